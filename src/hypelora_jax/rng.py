@@ -8,7 +8,7 @@ from hypelora_jax.types import Key
 
 
 def named_key(key: Key, name: str) -> Key:
-    """Key of the stream `name`: depends on the name alone, not on the order of calls."""
+    """Key of the stream `name`: depends on the name, not on the order of calls."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 

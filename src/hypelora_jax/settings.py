@@ -104,8 +104,8 @@ class BlendConfig:
             raise UserError(f"config.blend.alpha is {self.alpha}; wanted 0 to 1")
         if self.b == "multiply" and self.b_init == "zero":
             raise UserError(
-                "config.blend.b=multiply with blend.b_init=zero multiplies B by zero, so "
-                "the adapter and its gradient are zero for ever; wanted b_init=lora, "
+                "config.blend.b=multiply with blend.b_init=zero multiplies B by zero, "
+                "so the adapter and its gradient are zero for ever; wanted b_init=lora, "
                 "or blend.b=replace or add"
             )
 
@@ -139,7 +139,9 @@ class LossConfig:
         _check("loss", self)
         t = self.temperature
         if t != "learned" and not (isinstance(t, int | float) and t > 0):
-            raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or 'learned'")
+            raise UserError(
+                f"config.loss.temperature is {t!r}; wanted > 0 or 'learned'"
+            )
 
 
 @dataclass(frozen=True)
@@ -283,14 +285,17 @@ def from_dict(tree: dict[str, Any]) -> Settings:
     out = {}
     for name, value in tree.items():
         if name not in known:
-            raise UserError(f"config has no field {name!r}; wanted one of {sorted(known)}")
+            raise UserError(
+                f"config has no field {name!r}; wanted one of {', '.join(sorted(known))}"
+            )
         if name not in SECTIONS:
             out[name] = value
             continue
         names = {f.name for f in fields(SECTIONS[name])}
         if unknown := sorted(set(value) - names):
             raise UserError(
-                f"config.{name} has no field {unknown[0]!r}; wanted one of {sorted(names)}"
+                f"config.{name} has no field {unknown[0]!r}; "
+                f"wanted one of {', '.join(sorted(names))}"
             )
         out[name] = SECTIONS[name](**{k: _freeze(v) for k, v in value.items()})
     return Settings(**out)

@@ -1,4 +1,4 @@
-"""Parameter trees as data: paths, partition into trainable and frozen, disjoint union."""
+"""Parameter trees as data: paths, partition by path, disjoint union."""
 
 import re
 from collections.abc import Callable, Iterable

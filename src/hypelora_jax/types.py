@@ -45,14 +45,20 @@ class Backbone(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Task head: `init(key) -> params`; `apply(params, hidden_BTD, key=None) -> logits_BY`."""
+    """Task head.
+
+    `init(key) -> params`; `apply(params, hidden_BTD, key=None) -> logits_BY`.
+    """
 
     init: Callable[..., Params]
     apply: Callable[..., jax.Array]
 
 
 class Conditioner(NamedTuple):
-    """Source of conditioning vectors: `apply(params, batch) -> cond_SC` or `cond_BSC`."""
+    """Source of conditioning vectors.
+
+    `init(key) -> params`; `apply(params, batch) -> cond_SC` or `cond_BSC`.
+    """
 
     init: Callable[..., Params]
     apply: Callable[..., jax.Array]
@@ -71,7 +77,10 @@ class HyperNet(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Per-example loss: `apply(params, logits_BY, label) -> loss_B`; params {} or {"log_t"}."""
+    """Per-example loss, in nats for classes.
+
+    `init(key) -> params`, {} or {"log_t"}; `apply(params, logits_BY, label) -> loss_B`.
+    """
 
     init: Callable[..., Params]
     apply: Callable[..., jax.Array]

@@ -1,0 +1,1 @@
+"""Sweeps as data: lists of config overrides."""
