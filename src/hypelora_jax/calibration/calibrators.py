@@ -14,9 +14,9 @@ import scipy.special
 from hypelora_jax.types import Calibrator, UserError
 
 # Bounds of a fitted temperature. The lower one is met on separable splits, whose
-# likelihood has no maximum: it caps how sure the calibrated model may become. The upper
-# one is met where the logits say nothing, and there means uniform probabilities even for
-# logits of magnitude 1e4.
+# likelihood has no maximum: it caps how sure the calibrated model may become. The
+# upper one is met where the logits say nothing, and there means uniform probabilities
+# even for logits of magnitude 1e4.
 T_MIN, T_MAX = 1e-2, 1e6
 
 
@@ -55,7 +55,7 @@ def identity() -> Calibrator:
 
 
 def temperature() -> Calibrator:
-    """Temperature scaling: divide the logits by one number (Guo et al., 2017, sec. 4.2).
+    """Temperature scaling: the logits divided by one number (Guo et al., 2017).
 
     `fit(logits_NY, label_N, weight_N=None)` runs in float64 on the host and raises
     UserError for logits that are not finite. T lies in [T_MIN, T_MAX] and is 1 unless
@@ -74,8 +74,8 @@ def _examples(logits: Any, label: Any, weight: Any) -> tuple[np.ndarray, ...]:
     z, y, w = z[w > 0], y[w > 0], w[w > 0]
     if np.any((y < 0) | (y >= z.shape[1])):
         raise UserError(
-            f"labels run from {y.min()} to {y.max()}; wanted 0 to {z.shape[1] - 1} to fit "
-            "a temperature: drop the rows without a label"
+            f"labels run from {y.min()} to {y.max()}; wanted 0 to {z.shape[1] - 1} to "
+            "fit a temperature: drop the rows without a label"
         )
     if bad := int(np.sum(~np.isfinite(z).all(axis=1))):
         raise UserError(
@@ -151,7 +151,7 @@ def from_json(text: str) -> Any:
     """State from what `to_json` wrote.
 
     Raises:
-      UserError: no JSON object, an unknown kind or field, or a temperature that is not a
+      UserError: no JSON object, an unknown kind or field, or a temperature that is no
         finite number above 0.
     """
     try:

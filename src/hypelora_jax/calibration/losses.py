@@ -87,8 +87,8 @@ def _build_cross_entropy(config: LossConfig) -> Loss:
 def _build_mse(config: LossConfig) -> Loss:
     if config.temperature != 1:
         raise UserError(
-            f"config.loss.temperature is {config.temperature!r} but the loss mse has no "
-            "temperature; wanted 1.0, or loss.name=cross_entropy"
+            f"config.loss.temperature is {config.temperature!r} but the loss mse has "
+            "no temperature; wanted 1.0, or loss.name=cross_entropy"
         )
 
     def apply(params: Params, logits_BY: jax.Array, label_B: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ LOSSES: dict[str, Callable[[LossConfig], Loss]] = {
 
 
 def build(config: LossConfig, regression: bool) -> Loss:
-    """Loss of a config: `init(key=None)` and `apply(params, logits_BY, label) -> loss_B`.
+    """Loss of a config: `init(key=None)`, `apply(params, logits_BY, label) -> loss_B`.
 
     Args:
       config: name, temperature (> 0 or "learned") and weight (a factor on the loss).

@@ -98,8 +98,8 @@ def accuracy(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> 
 def nll(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Array:
     """Mean negative log-probability of the label, in nats.
 
-    A probability of exactly 0 counts as the smallest normal number of its dtype (float64:
-    2.2e-308, so at most 708.4 nats an example).
+    A probability of exactly 0 counts as the smallest normal number of its dtype
+    (float64: 2.2e-308, so at most 708.4 nats an example).
     """
     xp, probs_NY, label_N, mask_N = _clean(probs_NY, label_N, weight_N)
     p_N = xp.take_along_axis(probs_NY, label_N[:, None], axis=1)[:, 0]
@@ -150,7 +150,7 @@ def classwise_ece(
 ) -> Array:
     """Mean over classes of the equal-width calibration error of p(class), 0 to 1.
 
-    All probabilities count, small ones too; Kull et al., 2019 (static calibration error).
+    All probabilities count, small ones too; Kull et al., 2019.
     """
     xp, probs_NY, label_N, mask_N = _clean(probs_NY, label_N, weight_N)
     num_classes = probs_NY.shape[1]
@@ -185,7 +185,7 @@ def thresholded_ace(
     pairing: str = "correct",
     weight_N: Array | None = None,
 ) -> Array:
-    """Adaptive calibration error over all class probabilities of at least `eps`, 0 to 1.
+    """Adaptive calibration error over all probabilities of at least `eps`, 0 to 1.
 
     Args:
       probs_NY: probabilities.

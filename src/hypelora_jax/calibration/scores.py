@@ -14,8 +14,10 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """F1 of the positive class 1, 0 to 1; 0 with no true positive, even where no row is
-    positive or predicted so (as sklearn's zero_division=0).
+    """F1 of the positive class 1, 0 to 1.
+
+    0 with no true positive, even where no row is positive or predicted so (as sklearn's
+    zero_division=0).
     """
     predicted, true = np.asarray(predictions) == 1, np.asarray(labels) == 1
     found = int(np.sum(predicted & true))
@@ -39,7 +41,7 @@ def mcc(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Linear correlation, -1 to 1; 0 where either side is constant (undefined there)."""
+    """Linear correlation, -1 to 1; 0 where a side is constant (undefined there)."""
     x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
