@@ -105,8 +105,8 @@ class BlendConfig:
         if self.b == "multiply" and self.b_init == "zero":
             raise UserError(
                 "config.blend.b=multiply with blend.b_init=zero multiplies B by zero, "
-                "so the adapter and its gradient are zero for ever; wanted b_init=lora, "
-                "or blend.b=replace or add"
+                "so the adapter and its gradient stay zero; wanted b_init=lora, or "
+                "blend.b=replace or add"
             )
 
 
@@ -281,21 +281,19 @@ def from_dict(tree: dict[str, Any]) -> Settings:
     Raises:
       UserError: a section or field that does not exist, or a value that is no choice.
     """
-    known = {f.name for f in fields(Settings)}
+    _no_unknown("config", tree, Settings)
     out = {}
     for name, value in tree.items():
-        if name not in known:
-            raise UserError(
-                f"config has no field {name!r}; wanted one of {', '.join(sorted(known))}"
-            )
-        if name not in SECTIONS:
-            out[name] = value
-            continue
-        names = {f.name for f in fields(SECTIONS[name])}
-        if unknown := sorted(set(value) - names):
-            raise UserError(
-                f"config.{name} has no field {unknown[0]!r}; "
-                f"wanted one of {', '.join(sorted(names))}"
-            )
-        out[name] = SECTIONS[name](**{k: _freeze(v) for k, v in value.items()})
+        if name in SECTIONS:
+            _no_unknown(f"config.{name}", value, SECTIONS[name])
+            value = SECTIONS[name](**{k: _freeze(v) for k, v in value.items()})
+        out[name] = value
     return Settings(**out)
+
+
+def _no_unknown(where: str, got: dict[str, Any], wanted: type) -> None:
+    names = sorted(f.name for f in fields(wanted))
+    if unknown := sorted(set(got) - set(names)):
+        raise UserError(
+            f"{where} has no field {unknown[0]!r}; wanted one of {', '.join(names)}"
+        )

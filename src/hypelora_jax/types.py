@@ -31,6 +31,10 @@ class UserError(ValueError):
     """A mistake of the user's: one line that says got, wanted and the way out."""
 
 
+class Preempted(Exception):
+    """The machine asked the run to stop; its state is saved, so it can be resumed."""
+
+
 class Backbone(NamedTuple):
     """Frozen transformer as pure functions.
 

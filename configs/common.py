@@ -1,0 +1,90 @@
+"""What all configs share: the defaults, and the arguments after the colon.
+
+The defaults are those of the dataclasses in `hypelora_jax.settings`; here they only get
+the form that `--config.SECTION.FIELD=VALUE` can override.
+"""
+
+import dataclasses
+import types
+import typing
+from types import SimpleNamespace
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from hypelora_jax.settings import SECTIONS, Settings
+from hypelora_jax.types import UserError
+
+# Peak rates by method for MiniLM, batch 32; configs/sweeps/cola.py looks around them.
+RATES = {
+    "full": 5e-5,
+    "lora": 1e-3,
+    "lora_frozen_a": 1e-3,
+    "head": 1e-3,
+    "hyper_mlp": 1e-3,
+    "hyper_transformer": 3e-4,
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Every field at its default: MiniLM (embedded) on movie_reviews (embedded)."""
+    parse_arg(arg)
+    return _config(Settings())
+
+
+def with_method(arg: SimpleNamespace) -> ConfigDict:
+    """Defaults for a method, its A mode, and its learning rate."""
+    config = get_config()
+    config.method = arg.method
+    config.hyper.a = arg.a
+    if arg.method in RATES:  # an unknown method is refused with the list of methods
+        config.optim.lr = RATES[arg.method]
+    return config
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> SimpleNamespace:
+    """Arguments written `name=value,name=value`, typed like their defaults.
+
+    Raises:
+      UserError: a name that is not in `defaults`, or a value of another type.
+    """
+    out = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        name, equals, value = item.partition("=")
+        if name not in defaults or not equals:
+            known = ", ".join(f"{k}={v}" for k, v in defaults.items()) or "none"
+            raise UserError(
+                f"config argument {item!r} is unknown; known ones and their defaults: "
+                f"{known}"
+            )
+        out[name] = _typed(name, value, type(defaults[name]))
+    return SimpleNamespace(**out)
+
+
+def _typed(name: str, value: str, kind: type) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[value.lower()]
+        return kind(value)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"config argument {name}={value}; wanted {kind.__name__}"
+        ) from error
+
+
+def _config(section: Any) -> ConfigDict:
+    """A dataclass as a ConfigDict, its sections nested."""
+    hints = typing.get_type_hints(type(section))
+    config = ConfigDict()
+    for f in dataclasses.fields(section):
+        value = getattr(section, f.name)
+        is_section = f.name in SECTIONS and isinstance(value, SECTIONS[f.name])
+        config[f.name] = _config(value) if is_section else _field(value, hints[f.name])
+    return config
+
+
+def _field(value: Any, hint: Any) -> Any:
+    """A default that overrides of every type in its annotation can replace."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = [typing.get_origin(k) or k for k in kinds if k is not type(None)]
+    return FieldReference(value, field_type=kinds[0] if len(kinds) == 1 else object)

@@ -1,0 +1,28 @@
+"""CoLA with MiniLM: learning rates first, then more seeds at each method's best rate.
+
+Stage 1 is `sweep()`: 11 runs of 3 epochs with seed 0. Stage 2 is `more_seeds(best)`,
+`best` holding for each method the entry of stage 1 with the lowest calibration NLL.
+About 50 minutes on 2 CPU cores; docs/results.md holds the table.
+"""
+
+from hypelora_jax.configs.sweeps import Sweep, axis, product
+
+CONFIG = "glue:task=cola"  # every entry overrides this config
+HYPER_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+LORA_RATES = (3e-4, 1e-3, 3e-3)
+
+
+def sweep() -> Sweep:
+    """HypeLoRA with both initialisations over four rates, LoRA over three; seed 0."""
+    hyper = product(
+        axis("method", ["hyper_mlp"]),
+        axis("hyper.init", ["zero", "reference"]),
+        axis("optim.lr", HYPER_RATES),
+    )
+    lora = product(axis("method", ["lora"]), axis("optim.lr", LORA_RATES))
+    return product(axis("seed", [0]), hyper + lora)
+
+
+def more_seeds(best: Sweep, seeds: tuple[int, ...] = (1, 2)) -> Sweep:
+    """The given entries of stage 1 again, with other seeds."""
+    return [{**entry, "seed": seed} for entry in best for seed in seeds]
