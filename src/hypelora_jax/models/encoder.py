@@ -24,7 +24,7 @@ def encoder(
       config: family and sizes.
       dtype: compute dtype of the blocks; softmax and norms take at least float32. The
         hidden states stay in it.
-      remat: "layer" recomputes each layer in the backward pass; the values are the same.
+      remat: "layer" recomputes each layer in the backward pass, same values.
       lora_dropout: rate on the adapter's input.
 
     Raises:

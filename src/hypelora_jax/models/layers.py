@@ -110,7 +110,9 @@ def attention(
     """Softmax attention over tokens where `mask` is True, dropout on probabilities.
 
     Args:
-      q: queries, (..., T, D); `k`, `v` alike. Each head has K = D / heads entries.
+      q: queries, (..., T, D); each head has K = D / heads entries.
+      k: keys, (..., T, D).
+      v: values, (..., T, D).
       mask: bool (..., T), True where there is a token.
       heads: H.
       rate: dropout rate of the probabilities.
