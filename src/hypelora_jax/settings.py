@@ -1,8 +1,7 @@
 """Every choice of a run as frozen dataclasses: the typed form of a config.
 
-One class a section of the ml-collections configs, with the same field names; `cli.py`
-makes them and nothing below it sees a ConfigDict. An unknown field or a value outside
-the choices is a `UserError` when the class is made.
+One class a section of the ml-collections configs, with the same field names; nothing
+but `cli.py` sees a ConfigDict. A wrong field or value is a `UserError` at once.
 """
 
 from dataclasses import dataclass, field, fields
@@ -41,6 +40,9 @@ def _check(section: str, config: Any) -> None:
             raise UserError(
                 f"config.{name} is {got!r}; wanted one of {', '.join(choices)}"
             )
+        of_ints = isinstance(got, tuple) and "int" in str(f.type)
+        if of_ints and not all(type(x) is int for x in got):
+            raise UserError(f"config.{name} is {got}; wanted whole numbers")
 
 
 def _at_least(section: str, config: Any, **minimum: float) -> None:
@@ -85,7 +87,7 @@ class HyperConfig:
         _check("hyper", self)
         _at_least("hyper", self, cond_dim=1, width=1, heads=1, depth=1, ff=1, dropout=0)
         if not self.widths or min(self.widths) < 1:
-            raise UserError(f"config.hyper.widths is {self.widths}; wanted widths >= 1")
+            raise UserError(f"config.hyper.widths is {self.widths}; wanted >= 1")
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class LoraConfig:
     layers: tuple[int, ...] | None = None  # adapted layers; None: all
 
     def __post_init__(self):
+        _check("lora", self)
         _at_least("lora", self, rank=1, dropout=0)
         if not self.dropout < 1:
             raise UserError(f"config.lora.dropout is {self.dropout}; wanted below 1")
@@ -139,9 +142,7 @@ class LossConfig:
         _check("loss", self)
         t = self.temperature
         if t != "learned" and not (isinstance(t, int | float) and t > 0):
-            raise UserError(
-                f"config.loss.temperature is {t!r}; wanted > 0 or 'learned'"
-            )
+            raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or learned")
 
 
 @dataclass(frozen=True)

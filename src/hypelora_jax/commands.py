@@ -1,0 +1,93 @@
+"""What each command does, once its flags are read: call the library, write results.
+
+Imports stand in the functions, so that `--help` and a wrong flag answer at once. A
+command that checks something returns False for "no".
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+
+from etils import epath
+
+from hypelora_jax.settings import Settings
+from hypelora_jax.types import UserError
+
+
+def train(config: Settings, workdir: str) -> None:
+    """Train a run, or go on with one that was stopped."""
+    from hypelora_jax.train import loop
+
+    loop.train(config, workdir, progress=True)
+
+
+def evaluate(workdir: str, split: str) -> None:
+    """Evaluate a run on a split: a table, then one JSON object on the last line."""
+    from hypelora_jax import evaluate
+    from hypelora_jax.report import tables
+
+    result = evaluate.evaluate(workdir, split)
+    print(tables.metrics_table(result))
+    print(json.dumps(result))
+
+
+def predict(workdir: str, input: str, output: str) -> None:
+    """Add label, confidence and probabilities to JSON lines."""
+    from hypelora_jax import evaluate
+
+    _write(output, evaluate.predict_lines(workdir, _read(input)))
+
+
+def metrics(predictions: str) -> None:
+    """Print the metrics of a file of predictions as one JSON object."""
+    from hypelora_jax.report.predictions import metrics_of_file
+
+    print(json.dumps(metrics_of_file(predictions)))
+
+
+def report(workdirs: list[str], output: str) -> None:
+    """Write one HTML file about one or more runs."""
+    from hypelora_jax.report import html
+
+    html.write_report([html.load_run(d) for d in workdirs], output)
+
+
+def prepare(config: Settings) -> None:
+    """Download, prepare and tokenise all that a run needs, then exit."""
+    from hypelora_jax import prepare
+
+    prepare.prepare(config)
+
+
+def doctor() -> bool:
+    """Say what is installed, what is wrong, and what to do about it."""
+    from hypelora_jax import doctor
+
+    text, ok = doctor.report()
+    print(text)
+    return ok
+
+
+def _read(path: str) -> Iterator[str]:
+    """Lines of a UTF-8 file, or of stdin."""
+    with sys.stdin.buffer if path == "-" else epath.Path(path).open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}:{number}: not UTF-8 ({error.reason}); save it as UTF-8"
+                ) from error
+
+
+def _write(path: str, lines: Iterator[str]) -> None:
+    """Writes lines to stdout as they come, or to a file that appears when complete."""
+    if path == "-":
+        for line in lines:
+            print(line)
+        return
+    target = epath.Path(path)
+    part = target.with_name(target.name + ".part")
+    with part.open("w") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    part.replace(target)
