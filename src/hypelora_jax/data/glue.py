@@ -1,0 +1,171 @@
+"""GLUE: from a folder in its official TSV layout, or through TFDS's own builder."""
+
+import os
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from hypelora_jax.data import cache
+from hypelora_jax.data.rows import BadRows, decode
+from hypelora_jax.data.tables import Splits, Table
+from hypelora_jax.data.tasks import GlueTask, glue_task
+from hypelora_jax.settings import DataConfig
+from hypelora_jax.types import UserError
+
+
+def load_dir(config: DataConfig) -> Splits:
+    """All splits of a GLUE task whose TSV files are in `config.dir`.
+
+    Raises:
+      UserError: no such folder, a column that is not there, or a bad label.
+    """
+    glue = glue_task(config.task)
+    folder = epath.Path(config.dir) / glue.folder
+    if not config.dir or not folder.is_dir():
+        raise UserError(
+            f"config.data.dir is {config.dir!r}, which has no folder {glue.folder}; "
+            f"wanted GLUE's layout ({glue.folder}/{glue.splits['validation'][0]}, ...)"
+        )
+    splits, bad = Splits(), BadRows(config.on_bad_row)
+    for split, (name, _) in glue.splits.items():
+        if (folder / name).exists():
+            splits[split] = read_tsv(folder / name, glue, split, bad)
+    bad.warn()
+    return splits
+
+
+def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Table:
+    """One of GLUE's TSV files, which have no quotes; ids are its row numbers from 0.
+
+    Rows with too few columns are left out, as TFDS and the hub do (QQP has some), and
+    counted in one warning. One text of a pair may be empty (QQP has some of those too).
+    """
+    lines = [x.removesuffix("\r") for x in decode(path).split("\n")]
+    if not lines[-1]:
+        lines.pop()
+    # CoLA's train and dev files are the only ones without a header.
+    bare = glue.task.name == "cola" and split != "test"
+    header = ["", "is_acceptable", "", "sentence"] if bare else lines[0].split("\t")
+    columns = [_column(path, header, name) for name in glue.columns]
+    labelled = not split.startswith("test")
+    label_at = _column(path, header, glue.label) if labelled else None
+    width = 1 + max([*columns, label_at or 0])
+    ids, texts, labels, ragged = [], [], [], 0
+    for n, line in enumerate(lines[0 if bare else 1 :]):
+        cells = line.split("\t")
+        if len(cells) < width:
+            ragged += 1
+            continue
+        where = f"{path}:{n + (1 if bare else 2)}"
+        text = [cells[i] for i in columns]
+        if not any(x.strip() for x in text):
+            bad.add(where, "the text is empty; wanted text")
+            continue
+        label = _label(glue, cells[label_at] if labelled else None)
+        if label is None:
+            bad.add(where, f"label {cells[label_at]!r}; wanted {_wanted(glue)}")
+            continue
+        ids.append(n)
+        texts.append(text)
+        labels.append(label)
+    if ragged:
+        logging.warning("%s: left out %d rows with too few columns", path, ragged)
+    return _table(glue, ids, texts, labels, str(path))
+
+
+def _column(path: epath.Path, header: list[str], name: str) -> int:
+    if name not in header:
+        raise UserError(
+            f"{path} has no column {name!r}; it has {', '.join(header)}: "
+            "wanted GLUE's official TSV layout"
+        )
+    return header.index(name)
+
+
+def _label(glue: GlueTask, label: str | None) -> float | None:
+    """Class id or score; None for a label that is neither."""
+    names = glue.task.labels
+    if label is None:
+        return -1 if names else np.nan
+    if label in names:
+        return names.index(label)
+    try:
+        value = int(label) if names else float(label)
+    except ValueError:
+        return None
+    good = 0 <= value < len(names) if names else np.isfinite(value)
+    return value if good else None
+
+
+def _wanted(glue: GlueTask) -> str:
+    names = ", ".join(glue.task.labels)
+    return f"one of {names}, or its id" if names else "a finite number"
+
+
+def _table(glue: GlueTask, ids, texts, labels, where: str) -> Table:
+    if not ids:
+        raise UserError(f"{where} has no examples; wanted at least one")
+    kind = np.int32 if glue.task.labels else np.float32
+    return Table(
+        np.asarray(ids, np.int64),
+        [x[0] for x in texts],
+        [x[1] for x in texts] if glue.task.pair else None,
+        np.asarray(labels).astype(kind),
+    )
+
+
+def _builder(config: DataConfig, cache_dir: str | os.PathLike | None):
+    # Imported here: it takes seconds, and only this source needs it.
+    from tensorflow_datasets.text import glue as tfds_glue
+
+    folder = config.dir or str(cache.root(cache_dir) / "tfds")
+    name = glue_task(config.task).config
+    return tfds_glue.Glue(config=name, data_dir=folder, file_format="array_record")
+
+
+def prepare_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> str:
+    """Downloads and prepares a GLUE task with TFDS's builder; returns its folder.
+
+    Raises:
+      UserError: the download fails.
+    """
+    builder = _builder(config, cache_dir)
+    try:
+        builder.download_and_prepare()
+    except (OSError, RuntimeError) as e:
+        why = " ".join(str(e).split())[:200]
+        raise UserError(
+            f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); wanted "
+            "a download: check the network, or use data.source=glue_dir"
+        ) from e
+    return str(builder.data_path)
+
+
+def load_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> Splits:
+    """All splits of a GLUE task that `prepare_tfds` has prepared, in order of `idx`.
+
+    Raises:
+      UserError: it is not prepared.
+    """
+    glue = glue_task(config.task)
+    builder = _builder(config, cache_dir)
+    if not builder.info.splits:
+        raise UserError(
+            f"glue/{config.task} is not in {builder.data_path}; wanted a prepared "
+            "dataset: run `hypelora prepare` with this config first"
+        )
+    splits = Splits()
+    for split, (_, name) in glue.splits.items():
+        if name in builder.info.splits:
+            splits[split] = _from_tfds(builder, glue, split, name)
+    return splits
+
+
+def _from_tfds(builder, glue: GlueTask, split: str, name: str) -> Table:
+    rows = sorted(builder.as_data_source(split=name), key=lambda row: int(row["idx"]))
+    texts = [[row[f].decode("utf-8") for f in glue.features] for row in rows]
+    none = -1 if glue.task.labels else np.nan
+    hidden = split.startswith("test")  # TFDS writes -1 there, a number for STS-B too
+    labels = [none if hidden else row["label"] for row in rows]
+    return _table(glue, [int(row["idx"]) for row in rows], texts, labels, name)

