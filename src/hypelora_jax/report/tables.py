@@ -1,0 +1,113 @@
+"""Tables of metrics as data, for the terminal and as Markdown."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import rich.table
+import rich.text
+
+from hypelora_jax.report.runs import RunView
+
+SCORES = ("mcc", "f1", "pearson", "spearman", "mse")  # task scores, if there are any
+COLUMNS = (
+    "accuracy",
+    "nll",
+    "ece",
+    "classwise_ece",
+    "mce",
+    "ace",
+    "tace_0.01",
+    "brier",
+)
+TITLES = {"nll": "NLL", "ece": "ECE", "mce": "MCE", "ace": "ACE", "mcc": "MCC"}
+TITLES |= {"classwise_ece": "class-wise ECE", "tace_0.01": "TACE(.01)", "f1": "F1"}
+TITLES |= {"mse": "MSE"}
+
+
+class Table(NamedTuple):
+    """Cells as text; `sections` are the numbers of rows after which a rule is drawn."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    sections: tuple[int, ...] = ()
+
+
+def cell(value: Any) -> str:
+    """Text of a metric: a number, `{"value", "low", "high"}` or None (absent)."""
+    if value is None:
+        return "-"
+    if isinstance(value, Mapping):
+        return f"{cell(value['value'])} [{cell(value['low'])}, {cell(value['high'])}]"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def _present(metrics: Iterable[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    metrics = list(metrics)
+    return [name for name in names if any(name in m for m in metrics)]
+
+
+def of_metrics(
+    title: str, named: Mapping[str, Mapping[str, Any]], names: Iterable[str] = ()
+) -> Table:
+    """One row for each named set of metrics.
+
+    Args:
+      title: above the table.
+      named: row's name -> metrics by name.
+      names: the metrics to show; default: task scores and the usual calibration errors,
+        as far as any row has them.
+    """
+    names = list(names) or _present(named.values(), SCORES + COLUMNS)
+    rows = tuple(
+        (name, *(cell(metrics.get(key)) for key in names))
+        for name, metrics in named.items()
+    )
+    return Table(title, ("run", *map(_title, names)), rows)
+
+
+def before_after(runs: Iterable[RunView], split: str = "validation") -> Table:
+    """Runs by metrics, a second row for each run that has a temperature.
+
+    Runs without metrics of the split are left out.
+    """
+    shown = [(run, run.metrics[split]) for run in runs if split in run.metrics]
+    names = _present((m for _, m in shown), SCORES + COLUMNS)
+    rows, sections = [], []
+    for run, metrics in shown:
+        rows.append((run.name, "1", *(cell(metrics.get(key)) for key in names)))
+        if "calibrated" in metrics:
+            after = {**metrics, **metrics["calibrated"]}
+            t = "-" if run.temperature is None else f"{run.temperature:.3f}"
+            rows.append(("", t, *(cell(after.get(key)) for key in names)))
+        sections.append(len(rows))
+    columns = ("run", "T", *map(_title, names))
+    return Table(
+        f"{split}, before and after temperature", columns, (*rows,), (*sections,)
+    )
+
+
+def to_rich(table: Table) -> rich.table.Table:
+    """Table for `rich.console.Console.print`: first column left, numbers right."""
+    out = rich.table.Table(title=table.title)
+    for i, column in enumerate(table.columns):
+        out.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for i, row in enumerate(table.rows, start=1):
+        cells = [rich.text.Text(text) for text in row]  # Text: no markup in names
+        out.add_row(*cells, end_section=i in table.sections)
+    return out
+
+
+def to_markdown(table: Table) -> str:
+    """Table in GitHub's Markdown, without its title."""
+    rule = ("---", *["---:"] * (len(table.columns) - 1))
+    lines = (table.columns, rule, *table.rows)
+    return "".join(f"| {' | '.join(map(_escape, line))} |\n" for line in lines)
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
