@@ -32,7 +32,7 @@ def _curve(epochs, steps):
 
 @pytest.fixture
 def make_run(tmp_path):
-    """`make_run(name, seed=0, classes=2, **config)`: writes the folder, gives its path."""
+    """`make_run(name, seed=0, classes=2, **config)` writes a folder, gives its path."""
 
     def make(name, seed=0, classes=2, n=600, **config):
         folder = tmp_path / name

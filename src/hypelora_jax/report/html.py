@@ -48,7 +48,7 @@ def write_report(runs: Sequence[RunView], output: epath.PathLike) -> None:
     body = [f"<h1>Calibration report: {escape(names)}</h1>"]
     splits = dict.fromkeys(split for run in runs for split in run.metrics)
     for split in splits:
-        body.append(_table(tables.before_after(runs, split)))
+        body.append(_table(tables.before_after(runs, split, tables.LONG)))
     body += [
         _section("Reliability", _reliability(runs)),
         _section("Curves", _curves(runs)),

@@ -159,7 +159,7 @@ def _curve(top: Axes, bottom: Axes, run: RunView) -> None:
         if run.best_step is not None:
             label = "chosen" if axes is top else None
             at = run.best_step / unit
-            axes.axvline(at, color=BEFORE, lw=1, ls=(0, (4, 3)), label=label)
+            axes.axvline(at, color=BEFORE, lw=1, ls=(0, (4, 3)), label=label, zorder=1)
     top.set_title(run.name, fontsize=10)
     top.legend(fontsize=8, frameon=False)
     bottom.set_xlabel("epoch" if unit > 1 else "step")

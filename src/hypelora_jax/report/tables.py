@@ -3,22 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import rich.box
 import rich.table
 import rich.text
 
 from hypelora_jax.report.runs import RunView
 
 SCORES = ("mcc", "f1", "pearson", "spearman", "mse")  # task scores, if there are any
-COLUMNS = (
-    "accuracy",
-    "nll",
-    "ece",
-    "classwise_ece",
-    "mce",
-    "ace",
-    "tace_0.01",
-    "brier",
-)
+SHORT = (*SCORES, "accuracy", "nll", "ece", "brier")  # fits 80 columns
+LONG = (*SHORT, "classwise_ece", "mce", "ace", "tace_0.01")
 TITLES = {"nll": "NLL", "ece": "ECE", "mce": "MCE", "ace": "ACE", "mcc": "MCC"}
 TITLES |= {"classwise_ece": "class-wise ECE", "tace_0.01": "TACE(.01)", "f1": "F1"}
 TITLES |= {"mse": "MSE"}
@@ -52,17 +45,16 @@ def _present(metrics: Iterable[Mapping[str, Any]], names: Iterable[str]) -> list
 
 
 def of_metrics(
-    title: str, named: Mapping[str, Mapping[str, Any]], names: Iterable[str] = ()
+    title: str, named: Mapping[str, Mapping[str, Any]], names: Iterable[str] = SHORT
 ) -> Table:
     """One row for each named set of metrics.
 
     Args:
       title: above the table.
       named: row's name -> metrics by name.
-      names: the metrics to show; default: task scores and the usual calibration errors,
-        as far as any row has them.
+      names: the metrics to show, as far as any row has them.
     """
-    names = list(names) or _present(named.values(), SCORES + COLUMNS)
+    names = _present(named.values(), names)
     rows = tuple(
         (name, *(cell(metrics.get(key)) for key in names))
         for name, metrics in named.items()
@@ -70,13 +62,15 @@ def of_metrics(
     return Table(title, ("run", *map(_title, names)), rows)
 
 
-def before_after(runs: Iterable[RunView], split: str = "validation") -> Table:
+def before_after(
+    runs: Iterable[RunView], split: str = "validation", names: Iterable[str] = SHORT
+) -> Table:
     """Runs by metrics, a second row for each run that has a temperature.
 
     Runs without metrics of the split are left out.
     """
     shown = [(run, run.metrics[split]) for run in runs if split in run.metrics]
-    names = _present((m for _, m in shown), SCORES + COLUMNS)
+    names = _present((m for _, m in shown), names)
     rows, sections = [], []
     for run, metrics in shown:
         rows.append((run.name, "1", *(cell(metrics.get(key)) for key in names)))
@@ -93,9 +87,9 @@ def before_after(runs: Iterable[RunView], split: str = "validation") -> Table:
 
 def to_rich(table: Table) -> rich.table.Table:
     """Table for `rich.console.Console.print`: first column left, numbers right."""
-    out = rich.table.Table(title=table.title)
+    out = rich.table.Table(title=table.title, box=rich.box.SIMPLE_HEAD)
     for i, column in enumerate(table.columns):
-        out.add_column(column, justify="right" if i else "left", no_wrap=True)
+        out.add_column(column, justify="right" if i else "left", no_wrap=i > 0)
     for i, row in enumerate(table.rows, start=1):
         cells = [rich.text.Text(text) for text in row]  # Text: no markup in names
         out.add_row(*cells, end_section=i in table.sections)
