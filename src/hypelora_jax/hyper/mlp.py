@@ -1,0 +1,57 @@
+"""MLP hyper-network: one slot a site, widths of any number (METHOD A.2)."""
+
+import flax.linen as nn
+import jax
+
+from hypelora_jax.hyper.emit import linear_init, num_sites
+from hypelora_jax.hyper.trunks import Trunk, assemble, input_width
+from hypelora_jax.lora import Sites
+from hypelora_jax.rng import named_key
+from hypelora_jax.settings import BlendConfig, HyperConfig
+from hypelora_jax.types import HyperNet, Key, Params
+
+
+class Mlp(nn.Module):
+    """Dense layers with exact GELU after each."""
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x_SC: jax.Array) -> jax.Array:
+        """Features (S, widths[-1])."""
+        x = x_SC
+        for i, width in enumerate(self.widths):
+            x = nn.gelu(nn.Dense(width, name=f"fc{i}")(x), approximate=False)
+        return x
+
+
+def trunk(widths: tuple[int, ...], d_in: int) -> Trunk:
+    """MLP trunk with torch's default initialisation."""
+    module = Mlp(widths)
+
+    def init(key: Key) -> Params:
+        fans = zip((d_in, *widths), widths, strict=False)
+        return {
+            f"fc{i}": linear_init(named_key(key, f"fc{i}"), *fan)
+            for i, fan in enumerate(fans)
+        }
+
+    def apply(params: Params, cond_SC: jax.Array, key: Key | None = None) -> jax.Array:
+        del key  # no dropout, as in the reference
+        return module.apply({"params": params}, cond_SC)
+
+    return Trunk(init, apply, widths[-1])
+
+
+def mlp_hyper(
+    config: HyperConfig, blending: BlendConfig, sites: Sites, rank: int, cond_width: int
+) -> HyperNet:
+    """MLP hyper-network for the given sites; one slot writes B and A of its site."""
+    d_in = input_width(config, sites, rank, cond_width)
+    return assemble(trunk(config.widths, d_in), config, blending, sites, rank, False)
+
+
+def slots(config: HyperConfig, sites: Sites) -> int:
+    """S: one slot a site."""
+    del config
+    return num_sites(sites)

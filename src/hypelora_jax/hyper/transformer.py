@@ -1,0 +1,163 @@
+"""Transformer hyper-network: slots attend to each other (METHOD A.3).
+
+Post-norm encoder layers as torch.nn.TransformerEncoderLayer: ReLU, eps 1e-5, no final
+norm, no positions. With generated A there are two slots a site, A's in the first half.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hypelora_jax.hyper.emit import linear_init, num_sites
+from hypelora_jax.hyper.trunks import Trunk, assemble, input_width
+from hypelora_jax.lora import Sites
+from hypelora_jax.rng import named_key
+from hypelora_jax.settings import BlendConfig, HyperConfig
+from hypelora_jax.types import HyperNet, Key, Params, UserError
+
+
+class SlotAttention(nn.Module):
+    """Self-attention over slots, softmax in at least float32."""
+
+    heads: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x_SD: jax.Array, deterministic: bool) -> jax.Array:
+        """Mixed slots (S, D)."""
+        slots, width = x_SD.shape
+        q, k, v = (
+            nn.Dense(width, name=n)(x_SD).reshape(slots, self.heads, -1) for n in "qkv"
+        )
+        scores_HST = jnp.einsum("shk,thk->hst", q, k) / jnp.sqrt(q.shape[-1]).astype(
+            q.dtype
+        )
+        dtype = jnp.promote_types(scores_HST.dtype, jnp.float32)
+        probs = jax.nn.softmax(scores_HST.astype(dtype), axis=-1).astype(v.dtype)
+        probs = nn.Dropout(self.dropout)(probs, deterministic=deterministic)
+        mixed = jnp.einsum("hst,thk->shk", probs, v).reshape(slots, width)
+        return nn.Dense(width, name="o")(mixed)
+
+
+class SlotLayer(nn.Module):
+    """One post-norm encoder layer."""
+
+    heads: int
+    ff: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x_SD: jax.Array, deterministic: bool) -> jax.Array:
+        """Transformed slots (S, D)."""
+
+        def drop(x):
+            return nn.Dropout(self.dropout)(x, deterministic=deterministic)
+
+        mixed = SlotAttention(self.heads, self.dropout, name="attn")(
+            x_SD, deterministic
+        )
+        x = nn.LayerNorm(epsilon=1e-5, name="norm1", use_fast_variance=False)(
+            x_SD + drop(mixed)
+        )
+        h = drop(nn.relu(nn.Dense(self.ff, name="up")(x)))
+        h = drop(nn.Dense(x_SD.shape[-1], name="down")(h))
+        return nn.LayerNorm(epsilon=1e-5, name="norm2", use_fast_variance=False)(x + h)
+
+
+class SlotTransformer(nn.Module):
+    """Token projection and encoder layers."""
+
+    width: int
+    heads: int
+    depth: int
+    ff: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, cond_SC: jax.Array, deterministic: bool) -> jax.Array:
+        """Features (S, width)."""
+        x = nn.Dense(self.width, name="token_proj")(cond_SC)
+        for i in range(self.depth):
+            layer = SlotLayer(self.heads, self.ff, self.dropout, name=f"layer{i}")
+            x = layer(x, deterministic)
+        return x
+
+
+def _attention_init(key: Key, width: int) -> Params:
+    """Torch's MultiheadAttention: Xavier over the joint (3D, D) kernel, biases zero."""
+    bound = (6 / (4 * width)) ** 0.5
+    params = {
+        n: {
+            "kernel": jax.random.uniform(
+                named_key(key, n), (width, width), jnp.float32, -bound, bound
+            ),
+            "bias": jnp.zeros((width,)),
+        }
+        for n in "qkv"
+    }
+    out = linear_init(named_key(key, "o"), width, width)
+    return {**params, "o": {**out, "bias": jnp.zeros((width,))}}
+
+
+def _layer_init(key: Key, width: int, ff: int) -> Params:
+    norm = {"scale": jnp.ones((width,)), "bias": jnp.zeros((width,))}
+    return {
+        "attn": _attention_init(named_key(key, "attn"), width),
+        "norm1": dict(norm),
+        "norm2": dict(norm),
+        "up": linear_init(named_key(key, "up"), width, ff),
+        "down": linear_init(named_key(key, "down"), ff, width),
+    }
+
+
+def trunk(config: HyperConfig, d_in: int) -> Trunk:
+    """Transformer trunk; all layers start equal under the reference initialisation."""
+    if config.width % config.heads:
+        raise UserError(
+            f"config.hyper.width is {config.width}, heads is {config.heads}; wanted a "
+            "width divisible by the number of heads"
+        )
+    module = SlotTransformer(
+        config.width, config.heads, config.depth, config.ff, config.dropout
+    )
+
+    def init(key: Key) -> Params:
+        same = config.init == "reference"  # torch deep-copies one layer
+        params = {
+            f"layer{i}": _layer_init(
+                named_key(key, "layer" if same else f"layer{i}"),
+                config.width,
+                config.ff,
+            )
+            for i in range(config.depth)
+        }
+        return {
+            "token_proj": linear_init(named_key(key, "token_proj"), d_in, config.width),
+            **params,
+        }
+
+    def apply(params: Params, cond_SC: jax.Array, key: Key | None = None) -> jax.Array:
+        rngs = {} if key is None else {"dropout": key}
+        return module.apply({"params": params}, cond_SC, key is None, rngs=rngs)
+
+    return Trunk(init, apply, config.width)
+
+
+def transformer_hyper(
+    config: HyperConfig, blending: BlendConfig, sites: Sites, rank: int, cond_width: int
+) -> HyperNet:
+    """Transformer hyper-network for the given sites."""
+    if config.init == "reference" and config.a == "generated":
+        if any(s.d_in != s.d_out for s in sites.values()):
+            raise UserError(
+                "config.hyper.init=reference writes A and B with one head, which wants "
+                "square sites; adapt q, k, v, o only, or use hyper.init=zero"
+            )
+    body = trunk(config, input_width(config, sites, rank, cond_width))
+    two_halves = config.a == "generated"
+    return assemble(body, config, blending, sites, rank, two_halves)
+
+
+def slots(config: HyperConfig, sites: Sites) -> int:
+    """S: one slot a site, two with generated A."""
+    return num_sites(sites) * (2 if config.a == "generated" else 1)

@@ -1,0 +1,118 @@
+"""Assembly of a hyper-network: A by its mode, trunk, output heads, blending."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hypelora_jax.hyper import emit
+from hypelora_jax.lora import Sites
+from hypelora_jax.rng import maybe, named_key
+from hypelora_jax.settings import BlendConfig, HyperConfig
+from hypelora_jax.types import HyperNet, Key, Lora, Params, UserError
+
+
+class Trunk(NamedTuple):
+    """Conditioning to features: `apply(params, cond_SC, key=None) -> features_SF`."""
+
+    init: Callable[..., Params]
+    apply: Callable[..., jax.Array]
+    width: int
+
+
+def check_a_input(config: HyperConfig, sites: Sites) -> None:
+    """Refuse A as input where A is generated or sites differ in d_in."""
+    if config.a == "generated":
+        raise UserError(
+            "config.hyper.a_input wants hyper.a=fixed or random; got generated: a "
+            "generated A cannot be its own input"
+        )
+    if len({s.d_in for s in sites.values()}) > 1:
+        raise UserError(
+            "config.hyper.a_input wants one d_in for all sites; got "
+            f"{ {m: s.d_in for m, s in sites.items()} }: adapt fewer modules"
+        )
+
+
+def input_width(config: HyperConfig, sites: Sites, rank: int, cond_width: int) -> int:
+    """Width of the trunk's input: C, and d_in * rank more with A as input."""
+    if not config.a_input:
+        return cond_width
+    check_a_input(config, sites)
+    return cond_width + next(iter(sites.values())).d_in * rank
+
+
+def assemble(
+    trunk: Trunk,
+    config: HyperConfig,
+    blending: BlendConfig,
+    sites: Sites,
+    rank: int,
+    two_halves: bool,
+) -> HyperNet:
+    """HyperNet from a trunk.
+
+    `two_halves`: each site has two slots, A's in the first half and B's in the second
+    (the Transformer with generated A); else one slot writes both.
+    """
+    n = emit.num_sites(sites)
+    one_head = two_halves and config.init == "reference"
+
+    def init(key: Key) -> Params:
+        params = {
+            "trunk": trunk.init(named_key(key, "trunk")),
+            "out": emit.init_heads(
+                named_key(key, "out"), sites, rank, trunk.width, config, one_head
+            ),
+        }
+        if config.a != "generated":  # `random`: what evaluation uses
+            params["a"] = emit.draw_all_a(named_key(key, "a"), sites, rank, config)
+        if start := emit.init_blend(named_key(key, "init"), sites, rank, blending):
+            params["init"] = start
+        return params
+
+    def frozen_a(params: Params, key: Key | None) -> dict | None:
+        if config.a == "random" and key is not None:
+            drawn = emit.draw_all_a(named_key(key, "random_a"), sites, rank, config)
+            return jax.tree.map(
+                lambda new, old: new.astype(old.dtype), drawn, params["a"]
+            )
+        return params.get("a")
+
+    def apply(
+        params: Params, cond_SC: jax.Array, alpha: jax.Array, key: Key | None = None
+    ) -> Lora:
+        a = frozen_a(params, key)
+        if config.a_input:
+            flat = [x.reshape(x.shape[0], -1) for x in a.values()]
+            cond_SC = jnp.concatenate([cond_SC, jnp.concatenate(flat)], axis=-1)
+        features_SF = trunk.apply(params["trunk"], cond_SC, maybe(key, "trunk"))
+        if config.init == "zero":
+            features_SF = emit.normalise(features_SF)
+        lora = _write(params["out"], features_SF, a)
+        return emit.blend_all(lora, params.get("init", {}), alpha, blending)
+
+    def _write(heads: Params, features_SF: jax.Array, a: dict | None) -> Lora:
+        lora: Lora = {m: {} for m in sites}
+        for group in emit.groups(sites):
+            made = _factors(heads[group.name], features_SF, group)
+            for name, stacked in made.items():
+                for module, x in emit.split(stacked, group, sites).items():
+                    lora[module][name] = x
+        if a is not None:
+            lora = {m: {"a": a[m], "b": f["b"]} for m, f in lora.items()}
+        return {m: {"a": f["a"], "b": f["b"]} for m, f in lora.items()}
+
+    def _factors(heads: Params, features_SF: jax.Array, group: emit.Group) -> dict:
+        zero = config.init == "zero"
+        count, slots_b = len(group.slots), group.slots + (n if two_halves else 0)
+        b = emit.rows(heads.get("ab", heads.get("b")), features_SF[slots_b], zero)
+        made = {"b": b.reshape(count, rank, group.d_out)}
+        if config.a == "generated":
+            head = heads.get("ab", heads.get("a"))
+            a = emit.rows(head, features_SF[group.slots], zero)
+            made["a"] = a.reshape(count, group.d_in, rank)
+        return made
+
+    return HyperNet(init, apply, 2 * n if two_halves else n)

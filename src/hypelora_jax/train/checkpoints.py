@@ -1,0 +1,161 @@
+"""Checkpoints of a run: all that is not the frozen backbone, the last ones and the best.
+
+A checkpoint holds the train state, the frozen leaves that are not the backbone (fixed A,
+factors to blend with), the data iterator, and JSON metadata. The best is the one whose
+selection loss is smallest, the latest among equals.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from hypelora_jax.train.state import TrainState
+from hypelora_jax.types import Params, UserError
+
+
+class Restored(NamedTuple):
+    """What a checkpoint gives back."""
+
+    step: int
+    state: TrainState
+    frozen: Params
+    metadata: dict[str, Any]
+
+
+def _score(metrics: Any) -> float:
+    loss = metrics["selection"]
+    return -loss if math.isfinite(loss) else -math.inf
+
+
+def _policy(keep: int):
+    policies = ocp.training.preservation_policies
+    return policies.AnyPreservationPolicy(
+        [
+            policies.LatestN(keep),
+            policies.BestN(
+                get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+    )
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; a context manager."""
+
+    def __init__(self, workdir: epath.Path, keep: int = 2):
+        self.directory = epath.Path(workdir) / "checkpoints"
+        self._ocp = ocp.training.Checkpointer(
+            self.directory,
+            preservation_policy=_policy(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._ocp.close()
+
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        return self._ocp.latest.step if self._ocp.latest else None
+
+    def best(self) -> int | None:
+        """Step of the checkpoint with the smallest selection loss, else the newest."""
+        scored = [c for c in self._ocp.checkpoints if c.metrics]
+        if not scored:
+            return self.latest()
+        return max(scored, key=lambda c: (_score(c.metrics), c.step)).step
+
+    def save(
+        self,
+        state: TrainState,
+        frozen: Params,
+        iterator: Any,
+        metadata: dict,
+        selection: float | None = None,
+    ) -> None:
+        """Save; returns when the checkpoint is complete.
+
+        Args:
+          frozen: frozen leaves that are not the backbone.
+          selection: the loss models are chosen by, at the end of an epoch.
+
+        Raises:
+          UserError: the disk is full or the folder cannot be written.
+        """
+        step = int(state.step)
+        items = {"state": _saveable(state), "data": iterator}
+        if jax.tree.leaves(frozen):
+            items["frozen"] = frozen
+        metrics = None if selection is None else {"selection": float(selection)}
+        try:
+            self._ocp.save_checkpointables(
+                step, items, force=True, metrics=metrics, custom_metadata=metadata
+            )
+        except Exception as e:  # orbax and tensorstore raise many kinds for a full disk
+            raise UserError(
+                f"cannot save step {step} in {self.directory}: {_one_line(e)}; the last "
+                f"complete checkpoint is step {self.latest()}: free space or mend the "
+                "folder, and run the same command again to go on from it"
+            ) from e
+
+    def restore(
+        self,
+        step: int,
+        state: TrainState,
+        frozen: Params,
+        iterator: Any = None,
+        sharding: jax.sharding.Sharding | None = None,
+    ) -> Restored:
+        """Read a checkpoint into the shapes of `state` and `frozen`.
+
+        `iterator`, if given, is moved to where it was. Arrays come back on `sharding`.
+        """
+        wanted = {"state": _abstract(_saveable(state), sharding)}
+        if jax.tree.leaves(frozen):
+            wanted["frozen"] = _abstract(frozen, sharding)
+        if iterator is not None:
+            wanted["data"] = iterator
+        got = self._ocp.load_checkpointables(step, wanted)
+        metadata = self._ocp.root_metadata  # noqa: F841 (kept by orbax beside the step)
+        return Restored(
+            step, _state(got["state"]), got.get("frozen", {}), self.meta(step)
+        )
+
+    def meta(self, step: int) -> dict:
+        """JSON metadata saved with a step."""
+        info = self._ocp.checkpointables_metadata(step)
+        return info.custom_metadata or {}
+
+
+def _saveable(state: TrainState) -> dict:
+    return {
+        "step": state.step,
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "key": state.key,
+    }
+
+
+def _state(tree: dict) -> TrainState:
+    return TrainState(tree["step"], tree["params"], tree["opt_state"], tree["key"])
+
+
+def _abstract(tree: Any, sharding: jax.sharding.Sharding | None) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding or x.sharding
+        ),
+        tree,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    if "space" in text.lower() or "errno 28" in text.lower():
+        return "no space left on the disk"
+    return " ".join(text.split())[:200]

@@ -1,0 +1,38 @@
+"""State of training: all that a step changes, as one pytree."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hypelora_jax.types import Key, Params
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Number of finished steps, trainable tree, optimizer state, base key.
+
+    The key never changes: a step folds its number into it, so that a resumed run draws
+    what an unbroken one would have drawn.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    key: Key
+
+
+def init_state(
+    trainable: Params, tx: optax.GradientTransformation, key: Key
+) -> TrainState:
+    """State before the first step.
+
+    Every leaf is copied: the state is donated to the step, and what it was made from
+    (the base model's head, a caller's key) must survive that.
+    """
+    trainable = jax.tree.map(lambda x: jnp.array(x, copy=True), trainable)
+    key = jax.random.wrap_key_data(jnp.array(jax.random.key_data(key), copy=True))
+    return TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), key)

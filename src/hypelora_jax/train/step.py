@@ -1,0 +1,146 @@
+"""One training step: adapter once, micro-batches, one backward pass through the hyper-network.
+
+The gradient with respect to the adapter is summed over micro-batches (and over devices)
+before it is pulled back through the hyper-network, so what crosses devices grows with
+the adapter and not with the network that makes it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from hypelora_jax import trees
+from hypelora_jax.assemble import Model
+from hypelora_jax.predict import is_per_example
+from hypelora_jax.rng import named_keys
+from hypelora_jax.sharding.mesh import batch_shardings, replicated
+from hypelora_jax.train.optim import Schedule
+from hypelora_jax.train.state import TrainState
+from hypelora_jax.types import Batch, Lora, Params
+
+Info = dict[str, jax.Array]
+DIRECT = (
+    "backbone",
+    "head",
+    "loss",
+)  # what `classify` and the loss read; the rest adapts
+
+
+def _pick(tree: Params, direct: bool) -> Params:
+    return {n: x for n, x in tree.items() if (n in DIRECT) == direct}
+
+
+def _cut(tree: Any, parts: int) -> Any:
+    """Leading axis B of every leaf as (parts, B / parts)."""
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)
+
+
+def gradients(
+    model: Model, accumulate: int, deterministic: bool
+) -> Callable[..., tuple[jax.Array, jax.Array, Params]]:
+    """`grads(trainable, frozen, batch, alpha, keys) -> (loss, weight, gradient)`.
+
+    Loss is the mean over the batch by weight; sums are divided once, by the sum of all
+    weights, so that padding rows and micro-batches of unequal weight count right.
+    """
+    predictor = model.predictor
+
+    def micro_sums(direct: Params, lora: Lora, frozen: Params, rows: Batch, key):
+        params = trees.union(direct, frozen)
+        logits_BY = predictor.classify(
+            params, lora, rows, None if deterministic else key
+        )
+        loss_B = model.loss.apply(params.get("loss", {}), logits_BY, rows["label"])
+        weight_B = rows["weight"].astype(loss_B.dtype)
+        return jnp.sum(jnp.where(weight_B > 0, loss_B * weight_B, 0)), jnp.sum(weight_B)
+
+    value_and_grads = jax.value_and_grad(micro_sums, argnums=(0, 1), has_aux=True)
+
+    def all_micros(direct: Params, lora: Lora, frozen: Params, batch: Batch, key):
+        if accumulate == 1:
+            return value_and_grads(direct, lora, frozen, batch, key)
+        rows, keys = _cut(batch, accumulate), jax.random.split(key, accumulate)
+        own_lora = is_per_example(lora)  # then each micro-batch has rows of it, too
+        xs = (rows, keys, _cut(lora, accumulate) if own_lora else {})
+
+        def body(total, x):
+            rows, key, piece = x
+            sums, (d_direct, d_lora) = value_and_grads(
+                direct, piece if own_lora else lora, frozen, rows, key
+            )
+            kept, given = ({}, d_lora) if own_lora else (d_lora, {})
+            return jax.tree.map(jnp.add, total, (sums, (d_direct, kept))), given
+
+        shapes = jax.eval_shape(value_and_grads, direct, lora, frozen, batch, key)
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        if own_lora:
+            zero = (zero[0], (zero[1][0], {}))
+        (sums, (d_direct, d_lora)), pieces = jax.lax.scan(body, zero, xs)
+        if own_lora:
+            d_lora = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pieces)
+        return sums, (d_direct, d_lora)
+
+    def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
+        batch = dict(batch)
+        cond = {"cond": batch.pop("cond")} if "cond" in batch else {}
+        adapt_key = None if deterministic else keys["adapt"]
+
+        def adapt(adapting: Params) -> Lora:
+            return predictor.adapt(
+                trees.union(adapting, frozen), cond, alpha, adapt_key
+            )
+
+        lora, pull = jax.vjp(adapt, _pick(trainable, direct=False))
+        (loss, weight), (d_direct, d_lora) = all_micros(
+            _pick(trainable, direct=True), lora, frozen, batch, keys["rows"]
+        )
+        (d_adapting,) = pull(d_lora)
+        scale = 1 / jnp.maximum(weight, 1e-9)
+        gradient = jax.tree.map(lambda g: g * scale, {**d_direct, **d_adapting})
+        return loss * scale, weight, gradient
+
+    return grads
+
+
+def build_step(
+    model: Model,
+    tx: optax.GradientTransformation,
+    alpha: Schedule,
+    mesh: Mesh,
+    *,
+    accumulate: int = 1,
+    cond_rank: int = 0,
+    deterministic: bool = False,
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Info]]:
+    """`step(state, frozen, batch) -> (state, info)`, jitted, shardings pinned, state donated.
+
+    Args:
+      accumulate: micro-batches the batch is cut into.
+      cond_rank: rank of batch["cond"]; 0 where there is none.
+      deterministic: no dropout, as the golden runs of the reference have it.
+    """
+    grads = gradients(model, accumulate, deterministic)
+
+    def step(
+        state: TrainState, frozen: Params, batch: Batch
+    ) -> tuple[TrainState, Info]:
+        keys = named_keys(state.key, state.step, "adapt", "rows")
+        loss, weight, gradient = grads(
+            state.params, frozen, batch, alpha(state.step), keys
+        )
+        updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        info = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(gradient)}
+        return TrainState(state.step + 1, params, opt_state, state.key), info
+
+    whole = replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(whole, whole, batch_shardings(mesh, cond_rank)),
+        out_shardings=(whole, whole),
+        donate_argnames=("state",),
+    )
