@@ -4,7 +4,7 @@
     python experiments/train.py --config=... --workdir=DIR --distributed=HOST:PORT,2,0
 
 The flags are those of `hypelora train`, and `--distributed`: `COORDINATOR,COUNT,RANK`;
-`auto` (the default) asks the environment (Slurm, Open MPI, a TPU pod); `off` forbids it.
+`auto` (the default) asks the environment (Slurm, Open MPI, TPU pod); `off` forbids it.
 """
 
 import os

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from absl import flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import hypelora_jax
@@ -91,14 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a full disk or a closed pipe shows here, not at exit
         return 1 if answer is False else 0
     except BrokenPipeError:  # the reader of stdout had enough: `hypelora ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _settle_stdout()
         return 0
     except (Exception, KeyboardInterrupt) as error:
+        _settle_stdout()
         if "--debug" in argv:
             traceback.print_exc()
         code, line = explain(error)
         print(f"hypelora: {line}", file=sys.stderr)
         return code
+
+
+def _settle_stdout() -> None:
+    """Writes what stdout still holds, or drops it: it must not fail again at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -142,12 +152,14 @@ def _run(argv: Sequence[str]) -> bool | None:
 
 
 def _log_to_stderr() -> None:
-    """Our own messages from INFO on; other packages' stay as they are."""
+    """Our own messages from INFO on, other packages' from WARNING on."""
+    ours = str(Path(hypelora_jax.__file__).parent)
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("hypelora_jax")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
+    handler.addFilter(
+        lambda r: r.levelno >= logging.WARNING or r.pathname.startswith(ours)
+    )
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    absl_logging.set_verbosity(absl_logging.INFO)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -23,11 +23,16 @@ def train(config: Settings, workdir: str) -> None:
 
 def evaluate(workdir: str, split: str) -> None:
     """Evaluate a run on a split: a table, then one JSON object on the last line."""
+    from rich.console import Console
+
     from hypelora_jax import evaluate
     from hypelora_jax.report import tables
 
     result = evaluate.evaluate(workdir, split)
-    print(tables.metrics_table(result))
+    raw = result.get("uncalibrated")
+    rows = {"uncalibrated": raw, "calibrated": result} if raw else {split: result}
+    table = tables.of_metrics(f"{workdir}, {split}", rows)
+    Console(file=sys.stdout).print(tables.to_rich(table))
     print(json.dumps(result))
 
 

@@ -1,0 +1,147 @@
+"""The direction of imports, read from the source: lower layers never import upper."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hypelora_jax
+
+ROOT = Path(hypelora_jax.__file__).parent
+# Low to high. A layer's units do not import each other; inside a folder all is free.
+LAYERS = (
+    ("types",),
+    ("trees", "rng", "settings"),
+    ("lora",),
+    ("calibration",),
+    ("sharding",),
+    ("models", "hyper"),
+    ("interop",),
+    ("data",),
+    ("predict",),
+    ("assemble",),
+    ("train",),
+    ("report",),
+    ("evaluate", "prepare"),
+    ("doctor", "exits"),
+    ("commands",),
+    ("cli",),
+)
+RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
+# Metrics and calibrators see arrays only: they are of use without the rest.
+CALIBRATION_SEES = {"types", "settings"}
+ONLY_IN = {
+    "ml_collections": {"cli"},
+    "absl.flags": {"cli"},
+    "argparse": {"cli"},
+    "flax.linen": {"models", "hyper"},
+    "torch": set(),
+    "transformers": set(),
+    "peft": set(),
+    "sentence_transformers": set(),
+    "tensorflow": set(),
+    "pickle": set(),
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(source: str) -> set[str]:
+    """Dotted names a source imports, anywhere in it; `from a import b` gives a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def complaints(unit: str, source: str) -> list[str]:
+    """What is wrong with the imports of a file of the unit (folder or module)."""
+    wrong = []
+    for name in sorted(imported(source)):
+        if name.startswith("."):
+            wrong.append(f"{name}: relative; write hypelora_jax.x")
+        for package, units in ONLY_IN.items():
+            if f"{name}.".startswith(f"{package}.") and unit not in units:
+                wrong.append(f"{name}: allowed in {sorted(units) or 'no file'}")
+        if not name.startswith("hypelora_jax."):
+            continue
+        other = name.split(".")[1]
+        if other not in RANK:
+            if other not in ("configs", "__version__"):
+                wrong.append(f"{name}: not in LAYERS")
+        elif other != unit and RANK[other] >= RANK[unit]:
+            wrong.append(f"{name}: {other} is not below {unit}")
+        elif unit == "calibration" and other not in {unit, *CALIBRATION_SEES}:
+            wrong.append(f"{name}: calibration sees arrays and types only")
+    return wrong
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    unit = unit_of(path)
+    if unit == "__init__":
+        assert imported(path.read_text()) == set()
+        return
+    assert unit in RANK, f"{unit} is in no layer; add it to LAYERS"
+    assert complaints(unit, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "line"),
+    [
+        ("types", "from hypelora_jax import trees"),
+        ("models", "from hypelora_jax.hyper.mlp import mlp_hyper"),
+        ("hyper", "import hypelora_jax.models.encoder"),
+        ("calibration", "from hypelora_jax.lora import scale"),
+        ("calibration", "from hypelora_jax import trees"),
+        ("data", "def f():\n    from hypelora_jax.train import loop"),
+        ("lora", "from hypelora_jax.utilities import x"),
+        ("train", "from .state import TrainState"),
+        ("train", "from ml_collections import ConfigDict"),
+        ("train", "from absl import flags"),
+        ("train", "from flax import linen as nn"),
+        ("interop", "import torch.nn"),
+    ],
+)
+def test_a_wrong_import_is_found(unit, line):
+    assert len(complaints(unit, line)) == 1
+
+
+def test_a_right_import_is_not_complained_about():
+    source = "from absl import logging\nfrom hypelora_jax.settings import Settings"
+    assert complaints("cli", source) == []
+    assert complaints("calibration", source) == []
+    assert complaints("models", "from hypelora_jax.models import layers") == []
+
+
+def test_importing_everything_asks_for_no_device_and_defines_no_flag():
+    code = """
+import importlib, pkgutil
+import hypelora_jax
+names = [m.name for m in pkgutil.walk_packages(hypelora_jax.__path__, "hypelora_jax.")]
+names += ["hypelora_jax.configs." + m.name for m in pkgutil.iter_modules(
+    importlib.import_module("hypelora_jax.configs").__path__)]
+for name in names:
+    importlib.import_module(name)
+from absl import flags
+ours = [m for m in flags.FLAGS.flags_by_module_dict() if "hypelora" in m]
+assert not ours, ours
+import jax
+jax.config.update("jax_num_cpu_devices", 3)  # raises once a backend exists
+assert jax.device_count("cpu") == 3
+print(len(names))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) > 10

@@ -1,0 +1,87 @@
+import dataclasses
+import json
+
+import pytest
+
+from hypelora_jax.settings import CHOICES, SECTIONS, Settings, from_dict
+from hypelora_jax.types import UserError
+
+
+def test_json_of_settings_gives_the_settings_back():
+    tree = {"method": "lora", "lora": {"rank": 4, "layers": [0, 2], "targets": ["q"]}}
+    settings = from_dict(tree)
+    assert settings.lora.layers == (0, 2) and settings.lora.targets == ("q",)
+    assert from_dict(json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
+    assert hash(settings) == hash(from_dict(tree))  # static arguments must hash
+
+
+def test_nothing_given_is_the_defaults():
+    assert from_dict({}) == Settings()
+
+
+@pytest.mark.parametrize("name", [n for n, c in CHOICES.items() if c])
+def test_a_value_outside_the_choices_is_refused_with_the_choices(name):
+    section, _, field = name.rpartition(".")
+    tree = {section: {field: "nonsense"}} if section else {field: "nonsense"}
+    with pytest.raises(UserError, match=f"config.{name} is 'nonsense'") as caught:
+        from_dict(tree)
+    assert all(choice in str(caught.value) for choice in CHOICES[name])
+
+
+@pytest.mark.parametrize("name", ["", *SECTIONS])
+def test_an_unknown_field_is_refused_with_the_known_ones(name):
+    tree = {name: {"nonsense": 1}} if name else {"nonsense": 1}
+    with pytest.raises(UserError, match="has no field 'nonsense'; wanted one of"):
+        from_dict(tree)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"lora": {"rank": 0}}, "lora.rank is 0; wanted at least 1"),
+        ({"lora": {"dropout": 1.0}}, "wanted below 1"),
+        ({"lora": {"layers": ["a"]}}, "wanted whole numbers"),
+        ({"hyper": {"widths": []}}, "hyper.widths"),
+        ({"hyper": {"widths": [0]}}, "hyper.widths"),
+        ({"hyper": {"widths": [2.5]}}, "wanted whole numbers"),
+        ({"blend": {"alpha": 1.5}}, "wanted 0 to 1"),
+        ({"blend": {"b": "multiply"}}, "wanted b_init=lora"),
+        ({"loss": {"temperature": 0.0}}, "loss.temperature"),
+        ({"loss": {"temperature": "cold"}}, "loss.temperature"),
+        ({"data": {"calibration_fraction": 1.0}}, "calibration_fraction"),
+        ({"data": {"max_length": 2}}, "data.max_length"),
+        ({"optim": {"lr": float("nan")}}, "optim.lr is nan"),
+        ({"optim": {"lr": -1.0}}, "optim.lr is -1.0"),
+        ({"optim": {"batch_size": 32, "accumulate": 5}}, "divisible by accumulate"),
+        ({"ckpt": {"keep": 0}}, "ckpt.keep"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(tree, message):
+    with pytest.raises(UserError, match=message) as caught:
+        from_dict(tree)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_names_that_programs_outside_rely_on_exist():
+    names = """method seed num_seeds seed_scope select_on
+    model: path revision dtype remat
+    hyper: a a_init init widths cond layers
+    blend: a b alpha anneal
+    lora: rank alpha rslora dropout targets layers
+    loss: name temperature weight
+    data: source task dir train calibration validation test text text_b label
+      max_length calibration_fraction on_bad_row pad_to_max
+    optim: lr head_lr num_epochs batch_size accumulate weight_decay decay_all schedule
+      warmup clip eps
+    mesh: data fsdp model
+    ckpt: every_steps keep"""
+    node = Settings()
+    for word in names.split():
+        if word.endswith(":"):
+            node = getattr(Settings(), word[:-1])
+        else:
+            assert hasattr(node, word), word
+    assert (Settings().data.max_length, Settings().data.calibration_fraction) == (
+        128,
+        0.1,
+    )
