@@ -1,0 +1,207 @@
+import logging
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from hypelora_jax.calibration import metrics
+
+# METHOD section D: probabilities, labels, and what the reference computes of them
+P = np.array(
+    [
+        [0.70, 0.20, 0.10],
+        [0.05, 0.90, 0.05],
+        [0.30, 0.30, 0.40],
+        [0.98, 0.015, 0.005],
+        [0.25, 0.55, 0.20],
+        [0.10, 0.15, 0.75],
+        [0.60, 0.35, 0.05],
+        [0.333, 0.334, 0.333],
+        [0.02, 0.03, 0.95],
+        [0.51, 0.48, 0.01],
+    ]
+)
+Y = np.array([0, 1, 0, 0, 2, 2, 1, 1, 2, 0])
+REFERENCE = {
+    10: {
+        "ece": 0.1646,
+        "classwise_ece": 0.219066666667,
+        "mce": 0.3,
+        "ace": 0.3426,
+        "tace_0.01_reference": 0.341206896552,
+        "tace_0.01": 0.095206896552,
+        "brier": 0.3920384,
+    },
+    3: {
+        "ece": 0.1114,
+        "classwise_ece": 0.083866666667,
+        "mce": 0.144,
+        "ace": 0.2026,
+        "tace_0.01_reference": 0.280862068966,
+        "tace_0.01": 0.041206896552,
+        "brier": 0.3920384,
+    },
+}
+TACE = {
+    "tace": partial(metrics.thresholded_ace, eps=0.01),
+    "tace_reference": partial(metrics.thresholded_ace, eps=0.01, pairing="reference"),
+}
+SYMMETRIC = {
+    name: getattr(metrics, name)
+    for name in ("accuracy", "nll", "brier", "ece", "classwise_ece", "mce", "ace")
+} | {"tace": TACE["tace"]}
+ALL = SYMMETRIC | {"tace_reference": TACE["tace_reference"]}
+
+
+def _random(n=200, classes=3, seed=0):
+    draw = np.random.default_rng(seed)
+    probs = draw.dirichlet(np.full(classes, 0.5), size=n)
+    return probs, draw.integers(0, classes, size=n)
+
+
+@pytest.mark.parametrize("bins", sorted(REFERENCE))
+def test_reference_vector(bins):
+    got = metrics.compute_all(P, Y, bins)
+    for name, wanted in REFERENCE[bins].items():
+        assert got[name] == pytest.approx(wanted, abs=1e-12), name
+
+
+def test_keys_and_types_of_compute_all():
+    got = metrics.compute_all(P.astype(np.float32), Y)
+    tace = [f"tace_{eps}" for eps in ("0.01", "0.001", "0.0001")]
+    names = "n num_classes accuracy nll brier ece classwise_ece mce ace".split()
+    assert list(got) == [*names, *tace, *(f"{name}_reference" for name in tace)]
+    assert (got["n"], got["num_classes"]) == (10, 3)
+    assert all(type(got[name]) is float for name in list(got)[2:])
+
+
+def test_accuracy_nll_and_brier_by_hand():
+    probs, labels = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([1, 0])
+    assert metrics.accuracy(probs, labels) == 0.5  # a tie goes to the first class
+    assert metrics.nll(probs, labels) == pytest.approx(math.log(8) / 2)
+    assert metrics.brier(probs, labels) == pytest.approx((2 * 0.75**2 + 0.5) / 2)
+
+
+def test_nll_is_log_loss():
+    probs, labels = _random()
+    assert metrics.nll(probs, labels) == pytest.approx(
+        log_loss(labels, probs), abs=1e-12
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_padding_is_dropping_the_row(name):
+    probs, labels = _random()
+    weight = np.random.default_rng(1).integers(0, 2, size=len(labels))
+    dropped = ALL[name](probs[weight > 0], labels[weight > 0])
+    probs[weight == 0], labels[weight == 0] = np.nan, -1
+    assert ALL[name](probs, labels, weight_N=weight) == pytest.approx(
+        dropped, abs=1e-14
+    )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_left_is_finite(name):
+    assert ALL[name](P, Y, weight_N=np.zeros(10)) == 0
+
+
+def test_order_of_examples_matters_to_the_reference_pairing_alone():
+    probs, labels = _random()
+    order = np.argsort(labels, kind="stable")
+    for name, metric in SYMMETRIC.items():
+        moved = metric(probs[order], labels[order])
+        assert moved == pytest.approx(metric(probs, labels), abs=1e-12), name
+    wrong = TACE["tace_reference"]
+    assert abs(wrong(probs[order], labels[order]) - wrong(probs, labels)) > 0.01
+
+
+def test_order_of_classes_does_not_matter():
+    probs, labels = _random()
+    order = np.array([2, 0, 1])
+    for name, metric in SYMMETRIC.items():
+        moved = metric(probs[:, order], np.argsort(order)[labels])
+        assert moved == pytest.approx(metric(probs, labels), abs=1e-12), name
+
+
+def test_certain_and_right_or_wrong():
+    sure = np.eye(2)[[0, 1, 0, 1]]
+    for name in ("ece", "classwise_ece", "mce", "ace", "brier", "nll", "tace"):
+        assert SYMMETRIC[name](sure, np.array([0, 1, 0, 1])) == 0, name
+    wrong = np.array([1, 0, 1, 0])
+    for name in ("ece", "classwise_ece", "mce", "ace", "tace"):
+        assert SYMMETRIC[name](sure, wrong) == 1, name
+    assert metrics.brier(sure, wrong) == 2
+    assert metrics.nll(sure, wrong) == pytest.approx(708.396, abs=1e-3)
+
+
+def test_a_label_of_probability_zero_is_said(caplog):
+    with caplog.at_level(logging.WARNING):
+        metrics.compute_all(np.eye(2), np.array([0, 0]))
+    assert "1 of 2 labels have probability 0" in caplog.text
+
+
+def test_one_example_and_fewer_than_bins():
+    probs, labels = np.array([[0.7, 0.3]]), np.array([0])
+    for name in ("ece", "mce", "ace"):
+        assert SYMMETRIC[name](probs, labels) == pytest.approx(0.3)
+    # fewer than bins: one group, |mean confidence - accuracy|
+    probs, labels = P[:4], Y[:4]
+    gap = abs(probs.max(axis=1).mean() - 0.75)
+    assert metrics.ace(probs, labels) == pytest.approx(gap)
+
+
+def test_an_absent_class_counts_with_its_probability():
+    probs = np.array([[0.6, 0.3, 0.1]] * 4)
+    # gaps of the three classes: |.6 - 1|, |.3 - 0|, |.1 - 0|
+    got = metrics.classwise_ece(probs, np.zeros(4, int))
+    assert got == pytest.approx((0.4 + 0.3 + 0.1) / 3)
+
+
+def test_no_probability_above_the_threshold():
+    assert metrics.thresholded_ace(P, Y, eps=0.99) == 0
+
+
+def test_bins_are_closed_above():
+    # 0.8 falls into (0.7, 0.8], beside 0.75: gaps 0.2 and -0.25 cancel but for 0.05
+    probs = np.array([[0.8, 0.2], [0.25, 0.75]])
+    edge = np.linspace(0, 1, 11)[8]
+    assert probs[0, 0] == edge
+    got = metrics.ece(probs, np.array([0, 0]))
+    assert got == pytest.approx(abs(0.8 + 0.75 - 1) / 2)
+
+
+def test_reliability_sums_to_ece():
+    probs, labels = _random()
+    conf, hit, count = metrics.reliability(probs, labels)
+    assert count.sum() == len(labels)
+    gap = np.sum(np.abs(conf - hit) * count) / count.sum()
+    assert gap == pytest.approx(metrics.ece(probs, labels), abs=1e-14)
+
+
+def test_unknown_pairing():
+    with pytest.raises(ValueError, match="pairing is 'wrong'; wanted correct or"):
+        metrics.thresholded_ace(P, Y, 0.01, pairing="wrong")
+
+
+def _jitted():
+    return jax.jit(
+        lambda *rows: {k: f(*rows[:2], weight_N=rows[2]) for k, f in ALL.items()}
+    )
+
+
+@pytest.mark.parametrize(("x64", "bar"), [(False, 1e-6), (True, 1e-14)])
+def test_jit_equals_numpy(x64, bar):
+    probs, labels = _random(60, 4)
+    weight = np.arange(60) % 5 > 0
+    if not x64:  # the same rounded numbers on both sides, away from bin edges
+        probs = probs.astype(np.float32)
+    with jax.enable_x64(x64):
+        got = _jitted()(jnp.asarray(probs), jnp.asarray(labels), jnp.asarray(weight))
+        for name, metric in ALL.items():
+            wanted = metric(probs, labels, weight_N=weight)
+            assert got[name].dtype == probs.dtype, name
+            assert abs(float(got[name]) - wanted) <= bar * max(1, wanted), name
