@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss
 
 from hypelora_jax.calibration import metrics
 
@@ -84,13 +83,6 @@ def test_accuracy_nll_and_brier_by_hand():
     assert metrics.accuracy(probs, labels) == 0.5  # a tie goes to the first class
     assert metrics.nll(probs, labels) == pytest.approx(math.log(8) / 2)
     assert metrics.brier(probs, labels) == pytest.approx((2 * 0.75**2 + 0.5) / 2)
-
-
-def test_nll_is_log_loss():
-    probs, labels = _random()
-    assert metrics.nll(probs, labels) == pytest.approx(
-        log_loss(labels, probs), abs=1e-12
-    )
 
 
 @pytest.mark.parametrize("name", ALL)
