@@ -34,14 +34,13 @@ _HUB_FILES = [
     "model.safetensors.index.json",
     "tokenizer.json",
 ]
-_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 
 
 class Base(NamedTuple):
     """A base model that is not read yet.
 
-    `folder` is None for random weights. `tokenizer` is the path of a tokenizer.json, the
-    folder where the vocabulary stands in other files, or None for the byte tokenizer.
+    `folder` is None for random weights. `tokenizer` is the path of a tokenizer.json,
+    the folder where the vocabulary stands in other files, or None for bytes.
     """
 
     config: EncoderConfig
@@ -81,7 +80,7 @@ def resolve(path: str, revision: str = "main", cache_dir: str | None = None) -> 
 
 
 def load(base: Base, num_outputs: int, key: Key) -> Params:
-    """Parameters `{"backbone": ..., "head": ...}`; what a file lacks of the head is drawn.
+    """Parameters `{"backbone": ..., "head": ...}`; a head the file lacks is drawn.
 
     Tensors of a file are NumPy arrays on the host, float32: put them where they belong
     with `jax.device_put`.

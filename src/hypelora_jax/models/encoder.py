@@ -1,5 +1,7 @@
 """BERT and RoBERTa encoders as a `Backbone`: layers stacked on L and scanned."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -68,7 +70,8 @@ def encoder(
         first, _, rest = layers(params, lora, batch, key, keep=True)
         return jnp.concatenate([first[None], rest])
 
-    return Backbone(lambda key: _init(config, key), apply, trace)
+    init = jax.jit(partial(_init, config))  # eagerly it would compile op by op
+    return Backbone(init, apply, trace)
 
 
 def _check_length(config: EncoderConfig, tokens: int) -> None:

@@ -50,4 +50,4 @@ def head(config: EncoderConfig, num_outputs: int, *, dtype: str = "float32") -> 
         first = hidden[..., 0, :].astype(wide(dtype))
         return module.apply({"params": params}, first, key)
 
-    return Head(init, apply)
+    return Head(jax.jit(init), apply)
