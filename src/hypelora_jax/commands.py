@@ -16,9 +16,9 @@ from hypelora_jax.types import UserError
 
 def train(config: Settings, workdir: str) -> None:
     """Train a run, or go on with one that was stopped."""
-    from hypelora_jax.train import loop
+    from hypelora_jax import runs
 
-    loop.train(config, workdir, progress=True)
+    runs.train(config, workdir)
 
 
 def evaluate(workdir: str, split: str) -> None:
