@@ -1,7 +1,7 @@
 """Checkpoints of a run: all that is not the frozen backbone, the last ones and the best.
 
 A checkpoint holds the train state, the frozen leaves that are not the backbone (fixed A,
-factors to blend with), the data iterator, and JSON metadata. The best is the one whose
+factors to blend with), the data iterator, and a few numbers. The best is the one whose
 selection loss is smallest, the latest among equals.
 """
 
@@ -9,6 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -22,7 +23,7 @@ class Restored(NamedTuple):
     step: int
     state: TrainState
     frozen: Params
-    metadata: dict[str, Any]
+    progress: dict[str, float]
 
 
 def _score(metrics: Any) -> float:
@@ -75,12 +76,13 @@ class Checkpoints:
         state: TrainState,
         frozen: Params,
         iterator: Any,
-        metadata: dict,
+        progress: dict[str, float],
         selection: float | None = None,
     ) -> None:
         """Save; returns when the checkpoint is complete.
 
         Args:
+          progress: numbers the loop wants back, such as the best loss so far.
           frozen: frozen leaves that are not the backbone.
           selection: the loss models are chosen by, at the end of an epoch.
 
@@ -88,14 +90,16 @@ class Checkpoints:
           UserError: the disk is full or the folder cannot be written.
         """
         step = int(state.step)
-        items = {"state": _saveable(state), "data": iterator}
+        items = {
+            "state": _saveable(state),
+            "data": iterator,
+            "progress": {n: np.asarray(x, np.float64) for n, x in progress.items()},
+        }
         if jax.tree.leaves(frozen):
             items["frozen"] = frozen
         metrics = None if selection is None else {"selection": float(selection)}
         try:
-            self._ocp.save_checkpointables(
-                step, items, force=True, metrics=metrics, custom_metadata=metadata
-            )
+            self._ocp.save_checkpointables(step, items, force=True, metrics=metrics)
         except Exception as e:  # orbax and tensorstore raise many kinds for a full disk
             raise UserError(
                 f"cannot save step {step} in {self.directory}: {_one_line(e)}; the last "
@@ -115,21 +119,15 @@ class Checkpoints:
 
         `iterator`, if given, is moved to where it was. Arrays come back on `sharding`.
         """
-        wanted = {"state": _abstract(_saveable(state), sharding)}
+        wanted = {"state": _abstract(_saveable(state), sharding), "progress": None}
         if jax.tree.leaves(frozen):
             wanted["frozen"] = _abstract(frozen, sharding)
         if iterator is not None:
             wanted["data"] = iterator
         got = self._ocp.load_checkpointables(step, wanted)
-        metadata = self._ocp.root_metadata  # noqa: F841 (kept by orbax beside the step)
         return Restored(
-            step, _state(got["state"]), got.get("frozen", {}), self.meta(step)
+            step, _state(got["state"]), got.get("frozen", {}), _numbers(got["progress"])
         )
-
-    def meta(self, step: int) -> dict:
-        """JSON metadata saved with a step."""
-        info = self._ocp.checkpointables_metadata(step)
-        return info.custom_metadata or {}
 
 
 def _saveable(state: TrainState) -> dict:
@@ -143,6 +141,10 @@ def _saveable(state: TrainState) -> dict:
 
 def _state(tree: dict) -> TrainState:
     return TrainState(tree["step"], tree["params"], tree["opt_state"], tree["key"])
+
+
+def _numbers(tree: dict) -> dict[str, float]:
+    return {name: float(x) for name, x in tree.items()}
 
 
 def _abstract(tree: Any, sharding: jax.sharding.Sharding | None) -> Any:

@@ -1,0 +1,29 @@
+"""Download, prepare and tokenise all that a run needs, ahead of the job."""
+
+from absl import logging
+
+from hypelora_jax.data import sources
+from hypelora_jax.data.pipeline import dataset
+from hypelora_jax.data.tokenize import tokenizer
+from hypelora_jax.interop import base as bases
+from hypelora_jax.settings import Settings
+from hypelora_jax.train import setup
+
+
+def prepare(settings: Settings) -> None:
+    """Fill the caches of data and model; a run with these settings needs no network.
+
+    Every text is tokenised once, so that bad rows are found here and not in the job.
+
+    Raises:
+      UserError: a download fails, or the data is bad.
+    """
+    base = bases.resolve(settings.model.path, settings.model.revision)
+    length = setup.max_length(settings, base)
+    logging.info("model %s %s", base.name, base.revision)
+    logging.info("data %s", sources.prepare(settings.data))
+    words = tokenizer(base.folder, base.config.family, base.config.pad_id)
+    for name, table in setup.load_corpus(settings).splits.items():
+        data = dataset(table, words, length)
+        mean = data.lengths.mean() if len(data.ids) else 0.0
+        logging.info("%s: %d examples, %.1f tokens each", name, len(data.ids), mean)

@@ -1,0 +1,145 @@
+"""A run from its settings to a finished folder: resume, train, evaluate, sum up."""
+
+import dataclasses
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+from rich.console import Console
+
+from hypelora_jax import evaluate, folder, overview
+from hypelora_jax.data.pipeline import Dataset
+from hypelora_jax.data.tokenize import Encoded
+from hypelora_jax.report import tables
+from hypelora_jax.settings import Settings
+from hypelora_jax.train import loop, setup, validate
+
+TRAIN_SAMPLE = 2000  # examples of train that its NLL is computed on
+
+
+def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, Any]:
+    """Train into a folder, or go on there; the summary that summary.json holds.
+
+    With num_seeds > 1 the seeds seed, seed + 1, ... are trained one after the other in
+    workdir/seed_0, seed_1, ..., and the summary has their means.
+
+    Raises:
+      UserError: the folder holds another run or cannot be written.
+      KeyboardInterrupt, Preempted: asked to stop; the same call goes on.
+    """
+    path = folder.open_workdir(workdir)
+    if settings.num_seeds == 1:
+        return _one(settings, path, progress)
+    runs = []
+    for i in range(settings.num_seeds):
+        own = dataclasses.replace(settings, seed=settings.seed + i, num_seeds=1)
+        runs.append(_one(own, folder.open_workdir(str(path / f"seed_{i}")), progress))
+    summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
+    folder.write_json(path / "summary.json", summary)
+    return summary
+
+
+def _std(values: list[float]) -> float:
+    return float(np.std(values, ddof=1))
+
+
+def _over(runs: list[dict[str, Any]], how) -> dict[str, dict[str, float]]:
+    """Metrics of each split over seeds."""
+    first = runs[0]["metrics"]
+    return {
+        split: {
+            name: float(how([run["metrics"][split][name] for run in runs]))
+            for name, value in held.items()
+            if isinstance(value, int | float)
+        }
+        for split, held in first.items()
+    }
+
+
+def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]:
+    record, done = folder.saved_record(path), path / "summary.json"
+    if record is not None:
+        folder.check_same(path, settings, record)
+        if done.exists():
+            logging.info("%s is finished; nothing to do", path)
+            return folder.read_json(done)
+    elif (path / "checkpoints").exists() or (path / "metrics.jsonl").exists():
+        logging.warning("%s has no config.json; the run there is begun anew", path)
+    started = time.monotonic()
+    corpus = setup.load_corpus(settings)
+    revision = record["model"]["revision"] if record else None
+    bench = setup.workbench(settings, corpus.task, revision)
+    plan = setup.plan(bench, corpus)
+    if record is None:
+        folder.write_json(path / "config.json", folder.record(bench, plan))
+    else:
+        folder.check_weights(path, bench, record)
+    _print(overview.opening(bench, plan))
+    trained = loop.train(bench, plan, path, progress)
+    summary = _finish(bench, plan, trained, path, time.monotonic() - started)
+    folder.write_json(done, summary)
+    _print(overview.closing(summary))
+    return summary
+
+
+def _finish(
+    bench: setup.Workbench,
+    plan: setup.Plan,
+    trained: loop.Trained,
+    path: epath.Path,
+    seconds: float,
+) -> dict[str, Any]:
+    """Calibrate the chosen model, evaluate every split that has labels."""
+    run = evaluate.fitted(
+        path,
+        bench,
+        trained.trainable,
+        trained.frozen,
+        trained.alpha,
+        trained.step,
+        plan.edges,
+    )
+    data = plan.datasets
+    run = evaluate.fit_temperature(run, data["calibration"])
+    judged = {
+        split: evaluate.evaluate_split(run, split, part)
+        for split, part in data.items()
+        if split != "train"
+    }
+    unit = "nll" if bench.task.kind == "classification" else "mse"
+    losses = {s: m.get("uncalibrated", m).get(unit) for s, m in judged.items()}
+    losses["train"] = _train_loss(run, data["train"], unit)
+    deltas = overview.deltas(bench, trained.trainable, trained.frozen, trained.alpha)
+    return {
+        "method": bench.settings.method,
+        "step": trained.step,
+        "epochs": trained.epochs,
+        "seconds": round(seconds, 1),
+        "temperature": judged["calibration"].get("temperature"),
+        "selection_metric": unit,
+        unit: {s: x for s, x in losses.items() if x is not None},
+        "deltas": deltas,
+        "metrics": {s: m for s, m in judged.items() if "n" in m},
+    }
+
+
+def _train_loss(run: evaluate.Fitted, train: Dataset, unit: str) -> float:
+    """NLL (or squared error) on the first examples of train, at the same temperature
+    as the uncalibrated figures beside it."""
+    part = _head(train, TRAIN_SAMPLE)
+    logits_NY = evaluate.logits_of(run, part)
+    judged = validate.judge(run.bench.task, logits_NY, part.label, run.uncalibrated)
+    return judged[unit]
+
+
+def _head(data: Dataset, n: int) -> Dataset:
+    encoded = Encoded(data.encoded.ids[:n], data.encoded.types[:n], 0)
+    soft = None if data.soft is None else data.soft[:n]
+    return Dataset(encoded, data.label[:n], soft, data.ids[:n], data.pad_id)
+
+
+def _print(table: tables.Table) -> None:
+    Console(file=sys.stderr).print(tables.to_rich(table))

@@ -1,0 +1,152 @@
+"""A run made ready: base model, data, functions, parameters, from its settings.
+
+Build order: resolve the base model -> data -> functions -> parameters placed on the
+mesh. Evaluation and prediction of a finished run use the same code.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from hypelora_jax import assemble, trees
+from hypelora_jax.assemble import Model
+from hypelora_jax.data import bucketing, sources
+from hypelora_jax.data.pipeline import Dataset, dataset, describe
+from hypelora_jax.data.tables import Corpus
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.data.tokenize import Tokenizer, tokenizer
+from hypelora_jax.interop import base as bases
+from hypelora_jax.models.presets import max_tokens
+from hypelora_jax.rng import named_key
+from hypelora_jax.settings import Settings
+from hypelora_jax.sharding.mesh import make_mesh, replicated
+from hypelora_jax.train.optim import blend_alpha, optimizer
+from hypelora_jax.train.state import TrainState, init_state
+from hypelora_jax.types import Key, Params, UserError
+
+
+class Workbench(NamedTuple):
+    """What training, evaluation and prediction of one model share."""
+
+    settings: Settings
+    base: bases.Base
+    task: Task
+    tokenizer: Tokenizer
+    model: Model
+    mesh: Mesh
+    trainable: Params  # before training
+    frozen: Params  # the backbone and what else does not train, on the mesh
+
+
+class Keys(NamedTuple):
+    """Base keys of a run: `init` draws parameters, `train` dropout and random A."""
+
+    init: Key
+    train: Key
+    data: int
+
+
+def keys(settings: Settings) -> Keys:
+    """Keys of a seed; with seed_scope=init all seeds share data order and dropout."""
+    init = named_key(jax.random.key(settings.seed), "init")
+    shared = 42 if settings.seed_scope == "init" else settings.seed  # METHOD A.8
+    return Keys(init, named_key(jax.random.key(shared), "train"), shared)
+
+
+def max_length(settings: Settings, base: bases.Base) -> int:
+    """data.max_length, checked against the positions the model has."""
+    limit, wanted = max_tokens(base.config), settings.data.max_length
+    if wanted > limit:
+        raise UserError(
+            f"config.data.max_length is {wanted}; {base.name} has positions for {limit} "
+            "tokens: set data.max_length to that or less"
+        )
+    return wanted
+
+
+def workbench(settings: Settings, task: Task, revision: str | None = None) -> Workbench:
+    """Model and parameters for a task.
+
+    Args:
+      revision: resolved commit of the base model, when a run is taken up again.
+    """
+    model_config = settings.model
+    base = bases.resolve(model_config.path, revision or model_config.revision)
+    max_length(settings, base)
+    mesh = make_mesh(settings.mesh)
+    model = assemble.build(settings, base.config, task.num_outputs)
+    key = keys(settings).init
+    loaded = bases.load(base, task.num_outputs, named_key(key, "base"))
+    whole = replicated(mesh)
+    params = assemble.init_params(model, key, jax.device_put(loaded, whole))
+    params = jax.device_put(params, whole)
+    trainable, frozen = assemble.split(settings, params)
+    words = tokenizer(base.folder, base.config.family, base.config.pad_id)
+    return Workbench(settings, base, task, words, model, mesh, trainable, frozen)
+
+
+class Plan(NamedTuple):
+    """The data of a training run and how it is cut into steps."""
+
+    datasets: dict[str, Dataset]
+    edges: tuple[int, ...]
+    steps_per_epoch: int
+    total_steps: int
+
+
+def load_corpus(settings: Settings) -> Corpus:
+    """The corpus of a run; its splits depend on the run's data seed."""
+    return sources.load(settings.data, keys(settings).data)
+
+
+def plan(bench: Workbench, corpus: Corpus) -> Plan:
+    """Tokenised splits, buckets and the number of steps."""
+    settings = bench.settings
+    length = settings.data.max_length
+    datasets = {
+        name: dataset(table, bench.tokenizer, length)
+        for name, table in corpus.splits.items()
+    }
+    train = datasets["train"]
+    optim = settings.optim
+    edges = bucketing.edges(
+        train.lengths, optim.batch_size, length, settings.data.pad_to_max
+    )
+    per_epoch = bucketing.steps_per_epoch(train.lengths, edges, optim.batch_size)
+    logging.info("train: %s", describe(train, edges, optim.batch_size))
+    return Plan(datasets, edges, per_epoch, per_epoch * optim.num_epochs)
+
+
+def start(bench: Workbench, total_steps: int) -> tuple[TrainState, object, object]:
+    """(state before the first step, optimizer, schedule of alpha)."""
+    settings = bench.settings
+    tx = optimizer(settings.optim, total_steps)
+    alpha = blend_alpha(settings.blend, total_steps, settings.optim.accumulate)
+    state = init_state(bench.trainable, tx, keys(settings).train)
+    return jax.device_put(state, replicated(bench.mesh)), tx, alpha
+
+
+def own_frozen(frozen: Params) -> Params:
+    """Frozen leaves that are saved with the run: all but the base model's backbone."""
+    return {name: tree for name, tree in frozen.items() if name != "backbone"}
+
+
+def with_own(frozen: Params, own: Params) -> Params:
+    """The frozen tree with the saved leaves in the place of fresh ones."""
+    backbone = {"backbone": frozen["backbone"]} if "backbone" in frozen else {}
+    return trees.union(backbone, own)
+
+
+def source_hash(base: bases.Base) -> str:
+    """SHA-256 over the base model's weight files; "" for random weights."""
+    if base.folder is None:
+        return ""
+    digest = hashlib.sha256()
+    for file in sorted(base.folder.glob("*.safetensors"), key=str):
+        with file.open("rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

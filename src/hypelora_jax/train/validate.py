@@ -1,0 +1,113 @@
+"""Logits and metrics of a split: the adapter is made once, then used batch by batch."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hypelora_jax import trees
+from hypelora_jax.assemble import Model
+from hypelora_jax.calibration import losses, metrics, scores
+from hypelora_jax.calibration.calibrators import softmax
+from hypelora_jax.data.pipeline import Dataset, NumpyBatch, eval_batches
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.sharding.mesh import BATCH, replicated
+from hypelora_jax.types import Params
+
+
+class Forward(NamedTuple):
+    """Jitted inference: `adapt(params, alpha) -> lora`, `classify(params, lora, rows)`."""
+
+    adapt: Callable
+    classify: Callable
+
+
+def forward(model: Model, mesh: Mesh) -> Forward:
+    """Inference functions, compiled once per bucket; nothing is donated."""
+    whole = replicated(mesh)
+    rows = jax.NamedSharding(mesh, BATCH)
+
+    def adapt(params: Params, alpha: jax.Array):
+        return model.predictor.adapt(params, {}, alpha, None)
+
+    def classify(params: Params, lora, batch):
+        return model.predictor.classify(params, lora, batch, None)
+
+    return Forward(
+        jax.jit(adapt, in_shardings=(whole, whole), out_shardings=whole),
+        jax.jit(classify, in_shardings=(whole, whole, rows), out_shardings=rows),
+    )
+
+
+def logits(
+    run: Forward,
+    trainable: Params,
+    frozen: Params,
+    alpha: jax.Array,
+    batches: Iterable[NumpyBatch],
+    n: int,
+) -> np.ndarray:
+    """Raw logits (N, Y), float32 or wider, each example exactly once, in its own row."""
+    params = trees.union(trainable, frozen)
+    lora = run.adapt(params, alpha)
+    out = None
+    for batch in batches:
+        rows = {name: batch[name] for name in ("ids", "mask", "types")}
+        got = np.asarray(run.classify(params, lora, rows))
+        if out is None:
+            out = np.full((n, got.shape[1]), np.nan, got.dtype)
+        real = batch["index"] >= 0
+        out[batch["index"][real]] = got[real]
+    return out
+
+
+def split_logits(
+    run: Forward,
+    trainable: Params,
+    frozen: Params,
+    alpha: jax.Array,
+    data: Dataset,
+    edges: tuple[int, ...],
+    batch_size: int,
+) -> np.ndarray:
+    """Raw logits (N, Y) of a split."""
+    batches = eval_batches(data, edges, batch_size)
+    return logits(run, trainable, frozen, alpha, batches, len(data.ids))
+
+
+def labelled(label_N: np.ndarray) -> np.ndarray:
+    """Which examples have a label: not -1 (classes), not NaN (regression)."""
+    if np.issubdtype(label_N.dtype, np.floating):
+        return ~np.isnan(label_N)
+    return label_N >= 0
+
+
+def judge(
+    task: Task, logits_NY: np.ndarray, label_N: np.ndarray, temperature: float = 1.0
+) -> dict[str, Any]:
+    """Metrics of a split in float64: task scores, and calibration for classes.
+
+    `temperature` divides the logits. Examples without a label are left out; with none
+    left the result is empty. A regression gives n, mse and its correlations.
+    """
+    keep = labelled(label_N)
+    z, y = np.asarray(logits_NY, np.float64)[keep], label_N[keep]
+    if not len(y):
+        return {}
+    if task.kind == "regression":
+        mse = float(np.mean((z[:, 0] - y.astype(np.float64)) ** 2))
+        return {"n": len(y), "mse": mse, **scores.table(task.metrics, z[:, 0], y)}
+    out = metrics.compute_all(softmax(z, temperature), y)
+    return {**out, **scores.table(task.metrics, np.argmax(z, axis=1), y)}
+
+
+def selection_loss(judged: dict[str, Any]) -> float:
+    """What models are chosen by: NLL in nats, squared error for a regression."""
+    return judged["nll"] if "nll" in judged else judged["mse"]
+
+
+def train_temperature(trainable: Params) -> float:
+    """The learned training temperature, 1 where none is learned."""
+    return float(losses.temperature_of(trainable.get("loss", {})))
