@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub
+import huggingface_hub.errors
 from absl import logging
 from etils import epath
 
@@ -68,7 +69,7 @@ def resolve(path: str, revision: str = "main", cache_dir: str | None = None) -> 
     if path == "minilm":
         return _from_folder(_minilm(cache_dir), MINILM, "")
     folder = epath.Path(path).expanduser()
-    if folder.is_dir():
+    if path and folder.is_dir():
         return _from_folder(folder, path, "")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path) or folder.exists():
         raise UserError(

@@ -1,0 +1,220 @@
+"""Our encoders against transformers: values, and the files its classes save."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from hypelora_jax.interop import hf
+from hypelora_jax.interop.base import load, resolve
+from hypelora_jax.models.encoder import encoder
+from hypelora_jax.models.heads import head
+from hypelora_jax.models.presets import preset
+from hypelora_jax.types import UserError
+
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
+ROBERTA = SIZES | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}
+
+
+def make_batch(config, lengths, total):
+    """Rows of mixed lengths, padded to `total`; BERT rows have two segments."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, config.vocab, (len(lengths), total)).astype(np.int32)
+    mask = np.arange(total)[None] < np.array(lengths)[:, None]
+    types = (np.arange(total)[None] >= np.array(lengths)[:, None] // 2) & mask
+    if config.family == "roberta":
+        types = np.zeros_like(mask)
+    ids = np.where(mask, ids, config.pad_id).astype(np.int32)
+    return {"ids": ids, "mask": mask, "types": types.astype(np.int32)}
+
+
+def run_torch(model, batch, **options):
+    arguments = {
+        "input_ids": torch.from_numpy(batch["ids"]).long(),
+        "attention_mask": torch.from_numpy(batch["mask"]).long(),
+        "token_type_ids": torch.from_numpy(batch["types"]).long(),
+    }
+    with torch.no_grad():
+        return model.eval()(**arguments, **options)
+
+
+def shake(model):
+    """Biases, norms and output layers away from 0 and 1, so that each is seen."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+def our_logits(folder, batch, outputs):
+    base = resolve(str(folder))
+    params = load(base, outputs, jax.random.key(0))
+    hidden = jax.jit(encoder(base.config).apply)(params["backbone"], {}, batch)
+    return head(base.config, outputs).apply(params["head"], hidden)
+
+
+# mixed lengths with padding to more than the longest; then nothing padded
+@pytest.mark.parametrize("lengths, total", [((20, 3, 11, 1), 24), ((16, 16), 16)])
+def test_minilm_hidden_states(lengths, total):
+    base = resolve("minilm")
+    batch = make_batch(base.config, lengths, total)
+    model = transformers.BertModel.from_pretrained(str(base.folder))
+    wanted = run_torch(model, batch, output_hidden_states=True).hidden_states
+    params = load(base, 2, jax.random.key(0))["backbone"]
+    ours = jax.jit(encoder(base.config).trace)(params, {}, batch)
+    assert len(ours) == len(wanted)
+    for got, state in zip(np.asarray(ours), wanted, strict=True):
+        mask = batch["mask"]
+        np.testing.assert_allclose(got[mask], state.numpy()[mask], rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def roberta_base(tmp_path_factory):
+    torch.manual_seed(0)
+    config = transformers.RobertaConfig(
+        vocab_size=50265,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        num_labels=2,
+    )
+    model = transformers.RobertaForSequenceClassification(config)
+    folder = tmp_path_factory.mktemp("roberta_base")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+@pytest.mark.parametrize("lengths, total", [((20, 3, 11, 1), 24), ((16, 16), 16)])
+def test_random_roberta_base_logits(roberta_base, lengths, total):
+    model, folder = roberta_base
+    assert hf.load_config(folder) == preset("roberta_base")
+    batch = make_batch(preset("roberta_base"), lengths, total)
+    wanted = run_torch(model, batch).logits.numpy()
+    got = our_logits(folder, batch, 2)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_roberta_for_sequence_classification(tmp_path, labels):
+    config = transformers.RobertaConfig(**ROBERTA, num_labels=labels)
+    model = shake(transformers.RobertaForSequenceClassification(config))
+    model.save_pretrained(tmp_path)
+    batch = make_batch(hf.load_config(tmp_path), (9, 4), 10)
+    wanted = run_torch(model, batch).logits.numpy()
+    got = our_logits(tmp_path, batch, labels)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+    tensors = hf.read_tensors(tmp_path)
+    _, report = hf.from_hf(hf.load_config(tmp_path), tensors, 5 - labels)
+    assert report.fresh == ("head/out",)
+
+
+def test_bert_for_sequence_classification(tmp_path):
+    config = transformers.BertConfig(**SIZES, num_labels=3, hidden_act="gelu_new")
+    model = shake(transformers.BertForSequenceClassification(config))
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert (tmp_path / "model.safetensors.index.json").exists()
+    batch = make_batch(hf.load_config(tmp_path), (9, 4), 10)
+    wanted = run_torch(model, batch).logits.numpy()
+    got = our_logits(tmp_path, batch, 3)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+
+
+def check_states(model, encoder_of_model, folder, fresh):
+    """The saved file gives the states of the model's own encoder."""
+    config = hf.load_config(folder)
+    params, report = hf.from_hf(config, hf.read_tensors(folder), 2)
+    assert report.fresh == fresh
+    batch = make_batch(config, (9, 4), 10)
+    wanted = run_torch(encoder_of_model, batch).last_hidden_state.numpy()
+    got = jax.jit(encoder(config).apply)(params["backbone"], {}, batch)
+    mask = batch["mask"]
+    np.testing.assert_allclose(np.asarray(got)[mask], wanted[mask], rtol=0, atol=2e-5)
+    return report
+
+
+def test_roberta_for_masked_lm(tmp_path):
+    model = shake(
+        transformers.RobertaForMaskedLM(transformers.RobertaConfig(**ROBERTA))
+    )
+    model.save_pretrained(tmp_path)
+    fresh = ("head/dense", "head/out")
+    report = check_states(model, model.roberta, tmp_path, fresh)
+    assert "lm_head.dense.weight" in report.ignored
+
+
+def test_roberta_model_with_its_unused_pooler(tmp_path):
+    model = shake(transformers.RobertaModel(transformers.RobertaConfig(**ROBERTA)))
+    model.save_pretrained(tmp_path)
+    report = check_states(model, model, tmp_path, ("head/dense", "head/out"))
+    assert set(report.ignored) == {"pooler.dense.weight", "pooler.dense.bias"}
+
+
+def test_bert_for_pre_training(tmp_path):
+    model = shake(transformers.BertForPreTraining(transformers.BertConfig(**SIZES)))
+    model.save_pretrained(tmp_path)
+    report = check_states(model, model.bert, tmp_path, ("head/out",))
+    assert "cls.seq_relationship.weight" in report.ignored
+
+
+def test_bert_model(tmp_path):
+    model = shake(transformers.BertModel(transformers.BertConfig(**SIZES)))
+    model.save_pretrained(tmp_path)
+    report = check_states(model, model, tmp_path, ("head/out",))
+    assert report.ignored == ()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_files(tmp_path, dtype):
+    config = transformers.RobertaConfig(**ROBERTA)
+    model = shake(transformers.RobertaForSequenceClassification(config))
+    model.to(getattr(torch, dtype)).save_pretrained(tmp_path)
+    model.to(torch.float32)
+    batch = make_batch(hf.load_config(tmp_path), (9, 4), 10)
+    wanted = run_torch(model, batch).logits.numpy()
+    got = our_logits(tmp_path, batch, 2)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert"])
+@pytest.mark.parametrize("shard", [None, 20_000])
+def test_transformers_loads_what_we_save(tmp_path, family, shard):
+    config = preset("tiny")
+    if family == "bert":
+        config = replace(config, family="bert", pad_id=0, type_vocab=2)
+    params = {
+        "backbone": encoder(config).init(jax.random.key(0)),
+        "head": head(config, 3).init(jax.random.key(1)),
+    }
+    hf.save_folder(
+        tmp_path, config, params, max_shard_bytes=shard, labels=["a", "b", "c"]
+    )
+    auto = transformers.AutoModelForSequenceClassification
+    model, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.dtype == torch.float32
+    batch = make_batch(config, (9, 4), 10)
+    wanted = run_torch(model, batch).logits.numpy()
+    got = our_logits(tmp_path, batch, 3)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
+
+
+def test_a_pickle_of_transformers_is_refused(tmp_path):
+    config = transformers.RobertaConfig(**ROBERTA)
+    model = transformers.RobertaForSequenceClassification(config)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="a pickle.*save_pretrained"):
+        load(resolve(str(tmp_path)), 2, jax.random.key(0))
