@@ -135,6 +135,23 @@ BAD = {  # file's name, what it holds, message
         text_of('{"text": "a", "label": "n"}', '{"label": "n"}'),
         "v.jsonl:2: the text of column text is empty",
     ),
+    "half": (
+        "v.jsonl",
+        text_of('{"text": "a", "label": "n"}', '{"text": "\\ud800", "label": "n"}'),
+        "v.jsonl:2: the text of column text is not Unicode",
+    ),
+    "label": ("v.jsonl", text_of('{"text": "a", "label": [1]}'), "1: the label is .1."),
+    "digits": (
+        "v.jsonl",
+        text_of('{"text": "a", "label": 1' + "0" * 5000 + "}"),
+        "v.jsonl:1: not JSON",
+    ),
+    "twice": ("v.csv", text_of("text,label,text", "a,n,b"), "has two columns 'text'"),
+    "breaks": (
+        "v.csv",
+        text_of('"body\nof",label', "a,n"),
+        "no column text .*it has body of, label",
+    ),
     "suffix": ("v.xls", text_of("a"), "suffix '.xls'; wanted one of .csv, .tsv, .js"),
     "parquet": ("v.parquet", text_of("nonsense"), "v.parquet is no Parquet file"),
     "pair": ("v.csv", text_of("text,text_b,label", "a,b,n"), "has two texts an exam"),
@@ -158,6 +175,7 @@ def test_bad_file_is_refused_in_one_line(tmp_path, case):
         ([0.5, 1.5, "nan", 2], "train.csv:4: label 'nan'; wanted a finite number"),
         ([0.5, 1.5, "inf"], "train.csv:4: label 'inf'; wanted a finite number"),
         ([0, 1, "nan"], "train.csv:4: unknown label 'nan'"),
+        (["n", "y"], "train has 2 examples in 2 classes; too few to hold some of"),
     ],
 )
 def test_bad_train_labels(tmp_path, labels, message):

@@ -71,6 +71,21 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch):
         movie_reviews.prepare(tmp_path)
 
 
+def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    archive = source_archive(tmp_path / "a.tar.gz")
+    monkeypatch.setattr(movie_reviews, "_download", lambda folder: archive)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written .*set HYPELORA_CACHE"):
+        movie_reviews.prepare(tmp_path / "file" / "cache")
+    assert len(list(movie_reviews.prepare(tmp_path).iterdir())) == 4
+
+
+def test_broken_cache_says_so(tmp_path):
+    (tmp_path / "nyt.jsonl").write_text('{"text": "a", "ratings": [1]}\n{"te')
+    with pytest.raises(UserError, match="nyt.jsonl is broken .*delete it"):
+        movie_reviews.read_table(tmp_path / "nyt.jsonl")
+
+
 def test_unknown_domain():
     with pytest.raises(UserError, match="'films'; wanted one of movie_reviews, amazon"):
         sources.load(DataConfig(task="films"), seed=0)

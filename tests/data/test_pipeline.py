@@ -127,6 +127,11 @@ def test_processes_share_each_batch():
         joined = {k: np.concatenate([left[k], right[k]]) for k in batch}
         assert_same(joined, batch)
         assert len(left["ids"]) == BATCH // 2
+    evals = [
+        list(pipeline.eval_batches(data, EDGES, BATCH, False, r, 2)) for r in (0, 1)
+    ]
+    index = np.concatenate([b["index"] for part in evals for b in part])
+    assert sorted(index[index >= 0]) == list(range(100))
     with pytest.raises(UserError, match="batch_size is 8 for 3 processes"):
         pipeline.train_iterator(data, EDGES, BATCH, 0, 1, 0, 3)
 

@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 
 from hypelora_jax.data.formats import READERS
-from hypelora_jax.data.rows import BadRows
+from hypelora_jax.data.rows import BadRows, listed, shown
 from hypelora_jax.data.tables import Splits, Table, hold_out
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.settings import DataConfig
@@ -100,7 +100,8 @@ def read_raw(path: epath.Path, config: DataConfig, split: str, bad: BadRows) -> 
     out = Raw([], [], [] if text_b else None, [] if label else None)
     for line, cells in rows:
         where = f"{path}:{line}"
-        if what := _text_fault(cells, columns):
+        value = cells.get(label) if label else None
+        if what := _text_fault(cells, columns) or _label_fault(value):
             bad.add(where, what)
             continue
         out.where.append(where)
@@ -108,7 +109,7 @@ def read_raw(path: epath.Path, config: DataConfig, split: str, bad: BadRows) -> 
         if text_b:
             out.text_b.append(cells[text_b])
         if label:
-            out.label.append(_scalar(cells.get(label)))
+            out.label.append(_scalar(value))
     return out
 
 
@@ -121,13 +122,15 @@ def _column(
 ) -> str | None:
     asked = getattr(config, what)
     found = [n for n in ([asked] if asked else COLUMNS[what]) if n in header]
+    if found and header.count(found[0]) > 1:
+        raise UserError(f"{path} has two columns {found[0]!r}; wanted one: rename it")
     if found:
         return found[0]
     if not needed and (not asked or what == "label"):
         return None
     wanted = repr(asked) if asked else " or ".join(COLUMNS[what])
     raise UserError(
-        f"{path} has no column {wanted}; it has {', '.join(header)}: name the column "
+        f"{path} has no column {wanted}; it has {listed(header)}: name the column "
         f"with --config.data.{what}=COLUMN"
     )
 
@@ -136,9 +139,19 @@ def _text_fault(cells: dict[str, Any], columns: list[str]) -> str:
     for name in columns:
         value = cells.get(name)
         if value is not None and not isinstance(value, str):
-            return f"{name} is {value!r}; wanted a text"
+            return f"{name} is {shown(value)}; wanted a text"
         if not (value or "").strip():
             return f"the text of column {name} is empty; wanted text"
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON can spell half a character, "\\ud800"
+            return f"the text of column {name} is not Unicode; wanted whole characters"
+    return ""
+
+
+def _label_fault(value: Any) -> str:
+    if isinstance(value, list | dict | bytes):
+        return f"the label is {shown(value)}; wanted a string or a number"
     return ""
 
 
@@ -146,15 +159,15 @@ def _scalar(value: Any) -> str | float | None:
     """A label as a stripped string or a number; None where it is missing."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) or value is None:
         return value
-    return (str(value).strip() or None) if value is not None else None
+    return str(value).strip() or None
 
 
 def _number(label: str | float | None) -> float | None:
     try:
         return float(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -182,7 +195,7 @@ def _task(train: Raw, config: DataConfig) -> Task:
     if len(classes) < 2:
         raise UserError(
             f"{config.train} has {len(classes)} class{'es' * (not classes)} "
-            f"({', '.join(classes)}); wanted two or more different labels to train on"
+            f"({listed(classes)}); wanted two or more different labels to train on"
         )
     metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy",)
     return Task("files", "classification", tuple(classes), metrics, pair)
@@ -231,7 +244,7 @@ def _table(task: Task, raw: Raw, split: str, bad: BadRows) -> Table:
 def _reader_of(task: Task) -> Callable[[str | float | None], tuple[float, str]]:
     """Label -> (id or number, what is wrong with it)."""
     ids = {name: i for i, name in enumerate(task.labels)}
-    names = ", ".join(task.labels[:10]) + (", ..." if len(ids) > 10 else "")
+    names = listed(task.labels)
 
     def read_class(label: str | float | None) -> tuple[float, str]:
         if label is None:
@@ -239,12 +252,12 @@ def _reader_of(task: Task) -> Callable[[str | float | None], tuple[float, str]]:
         name = _class_name(label)
         if name in ids:
             return ids[name], ""
-        return -1, f"unknown label {name!r}; wanted one of train's classes {names}"
+        return -1, f"unknown label {shown(name)}; wanted one of train's classes {names}"
 
     def read_number(label: str | float | None) -> tuple[float, str]:
         value = _number(label)
         if value is None or not math.isfinite(value):
-            return 0.0, f"label {label!r}; wanted a finite number"
+            return 0.0, f"label {shown(label)}; wanted a finite number"
         return value, ""
 
     return read_class if task.kind == "classification" else read_number

@@ -54,7 +54,7 @@ def _read_jsonl(path: epath.Path, bad: BadRows) -> tuple[list[str], Iterator[Row
             continue
         try:
             row = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as e:
+        except (ValueError, RecursionError) as e:
             bad.add(f"{path}:{line}", f"not JSON ({e}); wanted one object a line")
             continue
         if isinstance(row, dict):
@@ -77,7 +77,11 @@ def _read_parquet(path: epath.Path, bad: BadRows) -> tuple[list[str], Iterator[R
     except pyarrow.ArrowException as e:
         why = str(e).splitlines()[0]
         raise UserError(f"{path} is no Parquet file ({why}); wanted Parquet") from None
-    return table.column_names, enumerate(table.to_pylist(), 1)
+    return table.column_names, _parquet_rows(table)
+
+
+def _parquet_rows(table) -> Iterator[Row]:
+    yield from enumerate(table.to_pylist(), 1)
 
 
 READERS = {

@@ -7,7 +7,7 @@ from absl import logging
 from etils import epath
 
 from hypelora_jax.data import cache
-from hypelora_jax.data.rows import BadRows, decode
+from hypelora_jax.data.rows import BadRows, decode, listed, shown
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.data.tasks import GlueTask, glue_task
 from hypelora_jax.settings import DataConfig
@@ -64,7 +64,7 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
             continue
         label = _label(glue, cells[label_at] if labelled else None)
         if label is None:
-            bad.add(where, f"label {cells[label_at]!r}; wanted {_wanted(glue)}")
+            bad.add(where, f"label {shown(cells[label_at])}; wanted {_wanted(glue)}")
             continue
         ids.append(n)
         texts.append(text)
@@ -77,7 +77,7 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
 def _column(path: epath.Path, header: list[str], name: str) -> int:
     if name not in header:
         raise UserError(
-            f"{path} has no column {name!r}; it has {', '.join(header)}: "
+            f"{path} has no column {name!r}; it has {listed(header)}: "
             "wanted GLUE's official TSV layout"
         )
     return header.index(name)
@@ -133,7 +133,7 @@ def prepare_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None)
     builder = _builder(config, cache_dir)
     try:
         builder.download_and_prepare()
-    except (OSError, RuntimeError) as e:
+    except Exception as e:  # TFDS's own errors share no other base
         why = " ".join(str(e).split())[:200]
         raise UserError(
             f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); wanted "

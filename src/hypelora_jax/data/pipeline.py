@@ -113,13 +113,7 @@ def train_iterator(
     Raises:
       UserError: the processes do not divide the batch.
     """
-    if batch_size % process_count:
-        raise UserError(
-            f"config.optim.batch_size is {batch_size} for {process_count} processes; "
-            "wanted a multiple of their number"
-        )
-    share = batch_size // process_count
-    local = slice(process_index * share, (process_index + 1) * share)
+    local = _share(batch_size, process_index, process_count)
 
     def to_batch(rows_and_length: tuple[np.ndarray, int]) -> NumpyBatch:
         batch = collate(data, *rows_and_length, batch_size, soft)
@@ -132,17 +126,36 @@ def train_iterator(
     return iter(source.to_iter_dataset(options))
 
 
+def _share(batch_size: int, process_index: int, process_count: int) -> slice:
+    """Rows of a batch that belong to one process."""
+    if batch_size % process_count:
+        raise UserError(
+            f"config.optim.batch_size is {batch_size} for {process_count} processes; "
+            "wanted a multiple of their number"
+        )
+    size = batch_size // process_count
+    return slice(process_index * size, (process_index + 1) * size)
+
+
 def eval_batches(
-    data: Dataset, edges: Edges, batch_size: int, soft: bool = False
+    data: Dataset,
+    edges: Edges,
+    batch_size: int,
+    soft: bool = False,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[NumpyBatch]:
     """Batches that hold each example exactly once, bucket by bucket, in order.
 
-    An example longer than the last edge gets one more bucket.
+    An example longer than the last edge gets one more bucket. Of several processes each
+    gets its share of every batch's rows, so all see the same number of batches.
     """
+    local = _share(batch_size, process_index, process_count)
     lengths = data.lengths
     edges = bucketing.cover(edges, lengths)
     for rows, length in bucketing.plan(lengths, edges, batch_size, seed=None):
-        yield collate(data, rows, length, batch_size, soft)
+        batch = collate(data, rows, length, batch_size, soft)
+        yield {name: x[local] for name, x in batch.items()}
 
 
 def describe(data: Dataset, edges: Edges, batch_size: int) -> str:

@@ -1,5 +1,9 @@
 """Reading text files strictly: UTF-8, and what happens to a row that is bad."""
 
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
 from absl import logging
 from etils import epath
 
@@ -39,6 +43,17 @@ def read(path: epath.Path) -> bytes:
     if not data.strip():
         raise UserError(f"{path} is empty; wanted a data file with examples")
     return data
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first 12 names in one line, for messages."""
+    names = [" ".join(name.split()) or "(empty)" for name in names]
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: quoted, cut short, in one line."""
+    return " ".join(reprlib.repr(value).split())
 
 
 class BadRows:

@@ -74,6 +74,9 @@ def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Tabl
 
     Fixed by seed, salt and ids, whatever the order of the rows; no stratum gives more
     than half of its examples, so every class stays in what is kept.
+
+    Raises:
+      UserError: so few examples that none can be held out.
     """
     rng = np.random.default_rng([seed, salt])
     by_id = np.argsort(table.ids, kind="stable")
@@ -85,6 +88,11 @@ def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Tabl
         n = min(math.floor(want + 0.5), len(stratum) // 2)
         carry = want - n if n < len(stratum) // 2 else 0.0
         out.append(by_id[rng.permutation(stratum)[:n]])
+    if not sum(map(len, out)):
+        raise UserError(
+            f"train has {len(by_id)} examples in {len(out)} classes; too few to hold "
+            "some of each out: give more, or files of data.calibration and validation"
+        )
     held = np.zeros(len(by_id), bool)
     held[np.concatenate(out).astype(int)] = True
     return take(table, np.flatnonzero(~held)), take(table, np.flatnonzero(held))
