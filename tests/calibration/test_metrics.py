@@ -78,6 +78,13 @@ def test_keys_and_types_of_compute_all():
     assert all(type(got[name]) is float for name in list(got)[2:])
 
 
+def test_compute_all_is_float64_whatever_comes_in():
+    probs = _random()[0].astype(np.float32)
+    labels = _random()[1]
+    wide = metrics.compute_all(probs.astype(np.float64), labels)
+    assert metrics.compute_all(probs, labels) == wide
+
+
 def test_accuracy_nll_and_brier_by_hand():
     probs, labels = np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([1, 0])
     assert metrics.accuracy(probs, labels) == 0.5  # a tie goes to the first class
@@ -94,6 +101,14 @@ def test_padding_is_dropping_the_row(name):
     assert ALL[name](probs, labels, weight_N=weight) == pytest.approx(
         dropped, abs=1e-14
     )
+
+
+def test_padding_leaves_the_reliability_diagram():
+    probs, labels = P.copy(), Y.copy()
+    probs[::3], labels[::3] = np.nan, -1
+    weight = np.arange(10) % 3 > 0
+    wanted = metrics.reliability(P[weight], Y[weight])
+    np.testing.assert_allclose(metrics.reliability(probs, labels, weight), wanted)
 
 
 @pytest.mark.parametrize("name", ALL)

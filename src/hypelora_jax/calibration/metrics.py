@@ -177,6 +177,23 @@ def ace(
     return _expected_gap(xp, *_gaps(xp, group_N, conf_N, hit_N, mask_N, bins))
 
 
+def reliability(
+    probs_NY: Array, label_N: Array, weight_N: Array | None = None, bins: int = 10
+) -> tuple[Array, Array, Array]:
+    """Mean confidence, accuracy and number of examples of each bin of `ece`.
+
+    Three arrays (M,); the first two are 0 where the third is.
+    """
+    xp, probs_NY, label_N, mask_N = _clean(probs_NY, label_N, weight_N)
+    conf_N, hit_N = _top(xp, probs_NY, label_N)
+    group_N = _equal_width(xp, conf_N, bins)
+    count_M = _sums(xp, group_N, mask_N.astype(conf_N.dtype), bins)
+    some_M = xp.maximum(count_M, 1)
+    conf_M = _sums(xp, group_N, conf_N * mask_N, bins) / some_M
+    hit_M = _sums(xp, group_N, (hit_N & mask_N).astype(conf_N.dtype), bins) / some_M
+    return conf_M, hit_M, count_M
+
+
 def thresholded_ace(
     probs_NY: Array,
     label_N: Array,
