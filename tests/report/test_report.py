@@ -25,7 +25,7 @@ def test_load_run(make_run):
     assert raw["ece"] == metrics.compute_all(probs, run.labels)["ece"]
     assert calibrated["nll"] < raw["nll"] and calibrated["ece"] < raw["ece"]
     assert raw["mcc"] == calibrated["mcc"] == 0.31
-    assert set(run.metrics) == {"test", "validation"}
+    assert list(run.metrics) == ["validation", "test"]
     assert len(run.curve) == 108 and run.best_step == 50  # end of epoch 2
 
 
@@ -56,6 +56,43 @@ def test_best_step_follows_select_on(make_run):
     assert runs.load_run(nested).best_step == 100
 
 
+def test_the_step_that_was_evaluated_is_the_chosen_one(make_run):
+    folder = make_run("lora")
+    file = folder / "eval" / "validation" / "metrics.json"
+    file.write_text(json.dumps({"step": 75, **json.loads(file.read_text())}))
+    assert runs.load_run(folder).best_step == 75
+
+
+def test_without_a_calibrator_there_is_no_after(make_run):
+    folder = make_run("lora")
+    (folder / "calibrator.json").unlink()
+    file = folder / "eval" / "validation" / "metrics.json"
+    held = json.loads(file.read_text())
+    file.write_text(json.dumps({**held["uncalibrated"], "temperature": 1.5}))
+    run = runs.load_run(folder)
+    assert run.temperature is None and run.train_temperature == 1.5
+    assert "calibrated" not in run.metrics["validation"]
+    assert len(tables.before_after([run]).rows) == 1
+    panel = plots.panel_of(run)
+    assert panel.after is None
+    wanted = calibrators.softmax(run.logits.astype(np.float64), 1.5)
+    np.testing.assert_array_equal(panel.before, wanted)
+
+
+def test_a_learned_training_temperature_is_before(make_run):
+    folder = make_run("lora")
+    file = folder / "eval" / "validation" / "metrics.json"
+    held = json.loads(file.read_text())
+    held["uncalibrated"]["temperature"] = 1.5
+    file.write_text(json.dumps(held))
+    run = runs.load_run(folder)
+    panel = plots.panel_of(run)
+    wanted = calibrators.softmax(run.logits.astype(np.float64), 1.5)
+    np.testing.assert_array_equal(panel.before, wanted)
+    wanted = calibrators.softmax(run.logits.astype(np.float64), run.temperature)
+    np.testing.assert_array_equal(panel.after, wanted)
+
+
 def test_load_run_refuses(tmp_path, make_run):
     with pytest.raises(UserError, match="holds no config.json.*train a run"):
         runs.load_run(tmp_path / "absent")
@@ -80,7 +117,7 @@ def test_before_after_table(make_run):
     assert [row[0] for row in table.rows] == ["a", "", "b", ""]
     held = views[0].metrics["validation"]
     assert table.rows[0][5] == f"{held['ece']:.4f}"
-    assert table.rows[1][1] == f"{views[0].temperature:.3f}"
+    assert table.rows[1][1] == f"{views[0].temperature:.4g}"
     assert table.rows[1][5] == f"{held['calibrated']['ece']:.4f}"
 
 
@@ -122,7 +159,7 @@ def test_reliability_says_both_errors(make_run):
     held = run.metrics["validation"]
     assert labels == [
         f"before: ECE {held['ece']:.3f}",
-        f"T = {run.temperature:.2f}: ECE {held['calibrated']['ece']:.3f}",
+        f"T = {run.temperature:.3g}: ECE {held['calibrated']['ece']:.3f}",
     ]
     before, after = (step.get_data().values for step in below.patches[::2])
     assert before.sum() == pytest.approx(1) and after.sum() == pytest.approx(1)

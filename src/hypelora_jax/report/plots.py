@@ -37,8 +37,8 @@ def panel_of(run: RunView) -> Panel | None:
     if (held := labelled(run)) is None:
         return None
     logits, labels = held
-    before = calibrators.softmax(logits.astype(np.float64))
-    if run.temperature is None or run.temperature == 1:
+    before = calibrators.softmax(logits.astype(np.float64), run.train_temperature)
+    if run.temperature in (None, run.train_temperature):
         return Panel(run.name, before, labels)
     after = calibrators.softmax(logits.astype(np.float64), run.temperature)
     return Panel(run.name, before, labels, after, run.temperature)
@@ -71,7 +71,7 @@ def _series(panel: Panel) -> list[tuple[str, np.ndarray, str]]:
         return [("as trained", panel.before, AFTER)]
     return [
         ("before", panel.before, BEFORE),
-        (f"T = {panel.temperature:.2f}", panel.after, AFTER),
+        (f"T = {panel.temperature:.3g}", panel.after, AFTER),
     ]
 
 

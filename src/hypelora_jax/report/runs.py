@@ -20,9 +20,10 @@ class RunView(NamedTuple):
     metrics: dict[str, dict[str, Any]]  # split -> raw metrics, "calibrated": {...}
     logits: np.ndarray | None = None  # (N, Y) raw, of the split shown in diagrams
     labels: np.ndarray | None = None  # (N,)
-    temperature: float | None = None  # None: none fitted, none learned
+    temperature: float | None = None  # fitted after training; None: not
     curve: Sequence[dict[str, Any]] = ()  # rows of metrics.jsonl
     best_step: int | None = None  # of the chosen checkpoint
+    train_temperature: float = 1.0  # learned in training: divides the logits "before"
 
 
 def load_run(workdir: epath.PathLike) -> RunView:
@@ -41,20 +42,20 @@ def load_run(workdir: epath.PathLike) -> RunView:
             f"{folder} holds no config.json; wanted a run folder: {way_out}"
         )
     config, curve = _json(folder / "config.json"), _curve(folder / "metrics.jsonl")
-    metrics = {
-        file.parent.name: _metrics(_json(file))
-        for file in sorted((folder / "eval").glob("*/metrics.json"))
-    }
+    fitted = _fitted(folder)
+    files = sorted((folder / "eval").glob("*/metrics.json"), key=_validation_first)
+    held = {file.parent.name: _json(file) for file in files}
     logits, labels = _arrays(folder)
     return RunView(
         name=folder.name,
         config=config,
-        metrics=metrics,
+        metrics={s: _metrics(m, fitted is not None) for s, m in held.items()},
         logits=logits,
         labels=labels,
-        temperature=_temperature(folder, metrics),
+        temperature=fitted,
         curve=curve,
-        best_step=_best_step(config, curve),
+        best_step=_best_step(config, curve, held),
+        train_temperature=_train_temperature(held, fitted is not None),
     )
 
 
@@ -93,19 +94,18 @@ def _curve(file: epath.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _metrics(held: dict[str, Any]) -> dict[str, Any]:
+def _metrics(held: dict[str, Any], fitted: bool) -> dict[str, Any]:
     """Raw metrics with the calibrated ones below; the file has it reversed."""
-    if "uncalibrated" not in held:
-        return held
-    raw = held["uncalibrated"]
+    raw = held.get("uncalibrated", {})
     calibrated = {k: v for k, v in held.items() if k != "uncalibrated"}
+    if not fitted or not raw:
+        return {**calibrated, **raw}
     # task scores do not depend on the temperature and may stand once only
     return {**calibrated, **raw, "calibrated": calibrated}
 
 
 def _arrays(folder: epath.Path) -> tuple[np.ndarray | None, np.ndarray | None]:
-    files = sorted((folder / "eval").glob("*/predictions.npz"))
-    files.sort(key=lambda file: file.parent.name != "validation")  # it comes first
+    files = sorted((folder / "eval").glob("*/predictions.npz"), key=_validation_first)
     if not files:
         return None, None
     held = predictions.arrays(files[0])
@@ -114,17 +114,32 @@ def _arrays(folder: epath.Path) -> tuple[np.ndarray | None, np.ndarray | None]:
     return held["logits"], held["labels"]
 
 
-def _temperature(folder: epath.Path, metrics: dict[str, Any]) -> float | None:
+def _validation_first(file: epath.Path) -> tuple[bool, str]:
+    return file.parent.name != "validation", file.parent.name
+
+
+def _fitted(folder: epath.Path) -> float | None:
     file = folder / "calibrator.json"
-    if file.exists():
-        state = calibrators.from_json(file.read_text())
-        return getattr(state, "temperature", None)
-    learned = [m["temperature"] for m in metrics.values() if "temperature" in m]
-    return float(learned[0]) if learned else None
+    if not file.exists():
+        return None
+    return getattr(calibrators.from_json(file.read_text()), "temperature", None)
 
 
-def _best_step(config: dict[str, Any], curve: list[dict[str, Any]]) -> int | None:
-    """Step whose selection NLL is the lowest, or the last one, as config says."""
+def _train_temperature(held: dict[str, Any], fitted: bool) -> float:
+    """Temperature of the probabilities without the fitted one, where a file says it."""
+    for metrics in held.values():
+        raw = metrics.get("uncalibrated", {}) if fitted else metrics
+        if "temperature" in raw:
+            return float(raw["temperature"])
+    return 1.0
+
+
+def _best_step(
+    config: dict[str, Any], curve: list[dict[str, Any]], held: dict[str, Any]
+) -> int | None:
+    """Step that was evaluated; else that of the lowest selection NLL, or the last."""
+    if said := [metrics["step"] for metrics in held.values() if "step" in metrics]:
+        return said[0]
     select_on = config.get("config", config).get("select_on", "calibration")
     epochs = [row for row in curve if row.get("split") != "train" and "nll" in row]
     chosen = [row for row in epochs if row["split"] == select_on] or [

@@ -65,7 +65,7 @@ def of_metrics(
 def before_after(
     runs: Iterable[RunView], split: str = "validation", names: Iterable[str] = SHORT
 ) -> Table:
-    """Runs by metrics, a second row for each run that has a temperature.
+    """Runs by metrics, a second row for each run that has a fitted temperature T.
 
     Runs without metrics of the split are left out.
     """
@@ -73,10 +73,10 @@ def before_after(
     names = _present((m for _, m in shown), names)
     rows, sections = [], []
     for run, metrics in shown:
-        rows.append((run.name, "1", *(cell(metrics.get(key)) for key in names)))
+        rows.append((run.name, "-", *(cell(metrics.get(key)) for key in names)))
         if "calibrated" in metrics:
             after = {**metrics, **metrics["calibrated"]}
-            t = "-" if run.temperature is None else f"{run.temperature:.3f}"
+            t = "-" if run.temperature is None else f"{run.temperature:.4g}"
             rows.append(("", t, *(cell(after.get(key)) for key in names)))
         sections.append(len(rows))
     columns = ("run", "T", *map(_title, names))
