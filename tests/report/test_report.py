@@ -175,6 +175,17 @@ def test_curves_mark_the_chosen_epoch(make_run):
     np.testing.assert_allclose(below.lines[0].get_ydata(), [0.02, 0.04, 0.06, 0.08])
 
 
+def test_curves_of_several_runs_fit_one_axis(make_run):
+    low = runs.load_run(make_run("low"))
+    rows = [{**row, "ece": 0.5} for row in low.curve if "ece" in row]
+    figure = plots.curves([low, low._replace(curve=rows)])
+    for axes in figure.axes:
+        bottom, top = axes.get_ylim()
+        drawn = [line for line in axes.lines if len(set(line.get_xdata())) > 1]
+        highest = max(max(line.get_ydata()) for line in drawn)
+        assert bottom == 0 and highest < top
+
+
 def test_a_regression_run_has_curves_and_no_diagram(tmp_path):
     curve = [{"step": 10 * i, "split": "train", "loss": 1 / i} for i in range(1, 4)]
     logits, labels = np.ones((3, 1)), np.array([0.5, 1.0, 5.0])

@@ -130,6 +130,8 @@ def curves(runs: Sequence[RunView]) -> Figure:
     )
     for column, run in zip(axes.T, runs, strict=False):
         _curve(column[0], column[1], run)
+    for row in axes:  # after all are drawn: this ends the scaling of a shared axis
+        row[0].set_ylim(0, 1.04 * row[0].get_ylim()[1])
     axes[0, 0].set_ylabel("loss" if _regression(runs) else "nats")
     axes[1, 0].set_ylabel("ECE")
     return figure
@@ -148,14 +150,15 @@ def _curve(top: Axes, bottom: Axes, run: RunView) -> None:
     train = [row for row in run.curve if row.get("split") == "train"]
     epochs = [row for row in run.curve if row.get("split") == "validation"]
     unit = next((row["step"] for row in epochs if row["step"] > 0), 1)
-    top.plot(*_points(train, "loss", unit), color=TRAIN, lw=1, label="train loss")
+    loss = _points(train, "loss", unit)
+    dot = "." if len(loss[0]) < 30 else None  # few points make no line
+    top.plot(*loss, color=TRAIN, lw=1, marker=dot, label="train loss")
     style = {"color": AFTER, "marker": "o", "ms": 4, "lw": 1.5}
     top.plot(*_points(epochs, "nll", unit), **style, label="validation NLL")
     bottom.plot(*_points(epochs, "ece", unit), **style)
     for axes in (top, bottom):
         axes.grid(color="#e6e6e6", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_ylim(bottom=0)
         if run.best_step is not None:
             label = "chosen" if axes is top else None
             at = run.best_step / unit
