@@ -22,6 +22,13 @@ def test_edges_of_few_examples_are_one():
     assert bucketing.edges(np.asarray([5, 9, 30]), 2, 128) == (32,)
 
 
+def test_a_bucket_must_save_more_than_its_compilation():
+    short, long = np.full(100, 12), np.full(100, 24)
+    both = np.concatenate([short, long])
+    assert bucketing.edges(both, 4, 128) == (24,)
+    assert bucketing.edges(np.tile(both, 10), 4, 128) == (12, 24)
+
+
 def test_edges_follow_need_and_max_length():
     assert bucketing.edges(LENGTHS, 32, 128, pad_to_max=True) == (128,)
     assert bucketing.edges(np.full(10, 98), 2, 100) == (100,)
@@ -66,6 +73,11 @@ def test_plan_depends_on_seed_and_epoch_alone():
     assert same(plan(0, 1), plan(0, 1))
     assert not same(plan(0, 1), plan(0, 2))
     assert not same(plan(0, 1), plan(1, 1))
+
+
+def test_plan_shuffles_rows_within_a_bucket():
+    rows = bucketing.plan(LENGTHS, (128,), 5000, seed=0)[0][0]
+    assert rows.tolist() != sorted(rows)
 
 
 def test_plan_shuffles_the_order_of_buckets():

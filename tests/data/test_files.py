@@ -63,6 +63,12 @@ def test_given_columns_and_integer_labels(tmp_path, suffix):
     assert corpus.splits["validation"].text_b is None
 
 
+def test_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(GOOD), encoding="utf-8-sig")
+    assert load(train=str(path), validation=str(path)).task.labels == ("n", "y")
+
+
 def test_held_out_validation_and_calibration(tmp_path, caplog):
     caplog.set_level("INFO")
     train = write(tmp_path / "a.csv", numbered(["n", "y"] * 200))

@@ -74,6 +74,9 @@ def test_metrics_and_outputs_of_the_tasks():
         "mnli": ("accuracy",),
         "stsb": ("pearson", "spearman"),
     }
+    # the ids of TFDS and the hub: WNLI's are the other way round
+    assert GLUE["rte"].task.labels == ("entailment", "not_entailment")
+    assert GLUE["wnli"].task.labels == ("not_entailment", "entailment")
     outputs = {name: g.task.num_outputs for name, g in GLUE.items()}
     assert outputs["mnli"] == 3 and outputs["stsb"] == 1 and outputs["cola"] == 2
 

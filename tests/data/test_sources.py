@@ -70,6 +70,7 @@ def test_synthetic_is_fixed_by_seed_and_ids_are_disjoint():
     one, two = (sources.load(config, seed=3).splits for _ in range(2))
     other = sources.load(config, seed=4).splits
     assert one["train"].text == two["train"].text != other["train"].text
+    assert one["validation"].text != one["test"].text
     ids = np.concatenate([t.ids for t in one.values()])
     assert len(set(ids)) == len(ids) == 64 + 3 * 100
 

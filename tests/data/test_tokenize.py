@@ -33,6 +33,12 @@ def test_bytes_are_ids_from_5():
     assert encoded.ids[0].dtype == encoded.types[0].dtype == np.int32
 
 
+def test_every_byte_of_utf8_has_its_own_id():
+    text = "".join(map(chr, range(0x900))) + "中😀"
+    encoded = tokenizer(None, "roberta", 1).encode(table([text]), 10_000)
+    assert encoded.ids[0].tolist() == [0, *(b + 5 for b in text.encode()), 2]
+
+
 def test_bytes_of_pairs_by_family():
     pairs = table(["a"], ["bc"])
     a, b, c = (x + 5 for x in b"abc")
@@ -73,6 +79,8 @@ def test_minilm_ids():
     pairs = tok.encode(table(["hello hello world"], ["world hello"]), 6)
     assert lists(pairs.ids) == [[101, 7592, 7592, 102, 2088, 102]]
     assert lists(pairs.types) == [[0, 0, 0, 0, 1, 1]]
+    untyped = tokenizer(minilm_folder(), "roberta", 0).encode(table(["a"], ["a"]), 6)
+    assert lists(untyped.types) == [[0] * 5]
 
 
 def test_minilm_pairs_are_cut_as_its_library_does():

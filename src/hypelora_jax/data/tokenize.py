@@ -58,8 +58,7 @@ def tokenizer(folder: epath.PathLike | None, family: str, pad_id: int) -> Tokeni
         inner, name = _bytes(family), "bytes"
     else:
         inner, name = _from_folder(epath.Path(folder))
-    inner.no_padding()
-    inner.no_truncation()
+    inner.no_padding()  # a tokenizer.json may ask for it
 
     def encode(table: Table, max_length: int) -> Encoded:
         return _encode(inner, table, max_length, typed=family != "roberta")
@@ -75,7 +74,6 @@ def _encode(
         rows = list(zip(table.text, table.text_b, strict=True))
     inner.enable_truncation(max_length, strategy="longest_first")
     found = inner.encode_batch(rows)
-    inner.no_truncation()
     ids = [np.asarray(e.ids, np.int32) for e in found]
     types = [np.asarray(e.type_ids, np.int32) * typed for e in found]
     truncated = sum(bool(e.overflowing) for e in found)
