@@ -61,6 +61,8 @@ def one_line(capsys) -> str:
         (["evaluate", "--workdir=x", "--config.seed=1"], "wanted no --config flags"),
         (["metrics", "--predictions=no_such.npz"], "no_such.npz"),
         (["report", "--workdir=no_such_run"], "no_such_run"),
+        (["evaluate", "--workdir=no_such_run"], "no_such_run"),
+        (["predict", "--workdir=no_such_run", "--input=no_such"], "no_such_run"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(argv, message, capsys):
@@ -215,6 +217,50 @@ def test_metrics_prints_one_json_object(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert err == "" and out.count("\n") == 1
     assert json.loads(out)["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_a_run_from_training_to_report(tmp_path, capsys):
+    run, page = tmp_path / "run", tmp_path / "report.html"
+    small = ["--config.data.num_examples=32", "--config.optim.num_epochs=1"]
+    train = ["train", "--config=smoke:method=lora", f"--workdir={run}", *small]
+    assert cli.main(train) == 0
+    assert capsys.readouterr().out == ""  # progress and tables go to stderr
+
+    assert cli.main(["evaluate", f"--workdir={run}", "--split=test"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed == json.loads((run / "eval/test/metrics.json").read_text())
+
+    lines, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines.write_text('{"text": "one", "id": 7}\n{"text": "two"}\n')
+    predict = ["predict", f"--workdir={run}", f"--input={lines}", f"--output={out}"]
+    assert cli.main(predict) == 0
+    first, second = map(json.loads, out.read_text().splitlines())
+    assert (first["text"], first["id"], second["text"]) == ("one", 7, "two")
+    assert first["probs"][first["label"]] == first["confidence"]
+
+    lines.write_bytes(b'{"text": "one"}\n{"text": "\xff"}\n')
+    before = out.read_text()
+    capsys.readouterr()
+    assert cli.main(predict) == 2
+    assert "in.jsonl:2: not UTF-8" in capsys.readouterr().err
+    assert out.read_text() == before  # a failure leaves the old results
+    assert not list(tmp_path.glob("*.part"))
+
+    predictions = run / "eval/test/predictions.npz"
+    assert cli.main(["metrics", f"--predictions={predictions}"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == printed["n"]
+
+    assert cli.main(["report", f"--workdir={run}", f"--output={page}"]) == 0
+    assert page.read_text().lstrip().startswith("<!")
+
+    assert cli.main(train) == 0  # finished: says so, does nothing
+    assert cli.main([*train, "--config.seed=1"]) == 2  # another run's folder
+
+
+def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert cli.main([*RUN[:2], f"--workdir={tmp_path}/file/run"]) == 2
+    assert f"{tmp_path}/file" in one_line(capsys)
 
 
 def hypelora(*argv, **kwargs) -> subprocess.Popen:

@@ -93,6 +93,10 @@ def _write(path: str, lines: Iterator[str]) -> None:
         return
     target = epath.Path(path)
     part = target.with_name(target.name + ".part")
-    with part.open("w") as file:
-        file.writelines(f"{line}\n" for line in lines)
-    part.replace(target)
+    try:
+        with part.open("w") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
