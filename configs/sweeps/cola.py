@@ -5,6 +5,8 @@ Stage 1 is `sweep()`: 11 runs of 3 epochs with seed 0. Stage 2 is `more_seeds(be
 About 50 minutes on 2 CPU cores; docs/results.md holds the table.
 """
 
+from typing import Any
+
 from hypelora_jax.configs.sweeps import Sweep, axis, product
 
 CONFIG = "glue:task=cola"  # every entry overrides this config
@@ -26,3 +28,9 @@ def sweep() -> Sweep:
 def more_seeds(best: Sweep, seeds: tuple[int, ...] = (1, 2)) -> Sweep:
     """The given entries of stage 1 again, with other seeds."""
     return [{**entry, "seed": seed} for entry in best for seed in seeds]
+
+
+def best(found: list[dict]) -> dict[str, Any]:
+    """The entry among finished runs whose calibration NLL is lowest."""
+    run = min(found, key=lambda run: run["nll"]["calibration"])
+    return {name: run[name] for name in sweep()[0] | sweep()[-1] if name in run}

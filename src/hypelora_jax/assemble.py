@@ -87,8 +87,13 @@ def build(settings: Settings, config: EncoderConfig, num_outputs: int) -> Model:
 
 
 def init_params(model: Model, key: Key, base: Params) -> Params:
-    """The whole tree: the base model's `backbone` and `head`, the rest drawn from `key`."""
-    parts, params = model.parts, dict(base)
+    """The whole tree: the base's `backbone` and `head`, the rest drawn from `key`."""
+    return {**base, **jax.jit(lambda key: _fresh(model, key))(key)}
+
+
+def _fresh(model: Model, key: Key) -> Params:
+    """`cond`, `hyper`, `lora` and `loss`, each only if the model has it."""
+    parts, params = model.parts, {}
     if parts.hyper is not None:
         params["hyper"] = parts.hyper.init(named_key(key, "hyper"))
         if cond := parts.cond.init(named_key(key, "cond")):
@@ -105,8 +110,3 @@ def init_params(model: Model, key: Key, base: Params) -> Params:
 def split(settings: Settings, params: Params) -> tuple[Params, Params]:
     """(trainable, frozen) by the method."""
     return trees.partition(params, trees.matcher(TRAINS[settings.method]))
-
-
-def abstract(model: Model, key: Key, base: Params) -> Params:
-    """Shapes of the whole tree, without computing it."""
-    return jax.eval_shape(lambda k, b: init_params(model, k, b), key, base)

@@ -147,11 +147,11 @@ def _run(argv: Sequence[str]) -> bool | None:
             f"{name} got {overrides[0]}, but reads the config of the run in --workdir; "
             "wanted no --config flags"
         )
-    _log_to_stderr()
+    log_to_stderr()
     return command(**args)
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Our own messages from INFO on, other packages' from WARNING on."""
     ours = str(Path(hypelora_jax.__file__).parent)
     handler = logging.StreamHandler()

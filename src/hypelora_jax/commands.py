@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from hypelora_jax import store
 from hypelora_jax.settings import Settings
 from hypelora_jax.types import UserError
 
@@ -18,6 +19,7 @@ def train(config: Settings, workdir: str) -> None:
     """Train a run, or go on with one that was stopped."""
     from hypelora_jax import runs
 
+    store.keep_compiled()
     runs.train(config, workdir)
 
 
@@ -28,6 +30,7 @@ def evaluate(workdir: str, split: str) -> None:
     from hypelora_jax import evaluate
     from hypelora_jax.report import tables
 
+    store.keep_compiled()
     result = evaluate.evaluate(workdir, split)
     raw = result.get("uncalibrated")
     rows = {"uncalibrated": raw, "calibrated": result} if raw else {split: result}
@@ -40,6 +43,7 @@ def predict(workdir: str, input: str, output: str) -> None:
     """Add label, confidence and probabilities to JSON lines."""
     from hypelora_jax import evaluate
 
+    store.keep_compiled()
     _write(output, evaluate.predict_lines(workdir, _read(input)))
 
 

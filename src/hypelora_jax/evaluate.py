@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from hypelora_jax import folder
+from hypelora_jax import folder, store
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.data.pipeline import Dataset, dataset
 from hypelora_jax.data.tables import Table
@@ -98,20 +98,19 @@ def logits_of(run: Fitted, data: Dataset) -> np.ndarray:
     )
 
 
-def fit_temperature(run: Fitted, calibration: Dataset) -> Fitted:
-    """The run with a temperature fitted on the calibration split, written to its folder.
+def fit_temperature(run: Fitted, logits_NY: np.ndarray, label_N: np.ndarray) -> Fitted:
+    """The run with a temperature fitted on a split, written to its folder.
 
     A regression has no calibrator and comes back as it is.
     """
     if run.bench.task.kind == "regression":
         return run
-    z, y = logits_of(run, calibration), calibration.label
+    z, y = logits_NY, label_N
     keep = validate.labelled(y)
     state = calibrators.temperature().fit(z[keep], y[keep], np.ones(int(keep.sum())))
-    path = run.workdir / "calibrator.json"
-    part = path.with_name(path.name + ".part")
-    part.write_text(calibrators.to_json(state) + "\n")
-    part.replace(path)
+    store.write_whole(
+        run.workdir / "calibrator.json", calibrators.to_json(state) + "\n"
+    )
     return run._replace(temperature=state.temperature)
 
 
@@ -134,22 +133,23 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
             f"{run.bench.task.labels}; restore the data or train again"
         )
     data = dataset(table, run.bench.tokenizer, run.bench.settings.data.max_length)
-    return evaluate_split(run, split, data)
+    return write_split(run, split, data, logits_of(run, data))
 
 
-def evaluate_split(run: Fitted, split: str, data: Dataset) -> dict[str, Any]:
-    """`evaluate` for a model at hand."""
-    logits_NY = logits_of(run, data)
+def write_split(
+    run: Fitted, split: str, data: Dataset, logits_NY: np.ndarray
+) -> dict[str, Any]:
+    """Metrics of a split from its raw logits, and its files in DIR/eval/SPLIT."""
     task, out = run.bench.task, {"split": split, "step": run.step}
     out |= validate.judge(task, logits_NY, data.label, run.temperature)
     if task.kind == "classification":
         out["temperature"] = run.temperature
         raw = validate.judge(task, logits_NY, data.label, run.uncalibrated)
-        out["uncalibrated"] = raw
+        out["uncalibrated"] = raw | {"temperature": run.uncalibrated}
     where = run.workdir / "eval" / split
     where.mkdir(parents=True, exist_ok=True)
     predictions.write_npz(where / "predictions.npz", logits_NY, data.label, data.ids)
-    folder.write_json(where / "metrics.json", out)
+    store.write_json(where / "metrics.json", out)
     _diagram(run, split, logits_NY, data.label)
     return out
 
@@ -159,7 +159,15 @@ def _diagram(
 ) -> None:
     """Reliability diagram as DIR/report/reliability_SPLIT.png, for classes."""
     temperature = run.temperature if run.temperature != run.uncalibrated else None
-    view = RunView(run.workdir.name, {}, {}, logits_NY, label_N, temperature)
+    view = RunView(
+        run.workdir.name,
+        {},
+        {},
+        logits_NY,
+        label_N,
+        temperature,
+        train_temperature=run.uncalibrated,
+    )
     panel = plots.panel_of(view)
     if panel is not None:
         path = run.workdir / "report" / f"reliability_{split}.png"
@@ -203,8 +211,7 @@ def _parse(number: int, line: str, pair: bool) -> dict[str, Any]:
         value = row.get(name) if isinstance(row, dict) else None
         if not isinstance(value, str) or not value.strip():
             raise UserError(
-                f"input line {number}: {name!r} is {value!r}; wanted a text that is not "
-                "empty"
+                f"input line {number}: {name!r} is {value!r}; wanted a text, not empty"
             )
     return row
 

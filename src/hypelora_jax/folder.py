@@ -41,13 +41,6 @@ def open_workdir(workdir: str) -> epath.Path:
     return folder
 
 
-def write_json(path: epath.Path, value: Any) -> None:
-    """A JSON file that appears whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
-
-
 def read_json(path: epath.Path) -> Any:
     """A JSON file; UserError with its name where it is damaged."""
     try:
@@ -166,6 +159,6 @@ def check_weights(
     if (got := source_hash(bench.base)) != record["model"]["sha256"]:
         raise UserError(
             f"the weights of {bench.base.name} have changed since {workdir} was begun "
-            f"(sha256 {got[:12]}, then {record['model']['sha256'][:12]}); restore them, "
-            "or choose another --workdir"
+            f"(sha256 {got[:12]}, then {record['model']['sha256'][:12]}); restore "
+            "them, or choose another --workdir"
         )

@@ -1,8 +1,8 @@
 """LoRA factors as plain data: sites, init, scale, placement, merge, size of the delta.
 
-A *site* is one adapted projection (layer, module). A compact tree holds only the adapted
-layers of each module, `{"q": {"a": a_LIR, "b": b_LRO}}` with L = len(site.layers); the
-backbone wants all its layers, which `place` selects.
+A *site* is one adapted projection (layer, module). A compact tree holds only the
+adapted layers of each module, `{"q": {"a": a_LIR, "b": b_LRO}}`, L = len(site.layers);
+the backbone wants all its layers, which `place` selects.
 
 Paper: Hu et al. 2021, "LoRA", eq. 3: h = W x + (alpha / rank) B A x; here rows are
 vectors, y = x W + scale (x A) B.

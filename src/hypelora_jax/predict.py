@@ -42,8 +42,8 @@ class Predictor(NamedTuple):
     """Pure functions of a model.
 
     compact(params, batch, alpha, key=None) -> list of (sites, compact lora), unscaled
-    adapt(params, batch, alpha, key=None) -> lora, placed on all layers and scaled; every
-      leaf has a leading B where the conditioning is per example
+    adapt(params, batch, alpha, key=None) -> lora, placed on all layers and scaled;
+      every leaf has a leading B where the conditioning is per example
     classify(params, lora, batch, key=None) -> logits_BY, at least float32
     predict(trainable, frozen, batch, alpha, key=None) -> logits_BY
     """

@@ -10,14 +10,14 @@ from absl import logging
 from etils import epath
 from rich.console import Console
 
-from hypelora_jax import evaluate, folder, overview
+from hypelora_jax import evaluate, folder, overview, store
 from hypelora_jax.data.pipeline import Dataset
 from hypelora_jax.data.tokenize import Encoded
 from hypelora_jax.report import tables
 from hypelora_jax.settings import Settings
 from hypelora_jax.train import loop, setup, validate
 
-TRAIN_SAMPLE = 2000  # examples of train that its NLL is computed on
+TRAIN_SAMPLE = 1000  # examples of train that its NLL is computed on
 
 
 def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
         own = dataclasses.replace(settings, seed=settings.seed + i, num_seeds=1)
         runs.append(_one(own, folder.open_workdir(str(path / f"seed_{i}")), progress))
     summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
-    folder.write_json(path / "summary.json", summary)
+    store.write_json(path / "summary.json", summary)
     return summary
 
 
@@ -74,13 +74,13 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
     bench = setup.workbench(settings, corpus.task, revision)
     plan = setup.plan(bench, corpus)
     if record is None:
-        folder.write_json(path / "config.json", folder.record(bench, plan))
+        store.write_json(path / "config.json", folder.record(bench, plan))
     else:
         folder.check_weights(path, bench, record)
     _print(overview.opening(bench, plan))
     trained = loop.train(bench, plan, path, progress)
     summary = _finish(bench, plan, trained, path, time.monotonic() - started)
-    folder.write_json(done, summary)
+    store.write_json(done, summary)
     _print(overview.closing(summary))
     return summary
 
@@ -102,16 +102,18 @@ def _finish(
         trained.step,
         plan.edges,
     )
-    data = plan.datasets
-    run = evaluate.fit_temperature(run, data["calibration"])
+    data = {name: part for name, part in plan.datasets.items() if name != "train"}
+    logits = {split: evaluate.logits_of(run, part) for split, part in data.items()}
+    run = evaluate.fit_temperature(
+        run, logits["calibration"], data["calibration"].label
+    )
     judged = {
-        split: evaluate.evaluate_split(run, split, part)
+        split: evaluate.write_split(run, split, part, logits[split])
         for split, part in data.items()
-        if split != "train"
     }
     unit = "nll" if bench.task.kind == "classification" else "mse"
     losses = {s: m.get("uncalibrated", m).get(unit) for s, m in judged.items()}
-    losses["train"] = _train_loss(run, data["train"], unit)
+    losses["train"] = _train_loss(run, plan.datasets["train"], unit)
     deltas = overview.deltas(bench, trained.trainable, trained.frozen, trained.alpha)
     return {
         "method": bench.settings.method,
@@ -127,8 +129,7 @@ def _finish(
 
 
 def _train_loss(run: evaluate.Fitted, train: Dataset, unit: str) -> float:
-    """NLL (or squared error) on the first examples of train, at the same temperature
-    as the uncalibrated figures beside it."""
+    """NLL or squared error on the first examples of train, uncalibrated."""
     part = _head(train, TRAIN_SAMPLE)
     logits_NY = evaluate.logits_of(run, part)
     judged = validate.judge(run.bench.task, logits_NY, part.label, run.uncalibrated)

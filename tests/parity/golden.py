@@ -168,7 +168,7 @@ def lora_tensors(model: assemble.Model, tensors: dict) -> dict:
 
 
 def head_tree(tensors: dict) -> dict:
-    """Gradient of the classifier, float64, as our tree (weights are float32 in files)."""
+    """Gradient of the classifier, float64, as our tree."""
     return {
         ours: {
             "kernel": tensors[f"{theirs}.weight"].T,

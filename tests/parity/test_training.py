@@ -115,7 +115,7 @@ def check_gradients(case: Case) -> None:
     got, tree = trees.flatten(got), trees.flatten(tree)
     assert got.keys() == tree.keys()
     for path, x in tree.items():
-        # a key bias adds one number to all scores of a softmax: its gradient is zero but
-        # for rounding, so it is compared with nothing of its own size
+        # a key bias adds one number to all scores of a softmax: its gradient is
+        # zero but for rounding, so it is compared with nothing of its own size
         size = 1e-9 if path.endswith("/k/bias") else np.max(np.abs(x))
         golden.close(got[path], x, 1e-6 * size, path)

@@ -6,7 +6,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax.data import cache
+from hypelora_jax import store
 from hypelora_jax.data.rows import BadRows, decode, listed, shown
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.data.tasks import GlueTask, glue_task
@@ -119,7 +119,7 @@ def _builder(config: DataConfig, cache_dir: str | os.PathLike | None):
     # Imported here: it takes seconds, and only this source needs it.
     from tensorflow_datasets.text import glue as tfds_glue
 
-    folder = config.dir or str(cache.root(cache_dir) / "tfds")
+    folder = config.dir or str(store.root(cache_dir) / "tfds")
     name = glue_task(config.task).config
     return tfds_glue.Glue(config=name, data_dir=folder, file_format="array_record")
 

@@ -30,7 +30,7 @@ def onehot(slots: int) -> Conditioner:
 
 
 def given(slots: int, width: int) -> Conditioner:
-    """The array the caller passes as `batch["cond"]`: (S, C), or (B, S, C) per example."""
+    """What the caller passes as `batch["cond"]`: (S, C), or (B, S, C) per example."""
 
     def apply(params: Params, batch: Batch) -> jax.Array:
         del params

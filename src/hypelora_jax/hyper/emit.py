@@ -69,8 +69,8 @@ def init_heads(
     """Output heads of every group, by the initialisation chosen.
 
     `reference` is torch's default. `zero` makes the delta zero at step 0 with factors
-    that move: B's kernel and bias are zero; A is half a LoRA draw as a bias of each site
-    and half generated, in variance, so that its entries have LoRA's spread.
+    that move: B's kernel and bias are zero; A is half a LoRA draw as a bias of each
+    site and half generated, in variance, so that its entries have LoRA's spread.
     """
     make = _reference_heads if config.init == "reference" else _zero_heads
     return {
@@ -112,13 +112,14 @@ def _zero_heads(
 
 
 def output_scale(width: int) -> float:
-    """Multiplier of the heads' output in the default initialisation.
+    """Multiplier of the heads' output in the default initialisation, 1 / sqrt(width).
 
-    One Adam step of size lr changes every kernel entry by about lr, and so the output by
-    up to lr * width * scale: with 2 / width the factors move by about 2 lr whatever the
-    width, as LoRA's own do (found on CoLA; docs/results.md).
+    One Adam step of size lr changes every kernel entry by about lr, and the output by up
+    to lr * width times this scale. With 1 / width the factors would move as LoRA's own
+    do at the same rate; sites share the kernel, and in three epochs of CoLA rates that
+    move them further learn more (docs/results.md).
     """
-    return 2.0 / width
+    return width**-0.5
 
 
 def normalise(x_SF: jax.Array) -> jax.Array:

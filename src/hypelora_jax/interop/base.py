@@ -1,7 +1,6 @@
 """Where a base model comes from: folder, `minilm`, `random:PRESET` or a hub name."""
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import huggingface_hub.errors
 from absl import logging
 from etils import epath
 
+from hypelora_jax import store
 from hypelora_jax.interop.hf import from_hf, load_config, read_tensors
 from hypelora_jax.models.encoder import encoder
 from hypelora_jax.models.heads import head
@@ -102,19 +102,13 @@ def _from_folder(folder: epath.Path, name: str, revision: str) -> Base:
     return Base(config, folder, name, revision, tokenizer)
 
 
-def cache_folder(cache_dir: str | None = None) -> Path:
-    """Folder of our own downloads: argument, HYPELORA_CACHE, ~/.cache/hypelora_jax."""
-    chosen = cache_dir or os.environ.get("HYPELORA_CACHE") or "~/.cache/hypelora_jax"
-    return Path(chosen).expanduser()
-
-
 def _minilm(cache_dir: str | None) -> epath.Path:
     """Folder of MiniLM's files: the installed package, the cache, or the wheel."""
     spec = importlib.util.find_spec(_PACKAGE)
     for root in (spec.submodule_search_locations or ()) if spec else ():
         if all((Path(root) / "model" / name).exists() for name in _MEMBERS):
             return epath.Path(root) / "model"
-    folder = cache_folder(cache_dir) / _WHEEL.replace("==", "-")
+    folder = store.root(cache_dir) / _WHEEL.replace("==", "-")
     if not folder.is_dir():
         _fetch_wheel(folder)
     return epath.Path(folder)

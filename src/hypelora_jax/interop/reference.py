@@ -111,7 +111,7 @@ def _none_left(left: dict) -> None:
 def hyper_params(
     tensors: Tensors, method: str, config: HyperConfig, sites: Sites, rank: int
 ) -> Params:
-    """`{"cond", "hyper"}` of either hyper-network; every tensor is used, none made up."""
+    """`{"cond", "hyper"}` of either hyper-network; every tensor is used."""
     if method == "hyper_mlp":
         return mlp_params(tensors, config, sites, rank)
     return transformer_params(tensors, config, sites)
@@ -147,7 +147,7 @@ def _peft(tensors: Tensors, name: str, layer: int, factor: str) -> np.ndarray:
     found = [n for n in tensors if pattern.fullmatch(n)]
     if len(found) != 1:
         raise UserError(
-            f"wanted one tensor {name.format(layer=layer)}.lora_{factor.upper()}.weight; "
+            f"wanted one {name.format(layer=layer)}.lora_{factor.upper()}.weight; "
             f"got {found or 'none'}"
         )
     return _kernel(tensors[found[0]])

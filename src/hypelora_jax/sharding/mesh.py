@@ -26,8 +26,8 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         sizes[sizes.index(-1)] = len(devices) // known
     if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
         raise UserError(
-            f"config.mesh is data={config.data} fsdp={config.fsdp} model={config.model}; "
-            f"wanted sizes whose product is the {len(devices)} devices (one may be -1)"
+            f"config.mesh is {config.data} x {config.fsdp} x {config.model}; wanted "
+            f"sizes whose product is the {len(devices)} devices (one may be -1)"
         )
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
@@ -42,8 +42,8 @@ def batch_size_per_device(batch_size: int, mesh: Mesh) -> int:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % ways:
         raise UserError(
-            f"config.optim.batch_size / accumulate is {batch_size}; wanted a multiple of "
-            f"the {ways} devices along data and fsdp"
+            f"config.optim.batch_size / accumulate is {batch_size}; wanted a multiple "
+            f"of the {ways} devices along data and fsdp"
         )
     return batch_size // ways
 

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: all that is not the frozen backbone, the last ones and the best.
+"""Checkpoints of a run: all but the frozen backbone; the last ones and the best.
 
-A checkpoint holds the train state, the frozen leaves that are not the backbone (fixed A,
-factors to blend with), the data iterator, and a few numbers. The best is the one whose
-selection loss is smallest, the latest among equals.
+A checkpoint holds the train state, the frozen leaves that are not the backbone (fixed
+A, factors to blend with), the data iterator, and a few numbers. The best is the one
+whose selection loss is smallest, the latest among equals.
 """
 
 import math
@@ -102,9 +102,9 @@ class Checkpoints:
             self._ocp.save_checkpointables(step, items, force=True, metrics=metrics)
         except Exception as e:  # orbax and tensorstore raise many kinds for a full disk
             raise UserError(
-                f"cannot save step {step} in {self.directory}: {_one_line(e)}; the last "
-                f"complete checkpoint is step {self.latest()}: free space or mend the "
-                "folder, and run the same command again to go on from it"
+                f"cannot save step {step} in {self.directory}: {_one_line(e)}; the "
+                f"last complete checkpoint is step {self.latest()}: free space or "
+                "mend the folder, then run the same command again to go on"
             ) from e
 
     def restore(

@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 from etils import epath
-from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
+
+from hypelora_jax import store
 
 RATES = ("examples_per_s", "tokens_per_s", "time")  # not the same from run to run
 
@@ -24,6 +25,9 @@ class Journal:
         self._rows = rows_until(self._path, resume_step)
         _write_whole(self._path, self._rows)
         self._file = self._path.open("a")
+        # here, since tensorboardX imports torch where that is installed: 5 s
+        from tensorboardX import SummaryWriter
+
         self._board = SummaryWriter(str(workdir / "tb"), purge_step=resume_step + 1)
         self._bar = tqdm(
             total=total,
@@ -77,9 +81,7 @@ def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:
 
 
 def _write_whole(path: epath.Path, rows: list[dict[str, Any]]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    part.replace(path)
+    store.write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Meter:

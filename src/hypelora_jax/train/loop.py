@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluation at the end of each epoch, checkpoints, resume."""
+"""The training loop: steps, evaluation after each epoch, checkpoints, resume."""
 
 import math
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""AdamW with decay by path, one learning rate for the head, and schedules of the step."""
+"""AdamW with decay by path, a learning rate of the head, schedules of the step."""
 
 import math
 import re
@@ -23,8 +23,8 @@ def _float(step: jax.Array) -> jax.Array:
 def learning_rate(config: OptimConfig, total_steps: int) -> Schedule:
     """Learning rate of step 0, 1, ... total_steps - 1.
 
-    Warm-up is linear from 0 over ceil(warmup * total_steps) steps; `linear` then falls to
-    0 at total_steps, `cosine` along half a cosine, `constant` stays.
+    Warm-up is linear from 0 over ceil(warmup * total_steps) steps; `linear` then falls
+    to 0 at total_steps, `cosine` along half a cosine, `constant` stays.
     """
     warmup = math.ceil(round(config.warmup * total_steps, 6))
     rest = max(1, total_steps - warmup)
@@ -47,8 +47,8 @@ def blend_alpha(config: BlendConfig, total_steps: int, accumulate: int = 1) -> S
     """Weight of the initial factors at a step.
 
     `linear` reaches exactly 0 at the last step. `reference` divides by the number of
-    micro-batches although it counts optimizer steps, so with accumulation 2 it ends near
-    half of alpha (METHOD A.7).
+    micro-batches although it counts optimizer steps, so with accumulation 2 it ends
+    near half of alpha (METHOD A.7).
     """
 
     def at(step: jax.Array) -> jax.Array:

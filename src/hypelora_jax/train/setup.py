@@ -61,7 +61,7 @@ def max_length(settings: Settings, base: bases.Base) -> int:
     limit, wanted = max_tokens(base.config), settings.data.max_length
     if wanted > limit:
         raise UserError(
-            f"config.data.max_length is {wanted}; {base.name} has positions for {limit} "
+            f"config.data.max_length is {wanted}; {base.name} has room for {limit} "
             "tokens: set data.max_length to that or less"
         )
     return wanted

@@ -1,4 +1,4 @@
-"""One training step: adapter once, micro-batches, one backward pass through the hyper-network.
+"""One training step: the adapter made once, micro-batches, one update.
 
 The gradient with respect to the adapter is summed over micro-batches (and over devices)
 before it is pulled back through the hyper-network, so what crosses devices grows with
@@ -116,7 +116,9 @@ def build_step(
     cond_rank: int = 0,
     deterministic: bool = False,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Info]]:
-    """`step(state, frozen, batch) -> (state, info)`, jitted, shardings pinned, state donated.
+    """`step(state, frozen, batch) -> (state, info)`, jitted.
+
+    Shardings are pinned and the state is donated.
 
     Args:
       accumulate: micro-batches the batch is cut into.

@@ -18,7 +18,7 @@ from hypelora_jax.types import Params
 
 
 class Forward(NamedTuple):
-    """Jitted inference: `adapt(params, alpha) -> lora`, `classify(params, lora, rows)`."""
+    """Jitted: `adapt(params, alpha) -> lora`, `classify(params, lora, rows)`."""
 
     adapt: Callable
     classify: Callable
@@ -49,7 +49,7 @@ def logits(
     batches: Iterable[NumpyBatch],
     n: int,
 ) -> np.ndarray:
-    """Raw logits (N, Y), float32 or wider, each example exactly once, in its own row."""
+    """Raw logits (N, Y), float32 or wider, each example exactly once."""
     params = trees.union(trainable, frozen)
     lora = run.adapt(params, alpha)
     out = None

@@ -1,0 +1,246 @@
+"""Hyper-networks: zero delta, spread of A, modes of A, blending, purity, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from hypelora_jax import trees
+from hypelora_jax.hyper import emit
+from hypelora_jax.lora import Site
+from hypelora_jax.settings import BlendConfig, HyperConfig
+from hypelora_jax.types import UserError
+
+METHODS = ("hyper_mlp", "hyper_transformer")
+HALF = jnp.asarray(0.5)
+
+
+def emitted(config, seed=0, key=None, alpha=HALF, shake=False):
+    built = tiny.model(config)
+    params = tiny.params(config, built, seed)
+    if shake:
+        params = tiny.shaken(params)
+    cond = built.parts.cond.apply(params.get("cond", {}), {})
+    return jax.jit(built.parts.hyper.apply)(params["hyper"], cond, alpha, key)
+
+
+@pytest.mark.parametrize("a", ["generated", "fixed", "random"])
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_delta_at_step_0_and_a_moves(method, a):
+    lora = emitted(tiny.settings(method, hyper={"a": a}))
+    for f in lora.values():
+        assert not f["b"].any() and np.abs(f["a"]).max() > 0.01
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_generated_a_has_the_spread_of_lora_at_each_site(method):
+    wide = tiny.settings(
+        method, hyper={"widths": (64, 64), "width": 64}, lora={"rank": 16}
+    )
+    lora = emitted(wide)
+    bound = 1 / np.sqrt(tiny.CONFIG.width)
+    for f in lora.values():
+        spread = np.asarray(f["a"]).std(axis=(1, 2))
+        np.testing.assert_allclose(spread, bound / np.sqrt(3), rtol=0.15)
+    a = lora["q"]["a"]
+    assert np.abs(a[0] - a[1]).max() > 0.05, "sites start with different A"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_reaches_b_at_step_0(method):
+    config = tiny.settings(method)
+    built = tiny.model(config)
+    params = tiny.params(config, built)
+    cond = built.parts.cond.apply(params["cond"], {})
+
+    def total(hyper):
+        lora = built.parts.hyper.apply(hyper, cond, HALF)
+        return sum(jnp.sum(jnp.sin(f["b"] + f["a"][:, :2, :1])) for f in lora.values())
+
+    grads = trees.flatten(jax.grad(total)(params["hyper"]))
+    heads = [p for p in grads if p.startswith("out/")]
+    assert heads and all(np.abs(grads[p]).max() > 0 for p in heads)
+
+
+def test_reference_initialisation_has_torchs_bounds_and_one_head():
+    config = tiny.settings("hyper_transformer", hyper={"init": "reference"})
+    built = tiny.model(config)
+    hyper = tiny.params(config, built)["hyper"]
+    (group,) = hyper["out"].values()
+    assert set(group) == {"ab"}
+    kernel = np.asarray(group["ab"]["kernel"])
+    assert 0.9 / 4 < np.abs(kernel).max() <= 1 / 4  # U(+-1/sqrt(16))
+    assert (hyper["trunk"]["layer0"]["up"]["kernel"] != 0).any()
+    lora = emitted(config)
+    assert np.abs(lora["q"]["b"]).max() > 0, "the reference's delta is not zero"
+
+
+def test_reference_layers_start_equal_and_ours_do_not():
+    for init, same in (("reference", True), ("zero", False)):
+        config = tiny.settings("hyper_transformer", hyper={"init": init, "depth": 2})
+        trunk = tiny.params(config, tiny.model(config))["hyper"]["trunk"]
+        pairs = zip(
+            jax.tree.leaves(trunk["layer0"]["up"]),
+            jax.tree.leaves(trunk["layer1"]["up"]),
+            strict=True,
+        )
+        assert all((x == y).all() for x, y in pairs) == same
+
+
+def test_fixed_a_by_either_scale():
+    site = {"q": Site(400, 400, tuple(range(6)))}
+    for a_init, bound in (("lora", 1 / 20), ("reference", 1 / np.sqrt(8))):
+        config = HyperConfig(a="fixed", a_init=a_init)
+        a = np.asarray(emit.draw_all_a(jax.random.key(0), site, 8, config)["q"])
+        assert 0.98 * bound < np.abs(a).max() <= bound
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_random_a_is_drawn_by_key_and_deterministic_without(method):
+    config = tiny.settings(method, hyper={"a": "random"})
+    one, two = (emitted(config, key=jax.random.key(i))["q"]["a"] for i in (1, 2))
+    assert np.abs(one - two).max() > 0.01
+    assert (emitted(config)["q"]["a"] == emitted(config)["q"]["a"]).all()
+    other_seed = emitted(config, seed=3)["q"]["a"]
+    assert np.abs(emitted(config)["q"]["a"] - other_seed).max() > 0.01
+
+
+def test_blending_by_hand():
+    made, start = jnp.asarray([2.0]), jnp.asarray([10.0])
+    assert emit.blend("add", made, start, 0.25) == 0.75 * 2 + 0.25 * 10
+    assert emit.blend("multiply", made, start, 0.25) == 20
+
+
+@pytest.mark.parametrize(
+    "a, b", [("add", "add"), ("multiply", "replace"), ("add", "replace")]
+)
+def test_blending_uses_the_frozen_factors(a, b):
+    blended = tiny.settings(blend={"a": a, "b": b, "alpha": 0.5})
+    plain = tiny.settings()
+    built = tiny.model(blended)
+    params = tiny.shaken(tiny.params(blended, built))
+    cond = params["cond"]["embedding"]
+    got = built.parts.hyper.apply(params["hyper"], cond, HALF)
+    made = tiny.model(plain).parts.hyper.apply(params["hyper"], cond, HALF)
+    start = params["hyper"]["init"]
+    for factor, mode in (("a", a), ("b", b)):
+        for module in got:
+            wanted = made[module][factor]
+            if mode != "replace":
+                wanted = emit.blend(mode, wanted, start[factor][module], 0.5)
+            np.testing.assert_allclose(got[module][factor], wanted, atol=1e-6)
+
+
+def test_multiply_by_a_zero_b_is_refused():
+    with pytest.raises(UserError, match="stay zero"):
+        BlendConfig(b="multiply")
+    assert BlendConfig(b="multiply", b_init="lora").b == "multiply"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_non_square_sites_have_their_own_head(method):
+    config = tiny.settings(method, lora={"targets": ("q", "up", "down")})
+    lora = emitted(config, shake=True)
+    width, ff = tiny.CONFIG.width, tiny.CONFIG.ff
+    assert lora["up"]["a"].shape == (3, width, 2) and lora["up"]["b"].shape == (
+        3,
+        2,
+        ff,
+    )
+    assert lora["down"]["a"].shape == (3, ff, 2)
+    assert lora["down"]["b"].shape == (3, 2, width)
+
+
+@pytest.mark.parametrize("cond", ["learned", "onehot", "given"])
+@pytest.mark.parametrize("method", METHODS)
+def test_conditioning_kinds(method, cond):
+    config = tiny.settings(method, hyper={"cond": cond})
+    built = tiny.model(config)
+    params = tiny.params(config, built)
+    slots = built.parts.hyper.slots
+    assert slots == (12 if method == "hyper_transformer" else 6)
+    given = {"cond": jnp.ones((slots, 5))}
+    got = built.parts.cond.apply(params.get("cond", {}), given)
+    assert got.shape == (slots, slots if cond == "onehot" else 5)
+    assert ("cond" in params) == (cond == "learned")
+
+
+def test_given_conditioning_that_is_absent_or_misshaped_is_refused():
+    built = tiny.model(tiny.settings(hyper={"cond": "given"}))
+    for batch in ({}, {"cond": jnp.ones((6, 4))}):
+        with pytest.raises(UserError, match="cond"):
+            built.parts.cond.apply({}, batch)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_as_input(method):
+    config = tiny.settings(method, hyper={"a": "fixed", "a_input": True})
+    built = tiny.model(config)
+    params = tiny.shaken(tiny.params(config, built))
+    cond = params["cond"]["embedding"]
+    before = built.parts.hyper.apply(params["hyper"], cond, HALF)["q"]["b"]
+    a = {m: x + 1.0 for m, x in params["hyper"]["a"].items()}
+    after = built.parts.hyper.apply({**params["hyper"], "a": a}, cond, HALF)["q"]["b"]
+    assert np.abs(before - after).max() > 1e-4, "B sees A"
+
+
+@pytest.mark.parametrize(
+    "hyper, lora, part",
+    [
+        ({"a_input": True}, {}, "own input"),
+        ({"a_input": True, "a": "fixed"}, {"targets": ("q", "down")}, "one d_in"),
+        ({"layers": (7,)}, {}, "has layer 7"),
+    ],
+)
+def test_refusals(hyper, lora, part):
+    with pytest.raises(UserError, match=part):
+        tiny.model(tiny.settings(hyper=hyper, lora=lora))
+
+
+def test_transformer_refusals():
+    with pytest.raises(UserError, match="divisible"):
+        tiny.model(tiny.settings("hyper_transformer", hyper={"heads": 3}))
+    square = {"hyper": {"init": "reference"}, "lora": {"targets": ("q", "up")}}
+    with pytest.raises(UserError, match="square"):
+        tiny.model(tiny.settings("hyper_transformer", **square))
+
+
+def test_transformer_dropout_only_with_a_key():
+    config = tiny.settings("hyper_transformer", hyper={"dropout": 0.5})
+    built = tiny.model(config)
+    params = tiny.shaken(tiny.params(config, built))
+    cond = params["cond"]["embedding"]
+
+    def b(key):
+        return built.parts.hyper.apply(params["hyper"], cond, HALF, key)["q"]["b"]
+
+    assert (b(None) == b(None)).all()
+    assert np.abs(b(jax.random.key(0)) - b(None)).max() > 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_emission_is_pure(method):
+    config = tiny.settings(method, hyper={"a": "random"})
+    built = tiny.model(config)
+    params = tiny.shaken(tiny.params(config, built))
+    cond, key = params["cond"]["embedding"], jax.random.key(5)
+    apply = built.parts.hyper.apply
+    run = jax.jit(apply)
+    once, twice = (
+        run(params["hyper"], cond, HALF, key),
+        run(params["hyper"], cond, HALF, key),
+    )
+    assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), once, twice))
+    shapes = jax.eval_shape(apply, params["hyper"], cond, HALF, key)
+    assert jax.tree.all(jax.tree.map(lambda s, x: s.shape == x.shape, shapes, once))
+    stacked = jax.vmap(apply, (None, 0, None, None))(
+        params["hyper"], jnp.stack([cond, cond]), HALF, key
+    )
+    close = jax.tree.map(lambda s, x: np.abs(s[1] - x).max() < 1e-5, stacked, once)
+    assert jax.tree.all(close)
+    value, grads = jax.value_and_grad(
+        lambda h: apply(h, cond, HALF, key)["v"]["b"].sum()
+    )(params["hyper"])
+    np.testing.assert_allclose(value, once["v"]["b"].sum(), rtol=1e-4)
+    assert jax.tree.all(jax.tree.map(lambda g: np.isfinite(g).all(), grads))

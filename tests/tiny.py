@@ -1,0 +1,75 @@
+"""A tiny model and batch for the laws: real code, sizes that compile in a blink."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypelora_jax import assemble
+from hypelora_jax.models.encoder import encoder
+from hypelora_jax.models.heads import head
+from hypelora_jax.models.presets import preset
+from hypelora_jax.settings import Settings, from_dict
+
+CONFIG = dataclasses.replace(preset("tiny"), layers=3)
+CLASSES = 3
+TRANSFORMER = {"width": 16, "heads": 2, "depth": 1, "ff": 24, "cond_dim": 5}
+MLP = {"widths": (11, 7), "cond_dim": 5}
+
+
+def settings(method: str = "hyper_mlp", **sections: dict) -> Settings:
+    """Settings with a small hyper-network; sections override fields."""
+    hyper = TRANSFORMER if method == "hyper_transformer" else MLP
+    sections["hyper"] = hyper | sections.get("hyper", {})
+    sections["lora"] = {"rank": 2, "alpha": 4.0} | sections.get("lora", {})
+    return from_dict({"method": method, **sections})
+
+
+def base(seed: int = 0, classes: int = CLASSES) -> dict:
+    return jax.jit(_base, static_argnums=1)(jax.random.key(seed), classes)
+
+
+def _base(key: jax.Array, classes: int) -> dict:
+    return {
+        "backbone": encoder(CONFIG).init(key),
+        "head": head(CONFIG, classes).init(key),
+    }
+
+
+def model(config: Settings, classes: int = CLASSES) -> assemble.Model:
+    return assemble.build(config, CONFIG, classes)
+
+
+def params(config: Settings, built: assemble.Model, seed: int = 0) -> dict:
+    return assemble.init_params(built, jax.random.key(seed), base(seed))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def shaken(tree: dict, seed: int = 1, by: float = 0.05) -> dict:
+    """The tree with noise on every leaf, so that no delta is zero."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    noisy = [
+        x + by * jax.random.normal(k, x.shape, x.dtype)
+        for x, k in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)
+
+
+def batch(rows: int = 4, tokens: int = 9, seed: int = 0) -> dict:
+    """Random tokens of unequal lengths, padded with the model's pad id."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(5, CONFIG.vocab, (rows, tokens))
+    lengths = rng.integers(3, tokens + 1, rows)
+    mask = np.arange(tokens)[None, :] < lengths[:, None]
+    ids = np.where(mask, ids, CONFIG.pad_id)
+    ids[:, 0] = 0
+    return {
+        "ids": jnp.asarray(ids, jnp.int32),
+        "mask": jnp.asarray(mask),
+        "types": jnp.zeros((rows, tokens), jnp.int32),
+        "label": jnp.asarray(rng.integers(0, CLASSES, rows), jnp.int32),
+        "weight": jnp.ones(rows, jnp.float32),
+    }
