@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hypelora_jax import cli, runs
+from hypelora_jax import cli, runs, store
 from hypelora_jax.exits import explain
 from hypelora_jax.report import html, tables
 from hypelora_jax.settings import from_dict
@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
     workdir = parser.parse_args().workdir
     cli.log_to_stderr()
+    store.keep_compiled()
     try:
         views = stages(workdir)
     except (Exception, KeyboardInterrupt) as error:

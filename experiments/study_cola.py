@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hypelora_jax import cli, runs
+from hypelora_jax import cli, runs, store
 from hypelora_jax.configs.sweeps import cola
 from hypelora_jax.exits import explain
 from hypelora_jax.settings import from_dict
@@ -66,6 +66,7 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, default=Path("runs/study_cola"))
     args = parser.parse_args()
     cli.log_to_stderr()
+    store.keep_compiled()
     try:
         first = [train(entry, args.data, args.workdir) for entry in cola.sweep()]
         best = [cola.best(list(g)) for _, g in groupby(first, method)]

@@ -114,10 +114,10 @@ def _zero_heads(
 def output_scale(width: int) -> float:
     """Multiplier of the heads' output in the default initialisation, 1 / sqrt(width).
 
-    One Adam step of size lr changes every kernel entry by about lr, and the output by up
-    to lr * width times this scale. With 1 / width the factors would move as LoRA's own
-    do at the same rate; sites share the kernel, and in three epochs of CoLA rates that
-    move them further learn more (docs/results.md).
+    One Adam step of size lr changes every kernel entry by about lr, and the output by
+    up to lr * width times this scale. With 1 / width the factors would move as LoRA's
+    own do at the same rate; sites share the kernel, and in three epochs of CoLA rates
+    that move them further learn more (docs/results.md).
     """
     return width**-0.5
 

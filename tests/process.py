@@ -1,0 +1,58 @@
+"""Real `hypelora` processes, for what only a process shows: kills, exits, signals."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# A run of 12 steps that compiles little: one bucket, one hidden layer.
+TINY = (
+    "--config=smoke",
+    "--config.data.num_examples=96",
+    "--config.data.max_length=32",
+    "--config.optim.num_epochs=2",
+    "--config.optim.batch_size=16",
+    "--config.ckpt.every_steps=2",
+    "--config.log.every_steps=1",
+)
+# Programs compiled by one test's process serve the next one's.
+CACHE = Path(tempfile.gettempdir()) / f"hypelora_test_xla_{os.getuid()}"
+ENV = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}
+
+
+def start(*args: str, **kwargs) -> subprocess.Popen:
+    command = [sys.executable, "-m", "hypelora_jax.cli", *args]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=ENV, **kwargs
+    )
+
+
+def run(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    process = start(*args, **kwargs)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+def rows(workdir: Path) -> list[dict]:
+    """Complete rows of metrics.jsonl."""
+    path = workdir / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    """Returns as soon as a step stands in metrics.jsonl."""
+    limit = time.monotonic() + 240
+    while not any(row["step"] >= step for row in rows(workdir)):
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < limit, f"step {step} did not come"
+        time.sleep(0.01)
