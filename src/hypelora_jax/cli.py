@@ -158,7 +158,9 @@ def log_to_stderr() -> None:
     handler.addFilter(
         lambda r: r.levelno >= logging.WARNING or r.pathname.startswith(ours)
     )
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[handler], force=True
+    )
     absl_logging.set_verbosity(absl_logging.INFO)
 
 

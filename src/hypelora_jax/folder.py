@@ -21,13 +21,20 @@ from hypelora_jax.types import UserError
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+def absolute(workdir: str) -> epath.Path:
+    """The folder as an absolute path, as checkpoints need it; gs://... as it is."""
+    if "://" in workdir:
+        return epath.Path(workdir)
+    return epath.Path(Path(workdir).expanduser().absolute())
+
+
 def open_workdir(workdir: str) -> epath.Path:
     """The folder, made if it is not there.
 
     Raises:
       UserError: it cannot be made or written.
     """
-    folder = epath.Path(workdir)
+    folder = absolute(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".write_probe"
@@ -106,7 +113,7 @@ def saved_record(workdir: epath.Path) -> dict[str, Any] | None:
 
 def wanted_record(workdir: str) -> tuple[epath.Path, dict[str, Any]]:
     """(folder, config.json) of a run that must be there."""
-    folder = epath.Path(workdir)
+    folder = absolute(workdir)
     record = saved_record(folder)
     if record is None:
         raise UserError(
