@@ -13,9 +13,10 @@ from rich.console import Console
 from hypelora_jax import evaluate, folder, overview, store
 from hypelora_jax.data.pipeline import Dataset
 from hypelora_jax.data.tokenize import Encoded
-from hypelora_jax.report import tables
+from hypelora_jax.report import html, tables
 from hypelora_jax.settings import Settings
 from hypelora_jax.train import loop, setup, validate
+from hypelora_jax.types import UserError
 
 TRAIN_SAMPLE = 1000  # examples of train that its NLL is computed on
 
@@ -66,8 +67,11 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
         if done.exists():
             logging.info("%s is finished; nothing to do", path)
             return folder.read_json(done)
-    elif (path / "checkpoints").exists() or (path / "metrics.jsonl").exists():
-        logging.warning("%s has no config.json; the run there is begun anew", path)
+    elif (path / "checkpoints").exists():
+        raise UserError(
+            f"{path} holds checkpoints and no config.json that says of what; choose "
+            "another --workdir, or delete that folder"
+        )
     started = time.monotonic()
     corpus = setup.load_corpus(settings)
     revision = record["model"]["revision"] if record else None
@@ -80,6 +84,9 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
     _print(overview.opening(bench, plan))
     trained = loop.train(bench, plan, path, progress)
     summary = _finish(bench, plan, trained, path, time.monotonic() - started)
+    view = html.load_run(path)
+    html.write_report([view], path / "report" / "report.html")
+    html.write_figures(view, path / "report")
     store.write_json(done, summary)
     _print(overview.closing(summary))
     return summary

@@ -124,7 +124,13 @@ class Checkpoints:
             wanted["frozen"] = _abstract(frozen, sharding)
         if iterator is not None:
             wanted["data"] = iterator
-        got = self._ocp.load_checkpointables(step, wanted)
+        try:
+            got = self._ocp.load_checkpointables(step, wanted)
+        except Exception as e:  # orbax and tensorstore raise many kinds for damage
+            raise UserError(
+                f"cannot read checkpoint {self.directory / str(step)}: {_one_line(e)}; "
+                "delete that folder to go on from the checkpoint before it"
+            ) from e
         return Restored(
             step, _state(got["state"]), got.get("frozen", {}), _numbers(got["progress"])
         )

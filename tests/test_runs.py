@@ -1,0 +1,163 @@
+"""Whole runs in this process: seeds, regression, early stopping, files that agree."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from hypelora_jax import cli, evaluate, folder, runs
+from hypelora_jax.data.pipeline import eval_batches
+from hypelora_jax.settings import Settings, from_dict
+from hypelora_jax.train import setup, validate
+
+FEW = {
+    "model": {"path": "random:tiny"},
+    "data": {"source": "synthetic", "num_examples": 64, "max_length": 32},
+    "hyper": {"widths": (16,), "cond_dim": 8},
+    "lora": {"rank": 2},
+    "optim": {"num_epochs": 2, "batch_size": 32, "lr": 3e-3},
+    "log": {"every_steps": 1},
+}
+
+
+def few(**sections) -> Settings:
+    merged = dict(FEW)
+    for name, value in sections.items():
+        merged[name] = FEW.get(name, {}) | value if isinstance(value, dict) else value
+    return from_dict(merged)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    summary = runs.train(few(num_seeds=2, seed=3), str(workdir), progress=False)
+    return workdir, summary
+
+
+def rows(workdir, split):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["split"] == split]
+
+
+def test_num_seeds_makes_whole_run_folders_and_their_mean(finished):
+    workdir, summary = finished
+    values = []
+    for i in range(2):
+        own = workdir / f"seed_{i}"
+        record = json.loads((own / "config.json").read_text())
+        assert record["seed"] == record["config"]["seed"] == 3 + i
+        assert record["versions"]["jax"] and record["device_kind"]
+        held = json.loads((own / "summary.json").read_text())
+        values.append(held["metrics"]["validation"]["nll"])
+        assert list((own / "tb").iterdir()) and (own / "report").exists()
+    assert values[0] != values[1]
+    saved = json.loads((workdir / "summary.json").read_text())
+    assert saved == json.loads(json.dumps(summary))
+    assert saved["mean"]["validation"]["nll"] == pytest.approx(np.mean(values))
+    assert saved["std"]["validation"]["nll"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_rows_of_metrics_hold_what_readers_expect(finished):
+    own = finished[0] / "seed_0"
+    train = rows(own, "train")
+    assert [r["step"] for r in train] == [1, 2, 3, 4]
+    assert [r["epoch"] for r in train] == [1, 1, 2, 2]
+    names = {"loss", "lr", "alpha", "grad_norm", "examples_per_s", "tokens_per_s"}
+    assert names <= set(train[0])
+    for split in ("calibration", "validation"):
+        assert [r["step"] for r in rows(own, split)] == [2, 4]
+        assert {"nll", "ece", "accuracy", "brier"} <= set(rows(own, split)[0])
+
+
+def test_evaluate_gives_again_what_training_ended_with(finished):
+    own = finished[0] / "seed_1"
+    before = json.loads((own / "eval/validation/metrics.json").read_text())
+    again = evaluate.evaluate(str(own), "validation")
+    assert again.keys() == before.keys()
+    for name in ("nll", "ece", "accuracy", "temperature"):
+        assert again[name] == pytest.approx(before[name], abs=1e-6)
+    best = min(rows(own, "calibration"), key=lambda r: r["nll"])
+    assert again["step"] == best["step"], "chosen by NLL on the calibration split"
+    assert again["uncalibrated"]["nll"] == pytest.approx(
+        next(r for r in rows(own, "validation") if r["step"] == best["step"])["nll"],
+        abs=1e-6,
+    )
+
+
+def test_predict_agrees_with_evaluate(finished, tmp_path, capsys):
+    own = finished[0] / "seed_0"
+    corpus = setup.load_corpus(folder.settings_of(folder.saved_record(own)))
+    table = corpus.splits["validation"]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps({"text": t}) + "\n" for t in table.text[:20]))
+    capsys.readouterr()
+    assert cli.main(["predict", f"--workdir={own}", f"--input={source}"]) == 0
+    answers = [json.loads(x) for x in capsys.readouterr().out.splitlines()]
+    with np.load(own / "eval/validation/predictions.npz") as z:
+        logits = z["logits"][:20].astype(np.float64)
+    t = json.loads((own / "calibrator.json").read_text())["temperature"]
+    p = np.exp(logits / t - (logits / t).max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    got = [[a["probs"][name] for name in corpus.task.labels] for a in answers]
+    np.testing.assert_allclose(got, p, atol=1e-5)
+
+
+def test_seed_scope_init_shares_data_order_and_dropout():
+    one, two = (setup.keys(few(seed=s, seed_scope="init")) for s in (1, 2))
+    assert one.data == two.data and one.train == two.train and one.init != two.init
+    one, two = (setup.keys(few(seed=s)) for s in (1, 2))
+    assert one.data != two.data and one.train != two.train
+
+
+def test_regression_selects_by_squared_error_and_predicts_a_score(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, n in (("train", 220), ("validation", 40)):
+        lines = ["sentence1,sentence2,label"]
+        lines += [f"a {i} film,the {i} one,{rng.uniform(0, 5):.2f}" for i in range(n)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    workdir = tmp_path / "run"
+    data = {"train": str(tmp_path / "train.csv"), "num_examples": 64}
+    data["validation"] = str(tmp_path / "validation.csv")
+    settings = few(data=data | {"source": "files"}, method="lora")
+    summary = runs.train(settings, str(workdir), progress=False)
+    assert summary["selection_metric"] == "mse" and summary["temperature"] is None
+    assert {"mse", "pearson", "spearman"} <= set(summary["metrics"]["validation"])
+    assert not (workdir / "calibrator.json").exists()
+    best = min(rows(workdir, "calibration"), key=lambda r: r["mse"])
+    assert summary["step"] == best["step"]
+    line = json.dumps({"text": "a 3 film", "text_b": "the 3 one"})
+    (answer,) = evaluate.predict_lines(str(workdir), [line])
+    assert isinstance(json.loads(answer)["score"], float)
+
+
+def test_early_stopping_ends_training(tmp_path):
+    settings = few(optim={"num_epochs": 6, "patience": 1, "lr": 0.0}, method="head")
+    summary = runs.train(settings, str(tmp_path / "run"), progress=False)
+    assert summary["epochs"] == 2, "with a rate of 0 the second epoch is no better"
+
+
+def test_bucketed_equals_padded_to_max():
+    settings = few(method="hyper_mlp")
+    corpus = setup.load_corpus(settings)
+    bench = setup.workbench(settings, corpus.task)
+    data = setup.plan(bench, corpus).datasets["validation"]
+    forward = validate.forward(bench.model, bench.mesh)
+    params = bench.trainable, bench.frozen, np.zeros((), np.float32)
+    bucketed, padded = (
+        validate.logits(forward, *params, eval_batches(data, edges, 32), len(data.ids))
+        for edges in ((16, 24, 32), (32,))
+    )
+    np.testing.assert_allclose(bucketed, padded, atol=1e-5)
+
+
+def test_a_max_length_beyond_the_model_is_refused(tmp_path):
+    settings = few(data={"max_length": 4096})
+    with pytest.raises(ValueError, match="data.max_length is 4096"):
+        runs.train(settings, str(tmp_path / "run"), progress=False)
+
+
+def test_settings_survive_config_json():
+    settings = few(hyper={"layers": (0, 1)}, lora={"targets": "all-linear"})
+    assert from_dict(folder.as_dict(settings)) == settings
+    assert dataclasses.asdict(settings)["hyper"]["layers"] == (0, 1)
