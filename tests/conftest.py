@@ -6,8 +6,15 @@ less on optimising them: that halves the time of the suite.
 """
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# One test's programs serve the next one's, in this process and in those it starts.
+CACHE = Path(tempfile.gettempdir()) / f"hypelora_test_xla_{os.getuid()}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
 

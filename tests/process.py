@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,14 +17,7 @@ TINY = (
     "--config.ckpt.every_steps=2",
     "--config.log.every_steps=1",
 )
-# Programs compiled by one test's process serve the next one's.
-CACHE = Path(tempfile.gettempdir()) / f"hypelora_test_xla_{os.getuid()}"
-ENV = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-}
+ENV = {**os.environ, "JAX_PLATFORMS": "cpu"}  # and conftest's compilation cache
 
 
 def start(*args: str, **kwargs) -> subprocess.Popen:

@@ -31,12 +31,13 @@ def logits(model, params, batch):
 def test_merged_equals_factored(method):
     _, model, params = ready(method, lora={"targets": ("q", "v", "up")})
     batch = tiny.batch()
-    adapter = model.predictor.adapt(params, {}, ALPHA)
+    adapter = jax.jit(model.predictor.adapt)(params, {}, ALPHA)
     merged = {**params, "backbone": lora.merge(params["backbone"], adapter)}
-    plain = np.asarray(model.predictor.classify(merged, {}, batch))
+    classify = jax.jit(model.predictor.classify)
+    plain = np.asarray(classify(merged, {}, batch))
     factored = logits(model, params, batch)
     np.testing.assert_allclose(factored, plain, atol=2e-5)
-    without = np.asarray(model.predictor.classify(params, {}, batch))
+    without = np.asarray(classify(params, {}, batch))
     assert np.abs(factored - without).max() > 1e-3, "the adapter does something"
 
 
@@ -110,7 +111,7 @@ def test_per_example_rows_draw_their_own_dropout():
     row = {n: x[:1] for n, x in tiny.batch().items()}
     same = {n: jnp.concatenate([x, x]) for n, x in row.items()}
     same["cond"] = jnp.stack([cond_SC, cond_SC])
-    out = model.predictor.predict(params, {}, same, ALPHA, jax.random.key(0))
+    out = jax.jit(model.predictor.predict)(params, {}, same, ALPHA, jax.random.key(0))
     assert np.abs(out[0] - out[1]).max() > 1e-4
 
 
@@ -134,7 +135,9 @@ def test_static_lora_beside_the_hyper_network():
     lora_off = {**params, "lora": jax.tree.map(jnp.zeros_like, params["lora"])}
     assert np.abs(before - logits(model, lora_off, batch)).max() > 1e-4
     np.testing.assert_allclose(
-        model.predictor.predict(trainable, frozen, batch, ALPHA), before, atol=1e-5
+        jax.jit(model.predictor.predict)(trainable, frozen, batch, ALPHA),
+        before,
+        atol=1e-5,
     )
 
 

@@ -49,9 +49,12 @@ def open_workdir(workdir: str) -> epath.Path:
 
 
 def read_json(path: epath.Path) -> Any:
-    """A JSON file; UserError with its name where it is damaged."""
+    """A JSON object of a file; UserError with its name where it is damaged."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise ValueError("no JSON object")
+        return value
     except ValueError as e:
         raise UserError(
             f"{path} is damaged ({e}); wanted the JSON a run writes: restore the file "

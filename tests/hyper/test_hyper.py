@@ -58,7 +58,7 @@ def test_gradient_reaches_b_at_step_0(method):
         lora = built.parts.hyper.apply(hyper, cond, HALF)
         return sum(jnp.sum(jnp.sin(f["b"] + f["a"][:, :2, :1])) for f in lora.values())
 
-    grads = trees.flatten(jax.grad(total)(params["hyper"]))
+    grads = trees.flatten(jax.jit(jax.grad(total))(params["hyper"]))
     heads = [p for p in grads if p.startswith("out/")]
     assert heads and all(np.abs(grads[p]).max() > 0 for p in heads)
 
@@ -121,8 +121,8 @@ def test_blending_uses_the_frozen_factors(a, b):
     built = tiny.model(blended)
     params = tiny.shaken(tiny.params(blended, built))
     cond = params["cond"]["embedding"]
-    got = built.parts.hyper.apply(params["hyper"], cond, HALF)
-    made = tiny.model(plain).parts.hyper.apply(params["hyper"], cond, HALF)
+    got = jax.jit(built.parts.hyper.apply)(params["hyper"], cond, HALF)
+    made = jax.jit(tiny.model(plain).parts.hyper.apply)(params["hyper"], cond, HALF)
     start = params["hyper"]["init"]
     for factor, mode in (("a", a), ("b", b)):
         for module in got:
@@ -179,9 +179,11 @@ def test_a_as_input(method):
     built = tiny.model(config)
     params = tiny.shaken(tiny.params(config, built))
     cond = params["cond"]["embedding"]
-    before = built.parts.hyper.apply(params["hyper"], cond, HALF)["q"]["b"]
+    before = jax.jit(built.parts.hyper.apply)(params["hyper"], cond, HALF)["q"]["b"]
     a = {m: x + 1.0 for m, x in params["hyper"]["a"].items()}
-    after = built.parts.hyper.apply({**params["hyper"], "a": a}, cond, HALF)["q"]["b"]
+    after = jax.jit(built.parts.hyper.apply)({**params["hyper"], "a": a}, cond, HALF)[
+        "q"
+    ]["b"]
     assert np.abs(before - after).max() > 1e-4, "B sees A"
 
 
@@ -210,10 +212,10 @@ def test_transformer_dropout_only_with_a_key():
     config = tiny.settings("hyper_transformer", hyper={"dropout": 0.5})
     built = tiny.model(config)
     params = tiny.shaken(tiny.params(config, built))
-    cond = params["cond"]["embedding"]
+    cond, run = params["cond"]["embedding"], jax.jit(built.parts.hyper.apply)
 
     def b(key):
-        return built.parts.hyper.apply(params["hyper"], cond, HALF, key)["q"]["b"]
+        return run(params["hyper"], cond, HALF, key)["q"]["b"]
 
     assert (b(None) == b(None)).all()
     assert np.abs(b(jax.random.key(0)) - b(None)).max() > 1e-4
@@ -234,13 +236,12 @@ def test_emission_is_pure(method):
     assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), once, twice))
     shapes = jax.eval_shape(apply, params["hyper"], cond, HALF, key)
     assert jax.tree.all(jax.tree.map(lambda s, x: s.shape == x.shape, shapes, once))
-    stacked = jax.vmap(apply, (None, 0, None, None))(
+    stacked = jax.jit(jax.vmap(apply, (None, 0, None, None)))(
         params["hyper"], jnp.stack([cond, cond]), HALF, key
     )
     close = jax.tree.map(lambda s, x: np.abs(s[1] - x).max() < 1e-5, stacked, once)
     assert jax.tree.all(close)
-    value, grads = jax.value_and_grad(
-        lambda h: apply(h, cond, HALF, key)["v"]["b"].sum()
-    )(params["hyper"])
+    total = jax.value_and_grad(lambda h: apply(h, cond, HALF, key)["v"]["b"].sum())
+    value, grads = jax.jit(total)(params["hyper"])
     np.testing.assert_allclose(value, once["v"]["b"].sum(), rtol=1e-4)
     assert jax.tree.all(jax.tree.map(lambda g: np.isfinite(g).all(), grads))

@@ -1,5 +1,6 @@
 """A and B of every hyper-network of the reference."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def test_emitted_factors(name):
         params["hyper"]["a"] = by_slot(z["A"], model.parts.hyper_sites)
     params = golden.cast(params, "float32")
     cond = model.parts.cond.apply(params["cond"], {})
-    lora = model.parts.hyper.apply(params["hyper"], cond, jnp.zeros(()))
+    lora = jax.jit(model.parts.hyper.apply)(params["hyper"], cond, jnp.zeros(()))
     golden.close(_stack(lora, "a"), z["A"], 5e-6, "A")
     golden.close(_stack(lora, "b"), z["B"], 5e-6, "B")
 
@@ -40,6 +41,6 @@ def test_emitted_factors_of_models(name):
     model: assemble.Model = golden.build(settings)
     params = golden.cast(golden.case_params(settings, model, z), "float32")
     cond = model.parts.cond.apply(params["cond"], {})
-    lora = model.parts.hyper.apply(params["hyper"], cond, jnp.zeros(()))
+    lora = jax.jit(model.parts.hyper.apply)(params["hyper"], cond, jnp.zeros(()))
     golden.close(_stack(lora, "a"), z["A"], 5e-6, "A")
     golden.close(_stack(lora, "b"), z["B"], 5e-6, "B")

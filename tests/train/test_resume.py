@@ -7,8 +7,11 @@ import numpy as np
 import process
 import pytest
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
+from hypelora_jax import folder
+from hypelora_jax.data.pipeline import train_iterator
+from hypelora_jax.train import setup
+from hypelora_jax.train.checkpoints import Checkpoints
 from hypelora_jax.train.journal import RATES
 
 STEPS = 12  # of process.TINY
@@ -23,19 +26,26 @@ def unbroken(tmp_path_factory):
 
 
 def final_state(workdir):
-    """Everything the last checkpoint holds, as arrays."""
-    path = epath.Path(workdir) / "checkpoints" / str(STEPS)
-    held = ocp.load_checkpointables(path, {"state": None, "progress": None})
-    held["key"] = jax.random.key_data(held["state"].pop("key"))
-    held["data"] = (path / "data").exists() and sorted(
-        f.read_text() for f in (path / "data").glob("*.json")
-    )
-    return held
+    """Everything the last checkpoint holds, as arrays, and the data iterator's state."""
+    workdir = epath.Path(workdir)
+    settings = folder.settings_of(folder.saved_record(workdir))
+    corpus = setup.load_corpus(settings)
+    bench = setup.workbench(settings, corpus.task)
+    plan = setup.plan(bench, corpus)
+    state, _, _ = setup.start(bench, plan.total_steps)
+    data, keys = plan.datasets["train"], setup.keys(settings)
+    iterator = train_iterator(data, plan.edges, 16, keys.data, 2)
+    own = setup.own_frozen(bench.frozen)
+    with Checkpoints(workdir) as saved:
+        got = saved.restore(STEPS, state, own, ("best", "bad_epochs"), iterator)
+    key = jax.random.key_data(got.state.key)
+    arrays = got.state.step, got.state.params, got.state.opt_state, key, got.frozen
+    return arrays, got.progress, iterator.get_state()
 
 
 def same_bits(one, two):
-    a, b = final_state(one), final_state(two)
-    assert a.pop("data") == b.pop("data")
+    (a, *rest), (b, *other_rest) = final_state(one), final_state(two)
+    assert rest == other_rest
     leaves = jax.tree.leaves_with_path(a)
     assert len(leaves) > 10
     for (path, x), y in zip(leaves, jax.tree.leaves(b), strict=True):

@@ -11,7 +11,7 @@ import tiny
 from hypelora_jax import assemble, trees
 from hypelora_jax.rng import named_keys
 from hypelora_jax.settings import BlendConfig, MeshConfig, OptimConfig
-from hypelora_jax.sharding.mesh import make_mesh
+from hypelora_jax.sharding.mesh import make_mesh, replicated
 from hypelora_jax.train import optim
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
@@ -117,7 +117,8 @@ def test_one_trace_per_bucket_and_none_more():
     parts = model.parts._replace(head=model.parts.head._replace(apply=counting))
     counted = model._replace(parts=parts, predictor=assemble.predictor(parts))
     tx, step = stepper(config, counted)
-    state = init_state(trainable, tx, jax.random.key(0))
+    whole = replicated(one_device())  # as the loop places it
+    state = jax.device_put(init_state(trainable, tx, jax.random.key(0)), whole)
     for tokens in (9, 12, 9, 12, 9):
         state, _ = step(state, frozen, tiny.batch(tokens=tokens))
     assert len(traced) == 2, traced

@@ -6,6 +6,7 @@ whose selection loss is smallest, the latest among equals.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -57,8 +58,12 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exc) -> None:
-        self._ocp.close()
+    def __exit__(self, kind, *exc) -> None:
+        try:
+            self._ocp.close()
+        except Exception:  # a save that failed says so again; its own line is enough
+            if kind is None:
+                raise
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
@@ -112,14 +117,20 @@ class Checkpoints:
         step: int,
         state: TrainState,
         frozen: Params,
+        progress: Iterable[str] = (),
         iterator: Any = None,
         sharding: jax.sharding.Sharding | None = None,
     ) -> Restored:
         """Read a checkpoint into the shapes of `state` and `frozen`.
 
-        `iterator`, if given, is moved to where it was. Arrays come back on `sharding`.
+        `progress` names the numbers wanted back; `iterator`, if given, is moved to
+        where it was. Arrays come back on `sharding`.
         """
-        wanted = {"state": _abstract(_saveable(state), sharding), "progress": None}
+        wanted = {
+            "state": _abstract(_saveable(state), sharding),
+        }
+        if names := tuple(progress):
+            wanted["progress"] = {name: np.zeros((), np.float64) for name in names}
         if jax.tree.leaves(frozen):
             wanted["frozen"] = _abstract(frozen, sharding)
         if iterator is not None:
@@ -132,7 +143,10 @@ class Checkpoints:
                 "delete that folder to go on from the checkpoint before it"
             ) from e
         return Restored(
-            step, _state(got["state"]), got.get("frozen", {}), _numbers(got["progress"])
+            step,
+            _state(got["state"]),
+            got.get("frozen", {}),
+            _numbers(got.get("progress", {})),
         )
 
 

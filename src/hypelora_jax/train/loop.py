@@ -71,7 +71,9 @@ class _Run:
             return 0
         own = setup.own_frozen(self.frozen)
         whole = replicated(self.bench.mesh)
-        got = self.saved.restore(step, self.state, own, self.data, whole)
+        got = self.saved.restore(
+            step, self.state, own, _Progress._fields, self.data, whole
+        )
         self.state = got.state
         self.frozen = setup.with_own(self.frozen, got.frozen)
         saved = got.progress
