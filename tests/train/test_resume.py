@@ -26,7 +26,7 @@ def unbroken(tmp_path_factory):
 
 
 def final_state(workdir):
-    """Everything the last checkpoint holds, as arrays, and the data iterator's state."""
+    """All that the last checkpoint holds, as arrays; the data iterator's state."""
     workdir = epath.Path(workdir)
     settings = folder.settings_of(folder.saved_record(workdir))
     corpus = setup.load_corpus(settings)
