@@ -45,7 +45,8 @@ demo: ## set-up and the main job, on embedded model and data (10 minutes)
 	$(BIN)/python experiments/demo.py --workdir=runs/demo
 
 test: $(VENV)/.test ## set-up and the tests (8 minutes)
-	$(PYTEST) -m "not soak" --ignore=tests/oracle --ignore=tests/accel
+	$(PYTEST) -m "not soak" --ignore=tests/oracle --ignore=tests/accel \
+	-n 2 --dist=loadfile
 
 lint: $(VENV)/.test ## formatting and code checks
 	$(BIN)/ruff format --check .
