@@ -44,7 +44,13 @@ setup(
     install_requires=requirements(),
     extras_require={
         "demo": DEMO,
-        "test": [*DEMO, "pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "test": [
+            *DEMO,
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+        ],
         "oracle": [*TORCH, "scikit-learn>=1.5"],
         "bench": TORCH,
         "docs": ["ipykernel>=6", "jupytext>=1.16", "nbclient>=0.10"],
