@@ -4,8 +4,8 @@
     hypelora train --config=smoke --workdir=runs/smoke
 
 Arguments: `method`, `a`. No download, no pretrained weights. It should reach a
-validation NLL of about 0.56 nats (chance is log 2 = 0.69; the grammar's own entropy 0.35) and an
-accuracy of about 0.68; the numbers say nothing about the methods.
+validation NLL of about 0.56 nats (chance is log 2 = 0.69, the grammar's own entropy
+0.35) and an accuracy of about 0.68; the numbers say nothing about the methods.
 """
 
 from ml_collections import ConfigDict
