@@ -62,51 +62,48 @@ def is_per_example(lora: Lora) -> bool:
 def predictor(parts: Parts) -> Predictor:
     """The functions of a model made of `parts`."""
 
-    def generate(params: Params, cond_SC: jax.Array, alpha, key: Key | None) -> list:
-        made = parts.hyper.apply(params["hyper"], cond_SC, alpha, key)
-        return [(parts.hyper_sites, made)]
+    def condition(params: Params, batch: Batch) -> jax.Array | None:
+        if parts.hyper is None:
+            return None
+        return parts.cond.apply(params.get("cond", {}), batch)
 
-    def static(params: Params) -> list:
-        return [(parts.lora_sites, params["lora"])] if parts.lora_sites else []
+    def write(
+        params: Params, cond_SC: jax.Array | None, alpha, key: Key | None
+    ) -> list:
+        made = []
+        if parts.hyper is not None:
+            lora = parts.hyper.apply(params["hyper"], cond_SC, alpha, key)
+            made.append((parts.hyper_sites, lora))
+        if parts.lora_sites:
+            made.append((parts.lora_sites, params["lora"]))
+        return made
 
     def compact(
         params: Params, batch: Batch, alpha: jax.Array, key: Key | None = None
     ) -> list[tuple[Sites, Lora]]:
-        if parts.hyper is None:
-            return static(params)
-        cond = parts.cond.apply(params.get("cond", {}), batch)
-        return generate(params, cond, alpha, maybe(key, "hyper")) + static(params)
-
-    def finish(made: list) -> Lora:
-        placed = lora_lib.place(made, parts.num_layers)
-        return lora_lib.fold(placed, parts.scale)
+        return write(params, condition(params, batch), alpha, maybe(key, "hyper"))
 
     def adapt(
         params: Params, batch: Batch, alpha: jax.Array, key: Key | None = None
     ) -> Lora:
-        if parts.hyper is None:
-            return finish(static(params))
-        cond = parts.cond.apply(params.get("cond", {}), batch)
-        key = maybe(key, "hyper")
+        key, cond = maybe(key, "hyper"), condition(params, batch)
 
-        def one(cond_SC: jax.Array) -> Lora:
-            return finish(generate(params, cond_SC, alpha, key) + static(params))
+        def one(cond_SC: jax.Array | None) -> Lora:
+            placed = lora_lib.place(
+                write(params, cond_SC, alpha, key), parts.num_layers
+            )
+            return lora_lib.fold(placed, parts.scale)
 
-        return jax.vmap(one)(cond) if cond.ndim == 3 else one(cond)
+        return one(cond) if cond is None or cond.ndim == 2 else jax.vmap(one)(cond)
 
     def classify(
         params: Params, lora: Lora, batch: Batch, key: Key | None = None
     ) -> jax.Array:
         rows = {n: batch[n] for n in ("ids", "mask", "types")}
-        backbone_key = maybe(key, "backbone")
-        if is_per_example(lora):
-            hidden_BTD = _per_example(
-                parts, params["backbone"], lora, rows, backbone_key
-            )
-        else:
-            hidden_BTD = parts.backbone.apply(
-                params["backbone"], lora, rows, backbone_key
-            )
+        encode = _per_example if is_per_example(lora) else _shared
+        hidden_BTD = encode(
+            parts, params["backbone"], lora, rows, maybe(key, "backbone")
+        )
         return parts.head.apply(params["head"], hidden_BTD, maybe(key, "head"))
 
     def predict(
@@ -120,6 +117,13 @@ def predictor(parts: Parts) -> Predictor:
         return classify(params, adapt(params, batch, alpha, key), batch, key)
 
     return Predictor(compact, adapt, classify, predict)
+
+
+def _shared(
+    parts: Parts, params: Params, lora: Lora, rows: Batch, key: Key | None
+) -> jax.Array:
+    """Hidden states where all rows have one adapter."""
+    return parts.backbone.apply(params, lora, rows, key)
 
 
 def _per_example(

@@ -57,6 +57,7 @@ def assemble(
     (the Transformer with generated A); else one slot writes both.
     """
     n = emit.num_sites(sites)
+    offset = n if two_halves else 0  # from a site's slot to the slot of its B
     one_head = two_halves and config.init == "reference"
 
     def init(key: Key) -> Params:
@@ -90,29 +91,35 @@ def assemble(
         features_SF = trunk.apply(params["trunk"], cond_SC, maybe(key, "trunk"))
         if config.init == "zero":
             features_SF = emit.normalise(features_SF)
-        lora = _write(params["out"], features_SF, a)
-        return emit.blend_all(lora, params.get("init", {}), alpha, blending)
-
-    def _write(heads: Params, features_SF: jax.Array, a: dict | None) -> Lora:
-        lora: Lora = {m: {} for m in sites}
-        for group in emit.groups(sites):
-            made = _factors(heads[group.name], features_SF, group)
-            for name, stacked in made.items():
-                for module, x in emit.split(stacked, group, sites).items():
-                    lora[module][name] = x
+        lora = _write(params["out"], features_SF, config, sites, rank, offset)
         if a is not None:
             lora = {m: {"a": a[m], "b": f["b"]} for m, f in lora.items()}
-        return {m: {"a": f["a"], "b": f["b"]} for m, f in lora.items()}
-
-    def _factors(heads: Params, features_SF: jax.Array, group: emit.Group) -> dict:
-        zero = config.init == "zero"
-        count, slots_b = len(group.slots), group.slots + (n if two_halves else 0)
-        b = emit.rows(heads.get("ab", heads.get("b")), features_SF[slots_b], zero)
-        made = {"b": b.reshape(count, rank, group.d_out)}
-        if config.a == "generated":
-            head = heads.get("ab", heads.get("a"))
-            a = emit.rows(head, features_SF[group.slots], zero)
-            made["a"] = a.reshape(count, group.d_in, rank)
-        return made
+        return emit.blend_all(lora, params.get("init", {}), alpha, blending)
 
     return HyperNet(init, apply, 2 * n if two_halves else n)
+
+
+def _write(
+    heads: Params,
+    features_SF: jax.Array,
+    config: HyperConfig,
+    sites: Sites,
+    rank: int,
+    offset: int,
+) -> Lora:
+    """Compact factors from features: B always, A where it is generated."""
+    lora: Lora = {m: {} for m in sites}
+    for g in emit.groups(sites):
+        head, count, zero = heads[g.name], len(g.slots), config.init == "zero"
+        made = {}
+        if config.a == "generated":
+            flat = emit.rows(head.get("ab", head.get("a")), features_SF[g.slots], zero)
+            made["a"] = flat.reshape(count, g.d_in, rank)
+        flat = emit.rows(
+            head.get("ab", head.get("b")), features_SF[g.slots + offset], zero
+        )
+        made["b"] = flat.reshape(count, rank, g.d_out)
+        for name, stacked in made.items():
+            for module, x in emit.split(stacked, g, sites).items():
+                lora[module][name] = x
+    return lora

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from hypelora_jax import trees
 from hypelora_jax.assemble import Model
+from hypelora_jax.calibration import losses
 from hypelora_jax.predict import is_per_example
 from hypelora_jax.rng import named_keys
 from hypelora_jax.sharding.mesh import batch_shardings, replicated
@@ -56,33 +57,11 @@ def gradients(
         )
         loss_B = model.loss.apply(params.get("loss", {}), logits_BY, rows["label"])
         weight_B = rows["weight"].astype(loss_B.dtype)
-        return jnp.sum(jnp.where(weight_B > 0, loss_B * weight_B, 0)), jnp.sum(weight_B)
+        return losses.total(loss_B, weight_B), jnp.sum(weight_B)
 
-    value_and_grads = jax.value_and_grad(micro_sums, argnums=(0, 1), has_aux=True)
-
-    def all_micros(direct: Params, lora: Lora, frozen: Params, batch: Batch, key):
-        if accumulate == 1:
-            return value_and_grads(direct, lora, frozen, batch, key)
-        rows, keys = _cut(batch, accumulate), jax.random.split(key, accumulate)
-        own_lora = is_per_example(lora)  # then each micro-batch has rows of it, too
-        xs = (rows, keys, _cut(lora, accumulate) if own_lora else {})
-
-        def body(total, x):
-            rows, key, piece = x
-            sums, (d_direct, d_lora) = value_and_grads(
-                direct, piece if own_lora else lora, frozen, rows, key
-            )
-            kept, given = ({}, d_lora) if own_lora else (d_lora, {})
-            return jax.tree.map(jnp.add, total, (sums, (d_direct, kept))), given
-
-        shapes = jax.eval_shape(value_and_grads, direct, lora, frozen, batch, key)
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        if own_lora:
-            zero = (zero[0], (zero[1][0], {}))
-        (sums, (d_direct, d_lora)), pieces = jax.lax.scan(body, zero, xs)
-        if own_lora:
-            d_lora = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pieces)
-        return sums, (d_direct, d_lora)
+    summed = _over_micros(
+        jax.value_and_grad(micro_sums, argnums=(0, 1), has_aux=True), accumulate
+    )
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
         batch = dict(batch)
@@ -95,7 +74,7 @@ def gradients(
             )
 
         lora, pull = jax.vjp(adapt, _pick(trainable, direct=False))
-        (loss, weight), (d_direct, d_lora) = all_micros(
+        (loss, weight), (d_direct, d_lora) = summed(
             _pick(trainable, direct=True), lora, frozen, batch, keys["rows"]
         )
         (d_adapting,) = pull(d_lora)
@@ -104,6 +83,43 @@ def gradients(
         return loss * scale, weight, gradient
 
     return grads
+
+
+def _over_micros(value_and_grads: Callable, accumulate: int) -> Callable:
+    """`value_and_grads` of one micro-batch as a function that sums over all of them.
+
+    Adapters of each example (a leading B) are cut as the rows are, and their gradients
+    are put together again; any other adapter's gradient is summed.
+    """
+    if accumulate == 1:
+        return value_and_grads
+
+    def summed(direct: Params, lora: Lora, frozen: Params, batch: Batch, key):
+        own = is_per_example(lora)
+        pieces = _cut(lora, accumulate) if own else {}
+        xs = (_cut(batch, accumulate), jax.random.split(key, accumulate), pieces)
+
+        def micro(rows, key, piece):
+            return value_and_grads(direct, piece if own else lora, frozen, rows, key)
+
+        def parted(result: tuple) -> tuple:  # (what is summed, what is kept apart)
+            sums, (d_direct, d_lora) = result
+            summed_lora, kept = ({}, d_lora) if own else (d_lora, {})
+            return (sums, (d_direct, summed_lora)), kept
+
+        def body(total, x):
+            result, kept = parted(micro(*x))
+            return jax.tree.map(jnp.add, total, result), kept
+
+        first = jax.tree.map(lambda x: x[0], xs)
+        shapes, _ = jax.eval_shape(lambda x: parted(micro(*x)), first)
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (sums, (d_direct, d_lora)), kept = jax.lax.scan(body, zero, xs)
+        if own:
+            d_lora = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), kept)
+        return sums, (d_direct, d_lora)
+
+    return summed
 
 
 def build_step(
