@@ -10,6 +10,7 @@ from hypelora_jax import cli, evaluate, folder, runs
 from hypelora_jax.data.pipeline import eval_batches
 from hypelora_jax.settings import Settings, from_dict
 from hypelora_jax.train import setup, validate
+from hypelora_jax.types import UserError
 
 FEW = {
     "model": {"path": "random:tiny"},
@@ -161,3 +162,55 @@ def test_settings_survive_config_json():
     settings = few(hyper={"layers": (0, 1)}, lora={"targets": "all-linear"})
     assert from_dict(folder.as_dict(settings)) == settings
     assert dataclasses.asdict(settings)["hyper"]["layers"] == (0, 1)
+
+
+def test_a_folder_of_seeds_and_one_of_a_run_refuse_each_other(finished, tmp_path):
+    workdir, summary = finished
+    with pytest.raises(UserError, match="several seeds"):
+        runs.train(few(seed=3), str(workdir), progress=False)
+    with pytest.raises(UserError, match="one seed"):
+        runs.train(few(num_seeds=2), str(workdir / "seed_0"), progress=False)
+    with pytest.raises(UserError, match="num_seeds is 2 there and 3 here"):
+        runs.train(few(num_seeds=3, seed=3), str(workdir), progress=False)
+    again = runs.train(few(num_seeds=2, seed=3), str(workdir), progress=False)
+    assert again == json.loads(json.dumps(summary))
+
+
+@pytest.mark.parametrize(
+    "sections, part",
+    [
+        ({"log": {"every_steps": 0}}, "log.every_steps is 0"),
+        ({"num_seeds": 0}, "num_seeds is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**40}, "below 2"),
+        ({"optim": {"patience": -1}}, "patience is -1"),
+        ({"optim": {"warmup": 2.0}}, "at most 1"),
+        ({"optim": {"lr": float("inf")}}, "finite"),
+        ({"data": {"max_examples": -5}}, "max_examples is -5"),
+        ({"lora": {"targets": ("q", 5)}}, "wanted names"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(sections, part):
+    with pytest.raises(UserError, match=part):
+        few(**sections)
+
+
+def test_a_models_folder_is_no_workdir(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match="no run's config.json"):
+        runs.train(few(), str(tmp_path), progress=False)
+
+
+def test_changed_data_is_refused_on_resume(tmp_path):
+    workdir, train = tmp_path / "run", tmp_path / "train.csv"
+    lines = ["text,label"] + [
+        f"film {i},{'good' if i % 2 else 'bad'}" for i in range(220)
+    ]
+    train.write_text("\n".join(lines) + "\n")
+    data = {"source": "files", "train": str(train), "num_examples": 64}
+    settings = few(data=data, method="head")
+    runs.train(settings, str(workdir), progress=False)
+    (workdir / "summary.json").unlink()
+    train.write_text("\n".join(lines + lines[1:]) + "\n")
+    with pytest.raises(UserError, match="the data has changed"):
+        runs.train(settings, str(workdir), progress=False)

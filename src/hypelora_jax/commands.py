@@ -7,6 +7,7 @@ command that checks something returns False for "no".
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from etils import epath
 
@@ -96,6 +97,12 @@ def _write(path: str, lines: Iterator[str]) -> None:
             print(line)
         return
     target = epath.Path(path)
+    if target.exists() and not target.is_file():  # /dev/null, a pipe: not replaced
+        with target.open("w") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        return
+    if Path(path).is_symlink():
+        target = epath.Path(Path(path).resolve())
     part = target.with_name(target.name + ".part")
     try:
         with part.open("w") as file:

@@ -209,11 +209,17 @@ def _parse(number: int, line: str, pair: bool) -> dict[str, Any]:
         ) from None
     for name in ("text", "text_b") if pair else ("text",):
         value = row.get(name) if isinstance(row, dict) else None
-        if not isinstance(value, str) or not value.strip():
+        surrogate = isinstance(value, str) and not value.isascii() and _broken(value)
+        if not isinstance(value, str) or not value.strip() or surrogate:
             raise UserError(
                 f"input line {number}: {name!r} is {value!r}; wanted a text, not empty"
             )
     return row
+
+
+def _broken(text: str) -> bool:
+    """Half of a surrogate pair: JSON can hold it, UTF-8 and the tokenizer cannot."""
+    return any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def _answers(run: Fitted, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -111,7 +111,15 @@ def record(bench: Workbench, plan: Plan) -> dict[str, Any]:
 def saved_record(workdir: epath.Path) -> dict[str, Any] | None:
     """config.json of a run folder, None where there is none yet."""
     path = workdir / "config.json"
-    return read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    record = read_json(path)
+    if not {"config", "task", "model", "total_steps"} <= record.keys():
+        raise UserError(
+            f"{path} is no run's config.json (a model's, perhaps); wanted a folder of "
+            "a run, or an empty one: choose another --workdir"
+        )
+    return record
 
 
 def wanted_record(workdir: str) -> tuple[epath.Path, dict[str, Any]]:
@@ -160,6 +168,23 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
         else:
             out[prefix + name] = value
     return out
+
+
+def check_data(
+    workdir: epath.Path, bench: Workbench, plan: Plan, record: dict[str, Any]
+) -> None:
+    """Refuse to go on with data other than the run began with."""
+    now = {
+        "task": json.loads(json.dumps(bench.task._asdict())),
+        "total_steps": plan.total_steps,
+        "buckets": list(plan.edges),
+    }
+    for name, value in now.items():
+        if value != record[name]:
+            raise UserError(
+                f"the data has changed since {workdir} was begun ({name} is {value}, "
+                f"then {record[name]}); restore it, or choose another --workdir"
+            )
 
 
 def check_weights(

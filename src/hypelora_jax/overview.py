@@ -117,7 +117,8 @@ def deltas(
                 for layer, v in zip(layers, np.asarray(values), strict=True)
             }
     placed = lora_lib.place(compact, parts.num_layers)
-    return {"norms": norms, "mean_cosine": float(lora_lib.mean_cosine(placed))}
+    cosine = float(lora_lib.mean_cosine(placed))
+    return {"norms": norms, "mean_cosine": None if np.isnan(cosine) else cosine}
 
 
 def closing(summary: dict[str, Any]) -> Table:
@@ -130,7 +131,8 @@ def closing(summary: dict[str, Any]) -> Table:
             by_module.setdefault(site.split(".")[1], []).append(f"{value:.3f}")
         for module, values in by_module.items():
             rows.append((f"norm of the delta, {module} by layer", " ".join(values)))
-        rows.append(("mean cosine between sites", f"{found['mean_cosine']:.3f}"))
+        if found["mean_cosine"] is not None:
+            rows.append(("mean cosine between sites", f"{found['mean_cosine']:.3f}"))
     unit = summary["selection_metric"]
     for split in ("train", "calibration", "validation", "test"):
         if split in summary[unit]:

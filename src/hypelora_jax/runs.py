@@ -33,7 +33,13 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     """
     path = folder.open_workdir(workdir)
     if settings.num_seeds == 1:
+        if (path / "seeds.json").exists():
+            raise UserError(
+                f"{workdir} holds a run of several seeds; choose another --workdir, or "
+                "the num_seeds it was begun with"
+            )
         return _one(settings, path, progress)
+    _claim_for_seeds(settings, path)
     runs = []
     for i in range(settings.num_seeds):
         own = dataclasses.replace(settings, seed=settings.seed + i, num_seeds=1)
@@ -41,6 +47,20 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
     store.write_json(path / "summary.json", summary)
     return summary
+
+
+def _claim_for_seeds(settings: Settings, path: epath.Path) -> None:
+    """Record in seeds.json what the folder is for; refuse another run."""
+    if (path / "config.json").exists():
+        raise UserError(
+            f"{path} holds a run of one seed; choose another --workdir for "
+            f"num_seeds={settings.num_seeds}"
+        )
+    record = path / "seeds.json"
+    if record.exists():
+        folder.check_same(path, settings, folder.read_json(record))
+    else:
+        store.write_json(record, {"config": folder.as_dict(settings)})
 
 
 def _std(values: list[float]) -> float:
@@ -62,12 +82,15 @@ def _over(runs: list[dict[str, Any]], how) -> dict[str, dict[str, float]]:
 
 def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]:
     record, done = folder.saved_record(path), path / "summary.json"
+    begun = (path / "checkpoints").exists() and any((path / "checkpoints").iterdir())
+    if record is not None and not begun:
+        record = None  # stopped before its first checkpoint: nothing to go on with
     if record is not None:
         folder.check_same(path, settings, record)
         if done.exists():
             logging.info("%s is finished; nothing to do", path)
             return folder.read_json(done)
-    elif (path / "checkpoints").exists():
+    elif begun and not (path / "config.json").exists():
         raise UserError(
             f"{path} holds checkpoints and no config.json that says of what; choose "
             "another --workdir, or delete that folder"
@@ -81,6 +104,7 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
         store.write_json(path / "config.json", folder.record(bench, plan))
     else:
         folder.check_weights(path, bench, record)
+        folder.check_data(path, bench, plan, record)
     _print(overview.opening(bench, plan))
     trained = loop.train(bench, plan, path, progress)
     summary = _finish(bench, plan, trained, path, time.monotonic() - started)

@@ -48,8 +48,9 @@ def _check(section: str, config: Any) -> None:
 def _at_least(section: str, config: Any, **minimum: float) -> None:
     for name, low in minimum.items():
         got = getattr(config, name)
-        if not got >= low:  # NaN fails too
-            raise UserError(f"config.{section}.{name} is {got}; wanted at least {low}")
+        if not low <= got < float("inf"):  # NaN fails too
+            where = f"{section}.{name}" if section else name
+            raise UserError(f"config.{where} is {got}; wanted at least {low}, finite")
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,11 @@ class LoraConfig:
         _at_least("lora", self, rank=1, dropout=0)
         if not self.dropout < 1:
             raise UserError(f"config.lora.dropout is {self.dropout}; wanted below 1")
+        names = (self.targets,) if isinstance(self.targets, str) else self.targets
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(
+                f"config.lora.targets is {self.targets!r}; wanted names or one regex"
+            )
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,7 @@ class DataConfig:
     def __post_init__(self):
         _check("data", self)
         _at_least("data", self, max_length=4, num_classes=2, num_examples=32)
+        _at_least("data", self, max_examples=0)
         if not 0 < self.calibration_fraction < 1:
             raise UserError(
                 f"config.data.calibration_fraction is {self.calibration_fraction}; "
@@ -200,6 +207,12 @@ class OptimConfig:
         _check("optim", self)
         _at_least("optim", self, lr=0, head_lr=0, num_epochs=1, batch_size=1)
         _at_least("optim", self, accumulate=1, weight_decay=0, warmup=0, clip=0)
+        _at_least("optim", self, patience=0, eps=0, b1=0, b2=0)
+        if max(self.warmup, self.b1, self.b2) > 1 or (self.head_lr and not self.lr):
+            raise UserError(
+                "config.optim wants warmup, b1, b2 of at most 1, and lr above 0 where "
+                f"head_lr is; got {self.warmup}, {self.b1}, {self.b2}, {self.lr}"
+            )
         if self.batch_size % self.accumulate:
             raise UserError(
                 f"config.optim.batch_size is {self.batch_size}, accumulate is "
@@ -232,6 +245,9 @@ class LogConfig:
     """Logging."""
 
     every_steps: int = 10
+
+    def __post_init__(self):
+        _at_least("log", self, every_steps=1)
 
 
 SECTIONS = {
@@ -270,6 +286,9 @@ class Settings:
 
     def __post_init__(self):
         _check("", self)
+        _at_least("", self, num_seeds=1, seed=0)
+        if self.seed + self.num_seeds > 2**31:
+            raise UserError(f"config.seed is {self.seed}; wanted below 2**31")
 
 
 def _freeze(value: Any) -> Any:

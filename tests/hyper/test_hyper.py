@@ -175,7 +175,10 @@ def test_given_conditioning_that_is_absent_or_misshaped_is_refused():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_as_input(method):
-    config = tiny.settings(method, hyper={"a": "fixed", "a_input": True})
+    # in canonical order k comes after q, in a sorted dict before it
+    config = tiny.settings(
+        method, hyper={"a": "fixed", "a_input": True}, lora={"targets": ("q", "k")}
+    )
     built = tiny.model(config)
     params = tiny.shaken(tiny.params(config, built))
     cond = params["cond"]["embedding"]
@@ -185,6 +188,9 @@ def test_a_as_input(method):
         "q"
     ]["b"]
     assert np.abs(before - after).max() > 1e-4, "B sees A"
+    canonical = {m: params["hyper"]["a"][m] for m in ("q", "k")}
+    eager = built.parts.hyper.apply({**params["hyper"], "a": canonical}, cond, HALF)
+    np.testing.assert_allclose(eager["q"]["b"], before, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def assemble(
     ) -> Lora:
         a = frozen_a(params, key)
         if config.a_input:
-            flat = [x.reshape(x.shape[0], -1) for x in a.values()]
+            # by name: jit and checkpoints sort the keys of a dict, slots are canonical
+            flat = [a[m].reshape(a[m].shape[0], -1) for m in sites]
             cond_SC = jnp.concatenate([cond_SC, jnp.concatenate(flat)], axis=-1)
         features_SF = trunk.apply(params["trunk"], cond_SC, maybe(key, "trunk"))
         if config.init == "zero":

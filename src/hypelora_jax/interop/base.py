@@ -34,6 +34,9 @@ _HUB_FILES = [
     "model*.safetensors",
     "model.safetensors.index.json",
     "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
 ]
 
 

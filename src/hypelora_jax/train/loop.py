@@ -150,6 +150,7 @@ def _steps(run: _Run, journal: Journal, stop: StopRequest, step: int) -> None:
             run.save(_end_epoch(run, journal, step, epoch))
             meter.reset()
         elif stop.signal or (every and step % every == 0):
+            _finite(run, step, float(info["loss"]))
             run.save()
         if stop.signal:
             raise stop.error(step)
@@ -160,11 +161,7 @@ def _log(run: _Run, journal: Journal, meter: Meter, step: int, info: dict) -> No
     if step % run.bench.settings.log.every_steps and step != run.plan.total_steps:
         return
     loss = float(info["loss"])
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {step}; the last checkpoint is step "
-            f"{run.saved.latest()}: lower config.optim.lr, or raise optim.warmup"
-        )
+    _finite(run, step, loss)
     rates = meter.read()
     journal.show(loss=f"{loss:.4f}", examples_s=f"{rates['examples_per_s']:.0f}")
     journal.write(
@@ -179,6 +176,15 @@ def _log(run: _Run, journal: Journal, meter: Meter, step: int, info: dict) -> No
             **rates,
         }
     )
+
+
+def _finite(run: _Run, step: int, loss: float) -> None:
+    """Refuse to log or save a diverged state."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} at step {step}; the last checkpoint is step "
+            f"{run.saved.latest()}: lower config.optim.lr, or raise optim.warmup"
+        )
 
 
 def _end_epoch(run: _Run, journal: Journal, step: int, epoch: int) -> float:

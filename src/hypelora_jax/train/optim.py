@@ -54,7 +54,8 @@ def blend_alpha(config: BlendConfig, total_steps: int, accumulate: int = 1) -> S
     def at(step: jax.Array) -> jax.Array:
         s = _float(step)
         if config.anneal == "linear":
-            return config.alpha * jnp.clip(1 - s / max(1, total_steps - 1), 0, 1)
+            last = max(total_steps - 1, 0)
+            return config.alpha * jnp.clip((last - s) / max(1, last), 0, 1)
         if config.anneal == "reference":
             per_step = config.alpha / (total_steps * accumulate)
             return jnp.maximum(0.0, config.alpha - per_step * s)

@@ -85,6 +85,11 @@ def workbench(settings: Settings, task: Task, revision: str | None = None) -> Wo
     params = jax.device_put(params, whole)
     trainable, frozen = assemble.split(settings, params)
     words = tokenizer(base.folder, base.config.family, base.config.pad_id)
+    if words.vocab_size > base.config.vocab:
+        raise UserError(
+            f"the tokenizer of {base.name} has {words.vocab_size} tokens and the model "
+            f"{base.config.vocab}; wanted a tokenizer.json made for this model"
+        )
     return Workbench(settings, base, task, words, model, mesh, trainable, frozen)
 
 
@@ -110,6 +115,8 @@ def plan(bench: Workbench, corpus: Corpus) -> Plan:
         name: dataset(table, bench.tokenizer, length)
         for name, table in corpus.splits.items()
     }
+    if "train" not in datasets:
+        corpus.splits["train"]  # says which splits there are
     train = datasets["train"]
     optim = settings.optim
     edges = bucketing.edges(
