@@ -13,7 +13,8 @@ ROOT = Path(hypelora_jax.__file__).parent
 # Low to high. A layer's units do not import each other; inside a folder all is free.
 LAYERS = (
     ("types",),
-    ("trees", "rng", "settings", "store"),
+    ("trees", "rng", "choices", "store"),
+    ("settings",),
     ("lora",),
     ("calibration",),
     ("sharding",),
@@ -34,7 +35,7 @@ LAYERS = (
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
 # Metrics and calibrators see arrays only: they are of use without the rest.
-CALIBRATION_SEES = {"types", "settings"}
+CALIBRATION_SEES = {"types", "choices", "settings"}
 ONLY_IN = {
     "ml_collections": {"cli"},
     "absl.flags": {"cli"},

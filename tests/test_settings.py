@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from hypelora_jax.settings import CHOICES, SECTIONS, Settings, from_dict
+from hypelora_jax.choices import CHOICES
+from hypelora_jax.settings import SECTIONS, Settings, from_dict
 from hypelora_jax.types import UserError
 
 

@@ -4,53 +4,11 @@ One class a section of the ml-collections configs, with the same field names; no
 but `cli.py` sees a ConfigDict. A wrong field or value is a `UserError` at once.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
+from hypelora_jax.choices import at_least, check, no_unknown
 from hypelora_jax.types import UserError
-
-METHODS = ("full", "lora", "lora_frozen_a", "head", "hyper_mlp", "hyper_transformer")
-CHOICES = {
-    "method": METHODS,
-    "seed_scope": ("all", "init"),
-    "select_on": ("calibration", "validation", "last"),
-    "model.dtype": ("float32", "bfloat16", "float64"),
-    "model.remat": ("none", "layer"),
-    "hyper.a": ("generated", "fixed", "random"),
-    "hyper.a_init": ("lora", "reference"),
-    "hyper.init": ("zero", "reference"),
-    "hyper.cond": ("learned", "onehot", "given"),
-    "blend.a": ("replace", "add", "multiply"),
-    "blend.b": ("replace", "add", "multiply"),
-    "blend.anneal": ("none", "linear", "reference"),
-    "blend.b_init": ("zero", "lora"),
-    "loss.name": ("auto", "cross_entropy", "mse"),
-    "loss.temperature": None,  # "fixed value" or "learned": checked by LossConfig
-    "data.source": ("tfds", "glue_dir", "files", "movie_reviews", "synthetic"),
-    "data.on_bad_row": ("error", "skip"),
-    "optim.schedule": ("linear", "cosine", "constant"),
-}
-
-
-def _check(section: str, config: Any) -> None:
-    for f in fields(config):
-        name = f"{section}.{f.name}" if section else f.name
-        choices, got = CHOICES.get(name), getattr(config, f.name)
-        if choices is not None and got not in choices:
-            raise UserError(
-                f"config.{name} is {got!r}; wanted one of {', '.join(choices)}"
-            )
-        of_ints = isinstance(got, tuple) and "int" in str(f.type)
-        if of_ints and not all(type(x) is int for x in got):
-            raise UserError(f"config.{name} is {got}; wanted whole numbers")
-
-
-def _at_least(section: str, config: Any, **minimum: float) -> None:
-    for name, low in minimum.items():
-        got = getattr(config, name)
-        if not low <= got < float("inf"):  # NaN fails too
-            where = f"{section}.{name}" if section else name
-            raise UserError(f"config.{where} is {got}; wanted at least {low}, finite")
 
 
 @dataclass(frozen=True)
@@ -63,7 +21,7 @@ class ModelConfig:
     remat: str = "none"
 
     def __post_init__(self):
-        _check("model", self)
+        check("model", self)
 
 
 @dataclass(frozen=True)
@@ -85,8 +43,8 @@ class HyperConfig:
     dropout: float = 0.1  # Transformer only
 
     def __post_init__(self):
-        _check("hyper", self)
-        _at_least("hyper", self, cond_dim=1, width=1, heads=1, depth=1, ff=1, dropout=0)
+        check("hyper", self)
+        at_least("hyper", self, cond_dim=1, width=1, heads=1, depth=1, ff=1, dropout=0)
         if not self.widths or min(self.widths) < 1:
             raise UserError(f"config.hyper.widths is {self.widths}; wanted >= 1")
 
@@ -102,7 +60,7 @@ class BlendConfig:
     b_init: str = "zero"
 
     def __post_init__(self):
-        _check("blend", self)
+        check("blend", self)
         if not 0 <= self.alpha <= 1:
             raise UserError(f"config.blend.alpha is {self.alpha}; wanted 0 to 1")
         if self.b == "multiply" and self.b_init == "zero":
@@ -125,8 +83,8 @@ class LoraConfig:
     layers: tuple[int, ...] | None = None  # adapted layers; None: all
 
     def __post_init__(self):
-        _check("lora", self)
-        _at_least("lora", self, rank=1, dropout=0)
+        check("lora", self)
+        at_least("lora", self, rank=1, dropout=0)
         if not self.dropout < 1:
             raise UserError(f"config.lora.dropout is {self.dropout}; wanted below 1")
         names = (self.targets,) if isinstance(self.targets, str) else self.targets
@@ -145,7 +103,7 @@ class LossConfig:
     weight: float = 1.0
 
     def __post_init__(self):
-        _check("loss", self)
+        check("loss", self)
         t = self.temperature
         if t != "learned" and not (isinstance(t, int | float) and t > 0):
             raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or learned")
@@ -174,9 +132,9 @@ class DataConfig:
     max_examples: int = 0  # use only the first n of train (0: all)
 
     def __post_init__(self):
-        _check("data", self)
-        _at_least("data", self, max_length=4, num_classes=2, num_examples=32)
-        _at_least("data", self, max_examples=0)
+        check("data", self)
+        at_least("data", self, max_length=4, num_classes=2, num_examples=32)
+        at_least("data", self, max_examples=0)
         if not 0 < self.calibration_fraction < 1:
             raise UserError(
                 f"config.data.calibration_fraction is {self.calibration_fraction}; "
@@ -204,10 +162,10 @@ class OptimConfig:
     patience: int = 0  # epochs without a better selection NLL; 0: never stop early
 
     def __post_init__(self):
-        _check("optim", self)
-        _at_least("optim", self, lr=0, head_lr=0, num_epochs=1, batch_size=1)
-        _at_least("optim", self, accumulate=1, weight_decay=0, warmup=0, clip=0)
-        _at_least("optim", self, patience=0, eps=0, b1=0, b2=0)
+        check("optim", self)
+        at_least("optim", self, lr=0, head_lr=0, num_epochs=1, batch_size=1)
+        at_least("optim", self, accumulate=1, weight_decay=0, warmup=0, clip=0)
+        at_least("optim", self, patience=0, eps=0, b1=0, b2=0)
         if max(self.warmup, self.b1, self.b2) > 1 or (self.head_lr and not self.lr):
             raise UserError(
                 "config.optim wants warmup, b1, b2 of at most 1, and lr above 0 where "
@@ -237,7 +195,7 @@ class CkptConfig:
     keep: int = 2
 
     def __post_init__(self):
-        _at_least("ckpt", self, every_steps=0, keep=1)
+        at_least("ckpt", self, every_steps=0, keep=1)
 
 
 @dataclass(frozen=True)
@@ -247,7 +205,7 @@ class LogConfig:
     every_steps: int = 10
 
     def __post_init__(self):
-        _at_least("log", self, every_steps=1)
+        at_least("log", self, every_steps=1)
 
 
 SECTIONS = {
@@ -285,8 +243,8 @@ class Settings:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self):
-        _check("", self)
-        _at_least("", self, num_seeds=1, seed=0)
+        check("", self)
+        at_least("", self, num_seeds=1, seed=0)
         if self.seed + self.num_seeds > 2**31:
             raise UserError(f"config.seed is {self.seed}; wanted below 2**31")
 
@@ -301,19 +259,11 @@ def from_dict(tree: dict[str, Any]) -> Settings:
     Raises:
       UserError: a section or field that does not exist, or a value that is no choice.
     """
-    _no_unknown("config", tree, Settings)
+    no_unknown("config", tree, Settings)
     out = {}
     for name, value in tree.items():
         if name in SECTIONS:
-            _no_unknown(f"config.{name}", value, SECTIONS[name])
+            no_unknown(f"config.{name}", value, SECTIONS[name])
             value = SECTIONS[name](**{k: _freeze(v) for k, v in value.items()})
         out[name] = value
     return Settings(**out)
-
-
-def _no_unknown(where: str, got: dict[str, Any], wanted: type) -> None:
-    names = sorted(f.name for f in fields(wanted))
-    if unknown := sorted(set(got) - set(names)):
-        raise UserError(
-            f"{where} has no field {unknown[0]!r}; wanted one of {', '.join(names)}"
-        )
