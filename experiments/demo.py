@@ -41,7 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
     workdir = parser.parse_args().workdir
-    cli.log_to_stderr()
+    cli.log_to_stderr(__file__)
     store.keep_compiled()
     try:
         views = stages(workdir)

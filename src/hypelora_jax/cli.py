@@ -151,9 +151,12 @@ def _run(argv: Sequence[str]) -> bool | None:
     return command(**args)
 
 
-def log_to_stderr() -> None:
-    """Our own messages from INFO on, other packages' from WARNING on."""
-    ours = str(Path(hypelora_jax.__file__).parent)
+def log_to_stderr(*launchers: str) -> None:
+    """Our own messages from INFO on, other packages' from WARNING on.
+
+    `launchers` are files outside the package whose messages count as ours.
+    """
+    ours = (str(Path(hypelora_jax.__file__).parent), *launchers)
     handler = logging.StreamHandler()
     handler.addFilter(
         lambda r: r.levelno >= logging.WARNING or r.pathname.startswith(ours)

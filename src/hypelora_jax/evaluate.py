@@ -11,7 +11,7 @@ from etils import epath
 
 from hypelora_jax import folder, store
 from hypelora_jax.calibration import calibrators
-from hypelora_jax.data.pipeline import Dataset, dataset
+from hypelora_jax.data.pipeline import Dataset, dataset, warn_of_cuts
 from hypelora_jax.data.tables import Table
 from hypelora_jax.report import plots, predictions
 from hypelora_jax.report.runs import RunView
@@ -85,6 +85,11 @@ def fitted(
     )
 
 
+def tokenised(run: Fitted, table: Table) -> Dataset:
+    """A table as the run's model reads it."""
+    return dataset(table, run.bench.tokenizer, run.bench.settings.data.max_length)
+
+
 def logits_of(run: Fitted, data: Dataset) -> np.ndarray:
     """Raw logits (N, Y) of a tokenised table."""
     return validate.split_logits(
@@ -132,7 +137,8 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
             f"the data now has classes {corpus.task.labels}, the run was trained for "
             f"{run.bench.task.labels}; restore the data or train again"
         )
-    data = dataset(table, run.bench.tokenizer, run.bench.settings.data.max_length)
+    data = tokenised(run, table)
+    warn_of_cuts([data], run.bench.settings.data.max_length)
     return write_split(run, split, data, logits_of(run, data))
 
 
@@ -229,7 +235,7 @@ def _answers(run: Fitted, rows: list[dict[str, Any]]) -> Iterator[str]:
     table = Table(
         np.arange(n), [row["text"] for row in rows], text_b, np.zeros(n, np.int32)
     )
-    data = dataset(table, run.bench.tokenizer, run.bench.settings.data.max_length)
+    data = tokenised(run, table)
     logits_NY = logits_of(run, data).astype(np.float64)
     if task.kind == "regression":
         for row, score in zip(rows, logits_NY[:, 0], strict=True):

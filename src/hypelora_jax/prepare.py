@@ -3,7 +3,7 @@
 from absl import logging
 
 from hypelora_jax.data import sources
-from hypelora_jax.data.pipeline import dataset
+from hypelora_jax.data.pipeline import dataset, warn_of_cuts
 from hypelora_jax.data.tokenize import tokenizer
 from hypelora_jax.interop import base as bases
 from hypelora_jax.settings import Settings
@@ -23,7 +23,11 @@ def prepare(settings: Settings) -> None:
     logging.info("model %s %s", base.name, base.revision)
     logging.info("data %s", sources.prepare(settings.data))
     words = tokenizer(base.folder, base.config.family, base.config.pad_id)
-    for name, table in setup.load_corpus(settings).splits.items():
-        data = dataset(table, words, length)
+    datasets = {
+        name: dataset(table, words, length)
+        for name, table in setup.load_corpus(settings).splits.items()
+    }
+    warn_of_cuts(datasets.values(), length)
+    for name, data in datasets.items():
         mean = data.lengths.mean() if len(data.ids) else 0.0
         logging.info("%s: %d examples, %.1f tokens each", name, len(data.ids), mean)

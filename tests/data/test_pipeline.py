@@ -46,6 +46,19 @@ def test_collate_pads_with_the_models_id():
     }
 
 
+def test_cut_texts_of_all_splits_are_one_warning(caplog):
+    pipeline.warn_of_cuts([make(), make()], 40)
+    assert not caplog.records  # nothing was cut
+    config = DataConfig(source="synthetic", num_examples=100)
+    splits = sources.load(config, seed=0).splits
+    words = tokenizer(None, "roberta", 1)
+    short = [pipeline.dataset(t, words, 5) for t in splits.values()]
+    n = sum(len(data.ids) for data in short)
+    pipeline.warn_of_cuts(short, 5)
+    assert len(caplog.records) == 1
+    assert f"cut {n} of {n} texts to 5 tokens (data.max_length)" in caplog.text
+
+
 def test_padding_rows_repeat_the_first_with_weight_0():
     batch = pipeline.collate(make(), np.asarray([4, 2]), 40, 5)
     np.testing.assert_array_equal(batch["weight"], [1, 1, 0, 0, 0])

@@ -1,11 +1,12 @@
 """Batches for training and evaluation: padded arrays, and an iterator that resumes."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import grain
 import numpy as np
+from absl import logging
 
 from hypelora_jax.data import bucketing
 from hypelora_jax.data.tables import Table
@@ -32,9 +33,19 @@ class Dataset(NamedTuple):
 
 
 def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
-    """A table, tokenised; texts longer than max_length are cut."""
+    """A table, tokenised; texts longer than max_length are cut (`warn_of_cuts`)."""
     encoded = tokenizer.encode(table, max_length)
     return Dataset(encoded, table.label, table.soft, table.ids, tokenizer.pad_id)
+
+
+def warn_of_cuts(datasets: Iterable[Dataset], max_length: int) -> None:
+    """One warning line that counts the texts cut to max_length, if any."""
+    datasets = list(datasets)
+    if cut := sum(data.encoded.truncated for data in datasets):
+        total = sum(len(data.ids) for data in datasets)
+        logging.warning(
+            "cut %d of %d texts to %d tokens (data.max_length)", cut, total, max_length
+        )
 
 
 def collate(

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import tokenizers
-from absl import logging
 from etils import epath
 from tokenizers import models, pre_tokenizers, processors
 
@@ -76,15 +75,7 @@ def _encode(
     found = inner.encode_batch(rows)
     ids = [np.asarray(e.ids, np.int32) for e in found]
     types = [np.asarray(e.type_ids, np.int32) * typed for e in found]
-    truncated = sum(bool(e.overflowing) for e in found)
-    if truncated:
-        logging.warning(
-            "cut %d of %d texts to %d tokens (data.max_length)",
-            truncated,
-            len(rows),
-            max_length,
-        )
-    return Encoded(ids, types, truncated)
+    return Encoded(ids, types, sum(bool(e.overflowing) for e in found))
 
 
 def _from_folder(folder: epath.Path) -> tuple[tokenizers.Tokenizer, str]:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from hypelora_jax import assemble, trees
 from hypelora_jax.assemble import Model
 from hypelora_jax.data import bucketing, sources
-from hypelora_jax.data.pipeline import Dataset, dataset, describe
+from hypelora_jax.data.pipeline import Dataset, dataset, describe, warn_of_cuts
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.data.tokenize import Tokenizer, tokenizer
@@ -115,6 +115,7 @@ def plan(bench: Workbench, corpus: Corpus) -> Plan:
         name: dataset(table, bench.tokenizer, length)
         for name, table in corpus.splits.items()
     }
+    warn_of_cuts(datasets.values(), length)
     if "train" not in datasets:
         corpus.splits["train"]  # says which splits there are
     train = datasets["train"]
