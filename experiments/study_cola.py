@@ -4,20 +4,22 @@
 
 GLUE holds CoLA/train.tsv and dev.tsv. Stage 1 is `configs/sweeps/cola.py`; stage 2
 takes two more seeds at each method's best rate by calibration NLL. Finished runs are
-kept, so the command goes on where it was stopped. Prints Markdown.
+kept, so the command goes on where it was stopped. Prints Markdown. Each run is a
+process of `hypelora train`; --jobs says how many at a time (one a core is fastest).
 """
 
 import argparse
+import json
+import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from hypelora_jax import cli, runs, store
 from hypelora_jax.configs.sweeps import cola
-from hypelora_jax.exits import explain
-from hypelora_jax.settings import from_dict
 
 SHOWN = ("mcc", "accuracy", "nll", "ece")
 
@@ -25,10 +27,15 @@ SHOWN = ("mcc", "accuracy", "nll", "ece")
 def train(entry: dict, data: str, workdir: Path) -> dict:
     """Summary of one entry's run, trained now or before."""
     fixed = {"data.source": "glue_dir", "data.dir": data, "optim.num_epochs": 3}
+    # the method is an argument: the config then chooses what goes with it
+    config = cola.CONFIG.format(method=entry["method"])
     flags = [f"--config.{name}={value}" for name, value in (fixed | entry).items()]
-    config = cli.load_config(cola.CONFIG, flags)
-    name = "-".join(str(value) for value in entry.values())
-    return entry | runs.train(from_dict(config.to_dict()), str(workdir / name))
+    folder = workdir / "-".join(str(value) for value in entry.values())
+    command = [sys.executable, "-m", "hypelora_jax.cli", "train"]
+    command += [f"--config={config}", f"--workdir={folder}", *flags]
+    if code := subprocess.run(command).returncode:
+        sys.exit(code)  # its own line has said why
+    return entry | json.loads((folder / "summary.json").read_text())
 
 
 def method(run: dict) -> tuple[str, str]:
@@ -59,25 +66,27 @@ def rows(found: list[dict]) -> list[str]:
     return out
 
 
-def main() -> int:
-    """Runs the study; the exit code."""
+def main() -> None:
+    """Runs the study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--workdir", type=Path, default=Path("runs/study_cola"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args()
-    cli.log_to_stderr()
-    store.keep_compiled()
-    try:
-        first = [train(entry, args.data, args.workdir) for entry in cola.sweep()]
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+
+        def train_all(entries: Iterable[dict]) -> list[dict]:
+            return list(pool.map(lambda e: train(e, args.data, args.workdir), entries))
+
+        first = train_all(cola.sweep())
         best = [cola.best(list(g)) for _, g in groupby(first, method)]
-        more = [train(e, args.data, args.workdir) for e in cola.more_seeds(best)]
-    except (Exception, KeyboardInterrupt) as error:
-        code, line = explain(error)
-        print(f"study_cola: {line}", file=sys.stderr)
-        return code
+        more = train_all(cola.more_seeds(best))
     print("\n".join(rows(first + more)))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except KeyboardInterrupt:  # each run has saved its state and said so
+        sys.exit(130)

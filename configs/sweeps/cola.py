@@ -9,7 +9,7 @@ from typing import Any
 
 from hypelora_jax.configs.sweeps import Sweep, axis, product
 
-CONFIG = "glue:task=cola"  # every entry overrides this config
+CONFIG = "glue:task=cola,method={method}"  # every entry overrides this config
 HYPER_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 LORA_RATES = (3e-4, 1e-3, 3e-3)
 

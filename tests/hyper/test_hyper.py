@@ -47,6 +47,29 @@ def test_generated_a_has_the_spread_of_lora_at_each_site(method):
     assert np.abs(a[0] - a[1]).max() > 0.05, "sites start with different A"
 
 
+def test_soften_is_the_identity_near_zero_and_odd_and_slow_beyond_the_knee():
+    b = jnp.asarray([0.0, 1e-4, -1e-4, 1.0, -1.0])
+    got = np.asarray(emit.soften(b), np.float64)
+    np.testing.assert_allclose(got[:3], b[:3], rtol=1e-5)
+    # 0.02 * ln(50 + sqrt(2501)): by hand
+    np.testing.assert_allclose(got[3:], [0.0921054, -0.0921054], rtol=1e-5)
+    assert jax.grad(emit.soften)(0.0) == 1.0
+
+
+@pytest.mark.parametrize("width", [32, 512])
+def test_one_step_of_adam_moves_the_factors_alike_at_every_width(width):
+    # every kernel entry moves by lr against the sign of the gradient of one site
+    lr, features_SF = (
+        1e-3,
+        emit.normalise(jax.random.normal(jax.random.key(0), (1, width))),
+    )
+    head = {"kernel": lr * jnp.sign(features_SF).T, "bias": jnp.zeros(1)}
+    for factor, scale in emit.OUTPUT_SCALE.items():
+        moved = float(emit.rows(head, features_SF, factor, True)[0, 0])
+        # mean |x| of a standard normal is 0.8; `soften` takes a little of B's
+        assert 0.6 < moved / (scale * lr) < 0.95
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_gradient_reaches_b_at_step_0(method):
     config = tiny.settings(method)

@@ -104,22 +104,38 @@ def _zero_heads(
         heads["a"] = {
             # normalised features times output_scale give U's spread / sqrt(d_in)
             "kernel": half
-            / (math.sqrt(g.d_in) * output_scale(width))
+            / (math.sqrt(g.d_in) * output_scale("a", width))
             * _uniform(named_key(key, "kernel"), (width, size_a), width),
             "bias": half * _uniform(named_key(key, "draw"), shape, g.d_in),
         }
     return heads
 
 
-def output_scale(width: int) -> float:
-    """Multiplier of the heads' output in the default initialisation, 3 / width.
+# Of the heads' output in the default initialisation, times 1 / width: one Adam step of
+# size lr changes every kernel entry by about lr, and the output by up to lr * width
+# times its scale. Divided by the width the factors move by a multiple of lr that does
+# not depend on it. B wants the larger one, as in LoRA+ (Hayou et al. 2024, section 5);
+# A also moves by its own bias, so a small one does.
+OUTPUT_SCALE = {"a": 2.0, "b": 12.0}
+KNEE = 0.02  # entries of B beyond this grow like a logarithm; see `soften`
 
-    One Adam step of size lr changes every kernel entry by about lr, and the output by
-    up to lr * width times this scale: so the factors move by a small multiple of lr
-    whatever the width, as LoRA's own do, and LoRA's learning rates serve. With
-    1 / sqrt(width) a rate of 1e-3 does not learn on every seed (docs/results.md).
+
+def output_scale(factor: str, width: int) -> float:
+    """Multiplier of the output of the head of factor "a" or "b", for a trunk's width.
+
+    With one of 1 / sqrt(width) for both, rates of 1e-3 and more did not learn on every
+    seed; with 3 / width and no `soften`, rates of 3e-4 and less hardly moved.
     """
-    return 3.0 / width
+    return OUTPUT_SCALE[factor] / width
+
+
+def soften(b: jax.Array) -> jax.Array:
+    """KNEE * asinh(b / KNEE): b near zero, growing like its logarithm beyond.
+
+    A step moves a large entry less, so that rates a factor of thirty apart all train:
+    the low ones on the steep part, the high ones on the flat one.
+    """
+    return KNEE * jnp.arcsinh(b / KNEE)
 
 
 def normalise(x_SF: jax.Array) -> jax.Array:
@@ -131,13 +147,16 @@ def normalise(x_SF: jax.Array) -> jax.Array:
     return x.astype(x_SF.dtype)
 
 
-def rows(head: Params, features_SF: jax.Array, zero_init: bool) -> jax.Array:
-    """Flat output rows (S, size) of one head."""
+def rows(
+    head: Params, features_SF: jax.Array, factor: str, zero_init: bool
+) -> jax.Array:
+    """Flat output rows (S, size) of the head of one factor, "a" or "b"."""
     out = features_SF @ head["kernel"]
     if zero_init:
-        out = out * output_scale(features_SF.shape[-1])
+        out = out * output_scale(factor, features_SF.shape[-1])
     bias = head["bias"]
-    return out + (bias if bias.ndim == 2 else bias[None, :])
+    out = out + (bias if bias.ndim == 2 else bias[None, :])
+    return soften(out) if zero_init and factor == "b" else out
 
 
 def split(stacked: jax.Array, group: Group, sites: Sites) -> dict[str, jax.Array]:

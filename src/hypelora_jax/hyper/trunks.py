@@ -114,11 +114,11 @@ def _write(
         head, count, zero = heads[g.name], len(g.slots), config.init == "zero"
         made = {}
         if config.a == "generated":
-            flat = emit.rows(head.get("ab", head.get("a")), features_SF[g.slots], zero)
+            own = head.get("ab", head.get("a"))
+            flat = emit.rows(own, features_SF[g.slots], "a", zero)
             made["a"] = flat.reshape(count, g.d_in, rank)
-        flat = emit.rows(
-            head.get("ab", head.get("b")), features_SF[g.slots + offset], zero
-        )
+        own = head.get("ab", head.get("b"))
+        flat = emit.rows(own, features_SF[g.slots + offset], "b", zero)
         made["b"] = flat.reshape(count, rank, g.d_out)
         for name, stacked in made.items():
             for module, x in emit.split(stacked, g, sites).items():
