@@ -1,18 +1,21 @@
 """Losses in the step: gradients through the hyper-network, weights, cuts, devices."""
 
+import json
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from etils import epath
 
 from hypelora_jax import assemble, trees
 from hypelora_jax.calibration import losses
 from hypelora_jax.rng import named_keys
 from hypelora_jax.settings import LossConfig, MeshConfig
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import optim
+from hypelora_jax.train import loop, optim, setup
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
 
@@ -140,3 +143,25 @@ def test_annealing_by_hand(anneal, wanted):
     np.testing.assert_allclose([schedule(s) for s in range(5)], wanted, atol=1e-6)
     assert optim.loss_temperature(LossConfig(temperature=4.0), 5) is None
     assert float(optim.loss_temperature(config, 1)(0)) == 4
+
+
+def test_the_loop_trains_on_soft_labels_at_the_annealed_temperature(tmp_path):
+    optimizer = {"batch_size": 32, "num_epochs": 1, "lr": 1e-9}
+    config = tiny.settings(
+        model={"path": "random:tiny"},
+        data={"source": "synthetic", "num_examples": 96, "max_length": 48},
+        loss={"labels": "soft", "temperature": 4.0, "anneal": "geometric"},
+        optim=optimizer,
+        log={"every_steps": 1},
+    )
+    corpus = setup.load_corpus(config)
+    bench = setup.workbench(config, corpus.task)
+    plan = setup.plan(bench, corpus)._replace(edges=(48,), steps_per_epoch=3)
+    loop.train(bench, plan._replace(total_steps=3), epath.Path(tmp_path), False)
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
+    rows = [row for row in rows if row["split"] == "train"]
+    temperatures = [row["loss_temperature"] for row in rows]
+    np.testing.assert_allclose(temperatures, [4, 1, 1], rtol=1e-6)
+    # at this rate the model stays at its start, log 2 for any label and temperature,
+    # so what shows soft labels is that the iterator hands them out
+    np.testing.assert_allclose([row["loss"] for row in rows], np.log(2), rtol=0.05)
