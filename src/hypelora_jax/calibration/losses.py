@@ -1,12 +1,24 @@
-"""Training losses: pure functions from logits and labels to one number an example."""
+"""Training losses: a main loss and a penalty as one number an example.
+
+`weight * main + penalty_weight * penalty`, both of logits divided by the training
+temperature. A penalty of the whole batch is given to each row, so that the weighted
+mean of the rows is the mean main loss plus the penalty; what a batch is under
+accumulation and on several devices stands in docs/losses.md.
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from hypelora_jax.calibration import objectives, penalties
+from hypelora_jax.calibration.objectives import widen
 from hypelora_jax.settings import LossConfig
 from hypelora_jax.types import Key, Loss, Params, UserError
+
+Main = Callable[[jax.Array, jax.Array], jax.Array]  # (logits, label) -> loss_B
+# (logits, label, weight_B) -> (B,) or ()
+Penalty = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def total(x_B: jax.Array, weight_B: jax.Array) -> jax.Array:
@@ -25,97 +37,93 @@ def mean(x_B: jax.Array, weight_B: jax.Array) -> jax.Array:
     return total(x_B, weight_B) / jnp.where(weight > 0, weight, 1)
 
 
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def cross_entropy(logits_BY: jax.Array, label: jax.Array) -> jax.Array:
-    """Softmax cross-entropy of each example, in nats, at least in float32.
-
-    Args:
-      logits_BY: unnormalised log-probabilities.
-      label: int (B,) classes, or float (B, Y) soft labels whose rows sum to 1.
-
-    Returns:
-      (B,); for soft labels the cross-entropy, not the divergence.
-    """
-    logp_BY = jax.nn.log_softmax(_wide(logits_BY), axis=-1)
-    if label.ndim == 2:
-        return -jnp.sum(label.astype(logp_BY.dtype) * logp_BY, axis=-1)
-    return -jnp.take_along_axis(logp_BY, label[:, None], axis=-1)[:, 0]
-
-
-def squared_error(logits_BY: jax.Array, label_B: jax.Array) -> jax.Array:
-    """Squared error of the first logit, (B,), in the label's unit squared."""
-    score_B = _wide(logits_BY)[:, 0]
-    return jnp.square(score_B - label_B.astype(score_B.dtype))
-
-
 def temperature_of(params: Params) -> float:
     """Training temperature that was learned, > 0; 1 where none is."""
     return float(jnp.exp(params["log_t"])) if "log_t" in params else 1.0
 
 
-def _init_nothing(key: Key | None = None) -> Params:
-    del key
-    return {}
+def at_temperature(temperature: jax.Array) -> Params:
+    """What a step adds to the parameter tree for a loss whose temperature anneals."""
+    return {"loss": {"temperature": temperature}}
 
 
-def _init_log_t(key: Key | None = None) -> Params:
-    del key
-    return {"log_t": jnp.zeros(())}
+def _focal(config: LossConfig) -> Main:
+    return lambda z_BY, label: objectives.focal(z_BY, label, config.gamma)
 
 
-def _build_cross_entropy(config: LossConfig) -> Loss:
-    """Temperature-scaled cross-entropy; T acts in the loss, saved logits stay raw."""
-    if config.temperature == "learned":
-
-        def learned(params: Params, logits_BY: jax.Array, label: jax.Array):
-            inverse = jnp.exp(-params["log_t"])
-            return config.weight * cross_entropy(_wide(logits_BY) * inverse, label)
-
-        return Loss(_init_log_t, learned)
-
-    def fixed(params: Params, logits_BY: jax.Array, label: jax.Array) -> jax.Array:
-        del params
-        scaled_BY = _wide(logits_BY) / config.temperature
-        return config.weight * cross_entropy(scaled_BY, label)
-
-    return Loss(_init_nothing, fixed)
-
-
-def _build_mse(config: LossConfig) -> Loss:
-    if config.temperature != 1:
-        raise UserError(
-            f"config.loss.temperature is {config.temperature!r} but the loss mse has "
-            "no temperature; wanted 1.0, or loss.name=cross_entropy"
-        )
-
-    def apply(params: Params, logits_BY: jax.Array, label_B: jax.Array) -> jax.Array:
-        del params
-        return config.weight * squared_error(logits_BY, label_B)
-
-    return Loss(_init_nothing, apply)
-
-
-LOSSES: dict[str, Callable[[LossConfig], Loss]] = {
-    "cross_entropy": _build_cross_entropy,
-    "mse": _build_mse,
+LOSSES: dict[str, Callable[[LossConfig], Main]] = {
+    "cross_entropy": lambda config: objectives.cross_entropy,
+    "focal": _focal,
+    "flsd53": lambda config: objectives.flsd53,
+    "brier": lambda config: objectives.brier,
+    "mse": lambda config: objectives.squared_error,
 }
 
 
-def build(config: LossConfig, regression: bool) -> Loss:
-    """Loss of a config: `init(key=None)`, `apply(params, logits_BY, label) -> loss_B`.
+def _confidence(config: LossConfig) -> Penalty:
+    return lambda z_BY, label, weight_B: penalties.confidence(z_BY)
 
-    Args:
-      config: name, temperature (> 0 or "learned") and weight (a factor on the loss).
-      regression: the task's labels are numbers; "auto" then means mse.
 
-    Raises:
-      UserError: a loss that does not fit the task, or a weight that is not above 0.
-    """
+def _margin(config: LossConfig) -> Penalty:
+    return lambda z_BY, label, weight_B: penalties.margin(z_BY, config.margin)
+
+
+def _mmce(config: LossConfig) -> Penalty:
+    return lambda z_BY, label, weight_B: penalties.mmce(
+        z_BY, label, weight_B, config.kernel_width
+    )
+
+
+def _soft_ece(config: LossConfig) -> Penalty:
+    return lambda z_BY, label, weight_B: penalties.soft_binned_ece(
+        z_BY, label, weight_B, config.soft_bins, config.bin_temperature
+    )
+
+
+PENALTIES: dict[str, Callable[[LossConfig], Penalty | None]] = {
+    "none": lambda config: None,
+    "confidence": _confidence,
+    "margin": _margin,
+    "mmce": _mmce,
+    "soft_ece": _soft_ece,
+}
+
+
+def _init(config: LossConfig) -> Callable[..., Params]:
+    def init(key: Key | None = None) -> Params:
+        del key
+        return {"log_t": jnp.zeros(())} if config.temperature == "learned" else {}
+
+    return init
+
+
+def _scaled(config: LossConfig) -> Callable[[Params, jax.Array], jax.Array]:
+    """`scaled(params, logits_BY)`: wide logits divided by the training temperature."""
+
+    def learned(params: Params, logits_BY: jax.Array) -> jax.Array:
+        return widen(logits_BY) * jnp.exp(-params["log_t"])
+
+    def annealed(params: Params, logits_BY: jax.Array) -> jax.Array:
+        if "temperature" not in params:
+            raise ValueError(
+                f"config.loss.anneal is {config.anneal!r} but the parameters hold no "
+                "temperature; wanted losses.at_temperature(T of the step) in the tree"
+            )
+        z_BY = widen(logits_BY)
+        return z_BY / params["temperature"].astype(z_BY.dtype)
+
+    def fixed(params: Params, logits_BY: jax.Array) -> jax.Array:
+        del params
+        return widen(logits_BY) / config.temperature
+
+    if config.temperature == "learned":
+        return learned
+    return fixed if config.anneal == "none" else annealed
+
+
+def _refuse_unfit(config: LossConfig, name: str, regression: bool) -> None:
+    """UserError for a loss that does not fit the task, or options it does not have."""
     wanted = "mse" if regression else "cross_entropy"
-    name = wanted if config.name == "auto" else config.name
     if name not in LOSSES:
         raise UserError(f"config.loss.name is {name!r}; wanted one of {sorted(LOSSES)}")
     if regression != (name == "mse"):
@@ -126,4 +134,60 @@ def build(config: LossConfig, regression: bool) -> Loss:
         )
     if not config.weight > 0:
         raise UserError(f"config.loss.weight is {config.weight}; wanted above 0")
-    return LOSSES[name](config)
+    plain = {"temperature": 1, "anneal": "none", "smoothing": 0}
+    plain |= {"penalty": "none", "labels": "hard"}
+    for field, value in plain.items():
+        if regression and (got := getattr(config, field)) != value:
+            raise UserError(
+                f"config.loss.{field} is {got!r} but the loss mse has no {field}; "
+                f"wanted {value}, or a task of classes"
+            )
+
+
+def build(config: LossConfig, regression: bool) -> Loss:
+    """Loss of a config.
+
+    `init(key=None) -> params`; `apply(params, logits_BY, label, weight_B=None) ->
+    loss_B`. A row of weight 0 changes no other row's loss and gets no gradient, even
+    where it holds NaN; no weights mean 1 for each row.
+
+    Args:
+      config: see docs/losses.md for the fields.
+      regression: the task's labels are numbers; "auto" then means mse.
+
+    Raises:
+      UserError: a loss that does not fit the task, or a weight that is not above 0.
+    """
+    name = config.name
+    if name == "auto":
+        name = "mse" if regression else "cross_entropy"
+    _refuse_unfit(config, name, regression)
+    main, scaled = LOSSES[name](config), _scaled(config)
+    penalty = PENALTIES[config.penalty](config)
+
+    def apply(
+        params: Params,
+        logits_BY: jax.Array,
+        label: jax.Array,
+        weight_B: jax.Array | None = None,
+    ) -> jax.Array:
+        if weight_B is None:
+            weight_B = jnp.ones(logits_BY.shape[0])
+        logits_BY, label = _present(logits_BY, weight_B), _present(label, weight_B)
+        z_BY = scaled(params, logits_BY)
+        target = label
+        if config.smoothing:
+            target = objectives.smoothed(label, z_BY, config.smoothing)
+        loss_B = config.weight * main(z_BY, target)
+        if penalty is None:
+            return loss_B
+        # the labels as they are: calibration is not judged by smoothed ones
+        return loss_B + config.penalty_weight * penalty(z_BY, label, weight_B)
+
+    return Loss(_init(config), apply)
+
+
+def _present(x: jax.Array, weight_B: jax.Array) -> jax.Array:
+    """Rows of weight 0 replaced by zeros, so that nothing they hold gets anywhere."""
+    real = (weight_B > 0).reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.where(real, x, jnp.zeros_like(x))

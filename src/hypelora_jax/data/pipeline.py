@@ -59,11 +59,7 @@ def collate(
     Raises:
       UserError: soft labels are asked for and the source has none.
     """
-    if soft and data.soft is None:
-        raise UserError(
-            "soft labels are asked for and this source has none; wanted movie_reviews "
-            "or synthetic, or a loss of hard labels"
-        )
+    _check_soft(data, soft)
     n = len(rows)
     full = np.concatenate([rows, np.full(batch_size - n, rows[0])])
     ids = np.full((batch_size, length), data.pad_id, np.int32)
@@ -83,6 +79,14 @@ def collate(
         "weight": real.astype(np.float32),
         "index": np.where(real, full, -1).astype(np.int64),
     }
+
+
+def _check_soft(data: Dataset, soft: bool) -> None:
+    if soft and data.soft is None:
+        raise UserError(
+            "soft labels are asked for and this source has none; wanted movie_reviews "
+            "or synthetic as config.data.source, or config.loss.labels=hard"
+        )
 
 
 class _Plan:
@@ -122,8 +126,10 @@ def train_iterator(
     gets its contiguous share of every batch's rows, at the same T.
 
     Raises:
-      UserError: the processes do not divide the batch.
+      UserError: the processes do not divide the batch, or soft labels are asked for
+        and there are none: here, not in the thread that reads ahead.
     """
+    _check_soft(data, soft)
     local = _share(batch_size, process_index, process_count)
 
     def to_batch(rows_and_length: tuple[np.ndarray, int]) -> NumpyBatch:

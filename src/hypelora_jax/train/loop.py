@@ -13,7 +13,7 @@ from hypelora_jax.sharding.mesh import batch_size_per_device, put_batch, replica
 from hypelora_jax.train import setup, validate
 from hypelora_jax.train.checkpoints import Checkpoints
 from hypelora_jax.train.journal import Journal, Meter
-from hypelora_jax.train.optim import learning_rate
+from hypelora_jax.train.optim import learning_rate, loss_temperature
 from hypelora_jax.train.setup import Plan, Workbench
 from hypelora_jax.train.state import TrainState
 from hypelora_jax.train.step import build_step
@@ -47,11 +47,17 @@ class _Run:
         self.optim = settings.optim
         self.state, tx, self.alpha = setup.start(bench, plan.total_steps)
         self.rate = learning_rate(settings.optim, plan.total_steps)
+        self.temperature = loss_temperature(settings.loss, plan.total_steps)
         batch_size_per_device(
             self.optim.batch_size // self.optim.accumulate, bench.mesh
         )
         self.step = build_step(
-            bench.model, tx, self.alpha, bench.mesh, accumulate=self.optim.accumulate
+            bench.model,
+            tx,
+            self.alpha,
+            bench.mesh,
+            accumulate=self.optim.accumulate,
+            temperature=self.temperature,
         )
         self.forward = validate.forward(bench.model, bench.mesh)
         self.frozen = bench.frozen
@@ -61,6 +67,7 @@ class _Run:
             self.optim.batch_size,
             setup.keys(settings).data,
             self.optim.num_epochs,
+            soft=settings.loss.labels == "soft",
         )
         self.progress = _Progress()
 
@@ -173,9 +180,19 @@ def _log(run: _Run, journal: Journal, meter: Meter, step: int, info: dict) -> No
             "grad_norm": float(info["grad_norm"]),
             "lr": float(run.rate(step - 1)),
             "alpha": float(run.alpha(step - 1)),
+            **_temperature(run, step),
             **rates,
         }
     )
+
+
+def _temperature(run: _Run, step: int) -> dict[str, float]:
+    """The loss's temperature for the log, if it changes: of the step, or learned."""
+    if run.temperature is not None:
+        return {"loss_temperature": float(run.temperature(step - 1))}
+    if "loss" in run.state.params:
+        return {"loss_temperature": validate.train_temperature(run.state.params)}
+    return {}
 
 
 def _finite(run: _Run, step: int, loss: float) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from hypelora_jax import trees
-from hypelora_jax.settings import BlendConfig, OptimConfig
+from hypelora_jax.settings import BlendConfig, LossConfig, OptimConfig
 from hypelora_jax.types import Params
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -60,6 +60,27 @@ def blend_alpha(config: BlendConfig, total_steps: int, accumulate: int = 1) -> S
             per_step = config.alpha / (total_steps * accumulate)
             return jnp.maximum(0.0, config.alpha - per_step * s)
         return jnp.full_like(s, config.alpha)
+
+    return at
+
+
+def loss_temperature(config: LossConfig, total_steps: int) -> Schedule | None:
+    """Temperature of the loss at a step; None where it does not anneal.
+
+    From `temperature` at step 0 to exactly `temperature_end` at the share
+    `anneal_share` of all steps and after it: `linear` in T, `geometric` in log T. The
+    steps at the end let the logits settle before the learning rate is gone.
+    """
+    if config.anneal == "none":
+        return None
+    start, end = config.temperature, config.temperature_end
+    moving = max(1, round(config.anneal_share * (total_steps - 1)))
+
+    def at(step: jax.Array) -> jax.Array:
+        done = jnp.clip(_float(step) / moving, 0, 1)
+        if config.anneal == "geometric":
+            return start ** (1 - done) * end**done
+        return (1 - done) * start + done * end
 
     return at
 

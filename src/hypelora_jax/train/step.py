@@ -55,7 +55,9 @@ def gradients(
         logits_BY = predictor.classify(
             params, lora, rows, None if deterministic else key
         )
-        loss_B = model.loss.apply(params.get("loss", {}), logits_BY, rows["label"])
+        loss_B = model.loss.apply(
+            params.get("loss", {}), logits_BY, rows["label"], rows["weight"]
+        )
         weight_B = rows["weight"].astype(loss_B.dtype)
         return losses.total(loss_B, weight_B), jnp.sum(weight_B)
 
@@ -131,6 +133,7 @@ def build_step(
     accumulate: int = 1,
     cond_rank: int = 0,
     deterministic: bool = False,
+    temperature: Schedule | None = None,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Info]]:
     """`step(state, frozen, batch) -> (state, info)`, jitted.
 
@@ -140,6 +143,7 @@ def build_step(
       accumulate: micro-batches the batch is cut into.
       cond_rank: rank of batch["cond"]; 0 where there is none.
       deterministic: no dropout, as the golden runs of the reference have it.
+      temperature: of the loss at a step, where it anneals; micro-batches share it.
     """
     grads = gradients(model, accumulate, deterministic)
 
@@ -147,6 +151,9 @@ def build_step(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, Info]:
         keys = named_keys(state.key, state.step, "adapt", "rows")
+        if temperature is not None:
+            now = losses.at_temperature(temperature(state.step))
+            frozen = trees.union(frozen, now)
         loss, weight, gradient = grads(
             state.params, frozen, batch, alpha(state.step), keys
         )
