@@ -16,6 +16,7 @@ import numpy as np
 from hypelora_jax.calibration import (
     binned,
     consistency,
+    likelihood,
     ordered,
     selective,
     streaming,
@@ -86,6 +87,11 @@ __all__ = [
 
 TACE_EPS = (0.01, 0.001, 0.0001)
 SOFT = {"soft_tv": soft_tv, "soft_kl": soft_kl, "soft_brier": soft_brier}
+SOFT_OF = {  # the same, of each example
+    "soft_tv": likelihood.soft_tv_of,
+    "soft_kl": likelihood.soft_kl_of,
+    "soft_brier": likelihood.soft_brier_of,
+}
 
 
 def compute_all(
@@ -165,10 +171,11 @@ def tace_name(eps: float) -> str:
 
 
 def _thresholded(p: np.ndarray, y: np.ndarray, bins: int) -> dict[str, Any]:
-    """Each threshold under both pairings; what is sorted is sorted once a pairing."""
+    """Each threshold under both pairings."""
     out = {}
-    for pairing, suffix in (("correct", ""), ("reference", "_reference")):
-        held, running = ordered.thresholded(p, y, np.ones(len(y)), pairing)
+    for pairing, (held, weight_N) in ordered.thresholded(p, y, np.ones(len(y))).items():
+        running = ordered.curve(held, weight_N)
+        suffix = "" if pairing == "correct" else f"_{pairing}"
         for eps in TACE_EPS:
             out[tace_name(eps) + suffix] = ordered.above(held, running, eps, bins)
     return out

@@ -35,10 +35,12 @@ class Curve(NamedTuple):
     hit: Array
 
 
-def order(conf_E: Array, hit_E: Array, row_E: Array) -> Ordered:
-    """Entries sorted by confidence."""
+def order(
+    conf_E: Array, hit_E: Array, row_E: Array, by_E: Array | None = None
+) -> Ordered:
+    """Entries sorted by confidence; `by_E` is the stable sort, if it is known."""
     xp = arrays.namespace(conf_E)
-    by_E = xp.argsort(conf_E, stable=True)
+    by_E = xp.argsort(conf_E, stable=True) if by_E is None else by_E
     conf_E = conf_E[by_E]
     at_E, edge = xp.arange(len(conf_E)), xp.ones(1, bool)
     new = conf_E[1:] != conf_E[:-1]
@@ -60,15 +62,6 @@ def of_class(probs_NY: Array, label_N: Array, y: int) -> Ordered:
     conf_N = probs_NY[:, y]
     hit_N = (label_N == y).astype(conf_N.dtype)
     return order(conf_N, hit_N, arrays.namespace(conf_N).arange(len(conf_N)))
-
-
-def of_all(probs_NY: Array, hit_NY: Array) -> Ordered:
-    """Probabilities of all classes together, taken row by row."""
-    xp = arrays.namespace(probs_NY)
-    n, num_classes = probs_NY.shape
-    row_E = xp.repeat(xp.arange(n), num_classes)
-    hit_NY = hit_NY.astype(probs_NY.dtype)
-    return order(probs_NY.reshape(-1), hit_NY.reshape(-1), row_E)
 
 
 def curve(held: Ordered, weight_N: Array) -> Curve:
@@ -222,27 +215,38 @@ def thresholded_ace(
     Raises:
       ValueError: another pairing.
     """
+    if pairing not in ("correct", "reference"):
+        raise ValueError(f"pairing is {pairing!r}; wanted correct or reference")
     rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
-    held, running = thresholded(*rows, pairing)
-    return above(held, running, eps, bins)
+    held, weight_N = thresholded(*rows)[pairing]
+    return above(held, curve(held, weight_N), eps, bins)
 
 
 def thresholded(
-    probs_NY: Array, label_N: Array, weight_N: Array, pairing: str = "correct"
-) -> tuple[Ordered, Curve]:
-    """All probabilities in order, judged by a pairing: what `above` takes."""
-    if pairing not in ("correct", "reference"):
-        raise ValueError(f"pairing is {pairing!r}; wanted correct or reference")
+    probs_NY: Array, label_N: Array, weight_N: Array
+) -> dict[str, tuple[Ordered, Array]]:
+    """All probabilities in order as each pairing judges them, and the rows' weights.
+
+    They are sorted once for both: the pairings differ in their hits alone.
+    """
     xp = arrays.namespace(probs_NY)
     by_N = xp.argsort(weight_N <= 0, stable=True)  # padding last, so that j % n works
     probs_NY, label_N, weight_N = probs_NY[by_N], label_N[by_N], weight_N[by_N]
-    hit_NY = arrays.onehot(label_N, probs_NY.shape[1])
-    if pairing == "reference":
-        n = xp.maximum(xp.sum(weight_N > 0), 1)
-        j_NY = xp.arange(probs_NY.size).reshape(probs_NY.shape)
-        hit_NY = label_N[j_NY % n] == j_NY // n
-    held = of_all(probs_NY, hit_NY)
-    return held, curve(held, weight_N)
+    n, num_classes = probs_NY.shape
+    some = xp.maximum(xp.sum(weight_N > 0), 1)
+    j_NY = xp.arange(n * num_classes).reshape(n, num_classes)
+    hits = {
+        "correct": arrays.onehot(label_N, num_classes),
+        "reference": label_N[j_NY % some] == j_NY // some,
+    }
+    flat_E = probs_NY.reshape(-1)
+    sort_E = xp.argsort(flat_E, stable=True)
+    row_E = xp.repeat(xp.arange(n), num_classes)
+
+    def judged(hit_NY: Array) -> Ordered:
+        return order(flat_E, hit_NY.reshape(-1).astype(flat_E.dtype), row_E, sort_E)
+
+    return {name: (judged(hit_NY), weight_N) for name, hit_NY in hits.items()}
 
 
 def above(held: Ordered, running: Curve, eps: float, bins: int) -> Array:
