@@ -61,13 +61,22 @@ def intervals(
     _check(replicas, level)
     wanted = _names(names, soft is not None)
     value, draw = _run(probs, labels, soft, wanted, replicas, seed, bins)
-    out = {}
-    for name in wanted:
-        low, high = np.quantile(_centred(name, value, draw), _tails(level))
-        low, high = _in_range(name, low, high)
-        v = value[name]
-        out[name] = {"value": v, "low": min(low, v), "high": max(high, v)}
-    return out
+    return {name: interval(name, value[name], draw[name], level) for name in wanted}
+
+
+def interval(
+    name: str, value: float, draw_R: np.ndarray, level: float = 0.95
+) -> dict[str, float]:
+    """{"value", "low", "high"} of a metric from its value and its replicas."""
+    low, high = np.quantile(_centred(name, value, draw_R), _tails(level))
+    if name in REFLECTED:  # cut to where the metric can be
+        top = 2.0 if name.startswith("brier") else 1.0
+        low, high = np.clip([low, high], 0, top)
+    return {
+        "value": value,
+        "low": float(min(low, value)),
+        "high": float(max(high, value)),
+    }
 
 
 def paired(
@@ -104,14 +113,14 @@ def paired(
     (value_a, draw_a), (value_b, draw_b) = _run(probs_a, *rest), _run(probs_b, *rest)
     out = {}
     for name in wanted:
-        value = {name: value_a[name] - value_b[name]}
-        draw = _centred(name, value, {name: draw_a[name] - draw_b[name]})
+        value = value_a[name] - value_b[name]
+        draw = _centred(name, value, draw_a[name] - draw_b[name])
         low, high = np.quantile(draw, _tails(level))
         tail = 1 + min(int(np.sum(draw <= 0)), int(np.sum(draw >= 0)))
         out[name] = {
-            "value": value[name],
-            "low": float(min(low, value[name])),
-            "high": float(max(high, value[name])),
+            "value": value,
+            "low": float(min(low, value)),
+            "high": float(max(high, value)),
             "p": min(1.0, 2 * tail / (1 + replicas)),
         }
     return out
@@ -155,15 +164,5 @@ def _tails(level: float) -> tuple[float, float]:
     return (1 - level) / 2, (1 + level) / 2
 
 
-def _centred(
-    name: str, value: dict[str, Any], draw: dict[str, np.ndarray]
-) -> np.ndarray:
-    return 2 * value[name] - draw[name] if name in REFLECTED else draw[name]
-
-
-def _in_range(name: str, low: float, high: float) -> tuple[float, float]:
-    """Ends of a reflected interval, cut to where the metric can be: 0 to 1 (or 2)."""
-    if name not in REFLECTED:
-        return float(low), float(high)
-    top = 2.0 if name.startswith("brier") else 1.0
-    return float(np.clip(low, 0, top)), float(np.clip(high, 0, top))
+def _centred(name: str, value: float, draw_R: np.ndarray) -> np.ndarray:
+    return 2 * value - draw_R if name in REFLECTED else draw_R

@@ -155,8 +155,8 @@ def _replicas(
 
     def chunk(index_R: jax.Array) -> dict[str, jax.Array]:
         keys_R = jax.vmap(jax.random.fold_in, (None, 0))(key, index_R)
-        weight_RN = jax.vmap(_counts, (0, None))(keys_R, n)
-        out = _by_sums(data, weight_RN, bins)
+        weight_RN = jax.vmap(counts, (0, None))(keys_R, n)
+        out = by_sums(data, weight_RN, bins)
         out |= jax.vmap(lambda w: _by_order(data, w, bins))(weight_RN)
         if data.blocks is not None:
             out["kernel_ce"] = jax.vmap(lambda k: _kernel(data.blocks, k))(keys_R)
@@ -165,14 +165,20 @@ def _replicas(
     return jax.lax.map(chunk, index_KR)
 
 
-def _counts(key: jax.Array, n: int) -> jax.Array:
-    """How often each of n was drawn in n draws with replacement."""
+def counts(key: jax.Array, n: int) -> jax.Array:
+    """How often each of n was drawn in n draws with replacement, float32 (n,)."""
     drawn = jax.random.randint(key, (n,), 0, n)
     return jnp.zeros(n, jnp.float32).at[drawn].add(1)
 
 
-def _by_sums(data: Data, weight_RN: jax.Array, bins: int) -> dict[str, jax.Array]:
-    """Metrics of sums over examples: all sums of all replicas are matrix products."""
+def by_sums(data: Data, weight_RN: jax.Array, bins: int) -> dict[str, jax.Array]:
+    """Metrics (R,) of sums over examples: all sums of all replicas are one product.
+
+    Args:
+      data: of `prepare`.
+      weight_RN: how often each replica drew each example.
+      bins: of the calibration errors, as `prepare` had it.
+    """
     product = functools.partial(
         jnp.matmul, precision=jax.lax.Precision.HIGHEST
     )  # a TPU would round to bfloat16
@@ -228,7 +234,7 @@ def _kernel(held: Blocks, key: jax.Array) -> jax.Array:
     Drawing examples would put copies of one into a block, and pairs of copies would
     bias it upwards.
     """
-    weight_K = _counts(jax.random.fold_in(key, 1), len(held.value))
+    weight_K = counts(jax.random.fold_in(key, 1), len(held.value))
     pairs = jnp.sum(held.pairs * weight_K)
     some = pairs > 0
     total = jnp.sum(held.value * weight_K)
