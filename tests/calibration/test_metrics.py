@@ -127,6 +127,17 @@ def test_padding_is_dropping_the_row(name):
     )
 
 
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_a_weight_is_how_often_a_row_stands_there(name):
+    probs, labels = _random()
+    probs = np.round(probs, 2)  # ties
+    weight = np.random.default_rng(1).integers(0, 4, size=len(labels))
+    rows = np.repeat(np.arange(len(labels)), weight)
+    wanted = SYMMETRIC[name](probs[rows], labels[rows])
+    got = SYMMETRIC[name](probs, labels, weight_N=weight)
+    assert got == pytest.approx(wanted, abs=1e-12)
+
+
 def test_padding_leaves_the_reliability_diagram():
     probs, labels = P.copy(), Y.copy()
     probs[::3], labels[::3] = np.nan, -1
@@ -191,6 +202,32 @@ def test_an_absent_class_counts_with_its_probability():
     # gaps of the three classes: |.6 - 1|, |.3 - 0|, |.1 - 0|
     got = metrics.classwise_ece(probs, np.zeros(4, int))
     assert got == pytest.approx((0.4 + 0.3 + 0.1) / 3)
+
+
+def test_equal_confidences_are_in_one_bin_of_mass():
+    # ranks 1 to 4: the bound after rank 2 would cut the three of .75, so it moves up
+    probs = np.array([[0.5, 0.5], [0.75, 0.25], [0.75, 0.25], [0.75, 0.25]])
+    got = metrics.ece_mass(probs, np.array([0, 0, 1, 1]), bins=2)
+    assert got == pytest.approx(abs(2.75 - 2) / 4)
+
+
+def test_selective_prediction_by_hand():
+    # in order of confidence: right, wrong, right, right
+    probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    labels = np.array([0, 1, 0, 0])
+    got = metrics.aurc(probs, labels)
+    assert got == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert metrics.augrc(probs, labels) == pytest.approx((0.5 + 1 + 1) / 16)
+    assert metrics.auroc_error(probs, labels) == pytest.approx(1 / 3)
+    for coverage, wanted in ((0.25, 0), (0.5, 1 / 2), (0.6, 1 / 3), (1, 1 / 4)):
+        got = metrics.risk_at_coverage(probs, labels, coverage)
+        assert got == pytest.approx(wanted), coverage
+
+
+def test_smooth_error_of_one_example_is_its_gap():
+    assert metrics.smooth_ece(np.array([[0.7, 0.3]]), np.array([0])) == pytest.approx(
+        0.3, abs=1e-6
+    )
 
 
 def test_no_probability_above_the_threshold():
