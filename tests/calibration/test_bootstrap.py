@@ -56,6 +56,7 @@ def test_kernel_replicas_stand_around_the_value():
 def test_replica_i_does_not_depend_on_their_number(all_of_them):
     probs, labels, _ = drawn()
     more = replicas.draw(probs, labels, None, FEW, 50, seed=5)
+    assert more["ece"].shape == (50,)
     for name in FEW:
         np.testing.assert_allclose(more[name][:NUMBER], all_of_them[name], atol=1e-6)
 
@@ -81,11 +82,11 @@ def test_interval_by_hand():
     draw = np.linspace(0.2, 0.4, 201)
     ends = {"value": 0.25, "low": 0.205, "high": 0.395}
     assert bootstrap.interval("nll", 0.25, draw) == pytest.approx(ends)
-    # reflected: 2 * .25 - (.395, .205), no lower than 0, and no lower than the value
-    ends |= {"low": 0.105, "high": 0.295}
+    # recentred: moved down by .05, and cut where the metric ends
+    ends |= {"low": 0.155, "high": 0.345}
     assert bootstrap.interval("ece", 0.25, draw) == pytest.approx(ends)
-    got = bootstrap.interval("ece", 0.1, draw)
-    assert got == {"value": 0.1, "low": 0.0, "high": 0.1}
+    got = bootstrap.interval("ece", 0.05, draw)
+    assert got == pytest.approx({"value": 0.05, "low": 0.0, "high": 0.145})
 
 
 def test_one_example():

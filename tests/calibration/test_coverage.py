@@ -40,7 +40,7 @@ def covered(sharpen, sets, number):
     """Share of 95 % intervals of `sets` sets that hold the truth, by metric.
 
     The resamplings know nothing of the data, so all sets share them: that leaves one
-    matrix product a set to do. "percentile" is the interval of ECE we do not use.
+    matrix product a set to do. "percentile" is an interval of ECE that we do not use.
     """
     wanted, chance = truth(sharpen), np.random.default_rng(sets)
     keys = jax.random.split(jax.random.key(0), number)

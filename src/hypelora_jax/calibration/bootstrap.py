@@ -15,10 +15,10 @@ from hypelora_jax.calibration import metrics, replicas
 from hypelora_jax.types import UserError
 
 # Errors that are a norm of noisy gaps: chance makes them larger, and a replica, which
-# adds chance to chance, larger still. Their intervals are reflected at the value (the
-# basic bootstrap interval), which takes that bias off once more; see
-# docs/calibration.md for how often each kind covers the truth.
-REFLECTED = frozenset(
+# adds chance to chance, larger still. Their replicas are moved to have the value as
+# their mean. docs/calibration.md says how often that covers the truth, and how often
+# intervals that are not moved, or reflected at the value, do: less.
+RECENTRED = frozenset(
     (
         *("ece", "ece_l2", "mce", "mce_min_10", "classwise_ece", "ace"),
         *("ece_mass", "ece_mass_l2", "ece_mass_max", "ece_debiased"),
@@ -41,8 +41,8 @@ def intervals(
 ) -> dict[str, dict[str, float]]:
     """Metrics with bootstrap intervals: name -> {"value", "low", "high"}.
 
-    Percentile intervals (Efron and Tibshirani, 1993, section 13.3), reflected for the
-    errors in REFLECTED; low <= value <= high always.
+    Percentile intervals (Efron and Tibshirani, 1993, section 13.3), of recentred
+    replicas for the errors in RECENTRED; low <= value <= high always.
 
     Args:
       probs: (N, Y), rows sum to 1.
@@ -69,7 +69,7 @@ def interval(
 ) -> dict[str, float]:
     """{"value", "low", "high"} of a metric from its value and its replicas."""
     low, high = np.quantile(_centred(name, value, draw_R), _tails(level))
-    if name in REFLECTED:  # cut to where the metric can be
+    if name in RECENTRED:  # cut to where the metric can be
         top = 2.0 if name.startswith("brier") else 1.0
         low, high = np.clip([low, high], 0, top)
     return {
@@ -165,4 +165,4 @@ def _tails(level: float) -> tuple[float, float]:
 
 
 def _centred(name: str, value: float, draw_R: np.ndarray) -> np.ndarray:
-    return 2 * value - draw_R if name in REFLECTED else draw_R
+    return draw_R - np.mean(draw_R) + value if name in RECENTRED else draw_R

@@ -36,6 +36,7 @@ BY_ENTRY = {metrics.tace_name(eps): eps for eps in metrics.TACE_EPS}
 class Data(NamedTuple):
     """What replicas are made of; parts that no metric asks for are None."""
 
+    rows: Any  # (N,) of no matter what: says how many there are to draw
     scores: Any  # {name: (N,)} means of one number an example
     bins: Any  # (index_SN, gap_SN, hit_SN) of the top label and each class
     top: Ordered | None  # top labels
@@ -70,15 +71,22 @@ def draw(
     device.
     """
     p, y = np.asarray(probs, np.float64), np.asarray(labels)
-    data = prepare(p, y, soft, wanted, bins)
-    entries = len(y) * (
-        1 if data.classes is None and data.entries is None else len(p[0])
-    )
-    at_once = max(1, min(AT_ONCE // entries, MOST_AT_ONCE, number))
-    chunks = -(-number // at_once)
-    index = np.arange(chunks * at_once, dtype=np.uint32).reshape(chunks, at_once)
-    out = _replicas(data, jax.random.key(seed), index, wanted, len(y), bins)
-    return {k: np.asarray(v, np.float64).reshape(-1)[:number] for k, v in out.items()}
+    data = jax.device_put(prepare(p, y, soft, wanted, bins))
+    key, step = jax.random.key(seed), at_once(*p.shape, wanted)
+    # whole chunks, one after the other: one program, whatever the number
+    chunks = [
+        _replicas(data, key, np.arange(i, i + step, dtype=np.uint32), wanted, bins)
+        for i in range(0, number, step)
+    ]
+    joined = {k: np.concatenate([np.asarray(c[k]) for c in chunks]) for k in wanted}
+    return {k: x[:number].astype(np.float64) for k, x in joined.items()}
+
+
+def at_once(n: int, num_classes: int, wanted: tuple[str, ...]) -> int:
+    """Replicas computed together."""
+    by_class = {"ace_per_class", *BY_ENTRY} & set(wanted)
+    entries = n * num_classes if by_class else n
+    return max(1, min(AT_ONCE // entries, MOST_AT_ONCE))
 
 
 def prepare(
@@ -93,6 +101,7 @@ def prepare(
     conf_N, hit_N = arrays.top(p, y)
     ones, classes = np.ones(len(y)), range(p.shape[1])
     data = Data(
+        y if asked - {"kernel_ce"} else None,
         _scores(p, y, hit_N, soft, asked),
         _series(p, y, bins) if asked & set(BY_SUMS) else None,
         ordered.of_top(p, y) if asked & set(BY_ORDER) else None,
@@ -142,27 +151,20 @@ def _series(p: np.ndarray, y: np.ndarray, bins: int) -> tuple[np.ndarray, ...]:
     return binned.index(conf_SN, bins), conf_SN - hit_SN, hit_SN
 
 
-@functools.partial(jax.jit, static_argnames=("wanted", "n", "bins"))
+@functools.partial(jax.jit, static_argnames=("wanted", "bins"))
 def _replicas(
-    data: Data,
-    key: jax.Array,
-    index_KR: jax.Array,
-    wanted: tuple[str, ...],
-    n: int,
-    bins: int,
+    data: Data, key: jax.Array, index_R: jax.Array, wanted: tuple[str, ...], bins: int
 ) -> dict[str, jax.Array]:
-    """Replicas (K, R) by name: K chunks one after the other, R replicas together."""
-
-    def chunk(index_R: jax.Array) -> dict[str, jax.Array]:
-        keys_R = jax.vmap(jax.random.fold_in, (None, 0))(key, index_R)
-        weight_RN = jax.vmap(counts, (0, None))(keys_R, n)
-        out = by_sums(data, weight_RN, bins)
+    """Replicas (R,) by name, those of the numbers given."""
+    keys_R = jax.vmap(jax.random.fold_in, (None, 0))(key, index_R)
+    out = {}
+    if data.rows is not None:
+        weight_RN = jax.vmap(counts, (0, None))(keys_R, len(data.rows))
+        out |= by_sums(data, weight_RN, bins)
         out |= jax.vmap(lambda w: _by_order(data, w, bins))(weight_RN)
-        if data.blocks is not None:
-            out["kernel_ce"] = jax.vmap(lambda k: _kernel(data.blocks, k))(keys_R)
-        return {name: out[name] for name in wanted}
-
-    return jax.lax.map(chunk, index_KR)
+    if data.blocks is not None:
+        out["kernel_ce"] = jax.vmap(lambda k: _kernel(data.blocks, k))(keys_R)
+    return {name: out[name] for name in wanted}
 
 
 def counts(key: jax.Array, n: int) -> jax.Array:
