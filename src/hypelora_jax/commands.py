@@ -48,11 +48,16 @@ def predict(workdir: str, input: str, output: str) -> None:
     _write(output, evaluate.predict_lines(workdir, _read(input)))
 
 
-def metrics(predictions: str) -> None:
+def metrics(
+    predictions: str, replicas: int, level: float, bins: int, seed: int
+) -> None:
     """Print the metrics of a file of predictions as one JSON object."""
     from hypelora_jax.report.predictions import metrics_of_file
 
-    print(json.dumps(metrics_of_file(predictions)))
+    if replicas:
+        store.keep_compiled()
+    how = {"replicas": replicas, "level": level, "seed": seed}
+    print(json.dumps(metrics_of_file(predictions, bins, **how)))
 
 
 def report(workdirs: list[str], output: str) -> None:

@@ -53,7 +53,29 @@ SYMMETRIC = {
     name: getattr(metrics, name)
     for name in ("accuracy", "nll", "brier", "ece", "classwise_ece", "mce", "ace")
 } | {"tace": TACE["tace"]}
-ALL = SYMMETRIC | {"tace_reference": TACE["tace_reference"]}
+SYMMETRIC |= {
+    name: getattr(metrics, name)
+    for name in (
+        *("ece_l2", "ece_mass", "ece_mass_l2", "ece_mass_max", "ece_debiased"),
+        *("ace_per_class", "smooth_ece", "aurc", "augrc", "auroc_error"),
+    )
+} | {
+    "mce_min_10": partial(metrics.mce, min_count=10),
+    "risk_at_coverage_0.8": partial(metrics.risk_at_coverage, coverage=0.8),
+}
+# depend on the order of the examples
+ALL = SYMMETRIC | {
+    "tace_reference": TACE["tace_reference"],
+    "kernel_ce": metrics.kernel_ce,
+}
+NEW = {
+    *("mce_min_10", "ece_l2", "ece_mass", "ece_mass_l2", "ece_mass_max"),
+    *("ece_debiased", "ace_per_class", "smooth_ece", "kernel_ce"),
+    *("brier_reliability", "brier_resolution", "brier_uncertainty"),
+    *("brier_within_bins", "aurc", "augrc", "auroc_error", "ece_noise_floor"),
+    *(f"risk_at_coverage_{c}" for c in (0.5, 0.8, 0.9)),
+    "consistency_p",
+}
 
 
 def _random(n=200, classes=3, seed=0):
@@ -73,7 +95,9 @@ def test_keys_and_types_of_compute_all():
     got = metrics.compute_all(P.astype(np.float32), Y)
     tace = [f"tace_{eps}" for eps in ("0.01", "0.001", "0.0001")]
     names = "n num_classes accuracy nll brier ece classwise_ece mce ace".split()
-    assert list(got) == [*names, *tace, *(f"{name}_reference" for name in tace)]
+    first = [*names, *tace, *(f"{name}_reference" for name in tace)]
+    assert list(got)[: len(first)] == first  # programs outside rely on them
+    assert set(list(got)[len(first) :]) == NEW
     assert (got["n"], got["num_classes"]) == (10, 3)
     assert all(type(got[name]) is float for name in list(got)[2:])
 
@@ -103,6 +127,17 @@ def test_padding_is_dropping_the_row(name):
     )
 
 
+@pytest.mark.parametrize("name", SYMMETRIC)
+def test_a_weight_is_how_often_a_row_stands_there(name):
+    probs, labels = _random()
+    probs = np.round(probs, 2)  # ties
+    weight = np.random.default_rng(1).integers(0, 4, size=len(labels))
+    rows = np.repeat(np.arange(len(labels)), weight)
+    wanted = SYMMETRIC[name](probs[rows], labels[rows])
+    got = SYMMETRIC[name](probs, labels, weight_N=weight)
+    assert got == pytest.approx(wanted, abs=1e-12)
+
+
 def test_padding_leaves_the_reliability_diagram():
     probs, labels = P.copy(), Y.copy()
     probs[::3], labels[::3] = np.nan, -1
@@ -113,7 +148,8 @@ def test_padding_leaves_the_reliability_diagram():
 
 @pytest.mark.parametrize("name", ALL)
 def test_nothing_left_is_finite(name):
-    assert ALL[name](P, Y, weight_N=np.zeros(10)) == 0
+    nothing = 0.5 if name == "auroc_error" else 0
+    assert ALL[name](P, Y, weight_N=np.zeros(10)) == nothing
 
 
 def test_order_of_examples_matters_to_the_reference_pairing_alone():
@@ -166,6 +202,32 @@ def test_an_absent_class_counts_with_its_probability():
     # gaps of the three classes: |.6 - 1|, |.3 - 0|, |.1 - 0|
     got = metrics.classwise_ece(probs, np.zeros(4, int))
     assert got == pytest.approx((0.4 + 0.3 + 0.1) / 3)
+
+
+def test_equal_confidences_are_in_one_bin_of_mass():
+    # ranks 1 to 4: the bound after rank 2 would cut the three of .75, so it moves up
+    probs = np.array([[0.5, 0.5], [0.75, 0.25], [0.75, 0.25], [0.75, 0.25]])
+    got = metrics.ece_mass(probs, np.array([0, 0, 1, 1]), bins=2)
+    assert got == pytest.approx(abs(2.75 - 2) / 4)
+
+
+def test_selective_prediction_by_hand():
+    # in order of confidence: right, wrong, right, right
+    probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    labels = np.array([0, 1, 0, 0])
+    got = metrics.aurc(probs, labels)
+    assert got == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
+    assert metrics.augrc(probs, labels) == pytest.approx((0.5 + 1 + 1) / 16)
+    assert metrics.auroc_error(probs, labels) == pytest.approx(1 / 3)
+    for coverage, wanted in ((0.25, 0), (0.5, 1 / 2), (0.6, 1 / 3), (1, 1 / 4)):
+        got = metrics.risk_at_coverage(probs, labels, coverage)
+        assert got == pytest.approx(wanted), coverage
+
+
+def test_smooth_error_of_one_example_is_its_gap():
+    assert metrics.smooth_ece(np.array([[0.7, 0.3]]), np.array([0])) == pytest.approx(
+        0.3, abs=1e-6
+    )
 
 
 def test_no_probability_above_the_threshold():

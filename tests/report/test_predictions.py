@@ -192,3 +192,35 @@ def test_metrics_of_a_file(tmp_path, caplog):
     assert "1 rows without a label are left out" in caplog.text
     with pytest.raises(UserError, match="bins is 0; wanted at least 1"):
         predictions.metrics_of_file(path, bins=0)
+
+
+def test_metrics_of_a_file_with_intervals(tmp_path):
+    path = _npz(tmp_path, probs=PROBS, labels=LABELS)
+    plain = predictions.metrics_of_file(path)
+    got = predictions.metrics_of_file(path, replicas=5)
+    assert list(got) == list(plain)
+    for name, value in got.items():
+        if isinstance(value, dict):
+            assert value["low"] <= value["value"] == plain[name] <= value["high"]
+        else:
+            assert value == plain[name]
+    assert isinstance(got["ece"], dict) and got["n"] == 3
+    with pytest.raises(UserError, match="replicas is -1; wanted at least 2"):
+        predictions.metrics_of_file(path, replicas=-1)
+
+
+def test_shares_of_raters_are_read(tmp_path):
+    soft = np.array([[0.5, 0.5], [0.25, 0.75], [9, 9]])
+    labels = np.array([0, 1, -1])
+    path = _npz(tmp_path, probs=PROBS, labels=labels, soft=soft)
+    np.testing.assert_array_equal(predictions.read(path).soft, soft[:2])
+    got = predictions.metrics_of_file(path)
+    assert got["soft_tv"] == pytest.approx(0.4 / 2)
+    path = _npz(tmp_path, logits=PROBS, labels=labels, soft=soft[:, :1])
+    with pytest.raises(
+        UserError, match=r"soft is float64\[3, 1\]; wanted numbers \[3, 2"
+    ):
+        predictions.read(path)
+    path = _npz(tmp_path, probs=PROBS, labels=LABELS, soft=soft)
+    with pytest.raises(UserError, match=r"row 2: soft \[9, 9\]; wanted a sum of 1"):
+        predictions.read(path)

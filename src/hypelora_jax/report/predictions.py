@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from hypelora_jax.calibration import calibrators, metrics
+from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.report import rows
 from hypelora_jax.types import UserError
 
@@ -25,15 +25,17 @@ class Predictions(NamedTuple):
     logits: np.ndarray | None = None  # (N, Y) float64, if the file holds logits
     ids: np.ndarray | None = None  # (N,) if the file names its rows
     dropped: int = 0  # rows without a label
+    soft: np.ndarray | None = None  # (N, Y) shares of raters, if the file has them
 
 
 def read(path: epath.PathLike) -> Predictions:
     """Predictions of a file; the suffix says the format.
 
-    `.npz`: `probs` or `logits` (N, Y), `labels` (N,), perhaps `ids` (N,); pickled
-    arrays are refused. `.csv`: a header with `label, prob_0, prob_1, ...`. `.jsonl`:
-    `{"label": 0, "probs": [...]}` on each line. Both may have an `id`. The label -1
-    means that there is none: such rows are left out and counted.
+    `.npz`: `probs` or `logits` (N, Y), `labels` (N,), perhaps `ids` (N,) and `soft`
+    (N, Y), the shares of raters; pickled arrays are refused. `.csv`: a header with
+    `label, prob_0, prob_1, ...`. `.jsonl`: `{"label": 0, "probs": [...]}` on each line.
+    Both may have an `id`. The label -1 means that there is none: such rows are left out
+    and counted.
 
     Raises:
       UserError: a file that is missing, malformed or empty, or a row whose numbers are
@@ -102,20 +104,40 @@ def write_npz(
         raise
 
 
-def metrics_of_file(path: epath.PathLike, bins: int = 10) -> dict[str, Any]:
+def metrics_of_file(
+    path: epath.PathLike,
+    bins: int = 10,
+    *,
+    replicas: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
     """What `hypelora metrics` prints: `metrics.compute_all` of a file's predictions.
 
     Logits count as they are, at temperature 1. Rows without a label are left out, with
     one warning that counts them.
+
+    Args:
+      path: of a file as `read` takes it.
+      bins: of the calibration errors.
+      replicas: above 0, metrics that have an interval become {"value", "low", "high"},
+        from as many bootstrap replicas.
+      level: of the intervals.
+      seed: of the replicas.
     """
     if bins < 1:
         raise UserError(f"bins is {bins}; wanted at least 1")
-    predictions = read(path)
-    if predictions.dropped:
+    held = read(path)
+    if held.dropped:
         logging.getLogger(__name__).warning(
-            "%s: %d rows without a label are left out", path, predictions.dropped
+            "%s: %d rows without a label are left out", path, held.dropped
         )
-    return metrics.compute_all(predictions.probs, predictions.labels, bins)
+    rows, options = (held.probs, held.labels), {"bins": bins, "soft": held.soft}
+    out = metrics.compute_all(*rows, **options)
+    if replicas:
+        options |= {"replicas": replicas, "level": level, "seed": seed}
+        out |= bootstrap.intervals(*rows, **options)
+    return out
 
 
 def _read_npz(path: epath.Path) -> Predictions:
@@ -139,15 +161,41 @@ def _read_npz(path: epath.Path) -> Predictions:
     if ids is not None and ids.shape != labels.shape:
         raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
     values = values.astype(np.float64)
+    soft = _soft(path, held, values.shape, labels >= 0)
     if kind == "probs":
-        return _checked(path, lambda i: f"{path}: row {i}", values, labels, ids)
+        out = _checked(path, lambda i: f"{path}: row {i}", values, labels, ids)
+        return out._replace(soft=soft)
     _refuse(
         ~np.isfinite(values).all(axis=1),
         lambda i: f"{path}: row {i}: logits {_show(values[i])}; wanted finite numbers",
     )
     probs = calibrators.softmax(values)
     out = _checked(path, lambda i: f"{path}: row {i}", probs, labels, ids)
-    return out._replace(logits=values[labels >= 0])
+    return out._replace(logits=values[labels >= 0], soft=soft)
+
+
+def _soft(
+    path: epath.Path,
+    held: dict[str, np.ndarray],
+    shape: tuple[int, int],
+    keep: np.ndarray,
+) -> np.ndarray | None:
+    """Shares of raters of the labelled rows, if the file has them."""
+    if "soft" not in held:
+        return None
+    soft = held["soft"]
+    if soft.dtype.kind not in "fiu" or soft.shape != shape:
+        raise UserError(
+            f"{path}: soft is {soft.dtype}{list(soft.shape)}; wanted numbers "
+            f"{list(shape)}, a share for each class"
+        )
+    soft = soft.astype(np.float64)
+    for bad, wanted in _row_checks(soft):
+        _refuse(
+            bad & keep,
+            lambda i, w=wanted: f"{path}: row {i}: soft {_show(soft[i])}; wanted {w}",
+        )
+    return soft[keep]
 
 
 def _from_rows(path: epath.Path, read: list[rows.Row]) -> Predictions:

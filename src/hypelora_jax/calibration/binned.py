@@ -1,0 +1,163 @@
+"""Calibration errors over bins of equal width, from sums over each bin.
+
+Bins are (lo, hi] with edges linspace(0, 1, bins + 1), the first one closed.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from hypelora_jax.calibration import arrays
+from hypelora_jax.calibration.arrays import Array
+
+MIN_COUNT = 10  # examples a bin needs to count in `mce_min_10`
+
+
+class Bins(NamedTuple):
+    """Weighted sums over the examples of each bin, (M,) or with leading axes."""
+
+    count: Array  # weights
+    gap: Array  # confidence minus hit
+    hit: Array  # 1 where the confidence was right
+
+
+def index(conf: Array, bins: int) -> Array:
+    """Number of the bin (lo, hi] of each confidence."""
+    xp = arrays.namespace(conf)
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    edges = edges if xp is np else xp.asarray(edges, conf.dtype)
+    return xp.clip(xp.searchsorted(edges, conf, side="left") - 1, 0, bins - 1)
+
+
+def sums(group: Array, conf: Array, hit: Array, weight: Array, num_groups: int) -> Bins:
+    """Sums over each of `num_groups` groups of flat entries."""
+    return Bins(
+        _add(group, weight, num_groups),
+        _add(group, (conf - hit) * weight, num_groups),
+        _add(group, hit * weight, num_groups),
+    )
+
+
+def of_top(probs_NY: Array, label_N: Array, weight_N: Array, bins: int) -> Bins:
+    """Bins (M,) of the top label's confidence."""
+    conf_N, hit_N = arrays.top(probs_NY, label_N)
+    return sums(index(conf_N, bins), conf_N, hit_N, weight_N, bins)
+
+
+def of_classes(probs_NY: Array, label_N: Array, weight_N: Array, bins: int) -> Bins:
+    """Bins (Y, M) of each class's probability; all of them count, small ones too."""
+    xp, num_classes = arrays.namespace(probs_NY), probs_NY.shape[1]
+    hit_NY = arrays.onehot(label_N, num_classes).astype(probs_NY.dtype)
+    weight_NY = xp.broadcast_to(weight_N[:, None], hit_NY.shape)
+    # one bin a class and interval: bin m of class c is bin c * bins + m
+    group_NY = index(probs_NY, bins) + bins * xp.arange(num_classes)[None, :]
+    flat = (x.reshape(-1) for x in (group_NY, probs_NY, hit_NY, weight_NY))
+    return Bins(*(x.reshape(-1, bins) for x in sums(*flat, num_classes * bins)))
+
+
+def l1(held: Bins) -> Array:
+    """Sum over bins of |gap| times the bin's share; over all leading axes together."""
+    xp = arrays.namespace(held.gap)
+    return arrays.share(xp.sum(xp.abs(held.gap)), xp.sum(held.count))
+
+
+def l2(held: Bins) -> Array:
+    """Root of the mean over examples of the squared gap of their bin."""
+    xp = arrays.namespace(held.gap)
+    square = arrays.share(xp.square(held.gap), held.count)
+    return xp.sqrt(arrays.share(xp.sum(square), xp.sum(held.count)))
+
+
+def largest(held: Bins, min_count: int = 1) -> Array:
+    """Largest gap of the bins that hold at least `min_count` examples, else 0."""
+    xp = arrays.namespace(held.gap)
+    gap = arrays.share(xp.abs(held.gap), held.count)
+    return xp.max(xp.where(held.count >= min_count, gap, xp.zeros_like(gap)))
+
+
+def decomposition(held: Bins) -> tuple[Array, Array, Array]:
+    """Reliability, resolution and uncertainty of the Brier score, from (Y, M) bins.
+
+    Each sums over classes: reliability is the mean squared gap between a bin's mean
+    probability and its rate of hits, resolution the mean squared distance of that rate
+    from the class's overall rate, uncertainty the variance of the class. Murphy, 1973,
+    equation 8, for each class and bins in the place of equal forecasts.
+    """
+    xp = arrays.namespace(held.gap)
+    n = xp.max(xp.sum(held.count, axis=1))
+    base_Y1 = arrays.share(xp.sum(held.hit, axis=1, keepdims=True), n)
+    rate_YM = arrays.share(held.hit, held.count)
+    reliability = xp.sum(arrays.share(xp.square(held.gap), held.count))
+    resolution = xp.sum(held.count * xp.square(rate_YM - base_Y1))
+    uncertainty = xp.sum(base_Y1 * (1 - base_Y1))
+    return arrays.share(reliability, n), arrays.share(resolution, n), uncertainty
+
+
+def ece(
+    probs_NY: Array, label_N: Array, weight_N: Array | None = None, bins: int = 10
+) -> Array:
+    """Expected calibration error of the top label over equal-width bins (METHOD D).
+
+    Sum over bins of |mean confidence - accuracy| times the bin's share of examples; Guo
+    et al., 2017, equation 3. 0 to 1.
+    """
+    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    return l1(of_top(*rows, bins))
+
+
+def ece_l2(
+    probs_NY: Array, label_N: Array, weight_N: Array | None = None, bins: int = 10
+) -> Array:
+    """Root mean square calibration error of the top label, 0 to 1.
+
+    As `ece` with squared gaps and a root: Kumar et al., 2019, definition 2.1, p = 2.
+    """
+    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    return l2(of_top(*rows, bins))
+
+
+def mce(
+    probs_NY: Array,
+    label_N: Array,
+    weight_N: Array | None = None,
+    bins: int = 10,
+    min_count: int = 1,
+) -> Array:
+    """Maximum calibration error: the largest gap of a bin, 0 to 1.
+
+    Guo et al., 2017, equation 5. Bins of fewer than `min_count` examples are left out;
+    with 1, a bin of one example counts like any other, so the number is noisy.
+    """
+    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    return largest(of_top(*rows, bins), min_count)
+
+
+def classwise_ece(
+    probs_NY: Array, label_N: Array, weight_N: Array | None = None, bins: int = 10
+) -> Array:
+    """Mean over classes of the equal-width calibration error of p(class), 0 to 1.
+
+    All probabilities count, small ones too; Kull et al., 2019.
+    """
+    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    return l1(of_classes(*rows, bins))
+
+
+def reliability(
+    probs_NY: Array, label_N: Array, weight_N: Array | None = None, bins: int = 10
+) -> tuple[Array, Array, Array]:
+    """Mean confidence, accuracy and number of examples of each bin of `ece`.
+
+    Three arrays (M,); the first two are 0 where the third is.
+    """
+    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    held = of_top(*rows, bins)
+    hit_M = arrays.share(held.hit, held.count)
+    return arrays.share(held.gap + held.hit, held.count), hit_M, held.count
+
+
+def _add(group: Array, x: Array, num_groups: int) -> Array:
+    if arrays.namespace(x) is np:
+        return np.bincount(group, x, minlength=num_groups).astype(x.dtype)
+    return jnp.bincount(group, x, length=num_groups)
