@@ -109,8 +109,7 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
     trained = loop.train(bench, plan, path, progress)
     summary = _finish(bench, plan, trained, path, time.monotonic() - started)
     view = html.load_run(path)
-    html.write_report([view], path / "report" / "report.html")
-    html.write_figures(view, path / "report")
+    html.write_report([view], path / "report" / "report.html", replicas=0)
     store.write_json(done, summary)
     _print(overview.closing(summary))
     return summary
