@@ -24,7 +24,7 @@ from hypelora_jax.report.runs import (
 )
 from hypelora_jax.report.tables import SCORES
 
-COMPARED = ("accuracy", "nll", "brier", "ece", "ece_debiased", "smooth_ece", "aurc")
+COMPARED = ("accuracy", "nll", "brier", "ece", "smooth_ece", "aurc")
 CHECKS = ("ece", "ece_noise_floor", "consistency_p")
 STAGES = ("as trained", "calibrated")
 

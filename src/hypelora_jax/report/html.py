@@ -24,12 +24,13 @@ FORMATS = ("html", "md", "csv", "tex", "png")
 HOW_TO_READ = {
     "methods": (
         "In brackets: 95 % intervals. One seed: over examples (bootstrap), and the "
-        "difference to the first method is paired on the same examples. Several "
-        "seeds: mean ± standard deviation over seeds, interval and difference over "
-        "seeds (Student's t, pairs of equal seeds). p is two-sided and not corrected "
-        "for the number of comparisons. Lower is better but for scores and accuracy. "
-        "Where the true ECE is near 0 no interval of the ECE covers it: the plug-in "
-        "ECE is biased upwards; see the noise floor."
+        "difference to the first method is paired on the same examples; none with "
+        "0 replicas, as in the report that training writes. Several seeds: mean ± "
+        "standard deviation, interval and difference over seeds (Student's t, pairs "
+        "of equal seeds). No interval: no pairs. p is two-sided, at least 2 / (1 + "
+        "replicas), and not corrected for the number of comparisons. Lower is better "
+        "but for scores and accuracy. Where the true ECE is near 0 no interval of "
+        "the ECE covers it: see the noise floor."
     ),
     "checks": (
         "The noise floor is the ECE that a perfectly calibrated model would show on "

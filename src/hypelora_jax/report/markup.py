@@ -20,12 +20,12 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .3rem }
 p { max-width: 48rem }
 p.note { font-size: .87rem; opacity: .85; margin: .4rem 0 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-td, th { padding: .25rem .7rem; text-align: right; vertical-align: top;
+td, th { padding: .25rem .55rem; text-align: right; vertical-align: top;
          border-bottom: 1px solid #8883 }
 th { vertical-align: bottom; border-bottom: 2px solid currentColor }
 td:first-child, th:first-child, table.config td { text-align: left }
 td small { display: block; white-space: nowrap; opacity: .8 }
-td:first-child { overflow-wrap: anywhere }
+td:first-child { overflow-wrap: break-word; min-width: 5.5rem }
 tr.minor td:first-child { padding-left: 1.7rem; font-style: italic }
 tr.section td { border-bottom: 1px solid currentColor }
 table.config td { font: 13px/1.4 ui-monospace, monospace; overflow-wrap: anywhere }
