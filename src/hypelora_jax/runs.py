@@ -46,6 +46,7 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
         runs.append(_one(own, folder.open_workdir(str(path / f"seed_{i}")), progress))
     summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
     store.write_json(path / "summary.json", summary)
+    html.write_report([html.load(path)], path / "report" / "report.html", replicas=0)
     return summary
 
 

@@ -136,7 +136,7 @@ def test_seeds_are_one_row_and_one_panel(make_run, make_seeds, tmp_path):
     _, page = _report(tmp_path, methods)
     assert len(page.images) == 5
     row = next(row for row in page.rows if row and row[0] == "b3 seeds")
-    assert re.fullmatch(r"0\.\d{4} ± 0\.\d{4}\[0\.\d{4}, \d\.\d{4}\]", row[5])
+    assert re.fullmatch(r"0\.\d{4}± 0\.\d{4}\[0\.\d{4}, \d\.\d{4}\]", row[5])
     alts = [alt for alt, _ in page.images]
     assert alts[0].startswith("Reliability diagram of b, 3 seeds: as trained ECE 0.")
     assert {"b/seed_0", "b/seed_1", "b/seed_2", "a"} <= set(page.cells)

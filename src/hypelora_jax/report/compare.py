@@ -116,13 +116,14 @@ def _number(value: float | Mapping[str, float]) -> float:
 
 
 def _described(method: Method, stage: str) -> str:
-    if stage == "as trained":
+    states = [run.calibrator for run in method.runs]
+    if stage == "as trained" or all(state is None for state in states):
         return "-"
-    names = []
-    for run in method.runs:
-        state = run.calibrator
-        names.append("-" if state is None else calibrators.describe(state))
-    return ", ".join(dict.fromkeys(names))
+    names = dict.fromkeys("-" if s is None else calibrators.describe(s) for s in states)
+    if len(names) > 2 and all(isinstance(s, calibrators.Temperature) for s in states):
+        ends = [how(state.temperature for state in states) for how in (min, max)]
+        return "T = {:.3g} to {:.3g}".format(*ends)
+    return ", ".join(names)
 
 
 def _bootstrap() -> ModuleType:

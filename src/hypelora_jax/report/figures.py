@@ -19,6 +19,7 @@ GRID = "#e6e6e6"
 DASHED = (0, (4, 3))
 COLORS = ("#00506b", "#e07b39", "#5b3a8c", "#3aa17e", "#a3224a", "#8a8a3a")
 DASHES = ("-", (0, (6, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1.5)))
+DASHES += ((0, (10, 1.5, 1, 1.5, 1, 1.5)),)
 MARKERS = "os^DvPX*"
 COLUMNS = 3  # panels beside each other in a PNG file
 WIDTH = 3.9  # inches of a panel
@@ -26,7 +27,7 @@ DPI = 160  # a panel is 672 dots wide, drawn on 340 to 450 of them
 
 
 def mark(number: int) -> dict[str, Any]:
-    """Colour, line style and marker of a series; unlike those of 119 others."""
+    """Colour, line style and marker of a series; 24 series are all different."""
     return {
         "color": COLORS[number % len(COLORS)],
         "ls": DASHES[number % len(DASHES)],

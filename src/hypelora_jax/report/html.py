@@ -45,7 +45,7 @@ HOW_TO_READ = {
     ),
     "risk_coverage": (
         "Errors among the answers that remain when only the most confident are given "
-        "(20 or more). Probabilities are those of `predict`."
+        "(20 or more). Probabilities are those that predict gives."
     ),
     "sets": (
         "Sets hold the true class with at least the coverage asked for, on average "
@@ -115,7 +115,7 @@ def write_report(
     for name in formats:
         if name != "png":
             suffix = output.suffix if name == "html" else f".{name}"
-            output.with_suffix(suffix).write_text(writers[name]())
+            output.with_suffix(suffix).write_bytes(writers[name]().encode())
     if "png" in formats:
         pictures.write(drawn, methods, split, output)
 

@@ -32,7 +32,7 @@ def table(title: str, rows: Sequence[Row]) -> Table:
 def _value(found: Cell | None) -> str:
     if found is None:
         return "-"
-    spread = "" if found.spread is None else f" ± {found.spread:.4f}"
+    spread = "" if found.spread is None else f"\n± {found.spread:.4f}"
     return f"{cell(found.value)}{spread}{_interval(found)}"
 
 
