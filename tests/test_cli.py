@@ -250,8 +250,15 @@ def test_a_run_from_training_to_report(tmp_path, capsys):
     assert cli.main(["metrics", f"--predictions={predictions}"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == printed["n"]
 
-    assert cli.main(["report", f"--workdir={run}", f"--output={page}"]) == 0
+    report = ["report", f"--workdir={run}", f"--output={page}", "--replicas=0"]
+    assert cli.main([*report, "--split=test", "--formats=html,csv"]) == 0
     assert page.read_text().lstrip().startswith("<!")
+    assert page.with_suffix(".csv").read_text().startswith("split,stage,method")
+    assert not page.with_suffix(".md").exists()
+    assert cli.main([*report, "--split=tset"]) == 2
+    assert "'tset'" in capsys.readouterr().err
+    assert cli.main([*report, "--formats=pdf"]) == 2
+    assert "'pdf'" in capsys.readouterr().err
 
     assert cli.main(train) == 0  # finished: says so, does nothing
     assert cli.main([*train, "--config.seed=1"]) == 2  # another run's folder

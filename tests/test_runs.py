@@ -53,6 +53,7 @@ def test_num_seeds_makes_whole_run_folders_and_their_mean(finished):
         values.append(held["metrics"]["validation"]["nll"])
         assert list((own / "tb").iterdir()) and (own / "report").exists()
     assert values[0] != values[1]
+    assert "2 seeds" in (workdir / "report" / "report.html").read_text()
     saved = json.loads((workdir / "summary.json").read_text())
     assert saved == json.loads(json.dumps(summary))
     assert saved["mean"]["validation"]["nll"] == pytest.approx(np.mean(values))

@@ -65,6 +65,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "output": {"default": "-", "metavar": "FILE", "help": "- (the default) is stdout"},
     "html": {"default": "report.html", "metavar": "FILE", "help": "the HTML file"},
+    "formats": {"default": "html,md,csv,tex,png", "help": "files to write beside it"},
+    "report_replicas": {"default": 1000, "type": int, "help": "of the bootstrap, or 0"},
     "predictions": {
         "required": True,
         "metavar": "FILE",
@@ -75,14 +77,16 @@ FLAGS: dict[str, dict[str, Any]] = {
     "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
     "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
 }
-NAMES = {"workdirs": "workdir", "html": "output"}  # keys of FLAGS that are not the flag
 SAMPLING = ("replicas", "level", "bins", "seed")
+# Keys of FLAGS that are not the flag.
+NAMES = {"workdirs": "workdir", "html": "output", "report_replicas": "replicas"}
+REPORT = ("workdirs", "html", "split")
 COMMANDS = {
     "train": (commands.train, ("config", "workdir")),
     "evaluate": (commands.evaluate, ("workdir", "split")),
     "predict": (commands.predict, ("workdir", "input", "output")),
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
-    "report": (commands.report, ("workdirs", "html")),
+    "report": (commands.report, (*REPORT, "report_replicas", "formats")),
     "prepare": (commands.prepare, ("config",)),
     "doctor": (commands.doctor, ()),
 }
@@ -197,9 +201,9 @@ def _parser() -> argparse.ArgumentParser:
             name, help=text, description=text, allow_abbrev=False
         )
         for key in keys:
-            flag = f"--{NAMES.get(key, key)}"
-            dest = "output" if key == "html" else key
-            sub.add_argument(flag, dest=dest, **FLAGS[key])
+            flag = NAMES.get(key, key)
+            dest = key if key == "workdirs" else flag
+            sub.add_argument(f"--{flag}", dest=dest, **FLAGS[key])
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         sub.set_defaults(command=command, name=name)
     return parser

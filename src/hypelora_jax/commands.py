@@ -60,11 +60,15 @@ def metrics(
     print(json.dumps(metrics_of_file(predictions, bins, **how)))
 
 
-def report(workdirs: list[str], output: str) -> None:
-    """Write one HTML file about one or more runs."""
+def report(
+    workdirs: list[str], output: str, split: str, replicas: int, formats: str
+) -> None:
+    """Write one HTML file about one or more runs, tables and figures beside it."""
     from hypelora_jax.report import html
 
-    html.write_report([html.load_run(d) for d in workdirs], output)
+    store.keep_compiled()
+    methods = html.load_all(workdirs)
+    html.write_report(methods, output, split, replicas, formats.split(","))
 
 
 def prepare(config: Settings) -> None:

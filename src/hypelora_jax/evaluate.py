@@ -14,7 +14,6 @@ from hypelora_jax.calibration import calibrators
 from hypelora_jax.data.pipeline import Dataset, dataset, warn_of_cuts
 from hypelora_jax.data.tables import Table
 from hypelora_jax.report import plots, predictions
-from hypelora_jax.report.runs import RunView
 from hypelora_jax.train import loop, setup, validate
 from hypelora_jax.train.setup import Workbench
 from hypelora_jax.types import Params, UserError
@@ -164,17 +163,10 @@ def _diagram(
     run: Fitted, split: str, logits_NY: np.ndarray, label_N: np.ndarray
 ) -> None:
     """Reliability diagram as DIR/report/reliability_SPLIT.png, for classes."""
-    temperature = run.temperature if run.temperature != run.uncalibrated else None
-    view = RunView(
-        run.workdir.name,
-        {},
-        {},
-        logits_NY,
-        label_N,
-        temperature,
-        train_temperature=run.uncalibrated,
+    state = calibrators.Temperature(run.temperature)
+    panel = plots.panel_of_split(
+        run.workdir.name, logits_NY, label_N, state, run.uncalibrated
     )
-    panel = plots.panel_of(view)
     if panel is not None:
         path = run.workdir / "report" / f"reliability_{split}.png"
         plots.save(plots.reliability([panel]), path)

@@ -46,6 +46,7 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
         runs.append(_one(own, folder.open_workdir(str(path / f"seed_{i}")), progress))
     summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
     store.write_json(path / "summary.json", summary)
+    html.write_report([html.load(path)], path / "report" / "report.html", replicas=0)
     return summary
 
 
@@ -109,8 +110,7 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
     trained = loop.train(bench, plan, path, progress)
     summary = _finish(bench, plan, trained, path, time.monotonic() - started)
     view = html.load_run(path)
-    html.write_report([view], path / "report" / "report.html")
-    html.write_figures(view, path / "report")
+    html.write_report([view], path / "report" / "report.html", replicas=0)
     store.write_json(done, summary)
     _print(overview.closing(summary))
     return summary

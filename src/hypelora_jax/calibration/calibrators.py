@@ -134,6 +134,13 @@ def apply(state: Any, logits_NY: Any) -> Any:
     return build(_kind(state)).apply(state, logits_NY)
 
 
+def describe(state: Any) -> str:
+    """A fitted state in a few words, for tables and diagrams: "T = 1.31"."""
+    if isinstance(state, Temperature):
+        return f"T = {state.temperature:.3g}"
+    return _kind(state)
+
+
 def _kind(state: Any) -> str:
     return next(kind for kind, cls in STATES.items() if isinstance(state, cls))
 

@@ -1,184 +1,251 @@
-"""Figures of a report: reliability diagrams and training curves.
+"""Reliability diagrams: accuracy over confidence, with a bootstrap band."""
 
-Plain `Figure` objects, rendered by Agg: no display and no global state of pyplot.
-"""
-
-import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
-from etils import epath
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.report.runs import RunView, labelled
+from hypelora_jax.report import figures
+from hypelora_jax.report.figures import save
+from hypelora_jax.report.runs import (
+    Arrays,
+    Examples,
+    Method,
+    RunView,
+    changes,
+    examples,
+)
 
-BEFORE, AFTER, INK = "#d1495b", "#00798c", "#444444"
-TRAIN = "#8d96a3"
+__all__ = ["Panel", "Stage", "band", "panel_of", "panel_of_split", "reliability"]
+__all__ += ["limits_of", "save"]
+
+FEW = 10  # examples of a bin below which resampling says too little
+
+
+class Stage(NamedTuple):
+    """Top-label predictions of one kind of probabilities, those of all seeds."""
+
+    name: str
+    confidence: np.ndarray  # (N,)
+    hit: np.ndarray  # (N,) whether the most probable class was right
+    example: np.ndarray  # (N,) which example it is: the same in several seeds
+    ece: float  # mean over seeds
 
 
 class Panel(NamedTuple):
-    """One column of a reliability figure."""
+    """One reliability diagram."""
 
     title: str
-    before: np.ndarray  # (N, Y) probabilities
-    labels: np.ndarray  # (N,) classes
-    after: np.ndarray | None = None  # (N, Y), if there is a temperature
-    temperature: float | None = None
+    stages: tuple[Stage, ...]  # as trained, and calibrated if that is something else
+    classes: int
 
 
-def panel_of(run: RunView) -> Panel | None:
-    """Panel of a run; None where it has no labelled predictions of classes."""
-    if (held := labelled(run)) is None:
+def panel_of(method: Method, split: str, bins: int = 10) -> Panel | None:
+    """Panel of a method; None where it has no labelled predictions of classes."""
+    held = [examples(run, split) for run in method.runs]
+    if not held or any(x is None for x in held):
         return None
-    logits, labels = held
-    before = calibrators.softmax(logits.astype(np.float64), run.train_temperature)
-    if run.temperature in (None, run.train_temperature):
-        return Panel(run.name, before, labels)
-    after = calibrators.softmax(logits.astype(np.float64), run.temperature)
-    return Panel(run.name, before, labels, after, run.temperature)
+    title = method.name
+    if len(held) > 1:
+        title += f", {len(held)} seeds"
+    stages = [_stage("as trained", held, [x.before for x in held], bins)]
+    if any(x.after is not None for x in held):
+        names = {
+            calibrators.describe(run.calibrator)
+            for run in method.runs
+            if changes(run.calibrator, run.train_temperature)
+        }
+        name = names.pop() if len(names) == 1 else "calibrated"
+        stages.append(_stage(name, held, [x.final for x in held], bins))
+    return Panel(title, tuple(stages), held[0].before.shape[1])
 
 
-def reliability(panels: Sequence[Panel], bins: int = 10) -> Figure:
+def panel_of_split(
+    title: str,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    calibrator: Any = None,
+    train_temperature: float = 1.0,
+) -> Panel | None:
+    """Panel of one run's raw logits; None for a regression or without labels."""
+    arrays = {"": Arrays(logits_NY, label_N)}
+    run = RunView(
+        title, {}, {}, arrays, calibrator, train_temperature=train_temperature
+    )
+    return panel_of(Method(title, (run,)), "")
+
+
+def _stage(
+    name: str, held: Sequence[Examples], probs: Sequence[np.ndarray], bins: int
+) -> Stage:
+    labels = [x.labels for x in held]
+    pairs = list(zip(probs, labels, strict=True))
+    return Stage(
+        name,
+        np.concatenate([p.max(axis=1) for p in probs]),
+        np.concatenate([p.argmax(axis=1) == y for p, y in pairs]),
+        np.unique(np.concatenate([x.ids for x in held]), return_inverse=True)[1],
+        float(np.mean([metrics.ece(p, y, bins=bins) for p, y in pairs])),
+    )
+
+
+class Limits(NamedTuple):
+    """What the panels of one report share."""
+
+    lowest: float  # accuracy at which the axis begins
+    highest: float  # largest share of examples in one bin
+
+
+def limits_of(panels: Sequence[Panel], bins: int = 10) -> Limits:
+    """Limits that hold all that the panels draw."""
+    stages = [stage for panel in panels for stage in panel.stages]
+    every = [_binned(stage, bins) for stage in stages]
+    confident = min(np.floor(bins / panel.classes) / bins for panel in panels)
+    low = min(confident, *(binned.low.min() for binned in every))
+    # a tick of .2 below what is drawn, so that the diagonal begins on the axis
+    share = max((binned.count / binned.count.sum()).max() for binned in every)
+    return Limits(float(np.floor(5 * low + 1e-9) / 5), float(share))
+
+
+def reliability(
+    panels: Sequence[Panel], bins: int = 10, limits: Limits | None = None
+) -> Figure:
     """Reliability diagram of each panel, the histogram of its confidences below.
 
-    A point stands at a bin's mean confidence and accuracy, its area grows with the
-    bin's share of examples, its bar is the 95 % Wilson interval of the accuracy.
+    A point stands at a bin's mean confidence and accuracy and its area grows with the
+    bin's share of examples. The band is the 95 % interval of the bins' accuracies
+    when the examples are drawn again (percentile bootstrap). Hollow bins, of fewer
+    than ten examples or all right or all wrong, have a bar instead: their Wilson
+    interval. `limits` are those of more panels than these, if they are to look alike.
     """
-    count = max(len(panels), 1)
-    figure = Figure(figsize=(0.6 + 3.7 * count, 5.0), layout="constrained")
-    axes = figure.subplots(
-        2, count, sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1)
-    )
-    classes = max((panel.before.shape[1] for panel in panels), default=2)
-    low = np.floor(bins / classes) / bins - 0.02  # no confidence is below 1 / classes
-    for column, panel in zip(axes.T, panels, strict=False):
-        _diagram(column[0], panel, bins, low)
-        _histogram(column[1], panel, bins)
-        column[1].set_xlim(low, 1.02)
-    axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("examples")
-    return figure
+    held = limits_of(panels, bins) if limits is None else limits
+
+    def drawing(panel: Panel) -> figures.Draw:
+        return lambda axes: _panel(axes, panel, bins, held)
+
+    return figures.grid([drawing(panel) for panel in panels], (3.2, 1.0))
 
 
-def _series(panel: Panel) -> list[tuple[str, np.ndarray, str]]:
-    if panel.after is None:
-        return [("as trained", panel.before, AFTER)]
-    return [
-        ("before", panel.before, BEFORE),
-        (f"T = {panel.temperature:.3g}", panel.after, AFTER),
-    ]
+def _panel(axes: Sequence[Axes], panel: Panel, bins: int, limits: Limits) -> None:
+    diagram, histogram = axes
+    low = np.floor(bins / panel.classes) / bins  # no confidence is below 1 / classes
+    diagram.plot([0, 1], [0, 1], color=figures.INK, lw=1, ls=figures.DASHED, zorder=1)
+    for number, stage in enumerate(panel.stages):
+        last = number == len(panel.stages) - 1  # the probabilities that count
+        style = {
+            "color": figures.AFTER if last else figures.BEFORE,
+            "ls": "-" if last else (0, (3, 1.5)),
+        }
+        label = f"{stage.name}: ECE {stage.ece:.3f}"
+        _line(diagram, _binned(stage, bins), style, "o" if last else "s", label)
+        _bars(histogram, _share(stage, bins), style, last)
+    diagram.set_title(panel.title, fontsize=10)
+    bottom = limits.lowest - 0.02 * (1 - limits.lowest)
+    diagram.set(ylim=(bottom, 1.02), ylabel="accuracy", xlim=(low - 0.02, 1.02))
+    diagram.legend(loc="upper left" if low > 0.3 else "best", fontsize=8, frameon=False)
+    histogram.set(xlabel="confidence", ylabel="examples")
+    histogram.set_ylim(0, 1.08 * limits.highest)
+    histogram.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    histogram.yaxis.set_major_locator(MaxNLocator(3))
+    for one in axes:
+        figures.plain(one)
 
 
-def _diagram(axes: Axes, panel: Panel, bins: int, low: float) -> None:
-    axes.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (4, 3)), zorder=1)
-    for name, probs, color in _series(panel):
-        conf, hit, count = metrics.reliability(probs, panel.labels, bins=bins)
-        conf, hit, count = (x[count > 0] for x in (conf, hit, count))
-        error = metrics.ece(probs, panel.labels, bins=bins)
-        interval = np.array(
-            [_wilson(h * n, n) for h, n in zip(hit, count, strict=True)]
-        )
-        axes.vlines(conf, *interval.T, color=color, lw=1.2, alpha=0.45, zorder=2)
-        axes.plot(conf, hit, color=color, lw=1.3, alpha=0.8, zorder=3)
-        size = 14 + 130 * count / count.sum()
-        label = f"{name}: ECE {error:.3f}"
-        axes.scatter(conf, hit, size, color=color, ec="white", lw=0.8, zorder=4)
-        axes.plot([], [], color=color, marker="o", ms=5, lw=1.3, label=label)
-    axes.set_title(panel.title, fontsize=10)
-    axes.set_ylim(-0.02, 1.02)
-    axes.grid(color="#e6e6e6", lw=0.6)
-    axes.set_axisbelow(True)
-    axes.legend(loc="upper left" if low > 0.3 else "best", fontsize=8, frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+class _Binned(NamedTuple):
+    """Bins that hold examples, (M,) each."""
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    low: np.ndarray  # ends of the interval of the accuracy
+    high: np.ndarray
+    count: np.ndarray
+    drawn_again: np.ndarray  # (M,) bool: the ends are the bootstrap's
 
 
-def _wilson(hits: float, count: float) -> tuple[float, float]:
-    test = scipy.stats.binomtest(round(float(hits)), int(count))
-    interval = test.proportion_ci(method="wilson")
-    return interval.low, interval.high
-
-
-def _histogram(axes: Axes, panel: Panel, bins: int) -> None:
+def _bin_of(confidence_N: np.ndarray, bins: int) -> np.ndarray:
+    """Bins (lo, hi] with edges linspace(0, 1, bins + 1), as those of the ECE."""
     edges = np.linspace(0, 1, bins + 1)
-    for i, (_, probs, color) in enumerate(_series(panel)):
-        _, _, count = metrics.reliability(probs, panel.labels, bins=bins)
-        share = count / count.sum()
-        axes.stairs(share, edges, fill=True, color=color, alpha=0.25, zorder=2 + i)
-        axes.stairs(share, edges, color=color, lw=1.3, zorder=4 + i)
-    axes.set_xlabel("confidence")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.spines[["top", "right"]].set_visible(False)
+    return np.clip(np.searchsorted(edges, confidence_N, side="left") - 1, 0, bins - 1)
 
 
-def curves(runs: Sequence[RunView]) -> Figure:
-    """Train loss and validation NLL, and ECE below, over epochs, a column for each run.
+def _share(stage: Stage, bins: int) -> np.ndarray:
+    count_M = np.bincount(_bin_of(stage.confidence, bins), minlength=bins)
+    return count_M / count_M.sum()
 
-    The chosen epoch is marked by a vertical line. Where no epoch has ended, the axis
-    counts steps.
+
+def _binned(stage: Stage, bins: int) -> _Binned:
+    bin_N = _bin_of(stage.confidence, bins)
+    count = np.bincount(bin_N, minlength=bins)
+    hits = np.bincount(bin_N, stage.hit.astype(float), bins)
+    confidence = np.bincount(bin_N, stage.confidence, bins)
+    low, high = band(bin_N, stage.hit, stage.example, bins)
+    # all right or all wrong stays so however often it is drawn
+    again = (count >= FEW) & (hits > 0) & (hits < count)
+    for m in np.flatnonzero((count > 0) & ~again):
+        test = scipy.stats.binomtest(round(hits[m]), int(count[m]))
+        low[m], high[m] = test.proportion_ci(method="wilson")
+    held, some = count > 0, np.maximum(count, 1)
+    every = (confidence / some, hits / some, low, high, count, again)
+    return _Binned(*(x[held] for x in every))
+
+
+def _line(
+    axes: Axes, binned: _Binned, style: dict[str, Any], marker: str, label: str
+) -> None:
+    x, y, low, high, count, many = binned
+    color = style["color"]
+    axes.fill_between(x[many], low[many], high[many], color=color, alpha=0.2, lw=0)
+    for end in (low, high):
+        axes.plot(x[many], end[many], lw=0.6, alpha=0.6, **style)
+    axes.vlines(x[~many], low[~many], high[~many], color=color, lw=0.9)
+    axes.plot(x, y, lw=1.4, zorder=3, **style)
+    size, face = 16 + 110 * count / count.sum(), np.where(many, color, "white")
+    axes.scatter(x, y, size, c=face, ec=color, lw=1, marker=marker, zorder=4)
+    axes.plot([], [], marker=marker, ms=5, lw=1.4, label=label, **style)
+
+
+def band(
+    bin_N: np.ndarray,
+    hit_N: np.ndarray,
+    example_N: np.ndarray,
+    bins: int,
+    replicas: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the bootstrap interval of each bin's accuracy, two arrays (M,).
+
+    Examples are drawn with replacement; rows of one example (its seeds) go together.
+    All that matters of an example is how often it falls into each bin, right or wrong,
+    so the draw is one of the patterns of these counts. NaN where a bin is empty.
     """
-    count = max(len(runs), 1)
-    figure = Figure(figsize=(0.6 + 3.7 * count, 4.4), layout="constrained")
-    axes = figure.subplots(
-        2, count, sharex="col", sharey="row", squeeze=False, height_ratios=(3, 2)
-    )
-    for column, run in zip(axes.T, runs, strict=False):
-        _curve(column[0], column[1], run)
-    for row in axes:  # after all are drawn: this ends the scaling of a shared axis
-        row[0].set_ylim(0, 1.04 * row[0].get_ylim()[1])
-    axes[0, 0].set_ylabel("loss" if _regression(runs) else "nats")
-    axes[1, 0].set_ylabel("ECE")
-    return figure
+    cell_N, cells = 2 * bin_N + hit_N.astype(int), 2 * bins
+    n = int(example_N.max()) + 1
+    if n == len(example_N):  # one row an example: its pattern is its cell
+        pattern_PC, count_P = np.eye(cells), np.bincount(cell_N, minlength=cells)
+    else:
+        count_EC = np.zeros((n, cells), np.int32)
+        np.add.at(count_EC, (example_N, cell_N), 1)
+        pattern_PC, count_P = np.unique(count_EC, axis=0, return_counts=True)
+    draw = np.random.default_rng(seed)
+    drawn = draw.multinomial(n, count_P / n, size=replicas) @ pattern_PC
+    wrong, right = drawn[:, 0::2], drawn[:, 1::2]
+    out = np.full((2, bins), np.nan)
+    for m in np.flatnonzero(np.bincount(bin_N, minlength=bins)):
+        held = wrong[:, m] + right[:, m] > 0
+        share = right[held, m] / (wrong[held, m] + right[held, m])
+        if len(share):
+            out[:, m] = np.quantile(share, [(1 - level) / 2, (1 + level) / 2])
+    return out[0], out[1]
 
 
-def _regression(runs: Sequence[RunView]) -> bool:
-    return not any("nll" in row for run in runs for row in run.curve)
-
-
-def _points(rows: list[dict[str, Any]], key: str, unit: float) -> tuple[list, list]:
-    held = [row for row in rows if row.get(key) is not None]
-    return [row["step"] / unit for row in held], [row[key] for row in held]
-
-
-def _curve(top: Axes, bottom: Axes, run: RunView) -> None:
-    train = [row for row in run.curve if row.get("split") == "train"]
-    epochs = [row for row in run.curve if row.get("split") == "validation"]
-    unit = next((row["step"] for row in epochs if row["step"] > 0), 1)
-    loss = _points(train, "loss", unit)
-    dot = "." if len(loss[0]) < 30 else None  # few points make no line
-    top.plot(*loss, color=TRAIN, lw=1, marker=dot, label="train loss")
-    style = {"color": AFTER, "marker": "o", "ms": 4, "lw": 1.5}
-    top.plot(*_points(epochs, "nll", unit), **style, label="validation NLL")
-    bottom.plot(*_points(epochs, "ece", unit), **style)
-    for axes in (top, bottom):
-        axes.grid(color="#e6e6e6", lw=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        if run.best_step is not None:
-            label = "chosen" if axes is top else None
-            at = run.best_step / unit
-            axes.axvline(at, color=BEFORE, lw=1, ls=(0, (4, 3)), label=label, zorder=1)
-    top.set_title(run.name, fontsize=10)
-    top.legend(fontsize=8, frameon=False)
-    bottom.set_xlabel("epoch" if unit > 1 else "step")
-    bottom.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def png(figure: Figure, dpi: int = 130) -> bytes:
-    """The figure as a PNG file's bytes."""
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
-
-
-def save(figure: Figure, path: epath.PathLike) -> None:
-    """Write the figure as PNG; folders are made."""
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
+def _bars(axes: Axes, share_M: np.ndarray, style: dict[str, Any], filled: bool) -> None:
+    edges = np.linspace(0, 1, len(share_M) + 1)
+    if filled:
+        axes.stairs(share_M, edges, fill=True, color=style["color"], alpha=0.25)
+    axes.stairs(share_M, edges, lw=1.3, **style)

@@ -1,7 +1,7 @@
-"""A finished run as the report sees it: the files of its folder, read."""
+"""Finished runs as the report sees them: the files of their folders, read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,18 +12,78 @@ from hypelora_jax.report import predictions
 from hypelora_jax.types import UserError
 
 
+class Arrays(NamedTuple):
+    """What predictions.npz of a split holds."""
+
+    logits: np.ndarray  # (N, Y) raw
+    labels: np.ndarray  # (N,), -1 where there is none
+    ids: np.ndarray | None = None  # (N,)
+
+
 class RunView(NamedTuple):
     """What a report shows of one run."""
 
     name: str
     config: dict[str, Any]
     metrics: dict[str, dict[str, Any]]  # split -> raw metrics, "calibrated": {...}
-    logits: np.ndarray | None = None  # (N, Y) raw, of the split shown in diagrams
-    labels: np.ndarray | None = None  # (N,)
-    temperature: float | None = None  # fitted after training; None: not
+    arrays: Mapping[str, Arrays] = {}  # split -> predictions
+    calibrator: Any = None  # state of the one fitted after training; None: not
     curve: Sequence[dict[str, Any]] = ()  # rows of metrics.jsonl
     best_step: int | None = None  # of the chosen checkpoint
     train_temperature: float = 1.0  # learned in training: divides the logits "before"
+
+
+class Method(NamedTuple):
+    """One row of a report: a run, or the seeds of one configuration."""
+
+    name: str
+    runs: tuple[RunView, ...]
+
+
+class Examples(NamedTuple):
+    """Labelled examples of a split, with the probabilities a run gives them."""
+
+    before: np.ndarray  # (N, Y) float64, without the post-hoc calibrator
+    after: np.ndarray | None  # (N, Y) float64, with it; None: there is none
+    labels: np.ndarray  # (N,) classes
+    ids: np.ndarray  # (N,)
+
+    @property
+    def final(self) -> np.ndarray:
+        """Probabilities (N, Y) that `predict` gives."""
+        return self.before if self.after is None else self.after
+
+
+def load(workdir: epath.PathLike) -> Method:
+    """The run of a folder, or all runs of its folders seed_0, seed_1, ...
+
+    Raises:
+      UserError: no run there, or a file that is not what it says.
+    """
+    folder = epath.Path(workdir)
+    seeds = [] if (folder / "config.json").exists() else _seeds(folder)
+    if not seeds:
+        run = load_run(folder)
+        return Method(run.name, (run,))
+    return Method(folder.name, tuple(load_run(seed) for seed in seeds))
+
+
+def load_all(workdirs: Sequence[epath.PathLike]) -> list[Method]:
+    """Runs of several folders; folders of the same name get their parents' names too.
+
+    Raises:
+      UserError: as `load`, or a folder given twice.
+    """
+    paths = [epath.Path(workdir) for workdir in workdirs]
+    if len({path.parts for path in paths}) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UserError(f"{twice} is given twice; wanted each --workdir once")
+    methods = [load(path) for path in paths]
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return [m._replace(name=n) for m, n in zip(methods, names, strict=True)]
 
 
 def load_run(workdir: epath.PathLike) -> RunView:
@@ -34,7 +94,7 @@ def load_run(workdir: epath.PathLike) -> RunView:
     """
     folder = epath.Path(workdir)
     if not (folder / "config.json").exists():
-        seeds = (folder / "seed_0").exists()
+        seeds = bool(_seeds(folder))
         way_out = (
             "give one of its seed_* folders" if seeds else "train a run there first"
         )
@@ -42,31 +102,60 @@ def load_run(workdir: epath.PathLike) -> RunView:
             f"{folder} holds no config.json; wanted a run folder: {way_out}"
         )
     config, curve = _json(folder / "config.json"), _curve(folder / "metrics.jsonl")
-    fitted = _fitted(folder)
+    state = _fitted(folder)
     files = sorted((folder / "eval").glob("*/metrics.json"), key=_validation_first)
     held = {file.parent.name: _json(file) for file in files}
-    logits, labels = _arrays(folder)
     return RunView(
         name=folder.name,
         config=config,
-        metrics={s: _metrics(m, fitted is not None) for s, m in held.items()},
-        logits=logits,
-        labels=labels,
-        temperature=fitted,
+        metrics={s: _metrics(m, state is not None) for s, m in held.items()},
+        arrays=_arrays(folder),
+        calibrator=state,
         curve=curve,
         best_step=_best_step(config, curve, held),
-        train_temperature=_train_temperature(held, fitted is not None),
+        train_temperature=_train_temperature(held, state is not None),
     )
 
 
-def labelled(run: RunView) -> tuple[np.ndarray, np.ndarray] | None:
-    """Logits (N, Y) and classes (N,) of a classification run, else None."""
-    if run.logits is None or run.labels is None or run.logits.shape[1] < 2:
+def seed_of(run: RunView) -> int | None:
+    """The seed a run was trained with, where its config says so."""
+    return settings_of(run).get("seed")
+
+
+def settings_of(run: RunView) -> dict[str, Any]:
+    """The configuration of a run; config.json holds it with facts of the machine."""
+    return run.config.get("config", run.config)
+
+
+def examples(run: RunView, split: str) -> Examples | None:
+    """Labelled examples of a split of a classification run; None where it has none."""
+    if (held := run.arrays.get(split)) is None or held.logits.shape[1] < 2:
         return None
-    if run.labels.ndim != 1:  # soft labels: no one class to be right about
+    if held.labels.ndim != 1:  # soft labels: no one class to be right about
         return None
-    keep = run.labels >= 0
-    return (run.logits[keep], run.labels[keep].astype(int)) if keep.any() else None
+    keep = held.labels >= 0
+    if not keep.any():
+        return None
+    ids = np.arange(len(keep)) if held.ids is None else held.ids
+    logits = held.logits[keep].astype(np.float64)
+    before = calibrators.softmax(logits, run.train_temperature)
+    after = None
+    if changes(run.calibrator, run.train_temperature):
+        after = np.asarray(calibrators.apply(run.calibrator, logits), np.float64)
+    return Examples(before, after, held.labels[keep].astype(int), ids[keep])
+
+
+def changes(calibrator: Any, train_temperature: float) -> bool:
+    """Whether a fitted state changes what the training temperature gives."""
+    if calibrator is None or isinstance(calibrator, calibrators.Identity):
+        return False
+    return getattr(calibrator, "temperature", None) != train_temperature
+
+
+def _seeds(folder: epath.Path) -> list[epath.Path]:
+    """Folders seed_0, seed_1, ... in the order of their numbers."""
+    held = [p for p in folder.glob("seed_*") if p.name.removeprefix("seed_").isdigit()]
+    return sorted(held, key=lambda path: int(path.name.removeprefix("seed_")))
 
 
 def _json(file: epath.Path) -> dict[str, Any]:
@@ -104,25 +193,25 @@ def _metrics(held: dict[str, Any], fitted: bool) -> dict[str, Any]:
     return {**calibrated, **raw, "calibrated": calibrated}
 
 
-def _arrays(folder: epath.Path) -> tuple[np.ndarray | None, np.ndarray | None]:
-    files = sorted((folder / "eval").glob("*/predictions.npz"), key=_validation_first)
-    if not files:
-        return None, None
-    held = predictions.arrays(files[0])
-    if missing := {"logits", "labels"} - set(held):
-        raise UserError(f"{files[0]} has no {min(missing)}; run evaluate again")
-    return held["logits"], held["labels"]
+def _arrays(folder: epath.Path) -> dict[str, Arrays]:
+    out = {}
+    files = (folder / "eval").glob("*/predictions.npz")
+    for file in sorted(files, key=_validation_first):
+        held = predictions.arrays(file)
+        if missing := {"logits", "labels"} - set(held):
+            raise UserError(f"{file} has no {min(missing)}; run evaluate again")
+        out[file.parent.name] = Arrays(held["logits"], held["labels"], held.get("ids"))
+    return out
 
 
 def _validation_first(file: epath.Path) -> tuple[bool, str]:
     return file.parent.name != "validation", file.parent.name
 
 
-def _fitted(folder: epath.Path) -> float | None:
+def _fitted(folder: epath.Path) -> Any:
+    """State of the calibrator, if one was fitted."""
     file = folder / "calibrator.json"
-    if not file.exists():
-        return None
-    return getattr(calibrators.from_json(file.read_text()), "temperature", None)
+    return calibrators.from_json(file.read_text()) if file.exists() else None
 
 
 def _train_temperature(held: dict[str, Any], fitted: bool) -> float:

@@ -1,4 +1,4 @@
-"""Tables of metrics as data, for the terminal and as Markdown."""
+"""Tables of metrics as data, for the terminal, as Markdown and as LaTeX."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -7,18 +7,23 @@ import rich.box
 import rich.table
 import rich.text
 
+from hypelora_jax.calibration import calibrators
 from hypelora_jax.report.runs import RunView
 
 SCORES = ("mcc", "f1", "pearson", "spearman", "mse")  # task scores, if there are any
 SHORT = (*SCORES, "accuracy", "nll", "ece", "brier")  # fits 80 columns
-LONG = (*SHORT, "classwise_ece", "mce", "ace", "tace_0.01")
+LONG = (*SHORT, "ece_debiased", "classwise_ece", "mce", "ace", "tace_0.01")
 TITLES = {"nll": "NLL", "ece": "ECE", "mce": "MCE", "ace": "ACE", "mcc": "MCC"}
 TITLES |= {"classwise_ece": "class-wise ECE", "tace_0.01": "TACE(.01)", "f1": "F1"}
-TITLES |= {"mse": "MSE"}
+TITLES |= {"mse": "MSE", "ece_debiased": "ECE, debiased", "smooth_ece": "smooth ECE"}
+TITLES |= {"aurc": "AURC"}
 
 
 class Table(NamedTuple):
-    """Cells as text; `sections` are the numbers of rows after which a rule is drawn."""
+    """Cells as text, perhaps of two lines.
+
+    `sections` are the numbers of rows after which a rule is drawn.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -35,7 +40,8 @@ def cell(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-def _title(name: str) -> str:
+def title_of(name: str) -> str:
+    """Heading of a metric: "NLL" for nll."""
     return TITLES.get(name, name.replace("_", " ").capitalize())
 
 
@@ -59,13 +65,13 @@ def of_metrics(
         (name, *(cell(metrics.get(key)) for key in names))
         for name, metrics in named.items()
     )
-    return Table(title, ("run", *map(_title, names)), rows)
+    return Table(title, ("run", *map(title_of, names)), rows)
 
 
 def before_after(
     runs: Iterable[RunView], split: str = "validation", names: Iterable[str] = SHORT
 ) -> Table:
-    """Runs by metrics, a second row for each run that has a fitted temperature T.
+    """Runs by metrics, a second row for each run that has a fitted calibrator.
 
     Runs without metrics of the split are left out.
     """
@@ -76,13 +82,13 @@ def before_after(
         rows.append((run.name, "-", *(cell(metrics.get(key)) for key in names)))
         if "calibrated" in metrics:
             after = {**metrics, **metrics["calibrated"]}
-            t = "-" if run.temperature is None else f"{run.temperature:.4g}"
-            rows.append(("", t, *(cell(after.get(key)) for key in names)))
+            state = run.calibrator
+            kind = "-" if state is None else calibrators.describe(state)
+            rows.append(("", kind, *(cell(after.get(key)) for key in names)))
         sections.append(len(rows))
-    columns = ("run", "T", *map(_title, names))
-    return Table(
-        f"{split}, before and after temperature", columns, (*rows,), (*sections,)
-    )
+    columns = ("run", "calibrator", *map(title_of, names))
+    title = f"{split}, before and after calibration"
+    return Table(title, columns, (*rows,), (*sections,))
 
 
 def to_rich(table: Table) -> rich.table.Table:
@@ -105,3 +111,28 @@ def to_markdown(table: Table) -> str:
 
 def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {"\n": " "}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"}
+LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$"}
+
+
+def to_latex(table: Table) -> str:
+    """Table as a LaTeX `table` of the package booktabs; a rule ends each section."""
+    head, *body = [" & ".join(map(_tex, row)) for row in (table.columns, *table.rows)]
+    lines = [r"\begin{table}", rf"\caption{{{_tex(table.title)}}}", r"\centering"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", r"\toprule"]
+    lines += [rf"{head} \\", r"\midrule"]
+    for i, row in enumerate(body, start=1):
+        lines.append(rf"{row} \\")
+        if i in table.sections and i < len(body):
+            lines.append(r"\midrule")
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _tex(text: str) -> str:
+    # a cell that begins with [ would be taken for an option of the line break before
+    escaped = "".join(LATEX.get(c, c) for c in text)
+    return f"{{{escaped}}}" if escaped.startswith("[") else escaped

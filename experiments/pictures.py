@@ -1,0 +1,35 @@
+"""The picture of README.md, drawn from the runs of the demo.
+
+    make demo
+    python experiments/pictures.py --workdir=runs/demo
+
+Writes docs/img/reliability.png, which shows the test split.
+"""
+
+import argparse
+from pathlib import Path
+
+from demo import METHODS
+
+from hypelora_jax.report import figures, html, plots
+
+SPLIT = "test"
+
+
+def main() -> None:
+    """Draws the figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--output", type=Path, default=Path("docs/img"))
+    args = parser.parse_args()
+    figures.DPI = 100  # 1,200 dots wide, as wide as a page shows them
+    methods = [
+        html.load(args.workdir / folder)._replace(name=name)
+        for name, folder in METHODS.items()
+    ]
+    panels = [plots.panel_of(method, SPLIT) for method in methods]
+    figures.save(plots.reliability(panels), args.output / "reliability.png")
+
+
+if __name__ == "__main__":
+    main()
