@@ -1,11 +1,10 @@
 """Losses in the step: gradients through the hyper-network, weights, cuts, devices."""
 
-import json
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import process
 import pytest
 import tiny
 from etils import epath
@@ -164,7 +163,7 @@ def test_the_loop_trains_on_soft_labels_at_the_annealed_temperature(
     bench = setup.workbench(config, corpus.task)
     plan = setup.plan(bench, corpus)._replace(edges=(48,), steps_per_epoch=3)
     loop.train(bench, plan._replace(total_steps=3), epath.Path(tmp_path), False)
-    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
+    rows = process.rows(tmp_path)
     rows = [row for row in rows if row["split"] == "train"]
     temperatures = [row["loss_temperature"] for row in rows]
     np.testing.assert_allclose(temperatures, [4, 1, 1], rtol=1e-6)
