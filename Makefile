@@ -55,7 +55,7 @@ lint: $(VENV)/.test ## formatting and code checks
 smoke: $(VENV)/.base ## train, evaluate, predict, metrics on a tiny model (1 minute)
 	@BIN=$(BIN) sh .ci/smoke
 
-oracle: $(VENV)/.oracle ## agreement with torch, transformers and peft (6 minutes)
+oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ... (6 minutes)
 	$(PYTEST) tests/oracle
 
 soak: $(VENV)/.test ## the long tests (45 minutes)
