@@ -1,7 +1,5 @@
 """Laws that every calibrator keeps, numbers by hand, and their form as JSON."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,6 @@ from hypelora_jax.calibration import (
     affine,
     calibrators,
     metrics,
-    one_vs_rest,
     regression,
     stepwise,
 )
@@ -184,81 +181,6 @@ def test_the_penalty_is_chosen_by_cross_validation():
     assert many.penalty < 0.1 and few.penalty == max(affine.PENALTIES)
 
 
-def test_isotonic_by_hand():
-    p = np.array([0.1, 0.2, 0.3, 0.3, 0.6, 0.8])
-    hit = np.array([0, 1, 0, 0, 1, 1])
-    # .2 (1) and .3 (0, 0) are in the wrong order: pooled, a third of them hits
-    state = fit("isotonic", np.log(np.stack([1 - p, p], axis=1)), hit)
-    np.testing.assert_allclose(state.x[0], [0.1, 0.2, 0.3, 0.6, 0.8])
-    np.testing.assert_allclose(state.y[0], [0, 1 / 3, 1 / 3, 1, 1])
-    new = np.array([0.01, 0.15, 0.25, 0.45, 0.9])
-    got = calibrators.apply(state, np.log(np.stack([1 - new, new], axis=1)))
-    np.testing.assert_allclose(got[:, 1], [0, 1 / 6, 1 / 3, 2 / 3, 1])
-
-
-def test_histogram_by_hand():
-    p = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.8])
-    hit = np.array([0, 1, 0, 0, 1, 1])
-    logits = np.log(np.stack([1 - p, p], axis=1))
-    state = stepwise.fit_histogram(logits, hit, bins=3)
-    np.testing.assert_allclose(state.edges[0], [0.25, 0.5])
-    np.testing.assert_allclose(state.values[0], [0.5, 0, 1])
-    wide = stepwise.fit_histogram(logits, hit, bins=4, equal_mass=False)
-    np.testing.assert_allclose(wide.values[0], [0.5, 0, 1, 1])
-    empty = stepwise.fit_histogram(logits[:1], hit[:1], bins=4, equal_mass=False)
-    np.testing.assert_allclose(empty.values[0], [0, 0.375, 0.625, 0.875])
-
-
-def test_equal_probabilities_share_a_bin():
-    p = np.array([0.2] * 5 + [0.9])
-    logits = np.log(np.stack([1 - p, p], axis=1))
-    state = stepwise.fit_histogram(logits, np.array([1, 0, 0, 0, 0, 1]), bins=3)
-    np.testing.assert_allclose(state.values[0], [0.2, 1])
-
-
-def test_beta_by_hand():
-    # 1, 2, 1 of 4 examples at p = 1/5, 1/2, 4/5 hit 1/4, 1/2, 3/4 of the time:
-    # odds 1/3, 1, 3 at odds 1/4, 1, 4, and symmetric, so a = b = log 3 / log 4
-    p = np.repeat([0.2, 0.5, 0.8], 4)
-    hit = np.array([1, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0])
-    state = fit("beta", np.log(np.stack([1 - p, p], axis=1)), hit)
-    wanted = np.log(3) / np.log(4)
-    assert (state.a[0], state.b[0]) == pytest.approx((wanted, wanted), abs=1e-7)
-    assert state.c[0] == pytest.approx(0, abs=1e-7)
-
-
-def test_beta_stays_monotone_where_the_data_fall():
-    logits, labels = simulated.split(2, 400)
-    state = fit("beta", logits, 1 - labels)
-    assert state.a[0] == state.b[0] == 0
-    share = np.mean(1 - labels)
-    assert calibrators.apply(state, logits)[0, 1] == pytest.approx(share, abs=1e-8)
-
-
-def test_platt_binner_gives_the_mean_of_the_scaled_probabilities():
-    logits, labels = simulated.split(2, 300)
-    state = stepwise.fit_platt_binner(logits, labels, bins=5)
-    scaled = 1 / (
-        1 + np.exp(-(state.slope[0] * np.diff(logits)[:, 0] + state.intercept[0]))
-    )
-    got = calibrators.apply(state, logits)[:, 1]
-    order = np.argsort(scaled)
-    for part in np.split(order, 5):
-        np.testing.assert_allclose(got[part], scaled[part].mean(), rtol=1e-12)
-
-
-def test_one_minus_p_is_exact_where_p_rounds_to_one():
-    logp, rest = one_vs_rest.log_probs(np.array([[50.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
-    assert rest[0, 0] == pytest.approx(np.log(1 + np.e) - 50, rel=1e-12)
-    assert rest[0, 1] == pytest.approx(-np.exp(-50.0), rel=1e-12)
-    np.testing.assert_allclose(np.exp(logp[1]) + np.exp(rest[1]), 1)
-
-
-def test_a_row_of_zeros_becomes_uniform():
-    got = one_vs_rest.joined(np.array([[0.0, 0.0, 0.0], [0.2, 0.2, 0.0]]))
-    np.testing.assert_allclose(got, [[1 / 3] * 3, [0.5, 0.5, 0]])
-
-
 def test_the_search_sees_true_slopes_and_curvatures(monkeypatch):
     seen = {}
 
@@ -308,76 +230,3 @@ def test_descriptions_are_short():
     }
     assert calibrators.describe(calibrators.Temperature(1.3127)) == "T = 1.31"
     assert calibrators.describe(calibrators.Identity()) == "none"
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        calibrators.Identity(),
-        calibrators.Temperature(1.25, 0.5, 0.4, 100),
-        calibrators.Temperature(0.1 + 0.2),
-    ],
-)
-def test_json_round_trip(state):
-    back = calibrators.from_json(calibrators.to_json(state))
-    assert type(back) is type(state)
-    np.testing.assert_equal(tuple(back), tuple(state))  # NaN equals NaN here
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_json_round_trip_of_a_fit(name):
-    logits, labels = simulated.split(3, 50)
-    state = fit(name, logits, labels)
-    text = calibrators.to_json(state)
-    back = calibrators.from_json(text)
-    assert type(back) is type(state) and calibrators.to_json(back) == text
-    for field in json.loads(text):
-        if field not in ("kind", "nll_before", "nll_after", "n", "temperature"):
-            values = {k: v for k, v in json.loads(text).items() if k != field}
-            with pytest.raises(UserError, match=f"no field '{field}'"):
-                calibrators.from_json(json.dumps(values))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not JSON"),
-        ("[]", "kind None; wanted one of beta, dirichlet, histogram, identity"),
-        ('{"kind": "magic"}', "kind 'magic'; wanted one of"),
-        ('{"kind": ["vector"]}', "kind .* wanted one of"),
-        ('{"kind": "temperature"}', "temperature None; wanted a number above 0"),
-        ('{"kind": "temperature", "temperature": 0}', "temperature 0; wanted"),
-        ('{"kind": "temperature", "temperature": NaN}', "temperature nan; wanted"),
-        ('{"kind": "temperature", "temperature": true}', "temperature True; wanted"),
-        ('{"kind": "temperature", "temperature": "2"}', "temperature '2'; wanted"),
-        ('{"kind": "temperature", "temperature": 2, "n": "3"}', "n '3'; wanted"),
-        ('{"kind": "identity", "t": 1}', "unknown field 't'"),
-        ('{"kind": "vector", "scale": [1, 1], "bias": [1]}', "for \\[1, 2\\] classes"),
-        ('{"kind": "vector", "scale": [1, "x"], "bias": [1, 2]}', "numbers as 'scale'"),
-        ('{"kind": "vector", "scale": [1, true], "bias": [1, 2]}', "numbers as 'scale"),
-        ('{"kind": "vector", "scale": [1, NaN], "bias": [1, 2]}', "numbers as 'scale'"),
-        ('{"kind": "vector", "scale": [[1], [2]], "bias": [1, 2]}', "a wrong scale"),
-        ('{"kind": "vector", "scale": {"a": 1}, "bias": [1, 2]}', "numbers as 'scale'"),
-        (
-            '{"kind": "dirichlet", "weight": [[1], [2]], "bias": [1, 2], "penalty": 1}',
-            "a square matrix",
-        ),
-        (
-            '{"kind": "dirichlet", "weight": [[1, 2], [2]], "bias": [1], "penalty": 1}',
-            "numbers as 'weight'",
-        ),
-        ('{"kind": "isotonic", "x": [[0.5, 0.2]], "y": [[0, 1]]}', "that increase"),
-        ('{"kind": "isotonic", "x": [[0.2, 0.5]], "y": [[1, 0]]}', "do not fall"),
-        ('{"kind": "isotonic", "x": [[0.2]], "y": [[1, 1]]}', "do not fall"),
-        ('{"kind": "isotonic", "x": [[]], "y": [[]]}', "do not fall"),
-        ('{"kind": "isotonic", "x": [0.2], "y": [1]}', "no lists of numbers as 'x'"),
-        ('{"kind": "histogram", "edges": [[0.5]], "values": [[0.5]]}', "value in"),
-        ('{"kind": "histogram", "edges": [[0.5]], "values": [[0.5, 2]]}', "value in"),
-        ('{"kind": "beta", "a": [-1], "b": [1], "c": [0]}', "at least 0"),
-        ('{"kind": "beta", "a": [], "b": [], "c": []}', "for \\[0\\] classes"),
-        ('{"kind": "beta", "a": 1, "b": 1, "c": 1}', "a wrong a"),
-    ],
-)
-def test_refuses_json(text, message):
-    with pytest.raises(UserError, match=message):
-        calibrators.from_json(text)
