@@ -58,7 +58,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.9",
         ],
-        "oracle": [*TORCH, *METRICS],
+        "oracle": [*TORCH, *METRICS, "betacal>=1.1", "mapie>=1.0"],
         "bench": [*TORCH, *METRICS],
         "docs": ["ipykernel>=6", "jupytext>=1.16", "nbclient>=0.10"],
         "plan": ["libtpu"],

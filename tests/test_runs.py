@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from hypelora_jax import cli, evaluate, folder, runs
+from hypelora_jax import answers, cli, evaluate, folder, runs
 from hypelora_jax.data.pipeline import eval_batches
 from hypelora_jax.settings import Settings, from_dict
 from hypelora_jax.train import setup, validate
@@ -129,7 +129,7 @@ def test_regression_selects_by_squared_error_and_predicts_a_score(tmp_path, caps
     best = min(rows(workdir, "calibration"), key=lambda r: r["mse"])
     assert summary["step"] == best["step"]
     line = json.dumps({"text": "a 3 film", "text_b": "the 3 one"})
-    (answer,) = evaluate.predict_lines(str(workdir), [line])
+    (answer,) = answers.predict_lines(str(workdir), [line])
     assert isinstance(json.loads(answer)["score"], float)
 
 

@@ -6,6 +6,17 @@ from typing import Any
 from hypelora_jax.types import UserError
 
 METHODS = ("full", "lora", "lora_frozen_a", "head", "hyper_mlp", "hyper_transformer")
+# Of the flags `calibrate --method` and `predict --sets`, no fields of a config.
+CALIBRATORS = (
+    "temperature",
+    "vector",
+    "dirichlet",
+    "isotonic",
+    "histogram",
+    "beta",
+    "platt_binner",
+)
+SETS = ("thr", "aps", "raps")
 CHOICES = {
     "method": METHODS,
     "seed_scope": ("all", "init"),

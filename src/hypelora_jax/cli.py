@@ -24,7 +24,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import hypelora_jax
-from hypelora_jax import commands, settings
+from hypelora_jax import choices, commands, settings
 from hypelora_jax.exits import explain
 from hypelora_jax.types import UserError
 
@@ -43,11 +43,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "help": "NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
         "file; --config.SECTION.FIELD=VALUE overrides a field",
     },
-    "workdir": {
-        "required": True,
-        "metavar": "DIR",
-        "help": "folder of the run; may be gs://...",
-    },
+    "workdir": {"required": True, "metavar": "DIR", "help": "folder; may be gs://..."},
     "workdirs": {
         "required": True,
         "metavar": "DIR",
@@ -63,15 +59,15 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "FILE",
         "help": 'JSON lines {"text": ..., "text_b": ...}; - (the default) is stdin',
     },
+    "method": {"default": "temperature", "choices": choices.CALIBRATORS},
+    "coverage": {"type": float, "help": "add sets that hold the label so often: 0.9"},
+    "sets": {"default": "thr", "choices": choices.SETS, "help": "kind of these sets"},
+    "by_class": {"action": "store_true", "help": "sets calibrated class by class"},
     "output": {"default": "-", "metavar": "FILE", "help": "- (the default) is stdout"},
     "html": {"default": "report.html", "metavar": "FILE", "help": "the HTML file"},
     "formats": {"default": "html,md,csv,tex,png", "help": "files to write beside it"},
     "report_replicas": {"default": 1000, "type": int, "help": "of the bootstrap, or 0"},
-    "predictions": {
-        "required": True,
-        "metavar": "FILE",
-        "help": ".npz, .csv or .jsonl",
-    },
+    "predictions": {"required": True, "metavar": "FILE", "help": ".npz, .csv, .jsonl"},
     "replicas": {"type": int, "default": 0, "help": "for intervals: 1000; 0: none"},
     "level": {"type": float, "default": 0.95, "help": "of the intervals; 0.95"},
     "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
@@ -81,10 +77,12 @@ SAMPLING = ("replicas", "level", "bins", "seed")
 # Keys of FLAGS that are not the flag.
 NAMES = {"workdirs": "workdir", "html": "output", "report_replicas": "replicas"}
 REPORT = ("workdirs", "html", "split")
+SETS = ("coverage", "sets", "by_class")
 COMMANDS = {
     "train": (commands.train, ("config", "workdir")),
     "evaluate": (commands.evaluate, ("workdir", "split")),
-    "predict": (commands.predict, ("workdir", "input", "output")),
+    "calibrate": (commands.calibrate, ("workdir", "method")),
+    "predict": (commands.predict, ("workdir", "input", "output", *SETS)),
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, (*REPORT, "report_replicas", "formats")),
     "prepare": (commands.prepare, ("config",)),

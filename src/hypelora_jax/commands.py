@@ -40,12 +40,33 @@ def evaluate(workdir: str, split: str) -> None:
     print(json.dumps(result))
 
 
-def predict(workdir: str, input: str, output: str) -> None:
-    """Add label, confidence and probabilities to JSON lines."""
-    from hypelora_jax import evaluate
+def calibrate(workdir: str, method: str) -> None:
+    """Fit a calibrator on the calibration split; before and after on validation."""
+    from rich.console import Console
+
+    from hypelora_jax import recalibrate
+    from hypelora_jax.report import tables
 
     store.keep_compiled()
-    _write(output, evaluate.predict_lines(workdir, _read(input)))
+    result = recalibrate.calibrate(workdir, method)
+    Console(file=sys.stdout).print(tables.to_rich(recalibrate.table(result)))
+    print(json.dumps(result))
+
+
+def predict(
+    workdir: str,
+    input: str,
+    output: str,
+    coverage: float | None,
+    sets: str,
+    by_class: bool,
+) -> None:
+    """Add label, confidence and probabilities to JSON lines, and sets if asked to."""
+    from hypelora_jax import answers, posthoc
+
+    store.keep_compiled()
+    wanted = None if coverage is None else posthoc.SetMaker(coverage, sets, by_class)
+    _write(output, answers.predict_lines(workdir, _read(input), wanted))
 
 
 def metrics(

@@ -1,15 +1,12 @@
-"""Evaluation and prediction of a trained run, from its folder."""
+"""Evaluation of a trained run, from its folder."""
 
-import itertools
-import json
-from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
-from hypelora_jax import folder, store
+from hypelora_jax import folder, posthoc, store
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.data.pipeline import Dataset, dataset, warn_of_cuts
 from hypelora_jax.data.tables import Table
@@ -17,8 +14,6 @@ from hypelora_jax.report import plots, predictions
 from hypelora_jax.train import loop, setup, validate
 from hypelora_jax.train.setup import Workbench
 from hypelora_jax.types import Params, UserError
-
-CHUNK = 512  # lines `predict` reads before it computes
 
 
 class Fitted(NamedTuple):
@@ -32,8 +27,9 @@ class Fitted(NamedTuple):
     alpha: jax.Array
     step: int
     edges: tuple[int, ...]
-    temperature: float  # what divides the logits
-    uncalibrated: float  # what would, without the post-hoc calibrator
+    calibrator: Any  # state: what makes probabilities of raw logits
+    uncalibrated: float  # what divides logits without a post-hoc calibrator
+    held: posthoc.Held | None  # what calibrators and sets are fitted on, if known
 
 
 def open_run(workdir: str) -> Fitted:
@@ -65,10 +61,7 @@ def fitted(
 ) -> Fitted:
     """A model with the calibrator its folder holds, if any."""
     learned = validate.train_temperature(trainable)
-    file = path / "calibrator.json"
-    temperature = learned
-    if file.exists():
-        temperature = calibrators.from_json(file.read_text()).temperature
+    calibrator = posthoc.load(path) or calibrators.Temperature(learned)
     forward = validate.forward(bench.model, bench.mesh)
     return Fitted(
         path,
@@ -79,8 +72,9 @@ def fitted(
         alpha,
         step,
         edges,
-        temperature,
+        calibrator,
         learned,
+        held=None,
     )
 
 
@@ -102,20 +96,24 @@ def logits_of(run: Fitted, data: Dataset) -> np.ndarray:
     )
 
 
-def fit_temperature(run: Fitted, logits_NY: np.ndarray, label_N: np.ndarray) -> Fitted:
-    """The run with a temperature fitted on a split, written to its folder.
+def calibrated(
+    run: Fitted,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    method: str = "temperature",
+) -> Fitted:
+    """The run with a calibrator fitted on a split, written to its folder.
 
     A regression has no calibrator and comes back as it is.
     """
     if run.bench.task.kind == "regression":
         return run
-    z, y = logits_NY, label_N
-    keep = validate.labelled(y)
-    state = calibrators.temperature().fit(z[keep], y[keep], np.ones(int(keep.sum())))
-    store.write_whole(
-        run.workdir / "calibrator.json", calibrators.to_json(state) + "\n"
-    )
-    return run._replace(temperature=state.temperature)
+    held = posthoc.held(logits_NY, label_N)
+    if held is None:  # no label: the temperature is 1
+        held = posthoc.Held(logits_NY[:0], label_N[:0])
+    state = calibrators.build(method).fit(held.logits, held.labels)
+    posthoc.save(run.workdir, state)
+    return run._replace(calibrator=state, held=held if len(held.labels) else None)
 
 
 def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
@@ -123,12 +121,13 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
 
     The keys are those of `calibration.metrics.compute_all` and the task's scores, for
     the probabilities that `predict` gives; `uncalibrated` holds them without the
-    post-hoc temperature.
+    post-hoc calibrator, `conformal` how sets calibrated for 90 % coverage did.
 
     Raises:
       UserError: no such run or split.
     """
     run = open_run(workdir)
+    run = run._replace(held=posthoc.saved(run.workdir))
     corpus = setup.load_corpus(run.bench.settings)
     table = corpus.splits[split]
     if corpus.task.labels != run.bench.task.labels:
@@ -145,17 +144,31 @@ def write_split(
     run: Fitted, split: str, data: Dataset, logits_NY: np.ndarray
 ) -> dict[str, Any]:
     """Metrics of a split from its raw logits, and its files in DIR/eval/SPLIT."""
-    task, out = run.bench.task, {"split": split, "step": run.step}
-    out |= validate.judge(task, logits_NY, data.label, run.temperature)
-    if task.kind == "classification":
-        out["temperature"] = run.temperature
-        raw = validate.judge(task, logits_NY, data.label, run.uncalibrated)
-        out["uncalibrated"] = raw | {"temperature": run.uncalibrated}
-    where = run.workdir / "eval" / split
-    where.mkdir(parents=True, exist_ok=True)
-    predictions.write_npz(where / "predictions.npz", logits_NY, data.label, data.ids)
-    store.write_json(where / "metrics.json", out)
-    _diagram(run, split, logits_NY, data.label)
+    file = run.workdir / "eval" / split / "predictions.npz"
+    predictions.write_npz(file, logits_NY, data.label, data.ids)
+    out = {"split": split, "step": run.step}
+    return write_metrics(run, split, logits_NY, data.label, out)
+
+
+def write_metrics(
+    run: Fitted,
+    split: str,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    out: dict[str, Any],
+) -> dict[str, Any]:
+    """`out` with the metrics of a split, written to metrics.json; and its diagram."""
+    task = run.bench.task
+    if task.kind == "regression":
+        out = out | validate.judge(task, logits_NY, label_N)
+    else:
+        own = (run.calibrator, run.uncalibrated)
+        out = out | posthoc.judge(task, logits_NY, label_N, *own)
+        if split != "calibration":
+            judged = posthoc.held(logits_NY, label_N)
+            out |= posthoc.about_sets(run.held, judged, run.calibrator)
+    store.write_json(run.workdir / "eval" / split / "metrics.json", out)
+    _diagram(run, split, logits_NY, label_N)
     return out
 
 
@@ -163,79 +176,8 @@ def _diagram(
     run: Fitted, split: str, logits_NY: np.ndarray, label_N: np.ndarray
 ) -> None:
     """Reliability diagram as DIR/report/reliability_SPLIT.png, for classes."""
-    state = calibrators.Temperature(run.temperature)
-    panel = plots.panel_of_split(
-        run.workdir.name, logits_NY, label_N, state, run.uncalibrated
-    )
+    own = (run.calibrator, run.uncalibrated)
+    panel = plots.panel_of_split(run.workdir.name, logits_NY, label_N, *own)
     if panel is not None:
         path = run.workdir / "report" / f"reliability_{split}.png"
         plots.save(plots.reliability([panel]), path)
-
-
-def predict_lines(workdir: str, lines: Iterable[str]) -> Iterator[str]:
-    """JSON lines with `label`, `confidence` and `probs` added (regression: `score`).
-
-    Args:
-      lines: objects with "text", and "text_b" where the run was trained on pairs.
-
-    Raises:
-      UserError: a line that is no such object, with its number; what came before it
-        has been given.
-    """
-    run = open_run(workdir)
-    numbered = ((i, line) for i, line in enumerate(lines, 1) if line.strip())
-    while chunk := list(itertools.islice(numbered, CHUNK)):
-        good, error = [], None
-        for number, line in chunk:
-            try:
-                good.append(_parse(number, line, run.bench.task.pair))
-            except UserError as e:
-                error = e
-                break
-        if good:
-            yield from _answers(run, good)
-        if error is not None:
-            raise error
-
-
-def _parse(number: int, line: str, pair: bool) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as e:
-        raise UserError(
-            f'input line {number}: not JSON ({e}); wanted {{"text": ...}}'
-        ) from None
-    for name in ("text", "text_b") if pair else ("text",):
-        value = row.get(name) if isinstance(row, dict) else None
-        surrogate = isinstance(value, str) and not value.isascii() and _broken(value)
-        if not isinstance(value, str) or not value.strip() or surrogate:
-            raise UserError(
-                f"input line {number}: {name!r} is {value!r}; wanted a text, not empty"
-            )
-    return row
-
-
-def _broken(text: str) -> bool:
-    """Half of a surrogate pair: JSON can hold it, UTF-8 and the tokenizer cannot."""
-    return any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def _answers(run: Fitted, rows: list[dict[str, Any]]) -> Iterator[str]:
-    task = run.bench.task
-    n = len(rows)
-    text_b = [row["text_b"] for row in rows] if task.pair else None
-    table = Table(
-        np.arange(n), [row["text"] for row in rows], text_b, np.zeros(n, np.int32)
-    )
-    data = tokenised(run, table)
-    logits_NY = logits_of(run, data).astype(np.float64)
-    if task.kind == "regression":
-        for row, score in zip(rows, logits_NY[:, 0], strict=True):
-            yield json.dumps({**row, "score": float(score)})
-        return
-    probs_NY = calibrators.softmax(logits_NY, run.temperature)
-    for row, probs_Y in zip(rows, probs_NY, strict=True):
-        best = int(np.argmax(probs_Y))
-        named = dict(zip(task.labels, map(float, probs_Y), strict=True))
-        answer = {"label": task.labels[best], "confidence": float(probs_Y[best])}
-        yield json.dumps({**row, **answer, "probs": named}, ensure_ascii=False)

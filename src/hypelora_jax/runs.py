@@ -135,9 +135,7 @@ def _finish(
     )
     data = {name: part for name, part in plan.datasets.items() if name != "train"}
     logits = {split: evaluate.logits_of(run, part) for split, part in data.items()}
-    run = evaluate.fit_temperature(
-        run, logits["calibration"], data["calibration"].label
-    )
+    run = evaluate.calibrated(run, logits["calibration"], data["calibration"].label)
     judged = {
         split: evaluate.write_split(run, split, part, logits[split])
         for split, part in data.items()

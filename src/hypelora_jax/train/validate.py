@@ -99,8 +99,17 @@ def judge(
     if task.kind == "regression":
         mse = float(np.mean((z[:, 0] - y.astype(np.float64)) ** 2))
         return {"n": len(y), "mse": mse, **scores.table(task.metrics, z[:, 0], y)}
-    out = metrics.compute_all(softmax(z, temperature), y)
-    return {**out, **scores.table(task.metrics, np.argmax(z, axis=1), y)}
+    return judge_probs(task, softmax(z, temperature), y)
+
+
+def judge_probs(
+    task: Task, probs_NY: np.ndarray, label_N: np.ndarray
+) -> dict[str, Any]:
+    """Metrics and task scores of probabilities in float64, every example labelled."""
+    if not len(label_N):
+        return {}
+    out = metrics.compute_all(probs_NY, label_N)
+    return {**out, **scores.table(task.metrics, np.argmax(probs_NY, axis=1), label_N)}
 
 
 def selection_loss(judged: dict[str, Any]) -> float:

@@ -1,0 +1,210 @@
+"""Split conformal prediction: sets of classes that hold the label as often as asked.
+
+A score says how badly a class fits an example; the threshold is the score that the
+wanted share of held-out examples stays at or below, corrected for their finite number.
+On exchangeable data the set of a new example then holds its label with at least the
+wanted probability, on average over splits, whatever the model (Vovk et al., 2005).
+
+thr   1 - p(class): the smallest sets on average (Sadinle, Lei and Wasserman, 2019).
+aps   the mass of the classes that are at least as probable: larger sets for harder
+      examples (Romano, Sesia and Candes, 2020).
+raps  aps plus a penalty on classes after the first few (Angelopoulos et al., 2021).
+
+All is float64 on the host. aps and raps draw one uniform number an example, without
+which they cover too much.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from hypelora_jax.types import UserError
+
+# raps with few classes: the second class is free of charge in ImageNet's setting of the
+# paper (5 free, 0.01 each), which would be aps itself for up to 5 classes.
+RAPS_FREE, RAPS_PENALTY = 1, 0.1
+
+
+class Threshold(NamedTuple):
+    """What makes sets: classes whose score is at most their threshold."""
+
+    sets: str  # a key of SCORES
+    coverage: float  # wanted, above 0 and below 1
+    score_Y: np.ndarray  # equal for all classes unless they were calibrated apart
+
+
+def thr(probs_NY: np.ndarray, u_N: np.ndarray) -> np.ndarray:
+    """1 - p of each class (N, Y); the uniform numbers are not needed."""
+    del u_N
+    return 1 - probs_NY
+
+
+def aps(probs_NY: np.ndarray, u_N: np.ndarray) -> np.ndarray:
+    """Mass of the classes before each class, and a share u of its own (N, Y)."""
+    rank_NY, before_NY = _ranked(probs_NY)
+    del rank_NY
+    return before_NY + u_N[:, None] * probs_NY
+
+
+def raps(
+    probs_NY: np.ndarray,
+    u_N: np.ndarray,
+    free: int = RAPS_FREE,
+    penalty: float = RAPS_PENALTY,
+) -> np.ndarray:
+    """`aps` plus `penalty` for each rank above `free` (N, Y); ranks begin at 1."""
+    rank_NY, before_NY = _ranked(probs_NY)
+    mass_NY = before_NY + u_N[:, None] * probs_NY
+    return mass_NY + penalty * np.maximum(rank_NY - free, 0)
+
+
+SCORES: dict[str, Callable[..., np.ndarray]] = {"thr": thr, "aps": aps, "raps": raps}
+
+
+def _ranked(probs_NY: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of each class by falling probability, from 1, and the mass before it."""
+    order_NY = np.argsort(-probs_NY, axis=1, kind="stable")
+    sorted_NY = np.take_along_axis(probs_NY, order_NY, axis=1)
+    before_NY = np.cumsum(sorted_NY, axis=1) - sorted_NY
+    place_NY = np.argsort(order_NY, axis=1, kind="stable")
+    return place_NY + 1, np.take_along_axis(before_NY, place_NY, axis=1)
+
+
+def uniforms(n: int, seed: int) -> np.ndarray:
+    """Uniform numbers (N,) in [0, 1) for `aps` and `raps`, the same for a seed."""
+    return np.random.default_rng(seed).random(n)
+
+
+def uniform_of(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone: equal texts, equal sets."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def fit(
+    probs_NY: np.ndarray,
+    label_N: np.ndarray,
+    coverage: float,
+    sets: str = "thr",
+    by_class: bool = False,
+    u_N: np.ndarray | None = None,
+) -> Threshold:
+    """Threshold from held-out examples.
+
+    The ceil((n + 1) coverage)-th smallest of their n scores, infinite where that is
+    above n: then every class is in every set.
+
+    Args:
+      probs_NY: probabilities of examples that neither training nor, strictly, the
+        calibrator has seen (docs/calibrators.md says what seeing it costs).
+      label_N: classes.
+      coverage: wanted, above 0 and below 1.
+      sets: thr, aps or raps.
+      by_class: a threshold for each class from its own examples, so that the coverage
+        holds within every class.
+      u_N: uniform numbers; None draws them with seed 0.
+
+    Raises:
+      UserError: another coverage or kind of sets, or no examples.
+    """
+    if not 0 < coverage < 1:
+        raise UserError(f"coverage is {coverage}; wanted above 0 and below 1")
+    if sets not in SCORES:
+        raise UserError(f"sets is {sets!r}; wanted one of {', '.join(SCORES)}")
+    p_NY, y_N = np.asarray(probs_NY, np.float64), np.asarray(label_N)
+    if not len(y_N):
+        raise UserError("no labelled examples to calibrate sets on; wanted some")
+    u_N = uniforms(len(y_N), 0) if u_N is None else u_N
+    own_N = SCORES[sets](p_NY, u_N)[np.arange(len(y_N)), y_N]
+    classes = range(p_NY.shape[1])
+    if by_class:
+        score_Y = np.array([_quantile(own_N[y_N == k], coverage) for k in classes])
+    else:
+        score_Y = np.full(p_NY.shape[1], _quantile(own_N, coverage))
+    return Threshold(sets, coverage, score_Y)
+
+
+def _quantile(score_N: np.ndarray, coverage: float) -> float:
+    # 1e-9: (n + 1) * coverage may round above the whole number it is
+    rank = math.ceil((len(score_N) + 1) * coverage - 1e-9)
+    if rank > len(score_N):
+        return math.inf
+    return float(np.partition(score_N, rank - 1)[rank - 1])
+
+
+def members(
+    threshold: Threshold, probs_NY: np.ndarray, u_N: np.ndarray | None = None
+) -> np.ndarray:
+    """Which classes are in each set, bool (N, Y). A set may be empty.
+
+    `u_N` are uniform numbers for aps and raps; None draws them with seed 1.
+    """
+    p_NY = np.asarray(probs_NY, np.float64)
+    u_N = uniforms(len(p_NY), 1) if u_N is None else u_N
+    return SCORES[threshold.sets](p_NY, u_N) <= threshold.score_Y[None, :]
+
+
+def judge(member_NY: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
+    """How sets did on labelled examples.
+
+    Returns:
+      coverage with its exact binomial 95 % interval (Clopper and Pearson), size (mean
+      number of classes), empty and single (shares of sets), worst_class (coverage of
+      the class with the lowest).
+    """
+    hit_N = member_NY[np.arange(len(label_N)), label_N]
+    test = scipy.stats.binomtest(int(hit_N.sum()), len(hit_N))
+    interval = test.proportion_ci(confidence_level=0.95)
+    size_N = member_NY.sum(axis=1)
+    by_class = [hit_N[label_N == k].mean() for k in np.unique(label_N)]
+    return {
+        "coverage": {
+            "value": float(hit_N.mean()),
+            "low": float(interval.low),
+            "high": float(interval.high),
+        },
+        "size": float(size_N.mean()),
+        "empty": float((size_N == 0).mean()),
+        "single": float((size_N == 1).mean()),
+        "worst_class": float(min(by_class)),
+    }
+
+
+# name in a summary -> (sets, by_class)
+KINDS = {
+    "thr": ("thr", False),
+    "thr_by_class": ("thr", True),
+    "aps": ("aps", False),
+    "raps": ("raps", False),
+}
+
+
+def summary(
+    probs_cal: np.ndarray,
+    labels_cal: np.ndarray,
+    probs: np.ndarray,
+    labels: np.ndarray,
+    coverage: float = 0.9,
+) -> dict[str, Any]:
+    """Sets of every kind, calibrated on one split and judged on another.
+
+    Args:
+      probs_cal: (M, Y), as given by the model and calibrator that gave `probs`.
+      labels_cal: (M,) classes.
+      probs: (N, Y).
+      labels: (N,) classes.
+      coverage: wanted.
+
+    Returns:
+      wanted, n_calibration, n, and for each of KINDS what `judge` gives.
+    """
+    out: dict[str, Any] = {"wanted": coverage, "n_calibration": len(labels_cal)}
+    out["n"] = len(labels)
+    for name, (sets, by_class) in KINDS.items():
+        threshold = fit(probs_cal, labels_cal, coverage, sets, by_class)
+        out[name] = judge(members(threshold, probs), np.asarray(labels))
+    return out

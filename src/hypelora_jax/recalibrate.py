@@ -1,0 +1,91 @@
+"""Another calibrator for a trained run: fit it, rewrite what rests on it, compare."""
+
+from typing import Any
+
+import numpy as np
+
+from hypelora_jax import evaluate, folder, posthoc
+from hypelora_jax.calibration import bootstrap, calibrators, metrics
+from hypelora_jax.report import predictions
+from hypelora_jax.report.tables import Table, title_of
+from hypelora_jax.types import UserError
+
+SHOWN = ("accuracy", "nll", "brier", "ece", "classwise_ece")
+
+
+def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
+    """Fit a calibrator on the calibration split and use it from now on.
+
+    Writes DIR/calibrator.json and the metrics.json of every evaluated split; the
+    calibration and validation splits are evaluated first where they are not.
+    DIR/summary.json stays as training ended.
+
+    Returns:
+      method; `was` and `calibrator`, what described the old one and describes the new;
+      `before` and `after`, metrics of the validation split, those in SHOWN with
+      intervals; `difference`, after - before with intervals and p-values.
+
+    Raises:
+      UserError: no run, a regression, or no labels to fit on or to judge by.
+    """
+    path, record = folder.wanted_record(workdir)
+    if folder.task_of(record).kind == "regression":
+        raise UserError(
+            f"{workdir} predicts a number, which has no calibrator; wanted a run of "
+            "classes"
+        )
+    for split in ("calibration", "validation"):
+        if posthoc.saved(path, split) is None:
+            evaluate.evaluate(workdir, split)
+    run = evaluate.open_run(workdir)
+    held, judged = (posthoc.saved(path, s) for s in ("calibration", "validation"))
+    if held is None or judged is None:
+        raise UserError(
+            f"{workdir} has no labels in calibration or validation; wanted both: give "
+            "data.calibration and data.validation with labels"
+        )
+    new = evaluate.calibrated(run, *held, method)
+    _refresh(new)
+    states = (run.calibrator, new.calibrator)
+    was, now = map(calibrators.describe, states)
+    probs = [calibrators.apply(state, judged.logits) for state in states]
+    before, after = (_with_intervals(p, judged.labels) for p in probs)
+    result = {"method": method, "was": was, "calibrator": now}
+    result |= {"before": before, "after": after}
+    change = bootstrap.paired(*probs[::-1], judged.labels, names=SHOWN)
+    return result | {"difference": change}
+
+
+def table(result: dict[str, Any]) -> Table:
+    """Before and after with intervals, and the change with its p-value, a row each."""
+    rows = []
+    for name in SHOWN:
+        change = result["difference"][name]
+        sides = (result[side][name] for side in ("before", "after"))
+        said = f"{change['value']:+.3f} (p {change['p']:.2g})"
+        rows.append((title_of(name), *map(_short, sides), said))
+    columns = ("validation", result["was"], result["calibrator"], "change")
+    return Table(f"calibrated by {result['method']}", columns, tuple(rows))
+
+
+def _short(value: dict[str, float]) -> str:
+    """Three digits: two intervals and a change fit 80 columns."""
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _refresh(run: evaluate.Fitted) -> None:
+    """Every metrics.json again, from saved logits; what else they say is kept."""
+    for file in sorted((run.workdir / "eval").glob("*/predictions.npz")):
+        arrays = predictions.arrays(file)
+        old = file.parent / "metrics.json"
+        kept = folder.read_json(old) if old.exists() else {"split": file.parent.name}
+        for name in ("temperature", "calibrator", "conformal"):
+            kept.pop(name, None)
+        own = (arrays["logits"], arrays["labels"])
+        evaluate.write_metrics(run, file.parent.name, *own, kept)
+
+
+def _with_intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
+    """Metrics of probabilities; those in SHOWN with bootstrap intervals."""
+    intervals = bootstrap.intervals(probs_NY, label_N, names=SHOWN)
+    return metrics.compute_all(probs_NY, label_N) | intervals

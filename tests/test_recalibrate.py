@@ -1,0 +1,165 @@
+"""Calibrators and sets of a trained run: calibrate, evaluate, predict, their files."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from hypelora_jax import choices, cli, evaluate, posthoc, recalibrate, runs
+from hypelora_jax.calibration import calibrators, conformal, metrics
+from hypelora_jax.report import predictions
+from hypelora_jax.settings import from_dict
+from hypelora_jax.types import UserError
+
+SETTINGS = {
+    "method": "head",
+    "model": {"path": "random:tiny"},
+    "data": {"source": "synthetic", "num_classes": 3, "num_examples": 64},
+    "optim": {"num_epochs": 1, "batch_size": 32, "lr": 3e-3},
+    "loss": {"temperature": "learned"},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    runs.train(from_dict(SETTINGS), str(workdir), progress=False)
+    return workdir
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def read(run, split="validation"):
+    return json.loads((run / "eval" / split / "metrics.json").read_text())
+
+
+def arrays(run, split="validation"):
+    held = predictions.arrays(run / "eval" / split / "predictions.npz")
+    return held["logits"].astype(np.float64), held["labels"]
+
+
+def test_training_ends_with_a_temperature_and_tells_of_sets(run):
+    held = read(run)
+    state = posthoc.load(run)
+    assert held["temperature"] == state.temperature
+    assert held["uncalibrated"]["temperature"] != state.temperature
+    sets = held["conformal"]
+    assert sets["wanted"] == 0.9 and sets["n"] == held["n"]
+    assert sets["n_calibration"] == read(run, "calibration")["n"]
+    assert set(conformal.KINDS) < set(sets)
+    assert "conformal" not in read(run, "calibration")
+
+
+@pytest.mark.parametrize("method", choices.CALIBRATORS)
+def test_calibrate_rewrites_what_rests_on_it(method, run, capsys):
+    before = read(run)
+    assert cli.main(["calibrate", f"--workdir={run}", f"--method={method}"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    state = posthoc.load(run)
+    assert calibrators.kind(state) == printed["method"] == method
+    assert printed["calibrator"] == calibrators.describe(state)
+    logits, labels = arrays(run)
+    wanted = metrics.compute_all(calibrators.apply(state, logits), labels)
+    after = read(run)
+    for name in ("n", "nll", "ece", "accuracy", "brier"):
+        assert after[name] == wanted[name]
+    assert after["uncalibrated"] == before["uncalibrated"]
+    assert ("temperature" in after) == (method == "temperature")
+    assert after.get("calibrator") == (None if method == "temperature" else method)
+    for name in ("step", "split"):
+        assert after[name] == before[name]
+    again = evaluate.evaluate(str(run), "validation")  # from the model, not the file
+    assert again.keys() == after.keys()
+    assert again["nll"] == pytest.approx(after["nll"], abs=1e-6)
+    assert again["conformal"]["thr"] == after["conformal"]["thr"]
+
+
+def test_calibrate_shows_before_and_after(run, capsys):
+    t = calibrators.describe(posthoc.load(run))
+    assert cli.main(["calibrate", f"--workdir={run}", "--method=vector"]) == 0
+    out = capsys.readouterr().out
+    result = json.loads(out.splitlines()[-1])
+    assert (result["was"], result["calibrator"]) == (t, "vector")
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+    for name in recalibrate.SHOWN:
+        before, after = result["before"][name], result["after"][name]
+        assert before["low"] <= before["value"] <= before["high"]
+        change = result["difference"][name]
+        assert change["value"] == pytest.approx(after["value"] - before["value"])
+        assert f"{after['value']:.3f} [{after['low']:.3f}, {after['high']:.3f}]" in out
+    assert {"n", "mce", "ece_debiased"} < set(result["after"])
+
+
+def test_calibrate_evaluates_what_is_missing(run):
+    shutil.rmtree(run / "eval")
+    wanted = posthoc.load(run)
+    recalibrate.calibrate(str(run))
+    assert posthoc.load(run).temperature == pytest.approx(wanted.temperature, rel=1e-4)
+    assert read(run)["n"] and read(run, "calibration")["n"]
+
+
+def test_predict_emits_sets(run, tmp_path):
+    lines = tmp_path / "in.jsonl"
+    texts = [f"a text with the number {i}" for i in range(5)] + ["a text"] * 2
+    lines.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    state = posthoc.load(run)
+
+    def answers(*flags):
+        out = tmp_path / "out.jsonl"
+        argv = ["predict", f"--workdir={run}", f"--input={lines}", f"--output={out}"]
+        assert cli.main([*argv, *flags]) == 0
+        return [json.loads(line) for line in out.read_text().splitlines()]
+
+    assert all("set" not in row for row in answers())
+    wanted = posthoc.SetMaker(0.8)
+    threshold = posthoc.threshold(
+        run, evaluate.open_run(str(run)).bench.task, state, wanted
+    )
+    for row in answers("--coverage=0.8"):
+        inside = [k for k, p in row["probs"].items() if 1 - p <= threshold.score_Y[0]]
+        assert row["set"] == sorted(inside, key=lambda k: -row["probs"][k])
+    for kind in choices.SETS:
+        rows = answers("--coverage=0.99", f"--sets={kind}", "--by_class")
+        assert rows[5]["set"] == rows[6]["set"], "equal texts, equal sets"
+        assert np.mean([len(row["set"]) for row in rows]) > 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["predict", "--coverage=2"], "--coverage is 2; wanted above 0, below 1"),
+        (["predict", "--coverage=much"], "argument --coverage: invalid float value"),
+        (["predict", "--coverage=0.9", "--sets=best"], "invalid choice: 'best'"),
+        (["calibrate", "--method=magic"], "invalid choice: 'magic'"),
+    ],
+)
+def test_wrong_flags_are_one_line(flags, message, run, tmp_path, capsys):
+    (tmp_path / "in").write_text("")
+    more = [f"--input={tmp_path}/in"] if flags[0] == "predict" else []
+    assert cli.main([flags[0], f"--workdir={run}", *more, *flags[1:]]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and out == ""
+
+
+def test_sets_need_predictions_of_the_calibration_split(run):
+    shutil.rmtree(run / "eval" / "calibration")
+    task = evaluate.open_run(str(run)).bench.task
+    wanted = posthoc.SetMaker(0.9)
+    with pytest.raises(UserError, match="evaluate --workdir=.*--split=calibration"):
+        posthoc.threshold(run, task, posthoc.load(run), wanted)
+
+
+def test_a_regression_has_neither(run, trained):
+    file = run / "config.json"
+    record = json.loads(file.read_text())
+    task = {"kind": "regression", "labels": [], "metrics": ["pearson"]}
+    file.write_text(json.dumps(record | {"task": record["task"] | task}))
+    with pytest.raises(UserError, match="predicts a number"):
+        recalibrate.calibrate(str(run))
+    number = evaluate.open_run(str(trained)).bench.task._replace(kind="regression")
+    with pytest.raises(UserError, match="--coverage=0.9 asks for sets of classes"):
+        posthoc.threshold(run, number, posthoc.load(run), posthoc.SetMaker(0.9))
