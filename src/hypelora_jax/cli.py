@@ -66,7 +66,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "output": {"default": "-", "metavar": "FILE", "help": "- (the default) is stdout"},
     "html": {"default": "report.html", "metavar": "FILE", "help": "the HTML file"},
     "formats": {"default": "html,md,csv,tex,png", "help": "files to write beside it"},
-    "report_replicas": {"default": 1000, "type": int, "help": "of the bootstrap, or 0"},
+    "redraws": {"default": 1000, "type": int, "help": "of the bootstrap, or 0"},
     "predictions": {"required": True, "metavar": "FILE", "help": ".npz, .csv, .jsonl"},
     "replicas": {"type": int, "default": 0, "help": "for intervals: 1000; 0: none"},
     "level": {"type": float, "default": 0.95, "help": "of the intervals; 0.95"},
@@ -74,9 +74,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
 }
 SAMPLING = ("replicas", "level", "bins", "seed")
-# Keys of FLAGS that are not the flag.
-NAMES = {"workdirs": "workdir", "html": "output", "report_replicas": "replicas"}
-REPORT = ("workdirs", "html", "split")
+NAMES = {"workdirs": "workdir", "html": "output", "redraws": "replicas"}  # key: flag
 SETS = ("coverage", "sets", "by_class")
 COMMANDS = {
     "train": (commands.train, ("config", "workdir")),
@@ -84,7 +82,7 @@ COMMANDS = {
     "calibrate": (commands.calibrate, ("workdir", "method")),
     "predict": (commands.predict, ("workdir", "input", "output", *SETS)),
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
-    "report": (commands.report, (*REPORT, "report_replicas", "formats")),
+    "report": (commands.report, ("workdirs", "html", "split", "redraws", "formats")),
     "prepare": (commands.prepare, ("config",)),
     "doctor": (commands.doctor, ()),
 }

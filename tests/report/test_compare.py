@@ -164,3 +164,15 @@ def test_a_run_without_the_split_is_left_out(make_run, calls):
     bare = runs.Method("bare", (b.runs[0]._replace(arrays={}, metrics={}),))
     assert [r.name for r in compare.compare([bare, a], "test", "as trained")] == ["a"]
     assert compare.compare([bare], "test", "as trained") == []
+
+
+def test_the_real_bootstrap_answers_what_is_asked_of_it(make_run):
+    methods = [runs.load(make_run("a")), runs.load(make_run("b", noise=1.5))]
+    first, second = compare.compare(methods, "test", "calibrated", replicas=50)
+    for name in compare.COMPARED:
+        cell, difference = second.cells[name], second.differences[name]
+        assert cell.low <= cell.value <= cell.high, name
+        assert difference.low <= difference.value <= difference.high, name
+        assert 0 < difference.p <= 1
+    assert second.differences["nll"].low > 0 and second.differences["nll"].p < 0.05
+    assert set(compare.CHECKS) <= set(first.cells)
