@@ -208,6 +208,7 @@ def test_cross_fitted_probabilities_are_those_of_the_other_folds():
     new = simulated.split(3, 5000, seed=1)
     honest = metrics.brier(calibrators.apply(state, new[0]), new[1])
     assert metrics.brier(own, labels) < honest - 0.02
+    assert metrics.brier(out, labels) > metrics.brier(own, labels) + 0.02
     assert metrics.brier(out, labels) == pytest.approx(honest, abs=0.04)
     identity = calibrators.Identity()
     same = calibrators.cross_fitted(identity, logits, labels)

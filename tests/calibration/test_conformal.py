@@ -154,13 +154,13 @@ def test_more_coverage_is_larger_sets():
 
 def test_judge_by_hand():
     member = np.array([[1, 0], [1, 1], [0, 0], [0, 1]], bool)
-    got = conformal.judge(member, np.array([0, 1, 1, 0]))
-    assert got["coverage"]["value"] == 0.5
-    # Clopper and Pearson, 2 of 4: the .025 and .975 points of Beta(2, 3), Beta(3, 2)
-    assert got["coverage"]["low"] == pytest.approx(0.06758599)
-    assert got["coverage"]["high"] == pytest.approx(0.93241401)
+    got = conformal.judge(member, np.array([0, 1, 1, 1]))
+    assert got["coverage"]["value"] == 0.75
+    # Clopper and Pearson, 3 of 4: the .025 point of Beta(3, 2), .975 of Beta(4, 1)
+    assert got["coverage"]["low"] == pytest.approx(0.19412045)
+    assert got["coverage"]["high"] == pytest.approx(0.975**0.25)
     assert (got["size"], got["empty"], got["single"]) == (1.0, 0.25, 0.5)
-    assert got["worst_class"] == 0.5
+    assert got["worst_class"] == pytest.approx(2 / 3)
 
 
 def test_summary_says_what_each_kind_did():
