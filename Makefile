@@ -58,8 +58,9 @@ smoke: $(VENV)/.base ## train, evaluate, predict, metrics on a tiny model (1 min
 oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ... (6 minutes)
 	$(PYTEST) tests/oracle
 
-soak: $(VENV)/.test ## the long tests (45 minutes)
-	$(PYTEST) -m soak --ignore=tests/oracle --ignore=tests/accel
+soak: $(VENV)/.test ## the long tests and all faults; writes docs/reliability.md
+	$(PYTEST) -m "soak or fault" --ignore=tests/oracle --ignore=tests/accel \
+	--reliability=docs/reliability.md
 
 accel: $(VENV)/.test ## parity and sharding on whatever devices JAX finds
 	$(PYTEST) -s tests/accel

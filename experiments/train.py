@@ -14,6 +14,10 @@ import jax
 
 from hypelora_jax import cli
 
+# A process that is lost or hangs ends all others within about this time: the service
+# behind jax.distributed misses its heartbeats. Its default is 100 s.
+HEARTBEAT_TIMEOUT = 60
+
 
 def several_processes() -> bool:
     """Does the environment say that this is one process of several?"""
@@ -27,7 +31,7 @@ def initialize(distributed: str) -> None:
     if distributed == "off" or (distributed == "auto" and not several_processes()):
         return
     if distributed == "auto":
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT)
         return
     try:
         coordinator, count, rank = distributed.split(",")
@@ -37,7 +41,9 @@ def initialize(distributed: str) -> None:
             f"train: error: --distributed={distributed}; wanted auto, off or "
             "HOST:PORT,COUNT,RANK"
         )
-    jax.distributed.initialize(coordinator, count, rank)
+    jax.distributed.initialize(
+        coordinator, count, rank, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT
+    )
 
 
 def main(argv: list[str]) -> int:

@@ -17,6 +17,20 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
+import reliability  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--reliability",
+        metavar="FILE",
+        help="write a table of the tests marked `fault` there",
+    )
+
+
+def pytest_configure(config):
+    if path := config.getoption("--reliability"):
+        config.pluginmanager.register(reliability.Reliability(path))

@@ -21,16 +21,19 @@ ENV = {**os.environ, "JAX_PLATFORMS": "cpu"}  # and conftest's compilation cache
 
 
 def start(*args: str, **kwargs) -> subprocess.Popen:
-    command = [sys.executable, "-m", "hypelora_jax.cli", *args]
+    return python("-m", "hypelora_jax.cli", *args, **kwargs)
+
+
+def python(*args: str, **kwargs) -> subprocess.Popen:
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env=ENV, **kwargs
+        [sys.executable, *args], stdout=pipe, stderr=pipe, text=True, env=ENV, **kwargs
     )
 
 
 def run(*args: str, **kwargs) -> subprocess.CompletedProcess:
     process = start(*args, **kwargs)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     return subprocess.CompletedProcess(args, process.returncode, out, err)
 
 
@@ -43,7 +46,7 @@ def rows(workdir: Path) -> list[dict]:
 
 def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
     """Returns as soon as a step stands in metrics.jsonl."""
-    limit = time.monotonic() + 240
+    limit = time.monotonic() + 900
     while not any(row["step"] >= step for row in rows(workdir)):
         assert process.poll() is None, process.communicate()[1][-2000:]
         assert time.monotonic() < limit, f"step {step} did not come"

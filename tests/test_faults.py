@@ -1,6 +1,7 @@
 """Faults of a real training run: disks, divergence, damaged files; own data."""
 
 import json
+import re
 import resource
 
 import process
@@ -16,6 +17,7 @@ def last_line(err: str) -> str:
     return err.strip().splitlines()[-1]
 
 
+@pytest.mark.fault("disk full during a save", "one line, exit 2; goes on once mended")
 def test_a_full_disk_while_saving_is_one_line_and_loses_nothing(tmp_path):
     """A limit on the size of files stands for a disk without room for a checkpoint."""
     workdir = tmp_path / "run"
@@ -37,12 +39,66 @@ def test_a_full_disk_while_saving_is_one_line_and_loses_nothing(tmp_path):
     )
 
 
+@pytest.mark.fault("a run that diverges", "stops with step, ids and the way out")
 def test_a_diverged_run_stops_with_the_way_out(tmp_path):
     args = ("train", *process.TINY, f"--workdir={tmp_path / 'run'}")
     done = process.run(*args, "--config.optim.lr=1e30", "--config.optim.clip=0.0")
     assert done.returncode == 2, done.stderr[-2000:]
     line = last_line(done.stderr)
     assert "at step" in line and "lower config.optim.lr" in line
+
+
+@pytest.fixture(scope="module")
+def explosive(tmp_path_factory):
+    """Arguments of a regression on files: one label is 1e30, and its square is inf."""
+    folder = tmp_path_factory.mktemp("explosive")
+    labels = {"train": 64, "calibration": 32, "validation": 32}
+    flags = []
+    for name, n in labels.items():
+        rows = [{"text": f"number {i}", "label": i % 5 + 0.5} for i in range(n)]
+        if name == "train":
+            rows[BAD]["label"] = 1e30
+        flags.append(f"--config.data.{name}={write(folder / f'{name}.csv', rows)}")
+    return (
+        "train",
+        "--config=files:method=lora",
+        "--config.model.path=random:tiny",
+        "--config.data.max_length=48",
+        "--config.data.pad_to_max=True",
+        "--config.optim.batch_size=16",
+        "--config.optim.num_epochs=2",
+        "--config.ckpt.every_steps=1",
+        *flags,
+    )
+
+
+BAD = 37
+
+
+@pytest.mark.fault(
+    "a loss or gradient of inf or NaN", "stops with step, ids, checkpoint"
+)
+def test_a_loss_that_is_not_finite_names_step_ids_and_checkpoint(explosive, tmp_path):
+    done = process.run(*explosive, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2, done.stderr[-2000:]
+    line = last_line(done.stderr)
+    found = re.search(r"not finite at step (\d+) \(ids ([^)]*)\); (.*): look", line)
+    step, ids = int(found[1]), found[2].split(", ")
+    assert len(ids) == 16 and str(BAD) in ids
+    good = f"the last good checkpoint is step {step - 1}"
+    assert found[3] == (good if step > 1 else "no checkpoint yet")
+
+
+@pytest.mark.fault("the same, optim.skip_nonfinite=N", "passes over N such steps a run")
+def test_steps_that_are_not_finite_are_skipped_if_asked(explosive, tmp_path):
+    workdir = tmp_path / "run"
+    flag = "--config.optim.skip_nonfinite=2"
+    done = process.run(*explosive, flag, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "skipped, 1 of at most 2" in done.stderr
+    assert "skipped, 2 of at most 2" in done.stderr
+    metrics = json.loads((workdir / "eval/validation/metrics.json").read_text())
+    assert 0 < metrics["mse"] < 100
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]"])

@@ -13,7 +13,7 @@ ROOT = Path(hypelora_jax.__file__).parent
 # Low to high. A layer's units do not import each other; inside a folder all is free.
 LAYERS = (
     ("types",),
-    ("trees", "rng", "choices", "store"),
+    ("trees", "rng", "choices", "store", "lock"),
     ("settings",),
     ("lora",),
     ("calibration",),

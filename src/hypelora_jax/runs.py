@@ -10,12 +10,13 @@ from absl import logging
 from etils import epath
 from rich.console import Console
 
-from hypelora_jax import evaluate, folder, overview, store
+from hypelora_jax import evaluate, folder, lock, overview, store
 from hypelora_jax.data.pipeline import Dataset
 from hypelora_jax.data.tokenize import Encoded
 from hypelora_jax.report import html, tables
 from hypelora_jax.settings import Settings
 from hypelora_jax.train import loop, setup, validate
+from hypelora_jax.train.stop import StopRequest
 from hypelora_jax.types import UserError
 
 TRAIN_SAMPLE = 1000  # examples of train that its NLL is computed on
@@ -28,10 +29,17 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     workdir/seed_0, seed_1, ..., and the summary has their means.
 
     Raises:
-      UserError: the folder holds another run or cannot be written.
+      UserError: the folder holds another run, is in use, or cannot be written.
       KeyboardInterrupt, Preempted: asked to stop; the same call goes on.
     """
     path = folder.open_workdir(workdir)
+    with lock.hold(path), StopRequest(at_once=True):  # the loop itself saves first
+        return _all_seeds(settings, workdir, path, progress)
+
+
+def _all_seeds(
+    settings: Settings, workdir: str, path: epath.Path, progress: bool
+) -> dict[str, Any]:
     if settings.num_seeds == 1:
         if (path / "seeds.json").exists():
             raise UserError(
@@ -43,7 +51,9 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     runs = []
     for i in range(settings.num_seeds):
         own = dataclasses.replace(settings, seed=settings.seed + i, num_seeds=1)
-        runs.append(_one(own, folder.open_workdir(str(path / f"seed_{i}")), progress))
+        seed_path = folder.open_workdir(str(path / f"seed_{i}"))
+        with lock.hold(seed_path):
+            runs.append(_one(own, seed_path, progress))
     summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
     store.write_json(path / "summary.json", summary)
     html.write_report([html.load(path)], path / "report" / "report.html", replicas=0)

@@ -170,12 +170,13 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     patience: int = 0  # epochs without a better selection NLL; 0: never stop early
+    skip_nonfinite: int = 0  # steps of a run that may be skipped for NaN or inf
 
     def __post_init__(self):
         check("optim", self)
         at_least("optim", self, lr=0, head_lr=0, num_epochs=1, batch_size=1)
         at_least("optim", self, accumulate=1, weight_decay=0, warmup=0, clip=0)
-        at_least("optim", self, patience=0, eps=0, b1=0, b2=0)
+        at_least("optim", self, patience=0, eps=0, b1=0, b2=0, skip_nonfinite=0)
         if max(self.warmup, self.b1, self.b2) > 1 or (self.head_lr and not self.lr):
             raise UserError(
                 "config.optim wants warmup, b1, b2 of at most 1, and lr above 0 where "

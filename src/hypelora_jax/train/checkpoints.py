@@ -1,11 +1,14 @@
 """Checkpoints of a run: all but the frozen backbone; the last ones and the best.
 
 A checkpoint holds the train state, the frozen leaves that are not the backbone (fixed
-A, factors to blend with), the data iterator, and a few numbers. The best is the one
-whose selection loss is smallest, the latest among equals.
+A, factors to blend with), the data iterator, and a few numbers. It is written in the
+background. manifest.json goes in last, before orbax gives the folder its name, so that
+a folder with a step's name and a manifest is complete. After an epoch was judged,
+selection.json joins it: the best checkpoint is the one whose score there is smallest,
+the latest among equals.
 """
 
-import math
+import functools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -14,7 +17,9 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from hypelora_jax.train import stored
 from hypelora_jax.train.state import TrainState
+from hypelora_jax.train.stored import Selection
 from hypelora_jax.types import Params, UserError
 
 
@@ -27,31 +32,45 @@ class Restored(NamedTuple):
     progress: dict[str, float]
 
 
-def _score(metrics: Any) -> float:
-    loss = metrics["selection"]
-    return -loss if math.isfinite(loss) else -math.inf
+class _Keep(NamedTuple):
+    """Orbax's preservation policy: the last n and the best."""
 
+    n: int
+    scores: dict[int, float]
 
-def _policy(keep: int):
-    policies = ocp.training.preservation_policies
-    return policies.AnyPreservationPolicy(
-        [
-            policies.LatestN(keep),
-            policies.BestN(
-                get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
-    )
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        del context
+        steps = [c.step for c in checkpoints]
+        ranked = [s for s in reversed(steps) if self.scores.get(s, -np.inf) > -np.inf]
+        best = sorted(ranked, key=lambda s: self.scores[s])[:1]
+        kept = {*steps[-self.n :], *best}
+        return [step in kept for step in steps]
 
 
 class Checkpoints:
-    """The checkpoints of one run folder; a context manager."""
+    """The checkpoints of one run folder; a context manager.
+
+    Reading goes by the files alone. Orbax's manager, which also clears unfinished saves
+    away, starts with the first save, so that a reader leaves a running run in peace.
+
+    Args:
+      keep: how many of the last are kept beside the best.
+    """
 
     def __init__(self, workdir: epath.Path, keep: int = 2):
         self.directory = epath.Path(workdir) / "checkpoints"
-        self._ocp = ocp.training.Checkpointer(
+        self._scores = stored.scores(self.directory)
+        self._policy = _Keep(keep, self._scores)  # sees it grow
+        self._saving: int | None = None
+
+    @functools.cached_property
+    def _ocp(self) -> ocp.training.Checkpointer:
+        context = ocp.Context()  # copied in depth: hence a function, no bound method
+        context.asynchronous.post_finalization_callback = lambda: self._seal()
+        return ocp.training.Checkpointer(
             self.directory,
-            preservation_policy=_policy(keep),
+            context=context,
+            preservation_policy=self._policy,
             cleanup_tmp_directories=True,
         )
 
@@ -59,22 +78,65 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, *exc) -> None:
+        if "_ocp" not in self.__dict__:
+            return
         try:
             self._ocp.close()
-        except Exception:  # a save that failed says so again; its own line is enough
+        except Exception as e:  # a save that failed
             if kind is None:
-                raise
+                raise self._save_failed(e) from e
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint."""
-        return self._ocp.latest.step if self._ocp.latest else None
+        return max(stored.complete(self.directory), default=None)
+
+    def latest_settled(self) -> int | None:
+        """`latest`, once the save under way is complete.
+
+        Raises:
+          UserError: that save failed.
+        """
+        self.wait()
+        return self.latest()
+
+    def selection(self, step: int) -> Selection | None:
+        """How the epoch that ends with a step did; None before it is judged."""
+        return stored.selection(self.directory, step)
+
+    def select(self, step: int, chosen: Selection) -> None:
+        """Record how the epoch did whose checkpoint is `step`, once that is complete.
+
+        Raises:
+          UserError: its save failed.
+        """
+        self.wait()
+        self._scores[step] = chosen.score
+        if jax.process_index() == 0:
+            stored.write_selection(self.directory, step, chosen)
+
+    def newest(self) -> int | None:
+        """Step to go on from: the newest undamaged checkpoint; None without any.
+
+        Damaged ones are named. They and unfinished ones are then deleted, since the run
+        will save those steps again.
+
+        Raises:
+          UserError: there are complete checkpoints, and all are damaged.
+        """
+        step, stale = stored.newest_sound(self.directory)
+        for gone in stale:
+            self._scores.pop(gone, None)
+        return step
 
     def best(self) -> int | None:
-        """Step of the checkpoint with the smallest selection loss, else the newest."""
-        scored = [c for c in self._ocp.checkpoints if c.metrics]
-        if not scored:
-            return self.latest()
-        return max(scored, key=lambda c: (_score(c.metrics), c.step)).step
+        """The undamaged checkpoint with the smallest score, else the newest one.
+
+        Raises:
+          UserError: there are complete checkpoints, and all are damaged.
+        """
+        newest_first = reversed(stored.complete(self.directory))
+        ranked = sorted(newest_first, key=lambda s: self._scores.get(s, np.inf))
+        return stored.first_sound(self.directory, ranked)
 
     def save(
         self,
@@ -82,19 +144,18 @@ class Checkpoints:
         frozen: Params,
         iterator: Any,
         progress: dict[str, float],
-        selection: float | None = None,
     ) -> None:
-        """Save; returns when the checkpoint is complete.
+        """Begin to save; the arrays are copied off the devices before it returns.
 
         Args:
           progress: numbers the loop wants back, such as the best loss so far.
           frozen: frozen leaves that are not the backbone.
-          selection: the loss models are chosen by, at the end of an epoch.
 
         Raises:
-          UserError: the disk is full or the folder cannot be written.
+          UserError: the disk is full or the folder cannot be written, now or in the
+            save before this one.
         """
-        step = int(state.step)
+        self.wait()
         items = {
             "state": _saveable(state),
             "data": iterator,
@@ -102,15 +163,30 @@ class Checkpoints:
         }
         if jax.tree.leaves(frozen):
             items["frozen"] = frozen
-        metrics = None if selection is None else {"selection": float(selection)}
+        self._saving = int(state.step)
         try:
-            self._ocp.save_checkpointables(step, items, force=True, metrics=metrics)
+            self._ocp.save_checkpointables_async(self._saving, items, force=True)
         except Exception as e:  # orbax and tensorstore raise many kinds for a full disk
-            raise UserError(
-                f"cannot save step {step} in {self.directory}: {_one_line(e)}; the "
-                f"last complete checkpoint is step {self.latest()}: free space or "
-                "mend the folder, then run the same command again to go on"
-            ) from e
+            raise self._save_failed(e) from e
+
+    def wait(self) -> None:
+        """Returns once the save under way is complete.
+
+        Raises:
+          UserError: it failed.
+        """
+        if self._saving is None:
+            return
+        try:
+            self._ocp.wait()
+        except Exception as e:
+            raise self._save_failed(e) from e
+        self._saving = None
+
+    def poll(self) -> None:
+        """`wait` if the save has ended; so a full disk is noticed at the next step."""
+        if self._saving is not None and not self._ocp.is_saving_in_progress():
+            self.wait()
 
     def restore(
         self,
@@ -136,7 +212,7 @@ class Checkpoints:
         if iterator is not None:
             wanted["data"] = iterator
         try:
-            got = self._ocp.load_checkpointables(step, wanted)
+            got = ocp.load_checkpointables(self.directory / str(step), wanted)
         except Exception as e:  # orbax and tensorstore raise many kinds for damage
             raise UserError(
                 f"cannot read checkpoint {self.directory / str(step)}: {_one_line(e)}; "
@@ -147,6 +223,18 @@ class Checkpoints:
             _state(got["state"]),
             got.get("frozen", {}),
             _numbers(got.get("progress", {})),
+        )
+
+    def _seal(self) -> None:
+        """Orbax calls it when all else of a save is written."""
+        stored.seal(self.directory, self._saving)
+
+    def _save_failed(self, error: Exception) -> UserError:
+        step, self._saving = self._saving, None
+        return UserError(
+            f"cannot save step {step} in {self.directory}: {_one_line(error)}; the "
+            f"last complete checkpoint is step {self.latest()}: free space or "
+            "mend the folder, then run the same command again to go on"
         )
 
 

@@ -17,12 +17,26 @@ class Journal:
     """Rows of metrics.jsonl and TensorBoard events of one run; a context manager.
 
     A run that goes on from step s first drops the rows after s, which it will write
-    again: each step stands there once.
+    again: each step stands there once. So do the evaluations after s, if `judged` says
+    that they were not finished.
     """
 
-    def __init__(self, workdir: epath.Path, resume_step: int, total: int, show: bool):
+    def __init__(
+        self,
+        workdir: epath.Path,
+        resume_step: int,
+        total: int,
+        show: bool,
+        judged: bool = True,
+    ):
         self._path = workdir / "metrics.jsonl"
         self._rows = rows_until(self._path, resume_step)
+        if not judged:
+            self._rows = [
+                row
+                for row in self._rows
+                if row["step"] < resume_step or row["split"] == "train"
+            ]
         _write_whole(self._path, self._rows)
         self._file = self._path.open("a")
         # here, since tensorboardX imports torch where that is installed: 5 s
@@ -108,3 +122,13 @@ class Meter:
         }
         self.reset()
         return rates
+
+
+def summary(judged: dict[str, dict[str, Any]]) -> str:
+    """The metrics of an epoch's splits that a reader follows, on one line."""
+    names = ("nll", "mse", "accuracy", "mcc", "f1", "pearson", "ece")
+    parts = []
+    for split, values in judged.items():
+        shown = [f"{name} {values[name]:.4f}" for name in names if name in values]
+        parts += [f"{split} {' '.join(shown)}"] if values else []
+    return "; ".join(parts)

@@ -1,6 +1,5 @@
 """The training loop: steps, evaluation after each epoch, checkpoints, resume."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +11,14 @@ from hypelora_jax.data.pipeline import train_iterator
 from hypelora_jax.sharding.mesh import batch_size_per_device, put_batch, replicated
 from hypelora_jax.train import setup, validate
 from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.train.journal import Journal, Meter
+from hypelora_jax.train.guard import Guard, all_finite, last_good
+from hypelora_jax.train.journal import Journal, Meter, summary
 from hypelora_jax.train.optim import learning_rate, loss_temperature
 from hypelora_jax.train.setup import Plan, Workbench
 from hypelora_jax.train.state import TrainState
 from hypelora_jax.train.step import build_step
-from hypelora_jax.train.stop import StopRequest
+from hypelora_jax.train.stop import Asked, StopRequest
+from hypelora_jax.train.stored import Progress, Selection
 from hypelora_jax.types import Params, UserError
 
 
@@ -31,17 +32,12 @@ class Trained(NamedTuple):
     epochs: int  # epochs trained
 
 
-class _Progress(NamedTuple):
-    """Early stopping, as it is saved with each checkpoint."""
-
-    best: float = math.inf
-    bad_epochs: int = 0
-
-
 class _Run:
     """The moving parts of one run, so that the loop itself is short."""
 
-    def __init__(self, bench: Workbench, plan: Plan, saved: Checkpoints):
+    def __init__(
+        self, bench: Workbench, plan: Plan, saved: Checkpoints, stop: StopRequest
+    ):
         settings = bench.settings
         self.bench, self.plan, self.saved = bench, plan, saved
         self.optim = settings.optim
@@ -58,8 +54,10 @@ class _Run:
             bench.mesh,
             accumulate=self.optim.accumulate,
             temperature=self.temperature,
+            skip_nonfinite=self.optim.skip_nonfinite > 0,
         )
-        self.forward = validate.forward(bench.model, bench.mesh)
+        forward = validate.forward(bench.model, bench.mesh)
+        self.forward = forward._replace(classify=stop.between(forward.classify))
         self.frozen = bench.frozen
         self.data = train_iterator(
             plan.datasets["train"],
@@ -69,27 +67,46 @@ class _Run:
             self.optim.num_epochs,
             soft=settings.loss.labels == "soft",
         )
-        self.progress = _Progress()
+        self.progress = Progress()
+        self.judged = True  # is there no epoch that ended and was not evaluated?
+        self.guard = Guard(self.optim.skip_nonfinite, 0, saved.latest_settled)
 
     def resume(self) -> int:
-        """Go to the newest checkpoint; its step, 0 where there is none."""
-        step = self.saved.latest()
+        """Go to the newest undamaged checkpoint; its step, 0 where there is none."""
+        step = self.saved.newest()
         if step is None:
             return 0
         own = setup.own_frozen(self.frozen)
         whole = replicated(self.bench.mesh)
         got = self.saved.restore(
-            step, self.state, own, _Progress._fields, self.data, whole
+            step, self.state, own, Progress._fields, self.data, whole
         )
         self.state = got.state
         self.frozen = setup.with_own(self.frozen, got.frozen)
-        saved = got.progress
-        self.progress = _Progress(saved["best"], int(saved["bad_epochs"]))
+        best, bad, skipped = (got.progress[name] for name in Progress._fields)
+        self.progress = Progress(best, int(bad), int(skipped))
+        self.guard = Guard(
+            self.optim.skip_nonfinite, self.progress.skipped, self.saved.latest_settled
+        )
+        if step % self.plan.steps_per_epoch == 0:
+            chosen = self.saved.selection(step)
+            self.judged = chosen is not None
+            if chosen is not None:
+                self.progress = self.progress.after(chosen.loss)
         return step
 
-    def save(self, selection: float | None = None) -> None:
+    def save(self) -> None:
+        """Begin to save the state, if every number in it is finite."""
+        self.guard.settle()
+        if not all_finite(self.state.params):
+            raise UserError(
+                f"the parameters are not finite after step {int(self.state.step)}; "
+                f"{last_good(self.saved.latest_settled())}: lower config.optim.lr, or "
+                "raise optim.warmup"
+            )
+        self.progress = self.progress._replace(skipped=self.guard.skipped)
         own, progress = setup.own_frozen(self.frozen), self.progress._asdict()
-        self.saved.save(self.state, own, self.data, progress, selection)
+        self.saved.save(self.state, own, self.data, progress)
 
     def alpha_after(self, step: int) -> jax.Array:
         """Blending weight of the last finished step: what evaluation uses."""
@@ -126,12 +143,17 @@ def train(
     """
     keep = bench.settings.ckpt.keep
     with Checkpoints(workdir, keep) as saved, StopRequest() as stop:
-        run = _Run(bench, plan, saved)
+        run = _Run(bench, plan, saved, stop)
         step = run.resume()
         if step:
             logging.info("going on from step %d of %d", step, plan.total_steps)
-        with Journal(workdir, step, plan.total_steps, progress) as journal:
-            _steps(run, journal, stop, step)
+        total = plan.total_steps
+        with Journal(workdir, step, total, progress, run.judged) as journal:
+            try:
+                _steps(run, journal, stop, step)
+            except Asked:
+                saved.wait()  # may say that the disk is full
+                raise stop.error(int(run.state.step)) from None
         return _chosen(run)
 
 
@@ -139,36 +161,48 @@ def _steps(run: _Run, journal: Journal, stop: StopRequest, step: int) -> None:
     """Steps until the last one, early stopping, or a request to stop."""
     meter, patience = Meter(), run.optim.patience
     every = run.bench.settings.ckpt.every_steps
-    epoch = step // run.plan.steps_per_epoch
+    per_epoch = run.plan.steps_per_epoch
+    if not run.judged:  # stopped in the evaluation that this epoch ends with
+        _end_epoch(run, journal, step)
     while step < run.plan.total_steps:
         if patience and run.progress.bad_epochs >= patience:
-            logging.info("no better epoch for %d: stopped after %d", patience, epoch)
+            logging.info(
+                "no better epoch for %d: stopped after %d", patience, step // per_epoch
+            )
             return
         batch = next(run.data)
         run.state, info = run.step(
             run.state, run.frozen, put_batch(batch, run.bench.mesh)
         )
         step += 1
+        run.guard.add(step, _ids(run, batch), info["finite"])
+        run.saved.poll()
         meter.add(int(batch["weight"].sum()), int(batch["mask"].sum()))
         journal.advance()
         _log(run, journal, meter, step, info)
-        if step % run.plan.steps_per_epoch == 0:
-            epoch += 1
-            run.save(_end_epoch(run, journal, step, epoch))
-            meter.reset()
-        elif stop.signal or (every and step % every == 0):
-            _finite(run, step, float(info["loss"]))
+        ended, asked = step % per_epoch == 0, stop.signal  # read once: it may come now
+        if ended or asked or (every and step % every == 0):
             run.save()
-        if stop.signal:
-            raise stop.error(step)
+        if ended:
+            _end_epoch(run, journal, step)
+            meter.reset()
+        if asked or (ended and stop.now):
+            raise Asked
+
+
+def _ids(run: _Run, batch: dict[str, np.ndarray]) -> list:
+    """Ids of the examples of a batch."""
+    index = batch["index"]
+    return run.plan.datasets["train"].ids[index[index >= 0]].tolist()
 
 
 def _log(run: _Run, journal: Journal, meter: Meter, step: int, info: dict) -> None:
     """A row every log.every_steps steps; reading the loss waits for the device."""
     if step % run.bench.settings.log.every_steps and step != run.plan.total_steps:
         return
+    if not run.guard.settle():
+        return  # skipped: it has no loss
     loss = float(info["loss"])
-    _finite(run, step, loss)
     rates = meter.read()
     journal.show(loss=f"{loss:.4f}", examples_s=f"{rates['examples_per_s']:.0f}")
     journal.write(
@@ -195,17 +229,12 @@ def _temperature(run: _Run, step: int) -> dict[str, float]:
     return {}
 
 
-def _finite(run: _Run, step: int, loss: float) -> None:
-    """Refuse to log or save a diverged state."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {step}; the last checkpoint is step "
-            f"{run.saved.latest()}: lower config.optim.lr, or raise optim.warmup"
-        )
+def _end_epoch(run: _Run, journal: Journal, step: int) -> None:
+    """Judge the selection split and validation; record the loss models are chosen by.
 
-
-def _end_epoch(run: _Run, journal: Journal, step: int, epoch: int) -> float:
-    """Judge the selection split and validation; the loss to choose a model by."""
+    The state is being saved meanwhile. A run stopped here judges when it goes on.
+    """
+    epoch = step // run.plan.steps_per_epoch
     select_on = run.bench.settings.select_on
     alpha, params = run.alpha_after(step), run.state.params
     judged = {}
@@ -219,30 +248,15 @@ def _end_epoch(run: _Run, journal: Journal, step: int, epoch: int) -> float:
             "config.select_on=calibration"
         )
     loss = validate.selection_loss(judged[chosen])
-    better = loss < run.progress.best
-    run.progress = _Progress(
-        min(loss, run.progress.best), 0 if better else run.progress.bad_epochs + 1
+    run.saved.select(
+        step, Selection(-float(step) if select_on == "last" else loss, loss)
     )
-    _say(epoch, judged)
-    return -float(step) if select_on == "last" else loss
+    run.progress = run.progress.after(loss)
+    logging.info("epoch %d: %s", epoch, summary(judged))
 
 
 def _validations(plan: Plan) -> list[str]:
     return [name for name in plan.datasets if name.startswith("validation")]
-
-
-def _say(epoch: int, judged: dict[str, dict]) -> None:
-    shown = {s: m for s, m in judged.items() if m}
-    text = "; ".join(
-        f"{split} "
-        + " ".join(
-            f"{n} {m[n]:.4f}"
-            for n in ("nll", "mse", "accuracy", "mcc", "f1", "pearson", "ece")
-            if n in m
-        )
-        for split, m in shown.items()
-    )
-    logging.info("epoch %d: %s", epoch, text)
 
 
 def _chosen(run: _Run) -> Trained:
@@ -264,7 +278,7 @@ def restore_chosen(
     Raises:
       UserError: the folder holds no complete checkpoint.
     """
-    with Checkpoints(workdir, bench.settings.ckpt.keep) as saved:
+    with Checkpoints(workdir) as saved:
         step = saved.best()
         if step is None:
             raise UserError(

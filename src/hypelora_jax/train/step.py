@@ -134,6 +134,7 @@ def build_step(
     cond_rank: int = 0,
     deterministic: bool = False,
     temperature: Schedule | None = None,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Info]]:
     """`step(state, frozen, batch) -> (state, info)`, jitted.
 
@@ -144,6 +145,8 @@ def build_step(
       cond_rank: rank of batch["cond"]; 0 where there is none.
       deterministic: no dropout, as the golden runs of the reference have it.
       temperature: of the loss at a step, where it anneals; micro-batches share it.
+      skip_nonfinite: a step whose loss or gradient is not finite (info["finite"] is
+        False) leaves parameters and optimizer as they were; its number counts.
     """
     grads = gradients(model, accumulate, deterministic)
 
@@ -159,7 +162,15 @@ def build_step(
         )
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        info = {"loss": loss, "weight": weight, "grad_norm": optax.tree.norm(gradient)}
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        if skip_nonfinite:
+            params, opt_state = jax.tree.map(
+                lambda new, old: jnp.where(finite, new, old),
+                (params, opt_state),
+                (state.params, state.opt_state),
+            )
+        info = {"loss": loss, "weight": weight, "grad_norm": norm, "finite": finite}
         return TrainState(state.step + 1, params, opt_state, state.key), info
 
     whole = replicated(mesh)

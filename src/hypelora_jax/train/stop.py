@@ -1,24 +1,38 @@
 """Signals that ask a run to stop: remembered, obeyed between steps, never in a save."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
+
+import jax
 
 from hypelora_jax.types import Preempted
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Asked(Exception):
+    """Raised between two batches of an evaluation that need not be finished."""
+
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM while training; a context manager.
+    """Catches SIGINT and SIGTERM; a context manager, which may be nested.
 
     The first signal is remembered, and the loop stops after the step under way with its
     state saved. A second Ctrl-C stops at once, and what was saved last counts.
+
+    Args:
+      at_once: the first signal stops at once, where there is nothing to save.
     """
 
-    def __init__(self):
+    def __init__(self, at_once: bool = False):
         self.signal: int | None = None
+        self._at_once = at_once
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             try:
                 self._before[number] = signal.signal(number, self._remember)
             except ValueError:  # not the main thread, as in a notebook's worker
@@ -34,10 +48,31 @@ class StopRequest:
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt("stopped at once; the last checkpoint counts")
         self.signal = number
+        if self._at_once:
+            raise self._error("nothing was lost; the same command goes on from there")
+
+    @property
+    def now(self) -> bool:
+        """May the run stop here, without asking anyone?
+
+        Of several processes each gets its signal at another moment: they must agree on
+        a step first, and go on until then.
+        """
+        return self.signal is not None and jax.process_count() == 1
+
+    def between(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """`compute`, which raises `Asked` instead as soon as the run may stop."""
+
+        def checked(*args: Any) -> Any:
+            if self.now:
+                raise Asked
+            return compute(*args)
+
+        return checked
 
     def error(self, step: int) -> BaseException:
         """What to raise once the state of `step` is saved."""
-        text = f"saved at step {step}; the same command goes on from there"
-        if self.signal == signal.SIGTERM:
-            return Preempted(text)
-        return KeyboardInterrupt(text)
+        return self._error(f"saved at step {step}; the same command goes on from there")
+
+    def _error(self, text: str) -> BaseException:
+        return (Preempted if self.signal == signal.SIGTERM else KeyboardInterrupt)(text)
