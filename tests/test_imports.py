@@ -29,6 +29,7 @@ LAYERS = (
     ("overview", "posthoc"),
     ("evaluate",),
     ("runs", "prepare", "recalibrate", "answers"),
+    ("runs", "prepare", "plan"),
     ("doctor", "exits"),
     ("commands",),
     ("cli",),

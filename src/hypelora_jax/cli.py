@@ -72,6 +72,11 @@ FLAGS: dict[str, dict[str, Any]] = {
     "level": {"type": float, "default": 0.95, "help": "of the intervals; 0.95"},
     "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
     "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
+    "topology": {
+        "required": True,
+        "metavar": "SLICE",
+        "help": "v5e:2x2 ... v5e:16x16, v5p:2x2x1 ..., v6e:2x2 ..., or cpu-N",
+    },
 }
 SAMPLING = ("replicas", "level", "bins", "seed")
 # Keys of FLAGS that are not the flag.
@@ -86,6 +91,7 @@ COMMANDS = {
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, (*REPORT, "report_replicas", "formats")),
     "prepare": (commands.prepare, ("config",)),
+    "plan": (commands.plan, ("config", "topology")),
     "doctor": (commands.doctor, ()),
 }
 
