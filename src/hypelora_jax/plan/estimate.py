@@ -62,8 +62,15 @@ def estimate(settings: Settings, topology: Topology) -> Estimate:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _too_large(step, str(error), common)
-    return _measured(step, topology, compiled, useful, common)
+        found = _too_large(step, str(error), common)
+    else:
+        found = _measured(step, topology, compiled, useful, common)
+    peak = found.bytes_per_device["peak"]
+    if topology.chip.hbm_bytes and peak:
+        logging.info(
+            "needs %.2f GiB of %.2f", peak / GIB, topology.chip.hbm_bytes / GIB
+        )
+    return found
 
 
 def _flops(

@@ -40,6 +40,7 @@ ENVIRONMENT = {  # libtpu then asks no metadata server and no network for a TPU
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans at once: neither holds a TPU
 }
 
 
