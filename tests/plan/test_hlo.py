@@ -58,6 +58,24 @@ def test_a_collective_in_a_loop_counts_as_often_as_the_loop_runs():
     assert hlo.collective_bytes(LOOP) == {"all-reduce": 5 * 16, "all-gather": 32}
 
 
+def test_a_collective_that_is_started_and_awaited_counts_once():
+    text = LOOP.replace(
+        "  ROOT %both = f32[8]{0} all-gather(%last), replica_groups={{0,1}}, "
+        "dimensions={0}\n",
+        "  %began = (f32[4]{0}, f32[8]{0}) all-gather-start(%last), dimensions={0}\n"
+        "  ROOT %both = f32[8]{0} all-gather-done(%began)\n",
+    )
+    text = text.replace(
+        "%sum = f32[4]{0:T(128)S(1)} all-reduce(%row.1)",
+        "%sum.1 = f32[4]{0} all-reduce-start(%row.1)",
+    ).replace(
+        "  ROOT %next",
+        "  %sum = f32[4]{0:T(128)S(1)} all-reduce-done(%sum.1)\n  ROOT %next",
+    )
+    assert text.count("-start(") == text.count("-done(") == 2
+    assert hlo.collective_bytes(text) == {"all-reduce": 5 * 16, "all-gather": 32}
+
+
 def test_traffic_counts_slices_and_loops_and_leaves_on_chip_memory_out():
     gathered = 16 + 32
     a_trip = (

@@ -1,6 +1,7 @@
 """Changes that would make a step fit, the cheapest first, each tried by compiling."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -50,7 +51,7 @@ def changes(
     what changes the training itself. Of each family the first member that fits counts.
     """
     out: list[Change] = []
-    for family in _families(settings, where, found):
+    for family in _families(settings, where, found, out):
         for attempt in family:
             if change := _tried(settings, where, attempt, find):
                 out.append(change)
@@ -77,8 +78,9 @@ def _tried(
 
 
 def _families(
-    settings: Settings, where: Topology, found: Estimate
+    settings: Settings, where: Topology, found: Estimate, out: list[Change]
 ) -> Iterator[Iterator[_Try]]:
+    """The families; `out` holds what fitted before the next one is asked for."""
     here, limit = where.name, where.chip.hbm_bytes
     arguments = found.bytes_per_device["arguments"]
     cut = {"mesh.data": 1, "mesh.fsdp": found.chips}
@@ -90,11 +92,13 @@ def _families(
         yield _micro(settings, here, rows, {}, "the same step in {} micro-batches")
         if plain:
             yield iter([_Try(remat, here, again)])
-            yield _micro(settings, here, rows, remat, again + ", {} micro-batches")
+            cost = f"{again}, {{}} micro-batches"
+            yield _micro(settings, here, rows, remat, cost, _parts(out))
     if settings.mesh.fsdp == settings.mesh.model == 1 and found.chips > 1:
         cost = "weights gathered layer by layer"
         yield iter([_Try(cut, here, cost)])
-        yield _micro(settings, here, rows, cut | remat, f"{cost}, {again}, {{}} parts")
+        cost += f", {again}, {{}} micro-batches"
+        yield _micro(settings, here, rows, cut | remat, cost, _parts(out))
     yield (
         _Try({}, name, f"more chips than {found.chips}")
         for name in topologies.larger(here)
@@ -104,12 +108,24 @@ def _families(
     yield _smaller(settings, here, rows)
 
 
+def _parts(out: list[Change]) -> int:
+    """Micro-batches that alone are enough: with more than that, nothing is cheaper."""
+    flag = "--config.optim.accumulate="
+    found = [f.removeprefix(flag) for c in out for f in c.flags if f.startswith(flag)]
+    return min(map(int, found), default=sys.maxsize)
+
+
 def _micro(
-    settings: Settings, here: str, rows: int, fields: dict, cost: str
+    settings: Settings,
+    here: str,
+    rows: int,
+    fields: dict,
+    cost: str,
+    below: int = sys.maxsize,
 ) -> Iterator[_Try]:
     """Two, four, ... times as many micro-batches, as long as rows are left."""
     parts = 2 * settings.optim.accumulate
-    while rows % parts == 0:
+    while rows % parts == 0 and parts < below:
         yield _Try(fields | {"optim.accumulate": parts}, here, cost.format(parts))
         parts *= 2
 

@@ -126,6 +126,8 @@ def trips(program: Program, loop: Instruction) -> int:
 def _called(program: Program, name: str) -> Iterator[tuple[str, Instruction]]:
     """Computations an instruction of `name` runs, reducers and comparators left out."""
     for instruction in program[name].values():
+        if instruction.opcode in ("async-update", "async-done"):
+            continue  # its start was counted
         for found in _CALLED.finditer(instruction.rest):
             rest = instruction.rest[found.end() :]
             listed = rest[1 : rest.index("}")] if rest.startswith("{") else rest
@@ -155,19 +157,20 @@ def counts(program: Program, entry: str) -> dict[str, int]:
 def collective_bytes(text: str) -> dict[str, int]:
     """Bytes a device hands to collectives in one run, by kind; kinds not used absent.
 
-    A device's share of the result: of an all-gather what it ends with, of a
-    reduce-scatter what it starts with.
+    Of an all-gather what it ends with.
     """
     program, entry = parse(text)
     out: dict[str, int] = defaultdict(int)
     for name, times in counts(program, entry).items():
         for i in program[name].values():
             kind = i.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
-                given = _given(program[name], i, hbm_only=False)
-                made = _nbytes(i.arrays, hbm_only=False)
-                made -= given if i.opcode.endswith("-start") else 0
-                out[kind] += times * (given if kind == "reduce-scatter" else made)
+            if kind not in COLLECTIVES:
+                continue
+            nbytes = _given(program[name], i, hbm_only=False)
+            if kind == "all-gather":  # a start's type names operands and results
+                began = nbytes if i.opcode.endswith("-start") else 0
+                nbytes = _nbytes(i.arrays, hbm_only=False) - began
+            out[kind] += times * nbytes
     return dict(out)
 
 
