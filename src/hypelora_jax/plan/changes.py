@@ -1,6 +1,7 @@
 """Changes that would make a step fit, the cheapest first, each tried by compiling."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -91,14 +92,15 @@ def _families(
     if limit is None or arguments < limit:  # else no activation can be small enough
         yield _micro(settings, here, rows, {}, "the same step in {} micro-batches")
         if plain:
-            yield iter([_Try(remat, here, again)])
             cost = f"{again}, {{}} micro-batches"
-            yield _micro(settings, here, rows, remat, cost, _parts(out))
+            parts = _micro(settings, here, rows, remat, cost, _parts(out))
+            yield itertools.chain([_Try(remat, here, again)], parts)
     if settings.mesh.fsdp == settings.mesh.model == 1 and found.chips > 1:
         cost = "weights gathered layer by layer"
-        yield iter([_Try(cut, here, cost)])
+        first = _Try(cut, here, cost)
         cost += f", {again}, {{}} micro-batches"
-        yield _micro(settings, here, rows, cut | remat, cost, _parts(out))
+        parts = _micro(settings, here, rows, cut | remat, cost, _parts(out))
+        yield itertools.chain([first], parts)
     yield (
         _Try({}, name, f"more chips than {found.chips}")
         for name in topologies.larger(here)

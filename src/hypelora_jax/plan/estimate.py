@@ -50,7 +50,7 @@ def estimate(settings: Settings, topology: Topology) -> Estimate:
         settings.optim.accumulate,
     )
     lowered = step.function.lower(*step.arguments)
-    flops, useful = _flops(settings, topology, step)
+    flops, useful = executed(settings, topology, step)
     common = {
         "flops": flops,
         "global_batch": settings.optim.batch_size,
@@ -73,7 +73,7 @@ def estimate(settings: Settings, topology: Topology) -> Estimate:
     return found
 
 
-def _flops(
+def executed(
     settings: Settings, topology: Topology, step: program.Step
 ) -> tuple[int, int]:
     """FLOPs a chip executes in a step, and those of them that are not recomputation.
@@ -97,8 +97,8 @@ def _flops(
         return cost.matmul_flops(one.function.trace(*one.arguments).jaxpr) // model
 
     remat = settings.model.remat
-    executed = of(remat)
-    return executed, executed if remat == "none" else of("none")
+    flops = of(remat)
+    return flops, flops if remat == "none" else of("none")
 
 
 def _too_large(step: program.Step, message: str, common: dict) -> Estimate:
