@@ -72,11 +72,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "level": {"type": float, "default": 0.95, "help": "of the intervals; 0.95"},
     "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
     "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
-    "topology": {
-        "required": True,
-        "metavar": "SLICE",
-        "help": "v5e:2x2 ... v5e:16x16, v5p:2x2x1 ..., v6e:2x2 ..., or cpu-N",
-    },
+    "topology": {"required": True, "help": "v5e:4x4, v5p:4x4x4, v6e:4x4, ...; cpu-N"},
 }
 SAMPLING = ("replicas", "level", "bins", "seed")
 # Keys of FLAGS that are not the flag.

@@ -25,7 +25,7 @@ from hypelora_jax.sharding.mesh import (
     make_mesh,
     replicated,
 )
-from hypelora_jax.train.optim import blend_alpha, optimizer
+from hypelora_jax.train.optim import blend_alpha, loss_temperature, optimizer
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step
 from hypelora_jax.types import UserError
@@ -94,7 +94,7 @@ def build(settings: Settings, topology: Topology) -> Step:
     rows = batch_size_per_device(optim.batch_size // optim.accumulate, mesh)
     model = assemble.build(settings, config, outputs)
     state, frozen, tx = abstract(settings, model, config, outputs)
-    batch = batch_shapes(optim.batch_size, settings.data.max_length, outputs)
+    batch = batch_shapes(settings, outputs)
     if settings.hyper.cond == "given" and model.parts.hyper is not None:
         shape = (model.parts.hyper.slots, settings.hyper.cond_dim)
         batch["cond"] = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -106,6 +106,7 @@ def build(settings: Settings, topology: Topology) -> Step:
         mesh,
         accumulate=optim.accumulate,
         cond_rank=cond_rank,
+        temperature=loss_temperature(settings.loss, STEPS),
     )
     whole = replicated(mesh)
     arguments = (
@@ -148,13 +149,17 @@ def abstract(
     return *jax.eval_shape(make, jax.eval_shape(lambda: jax.random.key(0))), tx
 
 
-def batch_shapes(rows: int, tokens: int, outputs: int) -> dict[str, Any]:
-    """Shapes of a batch, as in `types.Batch`."""
+def batch_shapes(settings: Settings, outputs: int) -> dict[str, Any]:
+    """Shapes of a batch, as in `types.Batch`, all rows max_length long."""
+    rows, tokens = settings.optim.batch_size, settings.data.max_length
     of = jax.ShapeDtypeStruct
+    label = of((rows,), jnp.float32 if outputs == 1 else jnp.int32)
+    if settings.loss.labels == "soft":
+        label = of((rows, outputs), jnp.float32)
     return {
         "ids": of((rows, tokens), jnp.int32),
         "mask": of((rows, tokens), jnp.bool_),
         "types": of((rows, tokens), jnp.int32),
-        "label": of((rows,), jnp.float32 if outputs == 1 else jnp.int32),
+        "label": label,
         "weight": of((rows,), jnp.float32),
     }
