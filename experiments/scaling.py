@@ -46,10 +46,15 @@ def chips(topology: str) -> int:
     return count
 
 
+def kept(method: str, topology: str, cache: Path) -> Path:
+    """File that holds what was printed for a row."""
+    return cache / f"{method}-{topology.replace(':', '-')}.json"
+
+
 def plan(method: str, topology: str, cache: Path) -> dict:
     """What `hypelora plan` prints for one row."""
-    kept = cache / f"{method}-{topology.replace(':', '-')}.json"
-    if not kept.exists():
+    file = kept(method, topology, cache)
+    if not file.exists():
         run = subprocess.run(
             [sys.executable, "-m", "hypelora_jax.cli", "plan"]
             + command(method, topology),
@@ -59,8 +64,8 @@ def plan(method: str, topology: str, cache: Path) -> dict:
         )
         if run.returncode not in (0, 1):
             sys.exit(f"scaling: hypelora plan exited {run.returncode} for {topology}")
-        kept.write_text(run.stdout)
-    return json.loads(kept.read_text())
+        file.write_text(run.stdout)
+    return json.loads(file.read_text())
 
 
 def row(method: str, found: dict) -> list[str]:
@@ -108,7 +113,7 @@ def table(rows: list[list[str]]) -> str:
 
 
 def page(found: dict[tuple[str, str], dict]) -> str:
-    """The whole of docs/scaling.md."""
+    """The whole of docs/scaling.md; rows that were not run are named."""
     main = [row(m, f) for (m, _), f in found.items() if m == "hyper_mlp"]
     others = [row(m, f) for (m, t), f in found.items() if t == "v5e:16x16"]
     flags = " \\\n        ".join(command("hyper_mlp", "v5e:4x4"))
@@ -119,16 +124,26 @@ def page(found: dict[tuple[str, str], dict]) -> str:
         flags=flags,
         main=table(main),
         others=table(others),
+        missing=missing(found),
     )
+
+
+def missing(found: dict[tuple[str, str], dict]) -> str:
+    """A line that names the rows that are not there, if any."""
+    left = [f"{method} on {topology}" for method, topology in CASES]
+    left = [name for name in left if tuple(name.split(" on ")) not in found]
+    return f"Not run yet: {', '.join(left)}.\n\n" if left else ""
 
 
 def main() -> None:
     """Makes the page from all rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=Path("runs/scaling"))
-    cache = parser.parse_args().cache
-    cache.mkdir(parents=True, exist_ok=True)
-    found = {(m, t): plan(m, t, cache) for m, t in CASES}
+    parser.add_argument("--kept", action="store_true", help="only rows kept already")
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    cases = [c for c in CASES if not args.kept or kept(*c, args.cache).exists()]
+    found = {(m, t): plan(m, t, args.cache) for m, t in cases}
     PAGE.write_text(page(found))
     print(f"wrote {PAGE}")
 

@@ -26,9 +26,9 @@ from hypelora_jax.sharding.mesh import (
     replicated,
 )
 from hypelora_jax.train.optim import blend_alpha, loss_temperature, optimizer
-from hypelora_jax.train.state import init_state
+from hypelora_jax.train.state import TrainState, init_state
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import UserError
+from hypelora_jax.types import Params, UserError
 
 HUB = {  # sizes are known without asking the hub
     "FacebookAI/roberta-base": "roberta_base",
@@ -83,12 +83,7 @@ def build(settings: Settings, topology: Topology) -> Step:
     Raises:
       UserError: sizes that do not divide, or more tokens than the model has room for.
     """
-    config, outputs = encoder_config(settings.model.path), num_outputs(settings)
-    if settings.data.max_length > max_tokens(config):
-        raise UserError(
-            f"config.data.max_length is {settings.data.max_length}; "
-            f"{settings.model.path} has room for {max_tokens(config)} tokens"
-        )
+    config, outputs = _sizes(settings)
     mesh = make_mesh(settings.mesh, topology.devices)
     optim = settings.optim
     rows = batch_size_per_device(optim.batch_size // optim.accumulate, mesh)
@@ -108,13 +103,25 @@ def build(settings: Settings, topology: Topology) -> Step:
         cond_rank=cond_rank,
         temperature=loss_temperature(settings.loss, STEPS),
     )
+    where = (*shardings(state, frozen, mesh), batch_shardings(mesh, cond_rank))
+    return Step(step, placed((state, frozen, batch), where), model, mesh, rows)
+
+
+def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
+    """Sizes of the encoder, and the width of the logits."""
+    config, path = encoder_config(settings.model.path), settings.model.path
+    if settings.data.max_length > max_tokens(config):
+        raise UserError(
+            f"config.data.max_length is {settings.data.max_length}; {path} has room "
+            f"for {max_tokens(config)} tokens"
+        )
+    return config, num_outputs(settings)
+
+
+def shardings(state: TrainState, frozen: Params, mesh: Mesh) -> tuple:
+    """Where `build_step` keeps each leaf of the state and of the frozen tree."""
     whole = replicated(mesh)
-    arguments = (
-        placed(state, jax.tree.map(lambda _: whole, state)),
-        placed(frozen, jax.tree.map(lambda _: whole, frozen)),
-        placed(batch, batch_shardings(mesh, cond_rank)),
-    )
-    return Step(step, arguments, model, mesh, rows)
+    return jax.tree.map(lambda _: whole, (state, frozen))
 
 
 def placed(tree: Any, shardings: Any) -> Any:
