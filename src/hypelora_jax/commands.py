@@ -112,7 +112,8 @@ def plan(config: Settings, topology: str) -> bool:
     found = estimate(config, where)
     better = [] if found.fits else changes.changes(config, where, found)
     Console(file=sys.stderr).print(tables.to_rich(report.table(found, where)))
-    print(*report.advice(found, better), sep="\n", file=sys.stderr)
+    for line in report.advice(found, better):
+        print(line, file=sys.stderr)
     print(json.dumps(report.as_dict(found, where, better)))
     return found.fits
 
