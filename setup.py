@@ -61,7 +61,7 @@ setup(
         "oracle": [*TORCH, *METRICS, "betacal>=1.1", "mapie>=1.0"],
         "bench": [*TORCH, *METRICS],
         "docs": ["ipykernel>=6", "jupytext>=1.16", "nbclient>=0.10"],
-        "plan": ["libtpu"],
+        "plan": ["libtpu>=0.0.52"],
         "serve": [],  # Python's own http.server
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],

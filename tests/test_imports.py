@@ -28,7 +28,7 @@ LAYERS = (
     ("folder",),
     ("overview", "posthoc"),
     ("evaluate",),
-    ("runs", "prepare", "recalibrate", "answers"),
+    ("runs", "prepare", "recalibrate", "answers", "plan"),
     ("doctor", "exits"),
     ("commands",),
     ("cli",),

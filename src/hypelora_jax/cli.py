@@ -72,6 +72,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "level": {"type": float, "default": 0.95, "help": "of the intervals; 0.95"},
     "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
     "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
+    "topology": {"required": True, "help": "v5e:4x4, v5p:4x4x4, v6e:4x4, ...; cpu-N"},
 }
 SAMPLING = ("replicas", "level", "bins", "seed")
 NAMES = {"workdirs": "workdir", "html": "output", "redraws": "replicas"}  # key: flag
@@ -84,6 +85,7 @@ COMMANDS = {
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, ("workdirs", "html", "split", "redraws", "formats")),
     "prepare": (commands.prepare, ("config",)),
+    "plan": (commands.plan, ("config", "topology")),
     "doctor": (commands.doctor, ()),
 }
 

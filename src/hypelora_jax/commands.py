@@ -99,6 +99,25 @@ def prepare(config: Settings) -> None:
     prepare.prepare(config)
 
 
+def plan(config: Settings, topology: str) -> bool:
+    """Compile the training step for a TPU slice nobody has to own: does it fit?"""
+    from rich.console import Console
+
+    from hypelora_jax.plan import changes, report
+    from hypelora_jax.plan.estimate import estimate
+    from hypelora_jax.plan.topology import topology as slice_of
+    from hypelora_jax.report import tables
+
+    where = slice_of(topology)
+    found = estimate(config, where)
+    better = [] if found.fits else changes.changes(config, where, found)
+    Console(file=sys.stderr).print(tables.to_rich(report.table(found, where)))
+    for line in report.advice(found, better):
+        print(line, file=sys.stderr)
+    print(json.dumps(report.as_dict(found, where, better)))
+    return found.fits
+
+
 def doctor() -> bool:
     """Say what is installed, what is wrong, and what to do about it."""
     from hypelora_jax import doctor

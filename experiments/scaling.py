@@ -1,0 +1,152 @@
+"""Writes docs/scaling.md: the paper's method on RoBERTa-large, on slices nobody owns.
+
+    make plan                                       libtpu, in an environment of its own
+    .venv-plan/bin/python experiments/scaling.py    about 10 minutes on 2 CPU cores
+
+Runs `hypelora plan` once for each row. What it printed is kept in --cache, so that a
+run that was stopped goes on.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROWS = 32  # sequences a chip and step
+CONFIG = (
+    "--config=paper:size=large,task=sst2,method={method}",
+    "--config.model.dtype=bfloat16",
+    "--config.model.remat=layer",
+    "--config.data.max_length=128",
+    "--config.optim.accumulate=1",
+)
+V5E = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
+V5P = ("v5p:2x2x1", "v5p:4x4x4", "v5p:4x8x8")
+CASES = [("hyper_mlp", t) for t in (*V5E, *V5P)]
+CASES += [(method, "v5e:16x16") for method in ("lora", "full")]
+PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
+
+
+def command(method: str, topology: str) -> list[str]:
+    """Flags of `hypelora plan` for one row of the tables."""
+    batch = ROWS * chips(topology)
+    flags = [flag.format(method=method) for flag in CONFIG]
+    return [*flags, f"--config.optim.batch_size={batch}", f"--topology={topology}"]
+
+
+def chips(topology: str) -> int:
+    """Number of chips of a slice."""
+    count = 1
+    for side in re.findall(r"\d+", topology.partition(":")[2]):
+        count *= int(side)
+    return count
+
+
+def kept(method: str, topology: str, cache: Path) -> Path:
+    """File that holds what was printed for a row."""
+    return cache / f"{method}-{topology.replace(':', '-')}.json"
+
+
+def plan(method: str, topology: str, cache: Path) -> dict:
+    """What `hypelora plan` prints for one row."""
+    file = kept(method, topology, cache)
+    if not file.exists():
+        run = subprocess.run(
+            [sys.executable, "-m", "hypelora_jax.cli", "plan"]
+            + command(method, topology),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if run.returncode not in (0, 1):
+            sys.exit(f"scaling: hypelora plan exited {run.returncode} for {topology}")
+        file.write_text(run.stdout)
+    return json.loads(file.read_text())
+
+
+def row(method: str, found: dict) -> list[str]:
+    """Cells of one row."""
+    sizes, line = found["bytes_per_device"], found["roofline"]
+    moved = sum(found["collective_bytes"].values())
+    rate = found["global_batch"] / found["roofline_seconds"]
+    return [
+        method,
+        found["topology"],
+        str(found["chips"]),
+        str(found["global_batch"]),
+        *(f"{sizes[name] / 2**20:.0f}" for name in ("arguments", "temporaries")),
+        f"{sizes['peak'] / 2**30:.2f} of {found['hbm_bytes'] / 2**30:.0f}",
+        f"{moved / 1e6:.3f}",
+        *(f"{line[name] * 1e3:.3g}" for name in ("compute", "hbm", "ici")),
+        found["bound"],
+        f"{found['mfu']:.0%}",
+        f"{rate:,.0f}",
+    ]
+
+
+COLUMNS = (
+    "method",
+    "slice",
+    "chips",
+    "sequences a step",
+    "arguments, MiB",
+    "temporaries, MiB",
+    "peak, GiB",
+    "collectives, MB",
+    "compute, ms",
+    "HBM, ms",
+    "ICI, ms",
+    "bound",
+    "MFU at most",
+    "sequences/s at most",
+)
+
+
+def table(rows: list[list[str]]) -> str:
+    """Markdown."""
+    rule = ["---:"] * len(COLUMNS)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, rule, *rows))
+
+
+def page(found: dict[tuple[str, str], dict]) -> str:
+    """The whole of docs/scaling.md; rows that were not run are named."""
+    main = [row(m, f) for (m, _), f in found.items() if m == "hyper_mlp"]
+    others = [row(m, f) for (m, t), f in found.items() if t == "v5e:16x16"]
+    flags = " \\\n        ".join(command("hyper_mlp", "v5e:4x4"))
+    template = (Path(__file__).parent / "scaling.md.in").read_text()
+    return template.format(
+        date=datetime.date.today(),
+        cores=os.cpu_count(),
+        flags=flags,
+        main=table(main),
+        others=table(others),
+        missing=missing(found),
+    )
+
+
+def missing(found: dict[tuple[str, str], dict]) -> str:
+    """A line that names the rows that are not there, if any."""
+    left = [f"{method} on {topology}" for method, topology in CASES]
+    left = [name for name in left if tuple(name.split(" on ")) not in found]
+    return f"Not run yet: {', '.join(left)}.\n\n" if left else ""
+
+
+def main() -> None:
+    """Makes the page from all rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, default=Path("runs/scaling"))
+    parser.add_argument("--kept", action="store_true", help="only rows kept already")
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    cases = [c for c in CASES if not args.kept or kept(*c, args.cache).exists()]
+    found = {(m, t): plan(m, t, args.cache) for m, t in cases}
+    PAGE.write_text(page(found))
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

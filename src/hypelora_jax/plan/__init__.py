@@ -1,0 +1,1 @@
+"""What a training step costs on hardware nobody has to own."""

@@ -1,0 +1,141 @@
+"""Changes that would make a step fit, the cheapest first, each tried by compiling."""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from hypelora_jax.plan import topology as topologies
+from hypelora_jax.plan.estimate import Estimate, estimate
+from hypelora_jax.plan.topology import Topology
+from hypelora_jax.settings import Settings
+from hypelora_jax.types import UserError
+
+WANTED = 2
+
+
+class Change(NamedTuple):
+    """Flags to add to the command, what they cost, and what the step then needs."""
+
+    flags: tuple[str, ...]
+    cost: str
+    estimate: Estimate
+
+
+class _Try(NamedTuple):
+    fields: dict[str, Any]  # of the config, by dotted name
+    topology: str
+    cost: str
+
+
+def with_fields(settings: Settings, fields: dict[str, Any]) -> Settings:
+    """Settings with some fields, named `section.field`, replaced."""
+    for name, value in fields.items():
+        section, field = name.split(".")
+        part = dataclasses.replace(getattr(settings, section), **{field: value})
+        settings = dataclasses.replace(settings, **{section: part})
+    return settings
+
+
+def changes(
+    settings: Settings,
+    where: Topology,
+    found: Estimate,
+    find: Callable[[str], Topology] = topologies.topology,
+) -> list[Change]:
+    """The two cheapest changes after which the step fits, or fewer if there are none.
+
+    Families are tried in the order of what they cost: micro-batches (the same sums,
+    cut smaller), activations computed again (a third more FLOPs), weights and state
+    cut over the chips (gathered when needed), more chips, narrower numbers, and last
+    what changes the training itself. Of each family the first member that fits counts.
+    """
+    out: list[Change] = []
+    for family in _families(settings, where, found, out):
+        for attempt in family:
+            if change := _tried(settings, where, attempt, find):
+                out.append(change)
+                break
+        if len(out) == WANTED:
+            break
+    return out
+
+
+def _tried(
+    settings: Settings, where: Topology, attempt: _Try, find: Callable
+) -> Change | None:
+    """The change, if it compiles and fits."""
+    flags = [f"--config.{name}={value}" for name, value in attempt.fields.items()]
+    place = where
+    try:
+        if attempt.topology != where.name:
+            flags.append(f"--topology={attempt.topology}")
+            place = find(attempt.topology)
+        result = estimate(with_fields(settings, attempt.fields), place)
+    except UserError:  # sizes that do not divide
+        return None
+    return Change(tuple(flags), attempt.cost, result) if result.fits else None
+
+
+def _families(
+    settings: Settings, where: Topology, found: Estimate, out: list[Change]
+) -> Iterator[Iterator[_Try]]:
+    """The families; `out` holds what fitted before the next one is asked for."""
+    here, limit = where.name, where.chip.hbm_bytes
+    arguments = found.bytes_per_device["arguments"]
+    cut = {"mesh.data": 1, "mesh.fsdp": found.chips}
+    remat = {"model.remat": "layer"}
+    rows = found.rows_per_chip
+    plain = settings.model.remat == "none"
+    again = "a third more FLOPs"
+    if limit is None or arguments < limit:  # else no activation can be small enough
+        yield _micro(settings, here, rows, {}, "the same step in {} micro-batches")
+        if plain:
+            cost = f"{again}, {{}} micro-batches"
+            parts = _micro(settings, here, rows, remat, cost, _parts(out))
+            yield itertools.chain([_Try(remat, here, again)], parts)
+    if settings.mesh.fsdp == settings.mesh.model == 1 and found.chips > 1:
+        cost = "weights gathered layer by layer"
+        first = _Try(cut, here, cost)
+        cost += f", {again}, {{}} micro-batches"
+        parts = _micro(settings, here, rows, cut | remat, cost, _parts(out))
+        yield itertools.chain([first], parts)
+    yield (
+        _Try({}, name, f"more chips than {found.chips}")
+        for name in topologies.larger(here)
+    )
+    if settings.model.dtype == "float32":
+        yield iter([_Try({"model.dtype": "bfloat16"}, here, "coarser numbers")])
+    yield _smaller(settings, here, rows)
+
+
+def _parts(out: list[Change]) -> int:
+    """Micro-batches that alone are enough: with more than that, nothing is cheaper."""
+    flag = "--config.optim.accumulate="
+    found = [f.removeprefix(flag) for c in out for f in c.flags if f.startswith(flag)]
+    return min(map(int, found), default=sys.maxsize)
+
+
+def _micro(
+    settings: Settings,
+    here: str,
+    rows: int,
+    fields: dict,
+    cost: str,
+    below: int = sys.maxsize,
+) -> Iterator[_Try]:
+    """Two, four, ... times as many micro-batches, as long as rows are left."""
+    parts = 2 * settings.optim.accumulate
+    while rows % parts == 0 and parts < below:
+        yield _Try(fields | {"optim.accumulate": parts}, here, cost.format(parts))
+        parts *= 2
+
+
+def _smaller(settings: Settings, here: str, rows: int) -> Iterator[_Try]:
+    """Half, a quarter, ... of the batch: another training run."""
+    batch, divisor = settings.optim.batch_size, 2
+    while rows % divisor == 0:
+        fields = {"optim.batch_size": batch // divisor}
+        yield _Try(fields, here, "fewer examples a step: another training run")
+        divisor *= 2

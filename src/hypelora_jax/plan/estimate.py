@@ -1,0 +1,161 @@
+"""What one step needs on a slice: the compiler's memory, the bytes moved, the time."""
+
+import dataclasses
+import re
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+
+from hypelora_jax.plan import cost, hlo, program
+from hypelora_jax.plan.topology import GIB, Topology
+from hypelora_jax.settings import MeshConfig, Settings
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
+
+
+class Estimate(NamedTuple):
+    """One step on one slice; bytes, FLOPs and seconds are those of one chip.
+
+    What only a finished compilation tells is None where the step does not fit.
+    """
+
+    fits: bool
+    bytes_per_device: dict[str, int | None]  # arguments outputs temporaries peak
+    flops: int  # matrix products, those computed again in the backward pass included
+    collective_bytes: dict[str, int] | None
+    hbm_traffic: int | None
+    roofline: cost.Roofline | None
+    mfu: float | None  # at the roofline: the most that can be reached
+    global_batch: int
+    rows_per_chip: int
+    chips: int
+    compiler: str  # its complaint, "" if it has none
+
+
+def estimate(settings: Settings, topology: Topology) -> Estimate:
+    """Compile the step of a run for a slice and read off what it needs.
+
+    Raises:
+      UserError: sizes that do not divide, a model or length that is not known.
+    """
+    step = program.build(settings, topology)
+    logging.info(
+        "compiling for %s: %d x %d sequences of %d tokens, remat %s, accumulate %d",
+        topology.name,
+        step.mesh.size,
+        step.rows_per_chip * settings.optim.accumulate,
+        settings.data.max_length,
+        settings.model.remat,
+        settings.optim.accumulate,
+    )
+    lowered = step.function.lower(*step.arguments)
+    flops, useful = executed(settings, topology, step)
+    common = {
+        "flops": flops,
+        "global_batch": settings.optim.batch_size,
+        "rows_per_chip": step.rows_per_chip * settings.optim.accumulate,
+        "chips": step.mesh.size,
+    }
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        found = _too_large(step, str(error), common)
+    else:
+        found = _measured(step, topology, compiled, useful, common)
+    peak = found.bytes_per_device["peak"]
+    if topology.chip.hbm_bytes and peak:
+        logging.info(
+            "needs %.2f GiB of %.2f", peak / GIB, topology.chip.hbm_bytes / GIB
+        )
+    return found
+
+
+def executed(
+    settings: Settings, topology: Topology, step: program.Step
+) -> tuple[int, int]:
+    """FLOPs a chip executes in a step, and those of them that are not recomputation.
+
+    Counted on one chip's own rows, so that what every chip does alike counts whole;
+    the axis `model` is taken to share all of it evenly.
+    """
+    model = step.mesh.shape["model"]
+
+    def of(remat: str) -> int:
+        alone = dataclasses.replace(
+            settings,
+            mesh=MeshConfig(1, 1, 1),
+            model=dataclasses.replace(settings.model, remat=remat),
+            optim=dataclasses.replace(
+                settings.optim,
+                batch_size=step.rows_per_chip * settings.optim.accumulate,
+            ),
+        )
+        one = program.build(alone, topology._replace(devices=topology.devices[:1]))
+        return cost.matmul_flops(one.function.trace(*one.arguments).jaxpr) // model
+
+    remat = settings.model.remat
+    flops = of(remat)
+    return flops, flops if remat == "none" else of("none")
+
+
+def _too_large(step: program.Step, message: str, common: dict) -> Estimate:
+    """Estimate of a step the compiler refuses, with the figure it gives."""
+    message = " ".join(message.split())
+    needed = [_bytes(n, u) for n, u in re.findall(r"([\d.]+)([KMGT])\b", message)]
+    arguments = program.bytes_on_one(step.arguments)
+    state = program.bytes_on_one(step.arguments[0])
+    only_temporaries = "temporaries" in message
+    temporaries = needed[0] if needed and only_temporaries else None
+    peak = (
+        (arguments + needed[0] if only_temporaries else needed[0]) if needed else None
+    )
+    sizes = {
+        "arguments": arguments,
+        "outputs": state,
+        "temporaries": temporaries,
+        "peak": peak,
+    }
+    return Estimate(False, sizes, **_nothing(), compiler=message, **common)
+
+
+def _bytes(number: str, unit: str) -> int:
+    return round(float(number) * UNITS[unit])
+
+
+def _nothing() -> dict[str, Any]:
+    names = ("collective_bytes", "hbm_traffic", "roofline", "mfu")
+    return dict.fromkeys(names)
+
+
+def _measured(
+    step: program.Step, topology: Topology, compiled: Any, useful: int, common: dict
+) -> Estimate:
+    """Estimate of a compiled step."""
+    memory, chip = compiled.memory_analysis(), topology.chip
+    sizes = {
+        "arguments": memory.argument_size_in_bytes,
+        "outputs": memory.output_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+    }
+    # the state is donated: its new value takes the place of the old one
+    sizes["peak"] = (
+        sum(sizes.values())
+        - memory.alias_size_in_bytes
+        + memory.generated_code_size_in_bytes
+    )
+    text = compiled.as_text()
+    moved, traffic = hlo.collective_bytes(text), hlo.traffic(text)
+    line = cost.roofline(chip, common["flops"], traffic, moved, step.mesh.size)
+    return Estimate(
+        fits=chip.hbm_bytes is None or sizes["peak"] <= chip.hbm_bytes,
+        bytes_per_device=sizes,
+        collective_bytes=moved,
+        hbm_traffic=traffic,
+        roofline=line,
+        mfu=useful / (line.seconds * chip.flops) if line else None,
+        compiler="",
+        **common,
+    )

@@ -1,0 +1,172 @@
+"""The real training step, compiled from shapes: no weights, data, tokenizer or network.
+
+Everything comes from where `train` takes it: `assemble`, `train.step`, `train.optim`.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+
+from hypelora_jax import assemble
+from hypelora_jax.assemble import Model
+from hypelora_jax.data.tasks import glue_task
+from hypelora_jax.interop import base as bases
+from hypelora_jax.interop.hf import load_config
+from hypelora_jax.models.presets import EncoderConfig, max_tokens, preset
+from hypelora_jax.plan.topology import Topology
+from hypelora_jax.settings import Settings
+from hypelora_jax.sharding.mesh import (
+    batch_shardings,
+    batch_size_per_device,
+    make_mesh,
+    replicated,
+)
+from hypelora_jax.train.optim import blend_alpha, loss_temperature, optimizer
+from hypelora_jax.train.state import TrainState, init_state
+from hypelora_jax.train.step import build_step
+from hypelora_jax.types import Params, UserError
+
+HUB = {  # sizes are known without asking the hub
+    "FacebookAI/roberta-base": "roberta_base",
+    "FacebookAI/roberta-large": "roberta_large",
+    "roberta-base": "roberta_base",
+    "roberta-large": "roberta_large",
+    "minilm": "minilm",
+    bases.MINILM: "minilm",
+}
+STEPS = 1000  # of the schedules: a constant of the program that changes no size
+
+
+class Step(NamedTuple):
+    """A step and the shapes of its arguments, each with its sharding."""
+
+    function: Any  # jitted: (state, frozen, batch) -> (state, info)
+    arguments: tuple  # state, frozen, batch
+    model: Model
+    mesh: Mesh
+    rows_per_chip: int  # of one micro-batch
+
+
+def encoder_config(path: str) -> EncoderConfig:
+    """Sizes of the base model at `model.path`, without a download.
+
+    Raises:
+      UserError: a hub model whose sizes are not built in.
+    """
+    if path.startswith("random:"):
+        return preset(path.removeprefix("random:"))
+    if path in HUB:
+        return preset(HUB[path])
+    folder = epath.Path(path).expanduser()
+    if (folder / "config.json").exists():
+        return load_config(folder)
+    raise UserError(
+        f"config.model.path is {path!r}, whose sizes are not known here; wanted a "
+        f"folder with config.json, random:PRESET, or one of {', '.join(HUB)}"
+    )
+
+
+def num_outputs(settings: Settings) -> int:
+    """Width of the logits; for files, whose classes only the data tell, num_classes."""
+    if settings.data.source in ("tfds", "glue_dir"):
+        return glue_task(settings.data.task).task.num_outputs
+    return 2 if settings.data.source == "movie_reviews" else settings.data.num_classes
+
+
+def build(settings: Settings, topology: Topology) -> Step:
+    """The step of a run on a slice; every batch is taken to be max_length long.
+
+    Raises:
+      UserError: sizes that do not divide, or more tokens than the model has room for.
+    """
+    config, outputs = _sizes(settings)
+    mesh = make_mesh(settings.mesh, topology.devices)
+    optim = settings.optim
+    rows = batch_size_per_device(optim.batch_size // optim.accumulate, mesh)
+    model = assemble.build(settings, config, outputs)
+    state, frozen, tx = abstract(settings, model, config, outputs)
+    batch = batch_shapes(settings, outputs)
+    if settings.hyper.cond == "given" and model.parts.hyper is not None:
+        shape = (model.parts.hyper.slots, settings.hyper.cond_dim)
+        batch["cond"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    cond_rank = 2 if "cond" in batch else 0
+    step = build_step(
+        model,
+        tx,
+        blend_alpha(settings.blend, STEPS, optim.accumulate),
+        mesh,
+        accumulate=optim.accumulate,
+        cond_rank=cond_rank,
+        temperature=loss_temperature(settings.loss, STEPS),
+    )
+    where = (*shardings(state, frozen, mesh), batch_shardings(mesh, cond_rank))
+    return Step(step, placed((state, frozen, batch), where), model, mesh, rows)
+
+
+def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
+    """Sizes of the encoder, and the width of the logits."""
+    config, path = encoder_config(settings.model.path), settings.model.path
+    if settings.data.max_length > max_tokens(config):
+        raise UserError(
+            f"config.data.max_length is {settings.data.max_length}; {path} has room "
+            f"for {max_tokens(config)} tokens"
+        )
+    return config, num_outputs(settings)
+
+
+def shardings(state: TrainState, frozen: Params, mesh: Mesh) -> tuple:
+    """Where `build_step` keeps each leaf of the state and of the frozen tree."""
+    whole = replicated(mesh)
+    return jax.tree.map(lambda _: whole, (state, frozen))
+
+
+def placed(tree: Any, shardings: Any) -> Any:
+    """Shapes with their shardings; both trees have the same structure."""
+
+    def one(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, tree, shardings)
+
+
+def bytes_on_one(arguments: Any) -> int:
+    """Bytes of arguments that one chip holds."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(arguments)
+    )
+
+
+def abstract(
+    settings: Settings, model: Model, config: EncoderConfig, outputs: int
+) -> tuple:
+    """(state, frozen tree, optimizer), the first two as shapes."""
+    tx = optimizer(settings.optim, STEPS)
+    base = bases.Base(config, None, "", "", None)
+
+    def make(key) -> tuple:
+        params = assemble.init_params(model, key, bases.load(base, outputs, key))
+        trainable, frozen = assemble.split(settings, params)
+        return init_state(trainable, tx, key), frozen
+
+    return *jax.eval_shape(make, jax.eval_shape(lambda: jax.random.key(0))), tx
+
+
+def batch_shapes(settings: Settings, outputs: int) -> dict[str, Any]:
+    """Shapes of a batch, as in `types.Batch`, all rows max_length long."""
+    rows, tokens = settings.optim.batch_size, settings.data.max_length
+    of = jax.ShapeDtypeStruct
+    label = of((rows,), jnp.float32 if outputs == 1 else jnp.int32)
+    if settings.loss.labels == "soft":
+        label = of((rows, outputs), jnp.float32)
+    return {
+        "ids": of((rows, tokens), jnp.int32),
+        "mask": of((rows, tokens), jnp.bool_),
+        "types": of((rows, tokens), jnp.int32),
+        "label": label,
+        "weight": of((rows,), jnp.float32),
+    }

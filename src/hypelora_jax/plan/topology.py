@@ -1,0 +1,120 @@
+"""TPU slices by name, and the published figures of their chips.
+
+Sources, read 2026-11-24: Google Cloud's pages "TPU v5e", "TPU v5p" and "TPU v6e" under
+docs.cloud.google.com/tpu/docs. Interconnect is a chip's total one way; the pages give
+1,600, 4,800 and 3,200 Gbit/s (newer ones twice that, both ways together).
+"""
+
+import importlib.util
+import os
+import re
+from typing import NamedTuple
+
+import jax
+
+from hypelora_jax.types import UserError
+
+GIB = 2**30
+
+
+class Chip(NamedTuple):
+    """Published figures of one chip; None where there are none."""
+
+    hbm_bytes: int | None
+    flops: float | None  # peak, bfloat16, per second
+    hbm_rate: float | None  # bytes per second
+    ici_rate: float | None  # bytes per second, sum of the links, one way
+    topologies: tuple[str, ...]
+
+
+_2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+CHIPS = {
+    "v5e": Chip(16 * GIB, 197e12, 819e9, 200e9, _2D),
+    "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9, _3D),
+    "v6e": Chip(32 * GIB, 918e12, 1638e9, 400e9, _2D),
+}
+CPU = Chip(None, None, None, None, ())  # fake devices: same program, no figures
+ENVIRONMENT = {  # libtpu then asks no metadata server and no network for a TPU
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans at once: neither holds a TPU
+}
+
+
+class Topology(NamedTuple):
+    """A slice: its name, its chips, and a device of JAX for each."""
+
+    name: str
+    chip: Chip
+    devices: list
+
+
+def known() -> str:
+    """The names that are understood, for people."""
+    slices = "; ".join(
+        f"{name}: {' '.join(chip.topologies)}" for name, chip in CHIPS.items()
+    )
+    return f"{slices}; cpu-N: N fake devices"
+
+
+def topology(name: str) -> Topology:
+    """The slice `name`, as `v5e:16x16` or `cpu-8`; nobody has to own it.
+
+    Must be called before anything asks JAX for a device.
+
+    Raises:
+      UserError: no such slice, or libtpu is missing.
+    """
+    if found := re.fullmatch(r"cpu-([1-9]\d*)", name):
+        return Topology(name, CPU, _cpus(int(found[1])))
+    kind, _, shape = name.partition(":")
+    if kind not in CHIPS or shape not in CHIPS[kind].topologies:
+        raise UserError(f"topology is {name!r}; wanted one of {known()}")
+    return Topology(name, CHIPS[kind], _tpus(name))
+
+
+def larger(name: str) -> list[str]:
+    """Slices of the same chip with more of them, the next one first."""
+    kind, _, shape = name.partition(":")
+    if kind not in CHIPS:
+        return []
+    shapes = CHIPS[kind].topologies
+    return [f"{kind}:{s}" for s in shapes[shapes.index(shape) + 1 :]]
+
+
+def _cpus(count: int) -> list:
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # devices were asked for before: take of those there are
+        pass
+    devices = jax.devices("cpu")
+    if len(devices) < count:
+        raise UserError(
+            f"topology is cpu-{count}, and this process has {len(devices)} devices "
+            "already; wanted at most as many"
+        )
+    return devices[:count]
+
+
+def _tpus(name: str) -> list:
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"topology {name} needs libtpu, which is not installed; run "
+            "`pip install 'hypelora_jax[plan]'` (in the repository: make plan)"
+        )
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    jax.config.update("jax_platforms", "cpu")  # a TPU, if there is one, is left alone
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+    except Exception as error:  # whatever libtpu complains of, by its own words
+        raise UserError(
+            f"libtpu cannot describe {name} ({error}); wanted libtpu 0.0.52 or newer"
+        ) from error
+    return list(found.devices)
