@@ -109,7 +109,7 @@ def no_unknown(where: str, got: dict[str, Any], wanted: type) -> None:
         )
 
 
-def check_uncertainty(settings: Any) -> None:
+def check_kind(settings: Any) -> None:
     """Refuse a kind of uncertainty that the run's hyper-network cannot give."""
     kind, hyper = settings.uncertainty.kind, settings.hyper
     if kind == "random_a":

@@ -10,7 +10,7 @@ from typing import Any
 from hypelora_jax.choices import (
     at_least,
     check,
-    check_uncertainty,
+    check_kind,
     loss_ranges,
     no_unknown,
 )
@@ -283,7 +283,7 @@ class Settings:
         at_least("", self, num_seeds=1, seed=0)
         if self.seed + self.num_seeds * self.uncertainty.samples > 2**31:
             raise UserError(f"config.seed is {self.seed}; wanted below 2**31")
-        check_uncertainty(self)
+        check_kind(self)
 
 
 def _freeze(value: Any) -> Any:
