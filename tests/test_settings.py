@@ -61,6 +61,18 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
         ({"optim": {"lr": -1.0}}, "optim.lr is -1.0"),
         ({"optim": {"batch_size": 32, "accumulate": 5}}, "divisible by accumulate"),
         ({"ckpt": {"keep": 0}}, "ckpt.keep"),
+        ({"uncertainty": {"samples": 0}}, "uncertainty.samples is 0"),
+        ({"uncertainty": {"dropout": 1.0}}, "uncertainty.dropout is 1.0; wanted 0 to"),
+        ({"uncertainty": {"kind": "random_a"}}, "wants hyper.a=random and method"),
+        (
+            {"method": "lora", "uncertainty": {"kind": "hyper_ensemble"}},
+            "wants hyper.cond=learned .* method=lora",
+        ),
+        (
+            {"hyper": {"cond": "onehot"}, "uncertainty": {"kind": "hyper_ensemble"}},
+            "hyper.cond=onehot, method=hyper_mlp",
+        ),
+        ({"seed": 2**31 - 5, "uncertainty": {"samples": 9}}, "below 2"),
     ],
 )
 def test_a_value_out_of_range_is_refused(tree, message):
@@ -81,7 +93,8 @@ def test_the_names_that_programs_outside_rely_on_exist():
     optim: lr head_lr num_epochs batch_size accumulate weight_decay decay_all schedule
       warmup clip eps
     mesh: data fsdp model
-    ckpt: every_steps keep"""
+    ckpt: every_steps keep
+    uncertainty: kind samples"""
     node = Settings()
     for word in names.split():
         if word.endswith(":"):

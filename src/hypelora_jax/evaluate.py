@@ -11,9 +11,11 @@ from hypelora_jax.calibration import calibrators
 from hypelora_jax.data.pipeline import Dataset, dataset, warn_of_cuts
 from hypelora_jax.data.tables import Table
 from hypelora_jax.report import plots, predictions
-from hypelora_jax.train import loop, setup, validate
+from hypelora_jax.settings import UncertaintyConfig
+from hypelora_jax.train import loop, members, setup, validate
 from hypelora_jax.train.setup import Workbench
 from hypelora_jax.types import Params, UserError
+from hypelora_jax.uncertainty import kinds
 
 
 class Fitted(NamedTuple):
@@ -30,6 +32,7 @@ class Fitted(NamedTuple):
     calibrator: Any  # state: what makes probabilities of raw logits
     uncalibrated: float  # what divides logits without a post-hoc calibrator
     held: posthoc.Held | None  # what calibrators and sets are fitted on, if known
+    answer: kinds.Answerer  # predictions by uncertainty.kind
 
 
 def open_run(workdir: str) -> Fitted:
@@ -45,9 +48,12 @@ def open_run(workdir: str) -> Fitted:
     )
     folder.check_weights(path, bench, record)
     state, frozen, alpha, step = loop.restore_chosen(bench, path, record["total_steps"])
-    return fitted(
-        path, bench, state.params, frozen, alpha, step, tuple(record["buckets"])
-    )
+    edges = tuple(record["buckets"])
+    run = fitted(path, bench, state.params, frozen, alpha, step, edges)
+    if settings.uncertainty.kind != "laplace":
+        return run
+    posterior = kinds.load_posterior(path, step)
+    return run._replace(answer=kinds.answerer(chosen(run), posterior))
 
 
 def fitted(
@@ -60,9 +66,10 @@ def fitted(
     edges: tuple[int, ...],
 ) -> Fitted:
     """A model with the calibrator its folder holds, if any."""
-    learned = validate.train_temperature(trainable)
+    learned = float(members.temperatures(bench.settings, trainable)[0])
     calibrator = posthoc.load(path) or calibrators.Temperature(learned)
     forward = validate.forward(bench.model, bench.mesh)
+    plain = kinds.Chosen(bench, forward, trainable, frozen, alpha, edges)
     return Fitted(
         path,
         bench,
@@ -75,7 +82,35 @@ def fitted(
         calibrator,
         learned,
         held=None,
+        answer=kinds.answerer(plain),
     )
+
+
+def chosen(run: Fitted) -> kinds.Chosen:
+    """The model alone, without folder and calibrator."""
+    return kinds.Chosen(*(getattr(run, name) for name in kinds.Chosen._fields))
+
+
+def with_uncertainty(
+    run: Fitted, config: UncertaintyConfig, workdir: epath.Path
+) -> Fitted:
+    """The same trained model under another kind of uncertainty, in another folder.
+
+    Raises:
+      UserError: a kind that has to be trained.
+    """
+    bench = kinds.chosen_afterwards(run.bench, config)
+    own = (run.trainable, run.frozen, run.alpha, run.step, run.edges)
+    return fitted(workdir, bench, *own)
+
+
+def fit_posterior(run: Fitted, train: Dataset, held: Dataset) -> Fitted:
+    """The run with a Laplace posterior fitted and saved; other kinds as they are."""
+    if run.bench.settings.uncertainty.kind != "laplace":
+        return run
+    posterior = kinds.fit_laplace(chosen(run), train, held)
+    kinds.save_posterior(run.workdir, posterior, run.step)
+    return run._replace(answer=kinds.answerer(chosen(run), posterior))
 
 
 def tokenised(run: Fitted, table: Table) -> Dataset:
@@ -84,16 +119,8 @@ def tokenised(run: Fitted, table: Table) -> Dataset:
 
 
 def logits_of(run: Fitted, data: Dataset) -> np.ndarray:
-    """Raw logits (N, Y) of a tokenised table."""
-    return validate.split_logits(
-        run.forward,
-        run.trainable,
-        run.frozen,
-        run.alpha,
-        data,
-        run.edges,
-        run.bench.settings.optim.batch_size,
-    )
+    """Raw logits (N, Y) of a tokenised table, averaged by uncertainty.kind."""
+    return run.answer(data).logits
 
 
 def calibrated(
@@ -137,16 +164,17 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
         )
     data = tokenised(run, table)
     warn_of_cuts([data], run.bench.settings.data.max_length)
-    return write_split(run, split, data, logits_of(run, data))
+    return write_split(run, split, data, run.answer(data))
 
 
 def write_split(
-    run: Fitted, split: str, data: Dataset, logits_NY: np.ndarray
+    run: Fitted, split: str, data: Dataset, answer: kinds.Answer
 ) -> dict[str, Any]:
-    """Metrics of a split from its raw logits, and its files in DIR/eval/SPLIT."""
-    file = run.workdir / "eval" / split / "predictions.npz"
-    predictions.write_npz(file, logits_NY, data.label, data.ids)
+    """Metrics of a split from its predictions, and its files in DIR/eval/SPLIT."""
+    file, logits_NY = run.workdir / "eval" / split / "predictions.npz", answer.logits
+    predictions.write_npz(file, logits_NY, data.label, data.ids, answer.members)
     out = {"split": split, "step": run.step}
+    out |= kinds.about(run.bench.settings.uncertainty, answer)
     return write_metrics(run, split, logits_NY, data.label, out)
 
 

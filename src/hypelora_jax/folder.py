@@ -151,7 +151,8 @@ def check_same(workdir: epath.Path, settings: Settings, record: dict[str, Any]) 
     Raises:
       UserError: names the first field that differs.
     """
-    mine, theirs = _flat(as_dict(settings)), _flat(record["config"])
+    # a field younger than the record has its default there
+    mine, theirs = _flat(as_dict(settings)), _flat(as_dict(settings_of(record)))
     for name in sorted(mine.keys() | theirs.keys()):
         if mine.get(name) != theirs.get(name):
             raise UserError(

@@ -11,6 +11,7 @@ from hypelora_jax import lora as lora_lib
 from hypelora_jax import trees
 from hypelora_jax.predict import Parts
 from hypelora_jax.report.tables import Table
+from hypelora_jax.train import members
 from hypelora_jax.train.setup import Plan, Workbench
 from hypelora_jax.types import Params
 
@@ -38,6 +39,7 @@ def adapter_bytes(bench: Workbench) -> int:
         return trees.nbytes({n: params[n] for n in ("backbone", "head")})
     factors = _factors(parts.hyper_sites, bench.model.rank)
     factors += _factors(parts.lora_sites, bench.model.rank)
+    factors *= members.count(bench.settings)
     return 4 * factors + trees.nbytes(params["head"])
 
 
@@ -65,6 +67,8 @@ def estimated_seconds(bench: Workbench, plan: Plan) -> float:
     padded = edges[np.searchsorted(edges, train.lengths)].astype(float)
     width = bench.base.config.width
     per_token = passes * trees.count(layers)
+    if bench.settings.method != "full":  # there the layers are stacked already
+        per_token *= members.seeds(bench.settings)
     attention = 2 * passes * bench.base.config.layers * width * padded
     epoch = float(np.sum(padded * (per_token + attention)))
     return epoch * bench.settings.optim.num_epochs / (gemm_rate() * EFFICIENCY)
@@ -84,6 +88,13 @@ def opening(bench: Workbench, plan: Plan) -> Table:
         ("steps", f"{plan.total_steps:,} in {bench.settings.optim.num_epochs} epochs"),
         ("estimated time, evaluation not included", f"{minutes:.1f} min"),
     ]
+    if (k := members.conditions(bench.settings)) > 1:
+        own = bench.trainable
+        shared = f"hyper-network shared by {k} members"
+        rows[1:1] = [
+            (f"of them the {shared}", f"{trees.count(own['hyper']):,}"),
+            ("of them embeddings of the members", f"{trees.count(own['cond']):,}"),
+        ]
     name = f"{bench.settings.method} on {bench.task.name}, {bench.base.name}"
     return Table(name, ("", "value"), tuple(rows))
 

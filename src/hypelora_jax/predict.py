@@ -43,7 +43,8 @@ class Predictor(NamedTuple):
 
     compact(params, batch, alpha, key=None) -> list of (sites, compact lora), unscaled
     adapt(params, batch, alpha, key=None) -> lora, placed on all layers and scaled;
-      every leaf has a leading B where the conditioning is per example
+      every leaf has a leading B where the conditioning is per example, or where
+      batch["member"], int32 (B,), says which of cond_KSC each row takes
     classify(params, lora, batch, key=None) -> logits_BY, at least float32
     predict(trainable, frozen, batch, alpha, key=None) -> logits_BY
     """
@@ -94,7 +95,13 @@ def predictor(parts: Parts) -> Predictor:
             )
             return lora_lib.fold(placed, parts.scale)
 
-        return one(cond) if cond is None or cond.ndim == 2 else jax.vmap(one)(cond)
+        if cond is None or cond.ndim == 2:
+            return one(cond)
+        lora = jax.vmap(one)(cond)
+        if "member" not in batch:
+            return lora
+        # the network ran once a member, not once a row
+        return jax.tree.map(lambda x: x[batch["member"]], lora)
 
     def classify(
         params: Params, lora: Lora, batch: Batch, key: Key | None = None

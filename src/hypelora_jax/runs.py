@@ -10,12 +10,12 @@ from absl import logging
 from etils import epath
 from rich.console import Console
 
-from hypelora_jax import evaluate, folder, lock, overview, store
+from hypelora_jax import evaluate, folder, lock, overview, store, trees
 from hypelora_jax.data.pipeline import Dataset
 from hypelora_jax.data.tokenize import Encoded
 from hypelora_jax.report import html, tables
 from hypelora_jax.settings import Settings
-from hypelora_jax.train import loop, setup, validate
+from hypelora_jax.train import loop, members, setup, validate
 from hypelora_jax.train.stop import StopRequest
 from hypelora_jax.types import UserError
 
@@ -26,7 +26,8 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     """Train into a folder, or go on there; the summary that summary.json holds.
 
     With num_seeds > 1 the seeds seed, seed + 1, ... are trained one after the other in
-    workdir/seed_0, seed_1, ..., and the summary has their means.
+    workdir/seed_0, seed_1, ..., and the summary has their means. Deep ensembles take
+    the seeds of their members in turn, so that no two share a member.
 
     Raises:
       UserError: the folder holds another run, is in use, or cannot be written.
@@ -50,7 +51,8 @@ def _all_seeds(
     _claim_for_seeds(settings, path)
     runs = []
     for i in range(settings.num_seeds):
-        own = dataclasses.replace(settings, seed=settings.seed + i, num_seeds=1)
+        seed = settings.seed + i * members.seeds(settings)
+        own = dataclasses.replace(settings, seed=seed, num_seeds=1)
         seed_path = folder.open_workdir(str(path / f"seed_{i}"))
         with lock.hold(seed_path):
             runs.append(_one(own, seed_path, progress))
@@ -117,8 +119,11 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
         folder.check_weights(path, bench, record)
         folder.check_data(path, bench, plan, record)
     _print(overview.opening(bench, plan))
+    begun_training = time.monotonic()
     trained = loop.train(bench, plan, path, progress)
+    train_seconds = time.monotonic() - begun_training
     summary = _finish(bench, plan, trained, path, time.monotonic() - started)
+    summary["train_seconds"] = round(train_seconds, 1)  # of the last start only
     view = html.load_run(path)
     html.write_report([view], path / "report" / "report.html", replicas=0)
     store.write_json(done, summary)
@@ -143,27 +148,42 @@ def _finish(
         trained.step,
         plan.edges,
     )
-    data = {name: part for name, part in plan.datasets.items() if name != "train"}
-    logits = {split: evaluate.logits_of(run, part) for split, part in data.items()}
-    run = evaluate.calibrated(run, logits["calibration"], data["calibration"].label)
-    judged = {
-        split: evaluate.write_split(run, split, part, logits[split])
-        for split, part in data.items()
-    }
+    run, judged = judge(run, plan.datasets)
     unit = "nll" if bench.task.kind == "classification" else "mse"
     losses = {s: m.get("uncalibrated", m).get(unit) for s, m in judged.items()}
     losses["train"] = _train_loss(run, plan.datasets["train"], unit)
-    deltas = overview.deltas(bench, trained.trainable, trained.frozen, trained.alpha)
+    one = members.member(bench.settings, trained.trainable, trained.frozen, 0)
+    deltas = overview.deltas(bench, *one, trained.alpha)
     return {
         "method": bench.settings.method,
         "step": trained.step,
         "epochs": trained.epochs,
         "seconds": round(seconds, 1),
+        "trained_parameters": trees.count(trained.trainable),
         "temperature": judged["calibration"].get("temperature"),
         "selection_metric": unit,
         unit: {s: x for s, x in losses.items() if x is not None},
         "deltas": deltas,
         "metrics": {s: m for s, m in judged.items() if "n" in m},
+    }
+
+
+def judge(
+    run: evaluate.Fitted, datasets: dict[str, Dataset]
+) -> tuple[evaluate.Fitted, dict[str, dict[str, Any]]]:
+    """(calibrated run, metrics of every split but train), written to the run's folder.
+
+    What is fitted after training is fitted here, on train and calibration only.
+    """
+    run = evaluate.fit_posterior(run, datasets["train"], datasets["calibration"])
+    data = {name: part for name, part in datasets.items() if name != "train"}
+    answers = {split: run.answer(part) for split, part in data.items()}
+    run = evaluate.calibrated(
+        run, answers["calibration"].logits, data["calibration"].label
+    )
+    return run, {
+        split: evaluate.write_split(run, split, part, answers[split])
+        for split, part in data.items()
     }
 
 

@@ -7,7 +7,13 @@ but `cli.py` sees a ConfigDict. A wrong field or value is a `UserError` at once.
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypelora_jax.choices import at_least, check, loss_ranges, no_unknown
+from hypelora_jax.choices import (
+    at_least,
+    check,
+    check_kind,
+    loss_ranges,
+    no_unknown,
+)
 from hypelora_jax.types import UserError
 
 
@@ -219,6 +225,23 @@ class LogConfig:
         at_least("log", self, every_steps=1)
 
 
+@dataclass(frozen=True)
+class UncertaintyConfig:
+    """What a prediction averages over (docs/uncertainty.md)."""
+
+    kind: str = "none"
+    samples: int = 5  # K members; as Lakshminarayanan et al. 2017 use
+    dropout: float | None = None  # mc_dropout: every rate; None: those of training
+    link: str = "mean_field"  # laplace: formula, or mc: `samples` networks drawn
+
+    def __post_init__(self):
+        check("uncertainty", self)
+        at_least("uncertainty", self, samples=1)
+        if not 0 <= (self.dropout or 0.0) < 1:
+            got = self.dropout
+            raise UserError(f"config.uncertainty.dropout is {got}; wanted 0 to below 1")
+
+
 SECTIONS = {
     "model": ModelConfig,
     "hyper": HyperConfig,
@@ -230,6 +253,7 @@ SECTIONS = {
     "mesh": MeshConfig,
     "ckpt": CkptConfig,
     "log": LogConfig,
+    "uncertainty": UncertaintyConfig,
 }
 
 
@@ -252,12 +276,14 @@ class Settings:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     ckpt: CkptConfig = field(default_factory=CkptConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
 
     def __post_init__(self):
         check("", self)
         at_least("", self, num_seeds=1, seed=0)
-        if self.seed + self.num_seeds > 2**31:
+        if self.seed + self.num_seeds * self.uncertainty.samples > 2**31:
             raise UserError(f"config.seed is {self.seed}; wanted below 2**31")
+        check_kind(self)
 
 
 def _freeze(value: Any) -> Any:

@@ -51,11 +51,13 @@ class Backbone(NamedTuple):
 class Head(NamedTuple):
     """Task head.
 
-    `init(key) -> params`; `apply(params, hidden_BTD, key=None) -> logits_BY`.
+    `init(key) -> params`; `apply(params, hidden_BTD, key=None) -> logits_BY`;
+    `features(params, hidden_BTD) -> features_BD`, what the last layer `out` reads.
     """
 
     init: Callable[..., Params]
     apply: Callable[..., jax.Array]
+    features: Callable[..., jax.Array]
 
 
 class Conditioner(NamedTuple):

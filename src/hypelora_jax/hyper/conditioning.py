@@ -6,11 +6,16 @@ import jax.numpy as jnp
 from hypelora_jax.types import Batch, Conditioner, Key, Params, UserError
 
 
-def learned(slots: int, width: int) -> Conditioner:
-    """One learned embedding a slot, drawn from N(0, 1) as in the reference (A.1)."""
+def learned(slots: int, width: int, members: int = 1) -> Conditioner:
+    """One learned embedding a slot, drawn from N(0, 1) as in the reference (A.1).
+
+    With several members each has embeddings of its own: cond_KSC in the place of
+    cond_SC, K members.
+    """
+    shape = (slots, width) if members == 1 else (members, slots, width)
 
     def init(key: Key) -> Params:
-        return {"embedding": jax.random.normal(key, (slots, width))}
+        return {"embedding": jax.random.normal(key, shape)}
 
     def apply(params: Params, batch: Batch) -> jax.Array:
         del batch
@@ -51,11 +56,13 @@ def given(slots: int, width: int) -> Conditioner:
     return Conditioner(lambda key: {}, apply)
 
 
-def conditioner(kind: str, slots: int, width: int) -> Conditioner:
-    """Conditioner by name: learned, onehot or given."""
+def conditioner(kind: str, slots: int, width: int, members: int = 1) -> Conditioner:
+    """Conditioner by name: learned (of one or more members), onehot or given."""
     if kind == "onehot":
         return onehot(slots)
-    return {"learned": learned, "given": given}[kind](slots, width)
+    if kind == "learned":
+        return learned(slots, width, members)
+    return given(slots, width)
 
 
 def cond_width(kind: str, slots: int, width: int) -> int:

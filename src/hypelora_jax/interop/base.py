@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,13 +89,24 @@ def load(base: Base, num_outputs: int, key: Key) -> Params:
     Tensors of a file are NumPy arrays on the host, float32: put them where they belong
     with `jax.device_put`.
     """
-    fresh = head(base.config, num_outputs).init(named_key(key, "head"))
+    backbone, (one,) = load_heads(base, num_outputs, [key])
+    return {"backbone": backbone, "head": one}
+
+
+def load_heads(
+    base: Base, num_outputs: int, keys: Sequence[Key]
+) -> tuple[Params, list[Params]]:
+    """(backbone, a head for each key): what `load` gives for each key, read once.
+
+    Random weights of the backbone are those of the first key.
+    """
+    drawn = head(base.config, num_outputs)
+    fresh = [drawn.init(named_key(key, "head")) for key in keys]
     if base.folder is None:
-        backbone = encoder(base.config).init(named_key(key, "backbone"))
-        return {"backbone": backbone, "head": fresh}
+        return encoder(base.config).init(named_key(keys[0], "backbone")), fresh
     tensors = read_tensors(base.folder)
     params, _ = from_hf(base.config, tensors, num_outputs)
-    return {"backbone": params["backbone"], "head": fresh | params.get("head", {})}
+    return params["backbone"], [one | params.get("head", {}) for one in fresh]
 
 
 def _from_folder(folder: epath.Path, name: str, revision: str) -> Base:

@@ -37,7 +37,8 @@ def _dense(name: str, features: int, x: jax.Array) -> jax.Array:
 def head(config: EncoderConfig, num_outputs: int, *, dtype: str = "float32") -> Head:
     """Head with `num_outputs` logits (regression: 1), computed in at least float32.
 
-    `apply` takes hidden states (B, T, D) or (T, D) and gives (B, Y) or (Y,).
+    `apply` takes hidden states (B, T, D) or (T, D) and gives (B, Y) or (Y,); `features`
+    has no dropout, and `out` of it is `apply` without a key.
     """
     if num_outputs < 1:
         raise UserError(f"a head with {num_outputs} outputs; wanted 1 or more")
@@ -50,4 +51,9 @@ def head(config: EncoderConfig, num_outputs: int, *, dtype: str = "float32") -> 
         first = hidden[..., 0, :].astype(wide(dtype))
         return module.apply({"params": params}, first, key)
 
-    return Head(jax.jit(init), apply)
+    def features(params: Params, hidden: jax.Array) -> jax.Array:
+        first = hidden[..., 0, :].astype(wide(dtype))
+        dense = nn.Dense(config.width, dtype=first.dtype)
+        return jnp.tanh(dense.apply({"params": params["dense"]}, first))
+
+    return Head(jax.jit(init), apply, features)

@@ -81,11 +81,16 @@ def arrays(path: epath.PathLike) -> dict[str, np.ndarray]:
 
 
 def write_npz(
-    path: epath.PathLike, logits: Any, labels: Any, ids: Iterable[Any] | None = None
+    path: epath.PathLike,
+    logits: Any,
+    labels: Any,
+    ids: Iterable[Any] | None = None,
+    members: Any = None,
 ) -> None:
     """Write raw logits (N, Y), labels (N,) (-1: none) and ids (N,; default 0 .. N - 1).
 
-    The file appears whole or not at all.
+    `members` (K, N, Y), raw logits of what the prediction averages, become
+    `member_logits`. The file appears whole or not at all.
     """
     path = epath.Path(path)
     labels = np.asarray(labels)
@@ -93,7 +98,9 @@ def write_npz(
     if names.dtype == object:
         names = names.astype(str)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, logits=np.asarray(logits), labels=labels, ids=names)
+    own = {} if members is None else {"member_logits": np.asarray(members)}
+    logits = np.asarray(logits)
+    np.savez_compressed(buffer, logits=logits, labels=labels, ids=names, **own)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -9,7 +9,7 @@ from etils import epath
 
 from hypelora_jax.data.pipeline import train_iterator
 from hypelora_jax.sharding.mesh import batch_size_per_device, put_batch, replicated
-from hypelora_jax.train import setup, validate
+from hypelora_jax.train import members, setup, validate
 from hypelora_jax.train.checkpoints import Checkpoints
 from hypelora_jax.train.guard import Guard, all_finite, last_good
 from hypelora_jax.train.journal import Journal, Meter, summary
@@ -55,6 +55,8 @@ class _Run:
             accumulate=self.optim.accumulate,
             temperature=self.temperature,
             skip_nonfinite=self.optim.skip_nonfinite > 0,
+            conditions=members.conditions(settings),
+            seeds=members.seeds(settings),
         )
         forward = validate.forward(bench.model, bench.mesh)
         self.forward = forward._replace(classify=stop.between(forward.classify))
@@ -113,22 +115,22 @@ class _Run:
         return self.alpha(max(step - 1, 0))
 
     def judge(self, split: str, trainable: Params, alpha: jax.Array) -> dict[str, Any]:
-        data = self.plan.datasets[split]
-        logits = validate.split_logits(
+        data, settings = self.plan.datasets[split], self.bench.settings
+        own = members.split_logits(
+            settings,
             self.forward,
             trainable,
             self.frozen,
             alpha,
             data,
             self.plan.edges,
-            self.optim.batch_size,
         )
-        if not np.isfinite(logits).all():
+        if not np.isfinite(own).all():
             raise UserError(
                 f"the logits of {split} are not finite at step {int(self.state.step)}; "
                 "the run diverged: lower config.optim.lr, or raise optim.warmup"
             )
-        temperature = validate.train_temperature(trainable)
+        logits, temperature = members.pool(settings, trainable, own)
         return validate.judge(self.bench.task, logits, data.label, temperature)
 
 
@@ -225,7 +227,8 @@ def _temperature(run: _Run, step: int) -> dict[str, float]:
     if run.temperature is not None:
         return {"loss_temperature": float(run.temperature(step - 1))}
     if "loss" in run.state.params:
-        return {"loss_temperature": validate.train_temperature(run.state.params)}
+        t_K = members.temperatures(run.bench.settings, run.state.params)
+        return {"loss_temperature": float(t_K.mean())}
     return {}
 
 

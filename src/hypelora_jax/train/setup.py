@@ -23,8 +23,9 @@ from hypelora_jax.models.presets import max_tokens
 from hypelora_jax.rng import named_key
 from hypelora_jax.settings import Settings
 from hypelora_jax.sharding.mesh import make_mesh, replicated
+from hypelora_jax.train import members
 from hypelora_jax.train.optim import blend_alpha, optimizer
-from hypelora_jax.train.state import TrainState, init_state
+from hypelora_jax.train.state import TrainState
 from hypelora_jax.types import Key, Params, UserError
 
 
@@ -78,12 +79,17 @@ def workbench(settings: Settings, task: Task, revision: str | None = None) -> Wo
     max_length(settings, base)
     mesh = make_mesh(settings.mesh)
     model = assemble.build(settings, base.config, task.num_outputs)
-    key = keys(settings).init
-    loaded = bases.load(base, task.num_outputs, named_key(key, "base"))
+    inits = [keys(own).init for own in members.of_seeds(settings)]
+    base_keys = [named_key(key, "base") for key in inits]
+    loaded = bases.load_heads(base, task.num_outputs, base_keys)
     whole = replicated(mesh)
-    params = assemble.init_params(model, key, jax.device_put(loaded, whole))
-    params = jax.device_put(params, whole)
-    trainable, frozen = assemble.split(settings, params)
+    backbone, heads = jax.device_put(loaded, whole)
+    parts = []
+    for key, head in zip(inits, heads, strict=True):
+        own = {"backbone": backbone, "head": head}
+        params = jax.device_put(assemble.init_params(model, key, own), whole)
+        parts.append(assemble.split(settings, params))
+    trainable, frozen = parts[0] if len(parts) == 1 else members.stack(parts)
     words = tokenizer(base.folder, base.config.family, base.config.pad_id)
     if words.vocab_size > base.config.vocab:
         raise UserError(
@@ -133,7 +139,8 @@ def start(bench: Workbench, total_steps: int) -> tuple[TrainState, object, objec
     settings = bench.settings
     tx = optimizer(settings.optim, total_steps)
     alpha = blend_alpha(settings.blend, total_steps, settings.optim.accumulate)
-    state = init_state(bench.trainable, tx, keys(settings).train)
+    own_keys = [keys(own).train for own in members.of_seeds(settings)]
+    state = members.start(bench.trainable, tx, own_keys)
     return jax.device_put(state, replicated(bench.mesh)), tx, alpha
 
 

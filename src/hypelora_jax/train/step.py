@@ -19,6 +19,7 @@ from hypelora_jax.calibration import losses
 from hypelora_jax.predict import is_per_example
 from hypelora_jax.rng import named_keys
 from hypelora_jax.sharding.mesh import batch_shardings, replicated
+from hypelora_jax.train import members
 from hypelora_jax.train.optim import Schedule
 from hypelora_jax.train.state import TrainState
 from hypelora_jax.types import Batch, Lora, Params
@@ -67,7 +68,7 @@ def gradients(
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
         batch = dict(batch)
-        cond = {"cond": batch.pop("cond")} if "cond" in batch else {}
+        cond = {n: batch.pop(n) for n in ("cond", "member") if n in batch}
         adapt_key = None if deterministic else keys["adapt"]
 
         def adapt(adapting: Params) -> Lora:
@@ -135,6 +136,8 @@ def build_step(
     deterministic: bool = False,
     temperature: Schedule | None = None,
     skip_nonfinite: bool = False,
+    conditions: int = 1,
+    seeds: int = 1,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Info]]:
     """`step(state, frozen, batch) -> (state, info)`, jitted.
 
@@ -147,6 +150,8 @@ def build_step(
       temperature: of the loss at a step, where it anneals; micro-batches share it.
       skip_nonfinite: a step whose loss or gradient is not finite (info["finite"] is
         False) leaves parameters and optimizer as they were; its number counts.
+      conditions: members of a hyper-ensemble, which share the rows of a batch.
+      seeds: members of a deep ensemble, each trained on every row.
     """
     grads = gradients(model, accumulate, deterministic)
 
@@ -157,6 +162,8 @@ def build_step(
         if temperature is not None:
             now = losses.at_temperature(temperature(state.step))
             frozen = trees.union(frozen, now)
+        if conditions > 1:
+            batch = members.dealt(batch, state.step, conditions)
         loss, weight, gradient = grads(
             state.params, frozen, batch, alpha(state.step), keys
         )
@@ -175,7 +182,7 @@ def build_step(
 
     whole = replicated(mesh)
     return jax.jit(
-        step,
+        members.over_seeds(step) if seeds > 1 else step,
         in_shardings=(whole, whole, batch_shardings(mesh, cond_rank)),
         out_shardings=(whole, whole),
         donate_argnames=("state",),

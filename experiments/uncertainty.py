@@ -1,0 +1,130 @@
+"""Six kinds of uncertainty on rated film sentences: one table, with intervals.
+
+    python experiments/uncertainty.py --workdir=runs/uncertainty
+    python experiments/uncertainty.py --workdir=runs/tiny --config=smoke --samples=3
+
+MC dropout and Laplace are chosen after training, so they share LoRA's run; the deep
+ensemble, the hyper-ensemble and random A are trained. Writes uncertainty.md and
+uncertainty.json; goes on where it was stopped. docs/uncertainty.md says what each is.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from hypelora_jax import cli, evaluate, runs, store
+from hypelora_jax.calibration.calibrators import softmax
+from hypelora_jax.exits import explain
+from hypelora_jax.report import tables
+from hypelora_jax.settings import UncertaintyConfig, from_dict
+from hypelora_jax.train import setup
+
+TRAINED = {  # row: config arguments, kind
+    "LoRA": ("method=lora", "none"),
+    "LoRA, deep ensemble": ("method=lora", "deep_ensemble"),
+    "HypeLoRA": ("method=hyper_mlp", "none"),
+    "HypeLoRA, hyper-ensemble": ("method=hyper_mlp", "hyper_ensemble"),
+    "HypeLoRA, random A": ("method=hyper_mlp,a=random", "random_a"),
+}
+AFTERWARDS = {"LoRA, MC dropout": "mc_dropout", "LoRA, Laplace": "laplace"}
+ORDER = ("LoRA", *AFTERWARDS, *list(TRAINED)[1:])
+ABOUT = ("members", "trained_parameters", "train_seconds", "disagreement")
+SHOWN = ("accuracy", "nll", "ece", "brier")
+
+
+def intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, dict[str, float]]:
+    """Each metric with its 95 % interval over 1,000 bootstrap replicas."""
+    from hypelora_jax.calibration import bootstrap
+
+    return bootstrap.intervals(probs_NY, label_N, replicas=1000, seed=0, names=SHOWN)
+
+
+def train(config: str, overrides: list[str], samples: int, workdir: Path) -> dict:
+    """Summaries of the trained rows, trained now or before."""
+    out = {}
+    for name, (argument, kind) in TRAINED.items():
+        flags = [f"--config.uncertainty.kind={kind}", *overrides]
+        flags.append(f"--config.uncertainty.samples={samples}")
+        settings = from_dict(cli.load_config(f"{config}:{argument}", flags).to_dict())
+        out[name] = runs.train(settings, str(workdir / folder_of(name)))
+    return out
+
+
+def judge_afterwards(samples: int, workdir: Path) -> None:
+    """The kinds chosen after training, of LoRA's run, each in a folder of its own."""
+    run = evaluate.open_run(str(workdir / folder_of("LoRA")))
+    datasets = setup.plan(run.bench, setup.load_corpus(run.bench.settings)).datasets
+    for name, kind in AFTERWARDS.items():
+        own = UncertaintyConfig(kind=kind, samples=samples)
+        path = run.workdir.parent / folder_of(name)
+        runs.judge(evaluate.with_uncertainty(run, own, path), datasets)
+
+
+def folder_of(name: str) -> str:
+    """Folder of a row."""
+    return name.lower().replace(", ", "-").replace(" ", "_")
+
+
+def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metrics of the test split by stage: averaged, and after temperature scaling."""
+    metrics = evaluate.folder.read_json(path / "eval/test/metrics.json")
+    about = {n: summary[n] for n in ("trained_parameters", "train_seconds")}
+    about["train_seconds"] = round(about["train_seconds"])
+    about |= metrics.get("uncertainty", {"members": 1})
+    with np.load(path / "eval/test/predictions.npz") as held:
+        logits_NY, label_N = held["logits"].astype(np.float64), held["labels"]
+    stages = {"averaged": metrics["uncalibrated"], "calibrated": metrics}
+    return {
+        stage: about | intervals(softmax(logits_NY, found["temperature"]), label_N)
+        for stage, found in stages.items()
+    }
+
+
+def table(
+    config: str, overrides: list[str], samples: int, workdir: Path
+) -> list[tables.Table]:
+    """Trains and judges all rows; the table of the test split for each stage."""
+    summaries = train(config, overrides, samples, workdir)
+    judge_afterwards(samples, workdir)
+    summaries |= {name: summaries["LoRA"] for name in AFTERWARDS}
+    rows = {name: row(workdir / folder_of(name), summaries[name]) for name in ORDER}
+    store.write_json(workdir / "uncertainty.json", rows)
+    titles = {"averaged": "averaged probabilities", "calibrated": "and a temperature"}
+    return [
+        tables.of_metrics(
+            f"test, {title}",
+            {name: stages[stage] for name, stages in rows.items()},
+            (*ABOUT, *SHOWN),
+        )
+        for stage, title in titles.items()
+    ]
+
+
+def main() -> int:
+    """Runs the experiment; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, default=Path("runs/uncertainty"))
+    parser.add_argument("--config", default="demo")
+    parser.add_argument("--samples", type=int, default=5)
+    args, overrides = parser.parse_known_args()
+    cli.log_to_stderr()
+    store.keep_compiled()
+    try:
+        made = table(args.config, overrides, args.samples, args.workdir)
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = explain(error)
+        print(f"uncertainty: {line}", file=sys.stderr)
+        return code
+    text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
+    store.write_whole(args.workdir / "uncertainty.md", text)
+    for one in made:
+        Console(width=200).print(tables.to_rich(one))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
