@@ -100,6 +100,25 @@ def loss_ranges(config: Any) -> None:
         )
 
 
+def optim_ranges(config: Any) -> None:
+    """Refuse numbers of the optim section that mean nothing."""
+    at_least("optim", config, lr=0, head_lr=0, num_epochs=1, batch_size=1)
+    at_least("optim", config, accumulate=1, weight_decay=0, warmup=0, clip=0)
+    at_least("optim", config, patience=0, eps=0, b1=0, b2=0, skip_nonfinite=0)
+    if max(config.warmup, config.b1, config.b2) > 1 or (
+        config.head_lr and not config.lr
+    ):
+        raise UserError(
+            "config.optim wants warmup, b1, b2 of at most 1, and lr above 0 where "
+            f"head_lr is; got {config.warmup}, {config.b1}, {config.b2}, {config.lr}"
+        )
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f"config.optim.batch_size is {config.batch_size}, accumulate is "
+            f"{config.accumulate}; wanted a batch size divisible by accumulate"
+        )
+
+
 def no_unknown(where: str, got: dict[str, Any], wanted: type) -> None:
     """Refuse names that are no field of the dataclass `wanted`."""
     names = sorted(f.name for f in fields(wanted))

@@ -13,6 +13,7 @@ from hypelora_jax.choices import (
     check_kind,
     loss_ranges,
     no_unknown,
+    optim_ranges,
 )
 from hypelora_jax.types import UserError
 
@@ -180,19 +181,7 @@ class OptimConfig:
 
     def __post_init__(self):
         check("optim", self)
-        at_least("optim", self, lr=0, head_lr=0, num_epochs=1, batch_size=1)
-        at_least("optim", self, accumulate=1, weight_decay=0, warmup=0, clip=0)
-        at_least("optim", self, patience=0, eps=0, b1=0, b2=0, skip_nonfinite=0)
-        if max(self.warmup, self.b1, self.b2) > 1 or (self.head_lr and not self.lr):
-            raise UserError(
-                "config.optim wants warmup, b1, b2 of at most 1, and lr above 0 where "
-                f"head_lr is; got {self.warmup}, {self.b1}, {self.b2}, {self.lr}"
-            )
-        if self.batch_size % self.accumulate:
-            raise UserError(
-                f"config.optim.batch_size is {self.batch_size}, accumulate is "
-                f"{self.accumulate}; wanted a batch size divisible by accumulate"
-            )
+        optim_ranges(self)
 
 
 @dataclass(frozen=True)
