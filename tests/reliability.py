@@ -60,15 +60,14 @@ class Reliability:
     def pytest_sessionfinish(self):
         tests: dict[str, list[Row]] = {}
         for row in self.rows.values():
-            if row.test in self.outcomes:
-                tests.setdefault(row.test, []).append(row)
+            tests.setdefault(row.test, []).append(row)
         lines = ["| fault | what happens | test | result |", "|---|---|---|---|"]
         lines += [self._line(rows) for rows in tests.values()]
         text = HEAD + _when() + "\n".join(lines) + "\n" + FOOT
         self.path.write_text(text)
 
     def _line(self, rows: list[Row]) -> str:
-        row, outcomes = rows[0], self.outcomes[rows[0].test]
+        row, outcomes = rows[0], self.outcomes.get(rows[0].test, [])
         name = row.test.split("::")[-1].removeprefix("test_").replace("_", " ")
         link = f"[{name}](../{row.test.split('::')[0]})"
         soak = " (soak)" if all(r.soak for r in rows) else ""
@@ -76,6 +75,8 @@ class Reliability:
         result = f"**{failed} of {len(outcomes)} failed**" if failed else "passed"
         if not failed and len(outcomes) > 1:
             result += f" ({len(outcomes)} cases)"
+        if not outcomes:
+            result = "not run"
         return f"| {row.fault} | {row.outcome} | {link}{soak} | {result} |"
 
 
