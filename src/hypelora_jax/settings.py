@@ -7,13 +7,7 @@ but `cli.py` sees a ConfigDict. A wrong field or value is a `UserError` at once.
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypelora_jax.choices import (
-    at_least,
-    check,
-    check_kind,
-    loss_ranges,
-    no_unknown,
-)
+from hypelora_jax.choices import at_least, check, check_kind, loss_ranges, no_unknown
 from hypelora_jax.types import UserError
 
 
