@@ -219,14 +219,31 @@ def hyper_ensemble(tmp_path_factory):
 
 def test_a_hyper_ensembles_members_differ_and_share_one_network(hyper_ensemble):
     workdir, summary = hyper_ensemble
-    about = summary["metrics"]["validation"]["uncertainty"]
-    assert about["members"] == K and about["disagreement"] > 0
+    assert summary["metrics"]["validation"]["uncertainty"]["members"] == K
+    with np.load(workdir / "eval/validation/predictions.npz") as held:
+        a, b, c = softmax(held["member_logits"])
+    apart = [np.abs(x - y).max() for x, y in ((a, b), (b, c), (a, c))]
+    assert min(apart) > 1e-3, "each was trained to be another model"
     run = evaluate.open_run(str(workdir))
     sizes = {n: kinds.trees.count(x) for n, x in run.trainable.items()}
     alone, _ = opened(few())
     wanted = {n: kinds.trees.count(x) for n, x in alone.trainable.items()}
     assert sizes.pop("cond") == K * wanted.pop("cond") and sizes == wanted
     assert summary["trained_parameters"] == kinds.trees.count(run.trainable)
+
+
+def test_members_of_a_hyper_ensemble_disagree_by_their_embeddings_alone():
+    chosen, data = opened(with_kind(few(), "hyper_ensemble"))
+    answer = kinds.answerer(chosen)(data["validation"])
+    out = chosen.trainable["head"]["out"]  # untrained, it gives all rows one class
+    out["bias"] = out["bias"] - np.median(answer.logits, axis=0)
+    answer = kinds.answerer(chosen)(data["validation"])
+    about = kinds.about(chosen.bench.settings.uncertainty, answer)["uncertainty"]
+    assert 0 < about["disagreement"] <= 1
+    same = chosen.trainable["cond"]["embedding"][:1].repeat(K, axis=0)
+    trainable = {**chosen.trainable, "cond": {"embedding": same}}
+    answer = kinds.answerer(chosen._replace(trainable=trainable))(data["validation"])
+    np.testing.assert_array_equal(answer.members[0], answer.members[1])
 
 
 def test_files_evaluate_and_predict_agree_about_the_average(hyper_ensemble):
