@@ -61,7 +61,7 @@ def trainer(config, model, seeds):
 @pytest.mark.parametrize(
     "method, sections",
     [
-        ("lora", {}),
+        pytest.param("lora", {}, marks=pytest.mark.soak),  # the next one has it all
         ("lora_frozen_a", {"optim": {"clip": 0.1}}),  # frozen leaves of each seed's own
         ("hyper_mlp", {"hyper": {"a": "random"}}),
     ],

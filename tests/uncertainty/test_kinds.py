@@ -1,44 +1,17 @@
-"""What each kind predicts, on a small trained-or-not model and on whole runs."""
+"""What each kind predicts, and that it is the plain prediction where it should be."""
 
 import dataclasses
-import importlib.util
-import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import scipy.special
-from test_runs import few
+from uncertain import ALPHA, K, few, opened, softmax, with_kind
 
-from hypelora_jax import evaluate, runs
-from hypelora_jax.answers import predict_lines
-from hypelora_jax.settings import Settings, UncertaintyConfig
-from hypelora_jax.train import members, setup, validate
+from hypelora_jax.data.pipeline import eval_batches
+from hypelora_jax.settings import UncertaintyConfig
+from hypelora_jax.train import members, validate
 from hypelora_jax.types import UserError
 from hypelora_jax.uncertainty import kinds
-
-K = 3
-ALPHA = np.zeros((), np.float32)
-
-
-def with_kind(settings: Settings, kind: str, **fields) -> Settings:
-    own = UncertaintyConfig(kind=kind, **{"samples": K, **fields})
-    return dataclasses.replace(settings, uncertainty=own)
-
-
-def opened(settings: Settings, shake: float = 0.3):
-    """A model whose factors are not zero, and its validation split."""
-    corpus = setup.load_corpus(settings)
-    bench = setup.workbench(settings, corpus.task)
-    plan = setup.plan(bench, corpus)
-    leaves, structure = jax.tree.flatten(bench.trainable)
-    draw = np.random.default_rng(0)
-    noisy = [x + shake * draw.normal(size=x.shape).astype(np.float32) for x in leaves]
-    trainable = jax.tree.unflatten(structure, noisy)
-    forward = validate.forward(bench.model, bench.mesh)
-    chosen = kinds.Chosen(bench, forward, trainable, bench.frozen, ALPHA, plan.edges)
-    return chosen, plan.datasets
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +26,6 @@ def asked(plain, kind: str, **fields) -> kinds.Answer:
     own = UncertaintyConfig(kind=kind, **{"samples": K, **fields})
     bench = kinds.chosen_afterwards(chosen.bench, own)
     return kinds.answerer(chosen._replace(bench=bench))(data["validation"])
-
-
-def softmax(x):
-    return scipy.special.softmax(x.astype(np.float64), axis=-1)
 
 
 def test_none_is_the_ordinary_prediction(plain):
@@ -109,21 +78,13 @@ def test_mc_dropout_by_default_takes_the_rates_of_training(plain):
 def test_each_batch_has_masks_of_its_own(plain):
     chosen, data, _ = plain
     bench = kinds.chosen_afterwards(chosen.bench, UncertaintyConfig("mc_dropout", K))
-    twice = {}
-    for name in ("ids", "mask", "types"):
-        (first, *_) = _batches(data["validation"], chosen.edges)
-        twice[name] = first[name]
+    first = next(eval_batches(data["validation"], chosen.edges, 32))
+    twice = {name: first[name] for name in ("ids", "mask", "types")}
     draw = kinds.dropout.masks(bench.settings, bench.base.config, 2, bench.mesh)(0)
     params = kinds.trees.union(chosen.trainable, chosen.frozen)
     lora = draw.adapt(params, ALPHA)
     one, two = (np.asarray(draw.classify(params, lora, twice)) for _ in range(2))
     assert np.abs(one - two).max() > 1e-3
-
-
-def _batches(data, edges):
-    from hypelora_jax.data.pipeline import eval_batches
-
-    return eval_batches(data, edges, 32)
 
 
 def test_random_a_averages_draws_of_a_without_dropout(plain):
@@ -208,101 +169,15 @@ def test_a_kind_that_is_trained_is_not_chosen_afterwards(plain, kind):
         asked(plain, kind)
 
 
-@pytest.fixture(scope="module")
-def hyper_ensemble(tmp_path_factory):
-    """A whole run whose members have learned enough to differ."""
-    workdir = tmp_path_factory.mktemp("uncertainty") / "run"
-    settings = few(optim={"lr": 3e-2, "num_epochs": 4}, data={"num_examples": 128})
-    settings = with_kind(settings, "hyper_ensemble")
-    return workdir, runs.train(settings, str(workdir), progress=False)
-
-
-def test_a_hyper_ensembles_members_differ_and_share_one_network(hyper_ensemble):
-    workdir, summary = hyper_ensemble
-    about = summary["metrics"]["validation"]["uncertainty"]
-    assert about["members"] == K and about["disagreement"] > 0
-    run = evaluate.open_run(str(workdir))
-    sizes = {n: kinds.trees.count(x) for n, x in run.trainable.items()}
-    alone, _ = opened(few())
-    wanted = {n: kinds.trees.count(x) for n, x in alone.trainable.items()}
-    assert sizes.pop("cond") == K * wanted.pop("cond") and sizes == wanted
-    assert summary["trained_parameters"] == kinds.trees.count(run.trainable)
-
-
-def test_files_evaluate_and_predict_agree_about_the_average(hyper_ensemble):
-    workdir, summary = hyper_ensemble
-    with np.load(workdir / "eval/validation/predictions.npz") as held:
-        own_KNY, logits = held["member_logits"], held["logits"]
-    assert own_KNY.shape == (K, *logits.shape)
-    mean_NY = softmax(own_KNY).mean(axis=0)
-    np.testing.assert_allclose(softmax(logits), mean_NY, atol=1e-6)
-    before = summary["metrics"]["validation"]
-    again = evaluate.evaluate(str(workdir), "validation")
-    assert again["nll"] == pytest.approx(before["nll"], abs=1e-6)
-    assert again["uncertainty"] == before["uncertainty"]
-    run = evaluate.open_run(str(workdir))
-    table = setup.load_corpus(run.bench.settings).splits["validation"]
-    lines = [json.dumps({"text": text}) for text in table.text[:8]]
-    answers = [json.loads(x) for x in predict_lines(str(workdir), lines)]
-    wanted = softmax(logits[:8] / run.calibrator.temperature)
-    got = [[a["probs"][name] for name in run.bench.task.labels] for a in answers]
-    np.testing.assert_allclose(got, wanted, atol=1e-5)
-
-
-@pytest.fixture
-def experiment(monkeypatch):
-    """experiments/uncertainty.py; its intervals are not what is tested here."""
-    path = Path(__file__).parents[2] / "experiments/uncertainty.py"
-    spec = importlib.util.spec_from_file_location("uncertainty_experiment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def intervals(probs_NY, label_N):
-        nll = -np.log(probs_NY[np.arange(len(label_N)), label_N]).mean()
-        return {"nll": {"value": nll, "low": nll - 0.1, "high": nll + 0.1}}
-
-    monkeypatch.setattr(module, "intervals", intervals)
-    return module
-
-
-def test_a_row_of_the_table_is_the_runs_averaged_test_split(experiment, hyper_ensemble):
-    workdir, summary = hyper_ensemble
-    row = experiment.row(workdir, summary)
-    judged = summary["metrics"]["test"]
-    assert row["calibrated"]["nll"]["value"] == pytest.approx(judged["nll"], abs=1e-9)
-    before = judged["uncalibrated"]["nll"]
-    assert row["averaged"]["nll"]["value"] == pytest.approx(before, abs=1e-9)
-    for name in ("members", "disagreement"):
-        assert row["averaged"][name] == judged["uncertainty"][name]
-    assert row["averaged"]["trained_parameters"] == summary["trained_parameters"]
-    assert set(experiment.TRAINED) | set(experiment.AFTERWARDS) == set(experiment.ORDER)
-
-
-@pytest.mark.soak
-def test_the_tables_command_makes_all_rows(experiment, tmp_path):
-    overrides = ["--config.data.num_examples=64", "--config.optim.num_epochs=1"]
-    made = experiment.table("smoke", overrides, 2, tmp_path)
-    assert [row[0] for row in made[0].rows] == list(experiment.ORDER)
-    assert len(json.loads((tmp_path / "uncertainty.json").read_text())) == 7
-    again = experiment.table("smoke", overrides, 2, tmp_path)
-    assert again == made, "finished runs are kept"
-
-
-@pytest.mark.soak
-def test_a_deep_ensemble_run_equals_its_seeds_run_alone(tmp_path):
-    """The whole of training from the command's settings on, the golden base model."""
-    base = Path(__file__).parents[1] / "golden/base"
-    settings = few(model={"path": str(base)}, method="lora", seed_scope="init", seed=4)
-    whole = with_kind(settings, "deep_ensemble")
-    whole = dataclasses.replace(whole, select_on="last")
-    runs.train(whole, str(tmp_path / "ensemble"), progress=False)
-    with np.load(tmp_path / "ensemble/eval/validation/predictions.npz") as held:
-        own_KNY = held["member_logits"]
-    step = evaluate.open_run(str(tmp_path / "ensemble")).step
-    for k in range(K):
-        alone = dataclasses.replace(settings, seed=4 + k, select_on="last")
-        workdir = tmp_path / f"alone_{k}"
-        runs.train(alone, str(workdir), progress=False)
-        assert evaluate.open_run(str(workdir)).step == step, "compared at one step"
-        with np.load(workdir / "eval/validation/predictions.npz") as held:
-            np.testing.assert_allclose(own_KNY[k], held["logits"], atol=1e-5)
+def test_members_of_a_hyper_ensemble_disagree_by_their_embeddings_alone():
+    chosen, data = opened(with_kind(few(), "hyper_ensemble"))
+    answer = kinds.answerer(chosen)(data["validation"])
+    out = chosen.trainable["head"]["out"]  # untrained, it gives all rows one class
+    out["bias"] = out["bias"] - np.median(answer.logits, axis=0)
+    answer = kinds.answerer(chosen)(data["validation"])
+    about = kinds.about(chosen.bench.settings.uncertainty, answer)["uncertainty"]
+    assert 0 < about["disagreement"] <= 1
+    same = chosen.trainable["cond"]["embedding"][:1].repeat(K, axis=0)
+    trainable = {**chosen.trainable, "cond": {"embedding": same}}
+    answer = kinds.answerer(chosen._replace(trainable=trainable))(data["validation"])
+    np.testing.assert_array_equal(answer.members[0], answer.members[1])
