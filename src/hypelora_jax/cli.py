@@ -54,11 +54,7 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": "validation",
         "help": "train, calibration, validation (the default) or test",
     },
-    "input": {
-        "default": "-",
-        "metavar": "FILE",
-        "help": 'JSON lines {"text": ..., "text_b": ...}; - (the default) is stdin',
-    },
+    "input": {"default": "-", "help": 'JSON lines {"text": ..., "text_b": ...}, or -'},
     "method": {"default": "temperature", "choices": choices.CALIBRATORS},
     "coverage": {"type": float, "help": "add sets that hold the label so often: 0.9"},
     "sets": {"default": "thr", "choices": choices.SETS, "help": "kind of these sets"},
