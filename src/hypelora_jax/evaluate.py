@@ -131,15 +131,20 @@ def calibrated(
 ) -> Fitted:
     """The run with a calibrator fitted on a split, written to its folder.
 
-    A regression has no calibrator and comes back as it is.
+    The method "identity" takes the calibrator away: probabilities are as trained. A
+    regression has no calibrator and comes back as it is.
     """
     if run.bench.task.kind == "regression":
         return run
     held = posthoc.held(logits_NY, label_N)
     if held is None:  # no label: the temperature is 1
         held = posthoc.Held(logits_NY[:0], label_N[:0])
-    state = calibrators.build(method).fit(held.logits, held.labels)
-    posthoc.save(run.workdir, state)
+    if method == "identity":
+        state = calibrators.Temperature(run.uncalibrated)
+        posthoc.save(run.workdir, None)
+    else:
+        state = calibrators.build(method).fit(held.logits, held.labels)
+        posthoc.save(run.workdir, state)
     return run._replace(calibrator=state, held=held if len(held.labels) else None)
 
 

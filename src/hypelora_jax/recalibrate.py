@@ -18,7 +18,8 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
 
     Writes DIR/calibrator.json and the metrics.json of every evaluated split; the
     calibration and validation splits are evaluated first where they are not.
-    DIR/summary.json stays as training ended.
+    DIR/summary.json stays as training ended. The method "identity" fits none: the file
+    is removed, and probabilities are those at the training temperature.
 
     Returns:
       method; `was` and `calibrator`, what described the old one and describes the new;

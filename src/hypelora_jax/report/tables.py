@@ -93,6 +93,33 @@ def before_after(
     return Table(title, columns, (*rows,), (*sections,))
 
 
+def every(runs: Iterable[RunView], split: str) -> Table:
+    """All metrics of a split under their names in metrics.json, a row each.
+
+    A column for each run, and one more for each that has a fitted calibrator.
+    """
+    named: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        if (held := run.metrics.get(split)) is None:
+            continue
+        named[run.name] = held
+        if "calibrated" in held:
+            state = run.calibrator
+            kind = "calibrated" if state is None else calibrators.describe(state)
+            named[f"{run.name}, {kind}"] = {**held, **held["calibrated"]}
+    keys = dict.fromkeys(LONG) | {k: None for m in named.values() for k in m}
+    names = [k for k in keys if any(_number(m.get(k)) for m in named.values())]
+    rows = tuple((key, *(cell(m.get(key)) for m in named.values())) for key in names)
+    return Table(split, ("metric", *named), rows)
+
+
+def _number(value: Any) -> bool:
+    """Whether a value of metrics.json is a metric, perhaps with an interval."""
+    if isinstance(value, Mapping):
+        return "value" in value and "low" in value
+    return isinstance(value, int | float)
+
+
 def to_rich(table: Table) -> rich.table.Table:
     """Table for `rich.console.Console.print`: first column left, numbers right."""
     out = rich.table.Table(title=table.title, box=rich.box.SIMPLE_HEAD)
