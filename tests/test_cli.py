@@ -2,9 +2,6 @@
 
 import errno
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -268,35 +265,3 @@ def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert cli.main([*RUN[:2], f"--workdir={tmp_path}/file/run"]) == 2
     assert f"{tmp_path}/file" in one_line(capsys)
-
-
-def hypelora(*argv, **kwargs) -> subprocess.Popen:
-    command = [sys.executable, "-m", "hypelora_jax.cli", *argv]
-    env = {**os.environ, "PYTHONUNBUFFERED": ""}  # empty: buffered, as users have it
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=env, **kwargs
-    )
-
-
-def test_a_bare_name_finds_the_installed_configs_from_any_folder(tmp_path):
-    process = hypelora("train", "--config=smoke:x=1", "--workdir=w", cwd=tmp_path)
-    _, err = process.communicate()
-    assert process.returncode == 2 and "'x=1' is unknown" in err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_closed_pipe_is_quiet():
-    read, write = os.pipe()
-    os.close(read)
-    process = hypelora("doctor", stdout=write)
-    os.close(write)
-    _, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
-
-
-def test_a_full_disk_under_stdout_is_one_line():
-    with open("/dev/full", "w") as full:
-        process = hypelora("doctor", stdout=full)
-        _, err = process.communicate()
-    assert process.returncode == 2
-    assert err.startswith("hypelora: error: No space left") and err.count("\n") == 1

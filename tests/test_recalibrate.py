@@ -9,6 +9,7 @@ import pytest
 from hypelora_jax import choices, cli, evaluate, posthoc, recalibrate, runs
 from hypelora_jax.calibration import calibrators, conformal, metrics
 from hypelora_jax.report import predictions
+from hypelora_jax.report import runs as report_runs
 from hypelora_jax.settings import from_dict
 from hypelora_jax.types import UserError
 
@@ -104,6 +105,53 @@ def test_calibrate_shows_before_and_after(run, capsys):
     assert {"n", "mce", "ece_debiased"} < set(result["after"])
 
 
+def test_identity_is_back_to_no_calibrator(run):
+    held = read(run)["uncalibrated"]
+    result = recalibrate.calibrate(str(run), "identity")
+    assert posthoc.load(run) is None and not (run / "calibrator.json").exists()
+    after = read(run)
+    assert after["temperature"] == held["temperature"]
+    for name in ("nll", "ece"):
+        assert after[name] == result["after"][name]["value"] == held[name]
+    assert report_runs.load_run(run).train_temperature == held["temperature"]
+    # what was not fitted on the split is exact on it: no cross-fitting
+    logits, labels = arrays(run, "calibration")
+    probs = calibrators.softmax(logits, held["temperature"])
+    state = evaluate.open_run(str(run)).calibrator
+    np.testing.assert_array_equal(
+        calibrators.cross_fitted(state, logits, labels), probs
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"kind": "temperature", "temperature": "\xff"}', "not UTF-8"),
+        (b"{", "calibrator is not JSON"),
+        (b'{"kind": "magic"}', "calibrator has kind 'magic'"),
+    ],
+)
+def test_a_broken_calibrator_is_one_line_with_its_file(text, message, run, capsys):
+    (run / "calibrator.json").write_bytes(text)
+    argv = [f"--workdir={run}", f"--output={run}/new.html", "--replicas=0"]
+    assert cli.main(["report", *argv]) == 2
+    err = capsys.readouterr().err
+    assert f"{run}/calibrator.json: " in err and message in err
+    assert err.count("\n") == 1 and err.endswith(f"calibrate --workdir={run}\n")
+    with pytest.raises(UserError, match=message):
+        posthoc.load(run)
+
+
+def test_saved_predictions_that_lack_an_array_are_one_line(run):
+    file = run / "eval" / "calibration" / "predictions.npz"
+    np.savez(file, labels=np.array([0, 1]))
+    with pytest.raises(UserError, match="predictions.npz has no logits; run evaluate"):
+        posthoc.saved(run)
+    np.savez(file, labels=np.array([0, 1]), logits=np.zeros((3, 2)))
+    with pytest.raises(UserError, match=r"'labels': \[2\]\}; wanted logits and soft"):
+        posthoc.saved(run)
+
+
 def test_calibrate_evaluates_what_is_missing(run):
     shutil.rmtree(run / "eval")
     wanted = posthoc.load(run)
@@ -145,12 +193,19 @@ def test_predict_emits_sets(run, tmp_path):
         (["predict", "--coverage=much"], "argument --coverage: invalid float value"),
         (["predict", "--coverage=0.9", "--sets=best"], "invalid choice: 'best'"),
         (["calibrate", "--method=magic"], "invalid choice: 'magic'"),
+        (["predict", "--sets=aps"], "--sets=aps says which sets, but none are asked"),
+        (["predict", "--by_class"], "wanted --coverage=0.9 beside it"),
+        (["metrics", "--level=0.9"], "without replicas there are none"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, message, run, tmp_path, capsys):
     (tmp_path / "in").write_text("")
-    more = [f"--input={tmp_path}/in"] if flags[0] == "predict" else []
-    assert cli.main([flags[0], f"--workdir={run}", *more, *flags[1:]]) == 2
+    own = {
+        "predict": [f"--workdir={run}", f"--input={tmp_path}/in"],
+        "calibrate": [f"--workdir={run}"],
+        "metrics": [f"--predictions={run}/eval/validation/predictions.npz"],
+    }[flags[0]]
+    assert cli.main([flags[0], *own, *flags[1:]]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and out == ""
 

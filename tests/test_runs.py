@@ -6,8 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from hypelora_jax import answers, cli, evaluate, folder, runs
+from hypelora_jax import answers, cli, evaluate, folder, posthoc, recalibrate, runs
+from hypelora_jax.calibration import calibrators, metrics
 from hypelora_jax.data.pipeline import eval_batches
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.report import compare
+from hypelora_jax.report import runs as runs_of_reports
 from hypelora_jax.settings import Settings, from_dict
 from hypelora_jax.train import setup, validate
 from hypelora_jax.types import UserError
@@ -70,6 +74,37 @@ def test_rows_of_metrics_hold_what_readers_expect(finished):
     for split in ("calibration", "validation"):
         assert [r["step"] for r in rows(own, split)] == [2, 4]
         assert {"nll", "ece", "accuracy", "brier"} <= set(rows(own, split)[0])
+
+
+def test_shares_of_raters_reach_metrics_files_and_reports(finished, capsys):
+    own = finished[0] / "seed_0"
+    held = json.loads((own / "eval/validation/metrics.json").read_text())
+    file = own / "eval/validation/predictions.npz"
+    assert cli.main(["metrics", f"--predictions={file}"]) == 0
+    raw = json.loads(capsys.readouterr().out)  # of raw logits: T = 1
+    for name in (*metrics.SOFT, "nll", "ece"):
+        assert raw[name] == held["uncalibrated"][name] > 0
+    assert held["soft_tv"] != raw["soft_tv"]
+    view = runs_of_reports.load(own)
+    for stage, wanted in (("as trained", raw), ("calibrated", held)):
+        cells = compare.compare([view], "validation", stage, replicas=4)[0].cells
+        for name in metrics.SOFT:
+            assert cells[name].value == wanted[name] < cells[name].high
+    result = recalibrate.calibrate(str(own), "vector")
+    again = json.loads((own / "eval/validation/metrics.json").read_text())
+    assert again["soft_tv"] == result["after"]["soft_tv"]["value"] != held["soft_tv"]
+    recalibrate.calibrate(str(own))  # as it was, for the other tests
+
+
+def test_shares_of_rows_without_a_label_are_left_out():
+    soft = np.array([[0.5, 0.5], [np.nan, np.nan], [1.0, 0.0]])
+    rows, label = np.log([[0.6, 0.4], [0.5, 0.5], [0.9, 0.1]]), np.array([0, -1, 0])
+    task = Task("t", "classification", ("a", "b"), (), False)
+    state = calibrators.Temperature(1.0)
+    held = posthoc.judge(task, rows, label, state, 1.0, soft)
+    assert held["soft_tv"] == pytest.approx(0.1, abs=1e-12)
+    assert held["uncalibrated"]["soft_tv"] == held["soft_tv"]
+    assert posthoc.held(rows, label, soft).soft.tolist() == [[0.5, 0.5], [1.0, 0.0]]
 
 
 def test_evaluate_gives_again_what_training_ended_with(finished):

@@ -16,6 +16,7 @@ CALIBRATORS = (
     "beta",
     "platt_binner",
 )
+TO_CALIBRATE = (*CALIBRATORS, "identity")  # identity: back to none
 SETS = ("thr", "aps", "raps")
 CHOICES = {
     "method": METHODS,

@@ -58,27 +58,40 @@ def predict(
     input: str,
     output: str,
     coverage: float | None,
-    sets: str,
+    sets: str | None,
     by_class: bool,
 ) -> None:
     """Add label, confidence and probabilities to JSON lines, and sets if asked to."""
+    if coverage is None and (sets or by_class):
+        flag = f"--sets={sets}" if sets else "--by_class"
+        raise UserError(
+            f"{flag} says which sets, but none are asked for; wanted --coverage=0.9 "
+            f"beside it, or no {flag}"
+        )
     from hypelora_jax import answers, posthoc
 
     store.keep_compiled()
-    wanted = None if coverage is None else posthoc.SetMaker(coverage, sets, by_class)
+    wanted = None
+    if coverage is not None:
+        wanted = posthoc.SetMaker(coverage, sets or "thr", by_class)
     _write(output, answers.predict_lines(workdir, _read(input), wanted))
 
 
 def metrics(
-    predictions: str, replicas: int, level: float, bins: int, seed: int
+    predictions: str, replicas: int, level: float | None, bins: int, seed: int
 ) -> None:
     """Print the metrics of a file of predictions as one JSON object."""
+    if level is not None and not replicas:
+        raise UserError(
+            f"--level={level:g} is of intervals, and without replicas there are none; "
+            "wanted --replicas=1000 beside it, or no --level"
+        )
     from hypelora_jax.report.predictions import metrics_of_file
 
     if replicas:
         store.keep_compiled()
-    how = {"replicas": replicas, "level": level, "seed": seed}
-    print(json.dumps(metrics_of_file(predictions, bins, **how)))
+    how = {"replicas": replicas, "level": 0.95 if level is None else level}
+    print(json.dumps(metrics_of_file(predictions, bins, seed=seed, **how)))
 
 
 def report(

@@ -131,15 +131,20 @@ def calibrated(
 ) -> Fitted:
     """The run with a calibrator fitted on a split, written to its folder.
 
-    A regression has no calibrator and comes back as it is.
+    The method "identity" takes the calibrator away: probabilities are as trained. A
+    regression has no calibrator and comes back as it is.
     """
     if run.bench.task.kind == "regression":
         return run
     held = posthoc.held(logits_NY, label_N)
     if held is None:  # no label: the temperature is 1
         held = posthoc.Held(logits_NY[:0], label_N[:0])
-    state = calibrators.build(method).fit(held.logits, held.labels)
-    posthoc.save(run.workdir, state)
+    if method == "identity":
+        state = calibrators.Temperature(run.uncalibrated)
+        posthoc.save(run.workdir, None)
+    else:
+        state = calibrators.build(method).fit(held.logits, held.labels)
+        posthoc.save(run.workdir, state)
     return run._replace(calibrator=state, held=held if len(held.labels) else None)
 
 
@@ -172,10 +177,12 @@ def write_split(
 ) -> dict[str, Any]:
     """Metrics of a split from its predictions, and its files in DIR/eval/SPLIT."""
     file, logits_NY = run.workdir / "eval" / split / "predictions.npz", answer.logits
-    predictions.write_npz(file, logits_NY, data.label, data.ids, answer.members)
+    predictions.write_npz(
+        file, logits_NY, data.label, data.ids, answer.members, data.soft
+    )
     out = {"split": split, "step": run.step}
     out |= kinds.about(run.bench.settings.uncertainty, answer)
-    return write_metrics(run, split, logits_NY, data.label, out)
+    return write_metrics(run, split, logits_NY, data.label, out, data.soft)
 
 
 def write_metrics(
@@ -184,6 +191,7 @@ def write_metrics(
     logits_NY: np.ndarray,
     label_N: np.ndarray,
     out: dict[str, Any],
+    soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """`out` with the metrics of a split, written to metrics.json; and its diagram."""
     task = run.bench.task
@@ -191,7 +199,7 @@ def write_metrics(
         out = out | validate.judge(task, logits_NY, label_N)
     else:
         own = (run.calibrator, run.uncalibrated)
-        out = out | posthoc.judge(task, logits_NY, label_N, *own)
+        out = out | posthoc.judge(task, logits_NY, label_N, *own, soft_NY)
         if split != "calibration":
             judged = posthoc.held(logits_NY, label_N)
             out |= posthoc.about_sets(run.held, judged, run.calibrator)

@@ -13,7 +13,7 @@ from hypelora_jax import store
 from hypelora_jax.calibration import calibrators, conformal
 from hypelora_jax.calibration.conformal import Threshold
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.report import predictions
+from hypelora_jax.report import saved as stored
 from hypelora_jax.train import validate
 from hypelora_jax.types import UserError
 
@@ -25,6 +25,7 @@ class Held(NamedTuple):
 
     logits: np.ndarray  # (N, Y) raw, float64
     labels: np.ndarray  # (N,) classes
+    soft: np.ndarray | None = None  # (N, Y) shares of raters
 
 
 class SetMaker(NamedTuple):
@@ -37,23 +38,28 @@ class SetMaker(NamedTuple):
 
 def load(folder: epath.Path) -> Any | None:
     """The calibrator of a run folder, None where there is none."""
-    file = folder / "calibrator.json"
-    return calibrators.from_json(file.read_text()) if file.exists() else None
+    return stored.calibrator(folder)
 
 
 def save(folder: epath.Path, state: Any) -> None:
-    """Write DIR/calibrator.json."""
+    """Write DIR/calibrator.json; without a state there is none afterwards."""
+    if state is None:
+        (folder / "calibrator.json").unlink(missing_ok=True)
+        return
     store.write_whole(folder / "calibrator.json", calibrators.to_json(state) + "\n")
 
 
-def held(logits_NY: np.ndarray, label_N: np.ndarray) -> Held | None:
+def held(
+    logits_NY: np.ndarray, label_N: np.ndarray, soft_NY: np.ndarray | None = None
+) -> Held | None:
     """The examples that have a class as label; None without one, or for numbers."""
     if not np.issubdtype(label_N.dtype, np.integer) or logits_NY.shape[1] < 2:
         return None
     keep = validate.labelled(label_N)
     if not keep.any():
         return None
-    return Held(logits_NY[keep].astype(np.float64), label_N[keep])
+    soft_NY = None if soft_NY is None else soft_NY[keep]
+    return Held(logits_NY[keep].astype(np.float64), label_N[keep], soft_NY)
 
 
 def saved(folder: epath.Path, split: str = "calibration") -> Held | None:
@@ -61,27 +67,33 @@ def saved(folder: epath.Path, split: str = "calibration") -> Held | None:
     file = folder / "eval" / split / "predictions.npz"
     if not file.exists():
         return None
-    arrays = predictions.arrays(file)
-    return held(arrays["logits"], arrays["labels"])
+    arrays = stored.arrays(file)
+    return held(arrays.logits, arrays.labels, arrays.soft)
 
 
 def judge(
-    task: Task, logits_NY: np.ndarray, label_N: np.ndarray, state: Any, t: float
+    task: Task,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    state: Any,
+    t: float,
+    soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """What metrics.json says of a split of classes.
 
     Metrics of the calibrated probabilities; `uncalibrated`, those at the training
     temperature t; `temperature` where the calibrator is one, and `calibrator`, its
-    kind, where it is not.
+    kind, where it is not. Both have the distances to `soft_NY`, if there are shares.
     """
     keep = validate.labelled(label_N)
     probs_NY = calibrators.apply(state, logits_NY[keep].astype(np.float64))
-    out = validate.judge_probs(task, probs_NY, label_N[keep])
+    kept_NY = None if soft_NY is None else soft_NY[keep]
+    out = validate.judge_probs(task, probs_NY, label_N[keep], kept_NY)
     if isinstance(state, calibrators.Temperature):
         out["temperature"] = state.temperature
     else:
         out["calibrator"] = calibrators.kind(state)
-    raw = validate.judge(task, logits_NY, label_N, t)
+    raw = validate.judge(task, logits_NY, label_N, t, soft_NY)
     return out | {"uncalibrated": raw | {"temperature": t}}
 
 
@@ -92,7 +104,7 @@ def about_sets(
     if calibration is None or judged is None:
         return {}
     summary = conformal.summary(
-        calibrators.cross_fitted(state, *calibration),
+        calibrators.cross_fitted(state, *calibration[:2]),
         calibration.labels,
         calibrators.apply(state, judged.logits),
         judged.labels,
@@ -124,5 +136,5 @@ def threshold(
             f"calibrated on; run hypelora evaluate --workdir={folder} "
             "--split=calibration first"
         )
-    probs_NY = calibrators.cross_fitted(state, *calibration)
+    probs_NY = calibrators.cross_fitted(state, *calibration[:2])
     return conformal.fit(probs_NY, calibration.labels, *wanted)

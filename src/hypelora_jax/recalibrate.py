@@ -6,7 +6,7 @@ import numpy as np
 
 from hypelora_jax import evaluate, folder, posthoc
 from hypelora_jax.calibration import bootstrap, calibrators, metrics
-from hypelora_jax.report import predictions
+from hypelora_jax.report import saved
 from hypelora_jax.report.tables import Table, title_of
 from hypelora_jax.types import UserError
 
@@ -18,12 +18,14 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
 
     Writes DIR/calibrator.json and the metrics.json of every evaluated split; the
     calibration and validation splits are evaluated first where they are not.
-    DIR/summary.json stays as training ended.
+    DIR/summary.json stays as training ended. The method "identity" fits none: the file
+    is removed, and probabilities are those at the training temperature.
 
     Returns:
       method; `was` and `calibrator`, what described the old one and describes the new;
-      `before` and `after`, metrics of the validation split, those in SHOWN with
-      intervals; `difference`, after - before with intervals and p-values.
+      `before` and `after`, metrics of the validation split, those in SHOWN (and
+      soft_tv, where there are shares of raters) with intervals; `difference`, after -
+      before with intervals and p-values.
 
     Raises:
       UserError: no run, a regression, or no labels to fit on or to judge by.
@@ -44,28 +46,34 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
             f"{workdir} has no labels in calibration or validation; wanted both: give "
             "data.calibration and data.validation with labels"
         )
-    new = evaluate.calibrated(run, *held, method)
+    new = evaluate.calibrated(run, *held[:2], method)
     _refresh(new)
     states = (run.calibrator, new.calibrator)
     was, now = map(calibrators.describe, states)
     probs = [calibrators.apply(state, judged.logits) for state in states]
-    before, after = (_with_intervals(p, judged.labels) for p in probs)
+    before, after = (_with_intervals(p, judged) for p in probs)
     result = {"method": method, "was": was, "calibrator": now}
     result |= {"before": before, "after": after}
-    change = bootstrap.paired(*probs[::-1], judged.labels, names=SHOWN)
+    change = bootstrap.paired(
+        *probs[::-1], judged.labels, soft=judged.soft, names=_shown(judged)
+    )
     return result | {"difference": change}
 
 
 def table(result: dict[str, Any]) -> Table:
     """Before and after with intervals, and the change with its p-value, a row each."""
     rows = []
-    for name in SHOWN:
-        change = result["difference"][name]
+    for name, change in result["difference"].items():
         sides = (result[side][name] for side in ("before", "after"))
         said = f"{change['value']:+.3f} (p {change['p']:.2g})"
         rows.append((title_of(name), *map(_short, sides), said))
     columns = ("validation", result["was"], result["calibrator"], "change")
     return Table(f"calibrated by {result['method']}", columns, tuple(rows))
+
+
+def _shown(held: posthoc.Held) -> tuple[str, ...]:
+    """SHOWN, and the distance to the raters' shares where there are any."""
+    return SHOWN if held.soft is None else (*SHOWN, "soft_tv")
 
 
 def _short(value: dict[str, float]) -> str:
@@ -76,16 +84,20 @@ def _short(value: dict[str, float]) -> str:
 def _refresh(run: evaluate.Fitted) -> None:
     """Every metrics.json again, from saved logits; what else they say is kept."""
     for file in sorted((run.workdir / "eval").glob("*/predictions.npz")):
-        arrays = predictions.arrays(file)
+        arrays = saved.arrays(file)
         old = file.parent / "metrics.json"
         kept = folder.read_json(old) if old.exists() else {"split": file.parent.name}
         for name in ("temperature", "calibrator", "conformal"):
             kept.pop(name, None)
-        own = (arrays["logits"], arrays["labels"])
-        evaluate.write_metrics(run, file.parent.name, *own, kept)
+        for name in metrics.SOFT:  # of predictions saved without shares: not kept
+            kept.pop(name, None)
+        evaluate.write_metrics(
+            run, file.parent.name, arrays.logits, arrays.labels, kept, arrays.soft
+        )
 
 
-def _with_intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
+def _with_intervals(probs_NY: np.ndarray, held: posthoc.Held) -> dict[str, Any]:
     """Metrics of probabilities; those in SHOWN with bootstrap intervals."""
-    intervals = bootstrap.intervals(probs_NY, label_N, names=SHOWN)
-    return metrics.compute_all(probs_NY, label_N) | intervals
+    rows, soft = (probs_NY, held.labels), held.soft
+    intervals = bootstrap.intervals(*rows, soft=soft, names=_shown(held))
+    return metrics.compute_all(*rows, soft=soft) | intervals

@@ -127,3 +127,12 @@ def test_refuses():
         bootstrap.intervals(probs, labels, level=95)
     with pytest.raises(UserError, match=r"\[10, 3\] and \[5, 3\]; wanted two runs"):
         bootstrap.paired(probs, probs[:5], labels)
+
+
+def test_one_block_of_the_kernel_error_has_no_interval():
+    probs, labels = np.full((17, 2), 0.5), np.arange(17) % 2
+    few = bootstrap.intervals(probs[:16], labels[:16], replicas=2)
+    assert "kernel_ce" not in few and "smooth_ece" in few
+    assert "kernel_ce" in bootstrap.intervals(probs, labels, replicas=2)
+    with pytest.raises(UserError, match="'kernel_ce' has no interval"):
+        bootstrap.paired(*[probs[:9]] * 2, labels[:9], names=("kernel_ce",))

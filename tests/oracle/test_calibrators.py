@@ -1,4 +1,4 @@
-"""Calibrators and sets are those of scikit-learn, netcal, betacal, MAPIE and others.
+"""Calibrators are those of scikit-learn, netcal, betacal and others.
 
 Where a package stops its search early (betacal, uncertainty-calibration: lbfgs at
 scikit-learn's default tolerance) the bar is its own error, and the exact number comes
@@ -18,12 +18,10 @@ import scipy.optimize
 import scipy.special
 import simulated
 from betacal import BetaCalibration
-from mapie.classification import SplitConformalClassifier
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from hypelora_jax.calibration import affine, calibrators, conformal, monotone, stepwise
+from hypelora_jax.calibration import affine, calibrators, monotone, stepwise
 
 N = 800
 NEW = {k: np.random.default_rng(9).normal(size=(500, k)) * 3 for k in (2, 3, 5)}
@@ -219,49 +217,53 @@ def test_beta_where_the_constraint_binds():
     np.testing.assert_allclose(abc, found.x, atol=1e-4)
 
 
-class Given(ClassifierMixin, BaseEstimator):
-    """An estimator of which the inputs are the probabilities."""
-
-    def __init__(self, classes=3):
-        self.classes = classes
-
-    def fit(self, x=None, y=None):
-        self.classes_ = np.arange(self.classes)
-        self.n_features_in_ = self.classes
-        return self
-
-    def predict_proba(self, x):
-        return x
-
-    def predict(self, x):
-        return x.argmax(axis=1)
+def one_vs_rest(logits, labels, new, fit):
+    """Probabilities of new rows: a function a class, divided by their sum, by loops."""
+    probs, new_probs = (calibrators.softmax(z) for z in (logits, new))
+    functions = [
+        fit(probs[:, k], (labels == k).astype(int)) for k in range(probs.shape[1])
+    ]
+    out = []
+    for row in new_probs:
+        values = [function(p) for function, p in zip(functions, row, strict=True)]
+        out.append([value / sum(values) for value in values])
+    return np.array(out)
 
 
-def test_thr_is_mapies_lac():
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def test_beta_of_three_classes():
     logits, labels = simulated.split(3, N)
-    probs, new = calibrators.softmax(logits), calibrators.softmax(NEW[3])
-    peer = SplitConformalClassifier(
-        Given().fit(), confidence_level=0.9, conformity_score="lac", prefit=True
-    )
-    peer.conformalize(probs, labels)
-    _, wanted = peer.predict_set(new)
-    got = conformal.members(conformal.fit(probs, labels, 0.9), new)
-    np.testing.assert_array_equal(got, wanted[:, :, 0])
+
+    def fit(p, hit):
+        model = logistic(np.stack([np.log(p), -np.log1p(-p)], axis=1), hit)
+        (a, b), c = model.coef_[0], model.intercept_[0]
+        assert a > 0 and b > 0  # so the constraint does not bind
+        return lambda p: sigmoid(a * np.log(p) - b * np.log1p(-p) + c)
+
+    got = monotone.apply_beta(monotone.fit_beta(logits, labels), NEW[3])
+    wanted = one_vs_rest(logits, labels, NEW[3], fit)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
-def test_aps_is_mapies_with_the_same_uniform_numbers():
+def test_platt_binner_of_three_classes():
     logits, labels = simulated.split(3, N)
-    probs, new = calibrators.softmax(logits), calibrators.softmax(NEW[3])
-    peer = SplitConformalClassifier(
-        *(Given().fit(), 0.8, "aps"), prefit=True, random_state=7
-    )
-    peer.conformalize(probs, labels)
-    params = {"include_last_label": "randomized"}
-    _, wanted = peer.predict_set(new, conformity_score_params=params)
-    # MAPIE takes a share of the class's own mass off, we add one; it starts its
-    # generator again for each of its two steps
-    u_cal, u_new = (1 - np.random.RandomState(7).uniform(size=n) for n in (N, len(new)))
-    threshold = conformal.fit(probs, labels, 0.8, "aps", u_N=u_cal)
-    got = conformal.members(threshold, new, u_new)
-    np.testing.assert_array_equal(got, wanted[:, :, 0])
-    assert (got.sum(axis=1) == 0).any()  # randomised sets may be empty in both
+
+    def fit(p, hit):
+        model = logistic(np.log(p / (1 - p))[:, None], hit)
+        slope, c = model.coef_[0, 0], model.intercept_[0]
+
+        def scaled(p):
+            return sigmoid(slope * np.log(p / (1 - p)) + c)
+
+        q = sorted(scaled(x) for x in p)
+        size = N // 10
+        edges = [(q[m * size - 1] + q[m * size]) / 2 for m in range(1, 10)]
+        means = [sum(q[m * size : (m + 1) * size]) / size for m in range(10)]
+        return lambda p: means[sum(scaled(p) > edge for edge in edges)]
+
+    got = stepwise.apply_platt_binner(stepwise.fit_platt_binner(logits, labels), NEW[3])
+    wanted = one_vs_rest(logits, labels, NEW[3], fit)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)

@@ -121,13 +121,15 @@ def test_a_series_is_told_by_line_and_marker_without_colour(make_run):
 def test_risk_at_by_hand():
     probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]])
     labels = np.array([0, 0, 0, 1])  # right, wrong, right, wrong
-    risks = selective.risk_at(probs, labels, np.array([0.25, 0.5, 0.75, 1.0]))
+    risks = metrics.risk_at_coverage(probs, labels, np.array([0.25, 0.5, 0.75, 1]))
     np.testing.assert_allclose(risks, [0, 1 / 2, 1 / 3, 2 / 4])
     tied = np.tile([0.8, 0.2], (4, 1))
     for order in ([0, 0, 1, 1], [1, 0, 1, 0]):
-        risks = selective.risk_at(tied, np.array(order), np.array([0.25, 0.5, 1.0]))
+        risks = metrics.risk_at_coverage(
+            tied, np.array(order), np.array([0.25, 0.5, 1])
+        )
         np.testing.assert_allclose(risks, 0.5)
-    rounded = selective.risk_at(probs, labels, np.array([0.1, 0.26]))
+    rounded = metrics.risk_at_coverage(probs, labels, np.array([0.1, 0.26]))
     np.testing.assert_allclose(rounded, [0, 1 / 2])
 
 

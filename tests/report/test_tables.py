@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import re
 
 import rich.console
@@ -154,3 +155,15 @@ def test_table_of_sets():
     ]
     assert [row[5] for row in table.rows] == ["-", "0.1000", "-", "0.1000"]
     assert table.sections == (2, 4)
+
+
+def test_all_metrics_are_those_of_the_file_under_their_names(make_run):
+    folder = make_run("a")
+    held = json.loads((folder / "eval/test/metrics.json").read_text())
+    table = tables.every([runs.load_run(folder)], "test")
+    assert table.columns[:2] == ("metric", "a") and len(table.columns) == 3
+    numbers = {k for k, v in held.items() if not isinstance(v, dict)}
+    assert {row[0] for row in table.rows} == numbers
+    for name, before, after in table.rows:
+        raw = held["uncalibrated"].get(name, held[name])
+        assert (before, after) == (tables.cell(raw), tables.cell(held[name]))

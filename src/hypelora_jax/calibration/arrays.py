@@ -48,7 +48,8 @@ def top(probs_NY: Array, label_N: Array) -> tuple[Array, Array]:
 def total(x_N: Array, weight_N: Array) -> Array:
     """Weighted sum; what a row of weight 0 holds, NaN too, is ignored."""
     xp = namespace(x_N)
-    return xp.sum(xp.where(weight_N > 0, x_N, xp.zeros_like(x_N)) * weight_N)
+    x_N = xp.where(weight_N > 0, x_N, xp.zeros_like(x_N))
+    return xp.sum(x_N * weight_N.astype(x_N.dtype))
 
 
 def share(part: Array, whole: Array) -> Array:

@@ -152,7 +152,11 @@ def reliability(
     Three arrays (M,); the first two are 0 where the third is.
     """
     _, *rows = arrays.clean(probs_NY, label_N, weight_N)
-    held = of_top(*rows, bins)
+    return means(of_top(*rows, bins))
+
+
+def means(held: Bins) -> tuple[Array, Array, Array]:
+    """Mean confidence, accuracy and count of each bin, as `reliability`."""
     hit_M = arrays.share(held.hit, held.count)
     return arrays.share(held.gap + held.hit, held.count), hit_M, held.count
 

@@ -59,7 +59,7 @@ def intervals(
       UserError: an unknown name, or an argument out of range.
     """
     _check(replicas, level)
-    wanted = _names(names, soft is not None)
+    wanted = _names(names, soft is not None, len(labels))
     value, draw = _run(probs, labels, soft, wanted, replicas, seed, bins)
     return {name: interval(name, value[name], draw[name], level) for name in wanted}
 
@@ -108,7 +108,7 @@ def paired(
             f"runs have probabilities {list(np.shape(probs_a))} and "
             f"{list(np.shape(probs_b))}; wanted two runs on the same examples"
         )
-    wanted = _names(names, soft is not None)
+    wanted = _names(names, soft is not None, len(labels))
     rest = labels, soft, wanted, replicas, seed, bins
     (value_a, draw_a), (value_b, draw_b) = _run(probs_a, *rest), _run(probs_b, *rest)
     out = {}
@@ -141,8 +141,8 @@ def _run(
     return value, drawn
 
 
-def _names(names: Iterable[str] | None, soft: bool) -> tuple[str, ...]:
-    known = replicas.names(soft)
+def _names(names: Iterable[str] | None, soft: bool, n: int) -> tuple[str, ...]:
+    known = replicas.names(soft, n)
     if names is None:
         return known
     names = tuple(names)

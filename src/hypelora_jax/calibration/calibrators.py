@@ -115,10 +115,12 @@ def cross_fitted(
     """Probabilities (N, Y) of the examples a state was fitted on, as if they were new.
 
     Each fold gets those of a fit on the other folds. What a flexible calibrator gives
-    on its own examples is too good: conformal sets made from it cover too little.
+    on its own examples is too good: conformal sets made from it cover too little. A
+    state that was not fitted, or on fewer than 2 examples a fold, is applied as it is.
     """
     n = len(label_N)
-    if n < 2 * folds or kind(state) == "identity":
+    given = kind(state) == "identity" or getattr(state, "n", None) == 0
+    if n < 2 * folds or given:
         return apply(state, np.asarray(logits_NY, np.float64))
     fold_N = np.random.default_rng(0).permutation(n) % folds
     out_NY = np.empty(np.shape(logits_NY))

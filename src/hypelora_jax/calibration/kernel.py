@@ -35,7 +35,7 @@ def kernel_ce(
     Args:
       probs_NY: probabilities.
       label_N: classes.
-      weight_N: 0 for padding rows.
+      weight_N: 0 for padding rows; every other weight counts once.
       block: examples of a block, at least 2. Which ones share a block is drawn, in the
         same way each time, so that a sorted file does no harm; so the number depends,
         within its noise, on the order of the examples.

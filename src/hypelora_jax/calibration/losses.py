@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from hypelora_jax.calibration import objectives, penalties
+from hypelora_jax.calibration.arrays import share, total
 from hypelora_jax.calibration.objectives import widen
 from hypelora_jax.settings import LossConfig
 from hypelora_jax.types import Key, Loss, Params, UserError
@@ -21,20 +22,13 @@ Main = Callable[[jax.Array, jax.Array], jax.Array]  # (logits, label) -> loss_B
 Penalty = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def total(x_B: jax.Array, weight_B: jax.Array) -> jax.Array:
-    """Weighted sum over examples; what a row of weight 0 holds, NaN too, is ignored."""
-    x_B = jnp.where(weight_B > 0, x_B, jnp.zeros_like(x_B))
-    return jnp.sum(x_B * weight_B.astype(x_B.dtype))
-
-
 def mean(x_B: jax.Array, weight_B: jax.Array) -> jax.Array:
     """Weighted mean over examples; 0 where all weights are 0.
 
     A row of weight 0 is as good as absent, even one that holds NaN. Sums over several
     micro-batches are `total`s divided once by the sum of all weights.
     """
-    weight = jnp.sum(weight_B.astype(x_B.dtype))
-    return total(x_B, weight_B) / jnp.where(weight > 0, weight, 1)
+    return share(total(x_B, weight_B), jnp.sum(weight_B.astype(x_B.dtype)))
 
 
 def temperature_of(params: Params) -> float:

@@ -5,7 +5,9 @@ and jax arrays, which decide where and how precisely it is computed: numpy float
 what a user reads (`compute_all`), jax float32 is for monitoring inside jit, with
 `bins`, `eps`, `coverage` and `pairing` static. `weight_N` is 1 for examples and 0 for
 padding rows, which are as good as absent whatever they hold; another whole number is
-how many examples a row stands for. With nothing left a metric is 0 (AUROC: 0.5).
+how many examples a row stands for, but for `kernel_ce`, which only sees whether it is
+above 0 (two copies of an example are no pair). With nothing left a metric is 0 (AUROC:
+0.5).
 """
 
 import logging

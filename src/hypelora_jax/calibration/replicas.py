@@ -46,13 +46,15 @@ class Data(NamedTuple):
     blocks: Blocks | None  # of the kernel error: they are drawn, not the examples
 
 
-def names(soft: bool = False) -> tuple[str, ...]:
+def names(soft: bool = False, n: int | None = None) -> tuple[str, ...]:
     """Metrics that have replicas: all but counts and what depends on rows' order.
 
     Left out are tace_*_reference, whose pairing of rows and labels means nothing once
-    rows are drawn, and the noise floor and p of the consistency test.
+    rows are drawn, and the noise floor and p of the consistency test. Of n examples
+    that make one block of the kernel error there is nothing to draw it from.
     """
-    rest = ("ace_per_class", "smooth_ece", "kernel_ce")
+    rest = ("ace_per_class", "smooth_ece")
+    rest += ("kernel_ce",) if n is None or n > kernel.BLOCK else ()
     return (*BY_SUMS, *BY_ORDER, *BY_ENTRY, *rest, *(metrics.SOFT if soft else ()))
 
 

@@ -63,7 +63,7 @@ def ranking(step: Steps) -> tuple[Array, Array]:
     return pairs - good + xp.square(errors) / 2, auroc
 
 
-def risk_at(held: Ordered, running: Curve, coverage: float) -> Array:
+def risk_at(held: Ordered, running: Curve, coverage: float | Array) -> Array:
     """Share of errors among the ceil(coverage n) most confident; see the metric."""
     xp = arrays.namespace(running.count)
     n = running.count[-1]
@@ -109,14 +109,17 @@ def auroc_error(
 
 
 def risk_at_coverage(
-    probs_NY: Array, label_N: Array, coverage: float, weight_N: Array | None = None
+    probs_NY: Array,
+    label_N: Array,
+    coverage: float | Array,
+    weight_N: Array | None = None,
 ) -> Array:
     """Error rate of the ceil(coverage n) most confident examples, 0 to 1.
 
     Args:
       probs_NY: probabilities.
       label_N: classes.
-      coverage: share that is answered, above 0 and at most 1.
+      coverage: share that is answered, above 0 and at most 1; or an array of them.
       weight_N: 0 for padding rows.
     """
     return risk_at(*_curve(probs_NY, label_N, weight_N), coverage)

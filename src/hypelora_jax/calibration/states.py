@@ -58,7 +58,7 @@ def from_json(text: str) -> Any:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f"calibrator is not JSON ({e}); fit it again") from None
     name = values.pop("kind", None) if isinstance(values, dict) else None
     if not isinstance(name, str) or name not in STATES:

@@ -24,7 +24,7 @@ from hypelora_jax.report.runs import (
 )
 from hypelora_jax.report.tables import SCORES
 
-COMPARED = ("accuracy", "nll", "brier", "ece", "smooth_ece", "aurc")
+COMPARED = ("accuracy", "nll", "brier", "ece", "smooth_ece", "aurc", *metrics.SOFT)
 CHECKS = ("ece", "ece_noise_floor", "consistency_p")
 STAGES = ("as trained", "calibrated")
 
@@ -92,6 +92,7 @@ class _Judged(NamedTuple):
     probs: np.ndarray | None = None
     labels: np.ndarray | None = None
     ids: np.ndarray | None = None
+    soft: np.ndarray | None = None
 
 
 def _probs(held: Examples, stage: str) -> np.ndarray:
@@ -105,10 +106,10 @@ def _judge(run: RunView, split: str, stage: str) -> _Judged:
         kept = run.arrays.get(split, Arrays(None, None))
         return _Judged(values, seed_of(run), None, kept.labels, kept.ids)
     probs = _probs(held, stage)
-    every = metrics.compute_all(probs, held.labels)
+    every = metrics.compute_all(probs, held.labels, soft=held.soft)
     named = dict.fromkeys((*COMPARED, *CHECKS))
     values |= {name: every[name] for name in named if name in every}
-    return _Judged(values, seed_of(run), probs, held.labels, held.ids)
+    return _Judged(values, seed_of(run), probs, *held[2:])
 
 
 def _number(value: float | Mapping[str, float]) -> float:
@@ -141,7 +142,7 @@ def _cells(runs: Sequence[_Judged], replicas: int) -> dict[str, Cell]:
     if replicas and run.probs is not None:
         wanted = [name for name in COMPARED if name in run.values]
         held = _bootstrap().intervals(
-            run.probs, run.labels, replicas=replicas, names=wanted
+            run.probs, run.labels, soft=run.soft, replicas=replicas, names=wanted
         )
     return {name: _cell(run.values[name], held.get(name)) for name in names}
 
@@ -203,6 +204,7 @@ def _over_examples(
             run.probs[order],
             first.probs,
             first.labels,
+            soft=first.soft,
             replicas=replicas,
             names=wanted,
         )

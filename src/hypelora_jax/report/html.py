@@ -171,7 +171,7 @@ def _page(
     body.append("<h2>All metrics</h2>")
     held = dict.fromkeys(name for run in runs for name in run.metrics)
     for name in held:
-        body.append(markup.table(tables.before_after(runs, name, tables.LONG)))
+        body.append(markup.table(tables.every(runs, name)))
     body += [] if held else [NOTHING]
     body.append(f"<h2>Configuration</h2>{markup.configs(runs)}")
     return markup.page(content.title, body)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hypelora_jax.calibration import calibrators, metrics
+from hypelora_jax.calibration import binned, calibrators, metrics
 from hypelora_jax.report import figures
 from hypelora_jax.report.figures import save
 from hypelora_jax.report.runs import (
@@ -106,9 +106,9 @@ def limits_of(panels: Sequence[Panel], bins: int = 10) -> Limits:
     stages = [stage for panel in panels for stage in panel.stages]
     every = [_binned(stage, bins) for stage in stages]
     confident = min(np.floor(bins / panel.classes) / bins for panel in panels)
-    low = min(confident, *(binned.low.min() for binned in every))
+    low = min(confident, *(held.low.min() for held in every))
     # a tick of .2 below what is drawn, so that the diagonal begins on the axis
-    share = max((binned.count / binned.count.sum()).max() for binned in every)
+    share = max((held.count / held.count.sum()).max() for held in every)
     return Limits(float(np.floor(5 * low + 1e-9) / 5), float(share))
 
 
@@ -167,37 +167,31 @@ class _Binned(NamedTuple):
     drawn_again: np.ndarray  # (M,) bool: the ends are the bootstrap's
 
 
-def _bin_of(confidence_N: np.ndarray, bins: int) -> np.ndarray:
-    """Bins (lo, hi] with edges linspace(0, 1, bins + 1), as those of the ECE."""
-    edges = np.linspace(0, 1, bins + 1)
-    return np.clip(np.searchsorted(edges, confidence_N, side="left") - 1, 0, bins - 1)
-
-
 def _share(stage: Stage, bins: int) -> np.ndarray:
-    count_M = np.bincount(_bin_of(stage.confidence, bins), minlength=bins)
+    count_M = np.bincount(binned.index(stage.confidence, bins), minlength=bins)
     return count_M / count_M.sum()
 
 
 def _binned(stage: Stage, bins: int) -> _Binned:
-    bin_N = _bin_of(stage.confidence, bins)
-    count = np.bincount(bin_N, minlength=bins)
-    hits = np.bincount(bin_N, stage.hit.astype(float), bins)
-    confidence = np.bincount(bin_N, stage.confidence, bins)
+    bin_N, hit_N = binned.index(stage.confidence, bins), stage.hit.astype(float)
+    one_N = np.ones(len(hit_N))
+    held = binned.sums(bin_N, stage.confidence, hit_N, one_N, bins)
+    confidence, accuracy, count = binned.means(held)
+    hits = held.hit
     low, high = band(bin_N, stage.hit, stage.example, bins)
     # all right or all wrong stays so however often it is drawn
     again = (count >= FEW) & (hits > 0) & (hits < count)
     for m in np.flatnonzero((count > 0) & ~again):
         test = scipy.stats.binomtest(round(hits[m]), int(count[m]))
         low[m], high[m] = test.proportion_ci(method="wilson")
-    held, some = count > 0, np.maximum(count, 1)
-    every = (confidence / some, hits / some, low, high, count, again)
-    return _Binned(*(x[held] for x in every))
+    every = (confidence, accuracy, low, high, count, again)
+    return _Binned(*(x[count > 0] for x in every))
 
 
 def _line(
-    axes: Axes, binned: _Binned, style: dict[str, Any], marker: str, label: str
+    axes: Axes, held: _Binned, style: dict[str, Any], marker: str, label: str
 ) -> None:
-    x, y, low, high, count, many = binned
+    x, y, low, high, count, many = held
     color = style["color"]
     axes.fill_between(x[many], low[many], high[many], color=color, alpha=0.2, lw=0)
     for end in (low, high):

@@ -86,11 +86,13 @@ def write_npz(
     labels: Any,
     ids: Iterable[Any] | None = None,
     members: Any = None,
+    soft: Any = None,
 ) -> None:
     """Write raw logits (N, Y), labels (N,) (-1: none) and ids (N,; default 0 .. N - 1).
 
     `members` (K, N, Y), raw logits of what the prediction averages, become
-    `member_logits`. The file appears whole or not at all.
+    `member_logits`; `soft` (N, Y) are shares of raters. The file appears whole or not
+    at all.
     """
     path = epath.Path(path)
     labels = np.asarray(labels)
@@ -98,7 +100,8 @@ def write_npz(
     if names.dtype == object:
         names = names.astype(str)
     buffer = io.BytesIO()
-    own = {} if members is None else {"member_logits": np.asarray(members)}
+    more = {"member_logits": members, "soft": soft}
+    own = {name: np.asarray(x) for name, x in more.items() if x is not None}
     logits = np.asarray(logits)
     np.savez_compressed(buffer, logits=logits, labels=labels, ids=names, **own)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,16 +8,9 @@ import numpy as np
 from etils import epath
 
 from hypelora_jax.calibration import calibrators
-from hypelora_jax.report import predictions
+from hypelora_jax.report import saved
+from hypelora_jax.report.saved import Arrays
 from hypelora_jax.types import UserError
-
-
-class Arrays(NamedTuple):
-    """What predictions.npz of a split holds."""
-
-    logits: np.ndarray  # (N, Y) raw
-    labels: np.ndarray  # (N,), -1 where there is none
-    ids: np.ndarray | None = None  # (N,)
 
 
 class RunView(NamedTuple):
@@ -47,6 +40,7 @@ class Examples(NamedTuple):
     after: np.ndarray | None  # (N, Y) float64, with it; None: there is none
     labels: np.ndarray  # (N,) classes
     ids: np.ndarray  # (N,)
+    soft: np.ndarray | None = None  # (N, Y) shares of raters
 
     @property
     def final(self) -> np.ndarray:
@@ -102,7 +96,7 @@ def load_run(workdir: epath.PathLike) -> RunView:
             f"{folder} holds no config.json; wanted a run folder: {way_out}"
         )
     config, curve = _json(folder / "config.json"), _curve(folder / "metrics.jsonl")
-    state = _fitted(folder)
+    state = saved.calibrator(folder)
     files = sorted((folder / "eval").glob("*/metrics.json"), key=_validation_first)
     held = {file.parent.name: _json(file) for file in files}
     return RunView(
@@ -142,7 +136,8 @@ def examples(run: RunView, split: str) -> Examples | None:
     after = None
     if changes(run.calibrator, run.train_temperature):
         after = np.asarray(calibrators.apply(run.calibrator, logits), np.float64)
-    return Examples(before, after, held.labels[keep].astype(int), ids[keep])
+    soft = None if held.soft is None else held.soft[keep]
+    return Examples(before, after, held.labels[keep].astype(int), ids[keep], soft)
 
 
 def changes(calibrator: Any, train_temperature: float) -> bool:
@@ -194,24 +189,13 @@ def _metrics(held: dict[str, Any], fitted: bool) -> dict[str, Any]:
 
 
 def _arrays(folder: epath.Path) -> dict[str, Arrays]:
-    out = {}
     files = (folder / "eval").glob("*/predictions.npz")
-    for file in sorted(files, key=_validation_first):
-        held = predictions.arrays(file)
-        if missing := {"logits", "labels"} - set(held):
-            raise UserError(f"{file} has no {min(missing)}; run evaluate again")
-        out[file.parent.name] = Arrays(held["logits"], held["labels"], held.get("ids"))
-    return out
+    files = sorted(files, key=_validation_first)
+    return {file.parent.name: saved.arrays(file) for file in files}
 
 
 def _validation_first(file: epath.Path) -> tuple[bool, str]:
     return file.parent.name != "validation", file.parent.name
-
-
-def _fitted(folder: epath.Path) -> Any:
-    """State of the calibrator, if one was fitted."""
-    file = folder / "calibrator.json"
-    return calibrators.from_json(file.read_text()) if file.exists() else None
 
 
 def _train_temperature(held: dict[str, Any], fitted: bool) -> float:

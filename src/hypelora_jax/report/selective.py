@@ -7,31 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from hypelora_jax.calibration import metrics
 from hypelora_jax.report import figures
 from hypelora_jax.report.runs import Method, examples
 
 FEWEST = 20  # answers below which the share of errors is noise
 POINTS = 400  # of a curve
-
-
-def risk_at(
-    probs_NY: np.ndarray, label_N: np.ndarray, coverage_K: np.ndarray
-) -> np.ndarray:
-    """Share of errors (K,) among the most confident examples at each coverage.
-
-    Geifman and El-Yaniv, 2017. Coverage in (0, 1]: the ceil(coverage * N) examples with
-    the largest top probability answer. Equal confidences answer together as far as
-    their average goes, so the order of the examples does not matter.
-    """
-    confidence_N = probs_NY.max(axis=1)
-    error_N = (probs_NY.argmax(axis=1) != label_N).astype(float)
-    order_N = np.argsort(-confidence_N, kind="stable")
-    _, start_N, group_N = np.unique(
-        -confidence_N[order_N], return_index=True, return_inverse=True
-    )
-    tied = np.add.reduceat(error_N[order_N], start_N) / np.bincount(group_N)
-    kept_K = np.maximum(np.ceil(coverage_K * len(label_N) - 1e-9), 1)
-    return np.cumsum(tied[group_N])[kept_K.astype(int) - 1] / kept_K
 
 
 def risk_coverage(methods: Sequence[Method], split: str) -> Figure | None:
@@ -52,7 +33,9 @@ def risk_coverage(methods: Sequence[Method], split: str) -> Figure | None:
         for number, (method, held) in enumerate(drawn):
             least = min(FEWEST / min(len(x.labels) for x in held), 1)
             coverage = np.linspace(least, 1, POINTS)
-            risks = [risk_at(x.final, x.labels, coverage) for x in held]
+            risks = [
+                metrics.risk_at_coverage(x.final, x.labels, coverage) for x in held
+            ]
             _draw(axes[0], number, method.name, coverage, np.array(risks))
         axes[0].set(xlabel="coverage", ylabel="errors among answers", xlim=(0, 1.01))
         axes[0].set_ylim(bottom=0)

@@ -13,10 +13,12 @@ from hypelora_jax.report.runs import RunView
 SCORES = ("mcc", "f1", "pearson", "spearman", "mse")  # task scores, if there are any
 SHORT = (*SCORES, "accuracy", "nll", "ece", "brier")  # fits 80 columns
 LONG = (*SHORT, "ece_debiased", "classwise_ece", "mce", "ace", "tace_0.01")
+LONG += ("soft_tv", "soft_kl", "soft_brier")
 TITLES = {"nll": "NLL", "ece": "ECE", "mce": "MCE", "ace": "ACE", "mcc": "MCC"}
 TITLES |= {"classwise_ece": "class-wise ECE", "tace_0.01": "TACE(.01)", "f1": "F1"}
 TITLES |= {"mse": "MSE", "ece_debiased": "ECE, debiased", "smooth_ece": "smooth ECE"}
-TITLES |= {"aurc": "AURC"}
+TITLES |= {"aurc": "AURC", "soft_tv": "TV to raters", "soft_kl": "KL to raters"}
+TITLES |= {"soft_brier": "Brier to raters"}
 
 
 class Table(NamedTuple):
@@ -89,6 +91,33 @@ def before_after(
     columns = ("run", "calibrator", *map(title_of, names))
     title = f"{split}, before and after calibration"
     return Table(title, columns, (*rows,), (*sections,))
+
+
+def every(runs: Iterable[RunView], split: str) -> Table:
+    """All metrics of a split under their names in metrics.json, a row each.
+
+    A column for each run, and one more for each that has a fitted calibrator.
+    """
+    named: dict[str, Mapping[str, Any]] = {}
+    for run in runs:
+        if (held := run.metrics.get(split)) is None:
+            continue
+        named[run.name] = held
+        if "calibrated" in held:
+            state = run.calibrator
+            kind = "calibrated" if state is None else calibrators.describe(state)
+            named[f"{run.name}, {kind}"] = {**held, **held["calibrated"]}
+    keys = dict.fromkeys(LONG) | {k: None for m in named.values() for k in m}
+    names = [k for k in keys if any(_number(m.get(k)) for m in named.values())]
+    rows = tuple((key, *(cell(m.get(key)) for m in named.values())) for key in names)
+    return Table(split, ("metric", *named), rows)
+
+
+def _number(value: Any) -> bool:
+    """Whether a value of metrics.json is a metric, perhaps with an interval."""
+    if isinstance(value, Mapping):
+        return "value" in value and "low" in value
+    return isinstance(value, int | float)
 
 
 def to_rich(table: Table) -> rich.table.Table:

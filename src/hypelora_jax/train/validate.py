@@ -85,12 +85,17 @@ def labelled(label_N: np.ndarray) -> np.ndarray:
 
 
 def judge(
-    task: Task, logits_NY: np.ndarray, label_N: np.ndarray, temperature: float = 1.0
+    task: Task,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    temperature: float = 1.0,
+    soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Metrics of a split in float64: task scores, and calibration for classes.
 
     `temperature` divides the logits. Examples without a label are left out; with none
-    left the result is empty. A regression gives n, mse and its correlations.
+    left the result is empty. A regression gives n, mse and its correlations. `soft_NY`,
+    shares of raters, adds the distances to them.
     """
     keep = labelled(label_N)
     z, y = np.asarray(logits_NY, np.float64)[keep], label_N[keep]
@@ -99,16 +104,20 @@ def judge(
     if task.kind == "regression":
         mse = float(np.mean((z[:, 0] - y.astype(np.float64)) ** 2))
         return {"n": len(y), "mse": mse, **scores.table(task.metrics, z[:, 0], y)}
-    return judge_probs(task, softmax(z, temperature), y)
+    soft_NY = None if soft_NY is None else soft_NY[keep]
+    return judge_probs(task, softmax(z, temperature), y, soft_NY)
 
 
 def judge_probs(
-    task: Task, probs_NY: np.ndarray, label_N: np.ndarray
+    task: Task,
+    probs_NY: np.ndarray,
+    label_N: np.ndarray,
+    soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Metrics and task scores of probabilities in float64, every example labelled."""
     if not len(label_N):
         return {}
-    out = metrics.compute_all(probs_NY, label_N)
+    out = metrics.compute_all(probs_NY, label_N, soft=soft_NY)
     return {**out, **scores.table(task.metrics, np.argmax(probs_NY, axis=1), label_N)}
 
 
