@@ -76,17 +76,59 @@ FLAGS: dict[str, dict[str, Any]] = {
     "level": {"type": float, "default": 0.95, "help": "of the intervals; 0.95"},
     "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
     "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
+    "own_config": {
+        "help": "as in train; without it: that of the run or export, if there is one",
+    },
+    "export_format": {
+        "default": "peft",
+        "help": "peft: adapter and head (the default); merged: one whole model",
+    },
+    "folder": {
+        "required": True,
+        "metavar": "DIR",
+        "help": "folder to write; must not exist, or be empty",
+    },
+    "calibrated": {
+        "action": "store_true",
+        "help": "divide the head's last layer by the fitted temperature, so that a "
+        "plain softmax is calibrated",
+    },
+    "only": {
+        "default": "",
+        "metavar": "NAMES",
+        "help": "of seeds or conditions, as seed_0,seed_2; all without it",
+    },
+    "adapter": {
+        "required": True,
+        "metavar": "DIR",
+        "help": "folder with adapter_config.json and adapter_model.safetensors",
+    },
+    "model": {
+        "default": "",
+        "metavar": "PATH",
+        "help": "base model; without it what the adapter names",
+    },
+    "factors": {
+        "default": "",
+        "metavar": "FILE",
+        "help": ".npz of what the reference does not save: A, initial_A, initial_B",
+    },
 }
 SAMPLING = ("replicas", "level", "bins", "seed")
 # Keys of FLAGS that are not the flag.
 NAMES = {"workdirs": "workdir", "html": "output", "report_replicas": "replicas"}
+NAMES |= {"own_config": "config", "export_format": "format", "folder": "output"}
+EXPORT = ("workdir", "export_format", "folder", "calibrated", "only")
+IMPORT = ("adapter", "model", "workdir", "own_config", "factors")
 REPORT = ("workdirs", "html", "split")
 COMMANDS = {
-    "train": (commands.train, ("config", "workdir")),
+    "train": (commands.train, ("own_config", "workdir")),
     "evaluate": (commands.evaluate, ("workdir", "split")),
     "predict": (commands.predict, ("workdir", "input", "output")),
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, (*REPORT, "report_replicas", "formats")),
+    "export": (commands.export, EXPORT),
+    "import": (commands.import_adapter, IMPORT),
     "prepare": (commands.prepare, ("config",)),
     "doctor": (commands.doctor, ()),
 }
@@ -148,7 +190,7 @@ def _run(argv: Sequence[str]) -> bool | None:
     args = vars(_parser().parse_args(rest))
     command, name = args.pop("command"), args.pop("name")
     del args["debug"]  # main looks for it, so that it works for wrong flags too
-    if "config" in args:
+    if args.get("config"):
         config = load_config(args["config"], overrides)
         args["config"] = settings.from_dict(config.to_dict())
     elif overrides:

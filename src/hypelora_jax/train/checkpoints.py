@@ -89,6 +89,7 @@ class Checkpoints:
         Args:
           progress: numbers the loop wants back, such as the best loss so far.
           frozen: frozen leaves that are not the backbone.
+          iterator: where the data stands; None for a run that has none.
           selection: the loss models are chosen by, at the end of an epoch.
 
         Raises:
@@ -97,11 +98,12 @@ class Checkpoints:
         step = int(state.step)
         items = {
             "state": _saveable(state),
-            "data": iterator,
             "progress": {n: np.asarray(x, np.float64) for n, x in progress.items()},
         }
         if jax.tree.leaves(frozen):
             items["frozen"] = frozen
+        if iterator is not None:
+            items["data"] = iterator
         metrics = None if selection is None else {"selection": float(selection)}
         try:
             self._ocp.save_checkpointables(step, items, force=True, metrics=metrics)

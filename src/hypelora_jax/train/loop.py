@@ -135,6 +135,29 @@ def train(
         return _chosen(run)
 
 
+def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
+    """Save what a bench holds as step 0 of a run, from which training goes on.
+
+    It competes with the epochs to come by its own selection loss. A plan without data
+    saves the parameters alone: they can be used, not trained.
+    """
+    with Checkpoints(workdir, bench.settings.ckpt.keep) as saved:
+        if "train" not in plan.datasets:
+            state, _, _ = setup.start(bench, plan.total_steps)
+            own = setup.own_frozen(bench.frozen)
+            saved.save(state, own, None, _Progress()._asdict())
+            return
+        run = _Run(bench, plan, saved)
+        select_on = bench.settings.select_on
+        split = "validation" if select_on == "validation" else "calibration"
+        judged = run.judge(split, run.state.params, run.alpha_after(0))
+        loss = validate.selection_loss(judged) if judged else None
+        if loss is not None:
+            run.progress = _Progress(loss)
+            loss = 0.0 if select_on == "last" else loss
+        run.save(loss)
+
+
 def _steps(run: _Run, journal: Journal, stop: StopRequest, step: int) -> None:
     """Steps until the last one, early stopping, or a request to stop."""
     meter, patience = Meter(), run.optim.patience
