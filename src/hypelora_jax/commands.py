@@ -22,7 +22,13 @@ def train(config: Settings | None, workdir: str) -> None:
 
     store.keep_compiled()
     if config is None:
-        config = folder.settings_of(folder.wanted_record(workdir)[1])
+        record = folder.saved_record(folder.absolute(workdir))
+        if record is None:
+            raise UserError(
+                f"the following argument is required: --config ({workdir} holds no "
+                "run to go on with); see hypelora train --help"
+            )
+        config = folder.settings_of(record)
     runs.train(config, workdir)
 
 

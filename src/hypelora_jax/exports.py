@@ -213,8 +213,9 @@ def _write(
         peft.write(part, fields, tensors)
     length = bench.settings.data.max_length
     files = hugging_face_files(bench.tokenizer, base.config.family, length)
-    for file, text in files.items():
-        store.write_whole(part / file, text)
+    for where in (part, part / "base"):
+        for file, text in files.items() if where.exists() else ():
+            store.write_whole(where / file, text)
     _note(part, run, kind, calibrated)
     _card(part, name, run, kind, calibrated)
 

@@ -179,7 +179,7 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         )
     tensors: dict[str, np.ndarray] = {}
     for name, x in read_file(folder / TENSORS).items():
-        short = _plain(name)
+        short = plain(name)
         if short in tensors:
             raise UserError(
                 f"{folder / TENSORS} holds {short} twice; wanted one adapter: export "
@@ -190,7 +190,7 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return fields, tensors
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     name = name.removeprefix(_ROOT)
     name = re.sub(r"\.modules_to_save\.\w+(?=\.)", "", name, count=1)
     return re.sub(r"\.lora_([AB])\.\w+\.weight$", r".lora_\1.weight", name)
