@@ -191,6 +191,7 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def plain(name: str) -> str:
+    """A tensor's name without peft's root, wrappers and adapter name."""
     name = name.removeprefix(_ROOT)
     name = re.sub(r"\.modules_to_save\.\w+(?=\.)", "", name, count=1)
     return re.sub(r"\.lora_([AB])\.\w+\.weight$", r".lora_\1.weight", name)
