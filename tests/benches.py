@@ -56,7 +56,7 @@ def settings(mode: str = "lora", model: str = "random:tiny", **more) -> Settings
     return from_dict(given | more)
 
 
-def bench(config: Settings, task: str = "binary", by: float = 0.05):
+def bench(config: Settings, task: str = "binary", by: float = 0.1):
     """A workbench whose own leaves, head included, are all noisy."""
     made = setup.workbench(config, TASKS[task])
     params = trees.union(made.trainable, made.frozen)
@@ -92,6 +92,14 @@ def of_run(run: evaluate.Fitted, batch):
     lora = run.forward.adapt(params, run.alpha)
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
     return jax.device_get(run.forward.classify(params, lora, rows))
+
+
+def without_adapter(workdir, batch):
+    """Logits of a run folder's base and head alone."""
+    run = evaluate.open_run(str(workdir))
+    params = trees.union(run.trainable, run.frozen)
+    rows = {n: batch[n] for n in ("ids", "mask", "types")}
+    return jax.device_get(run.forward.classify(params, {}, rows))
 
 
 def batch(rows: int = 8, tokens: int = 11):

@@ -18,7 +18,7 @@ from hypelora_jax.interop import hf, peft
 from hypelora_jax.lora import Sites
 from hypelora_jax.report import card as cards
 from hypelora_jax.train import validate
-from hypelora_jax.types import Lora, Params, UserError
+from hypelora_jax.types import MODULES, Lora, Params, UserError
 
 FORMATS = ("peft", "merged")
 NOTE = "hypelora.json"  # what `import` reads to make a whole run again
@@ -134,7 +134,7 @@ def temperature_of(run: Fitted) -> tuple[float | None, str]:
     kind = json.loads(file.read_text())["kind"]
     if isinstance(state, calibrators.Temperature):
         return state.temperature, kind
-    return (1.0, kind) if isinstance(state, calibrators.Identity) else (None, kind)
+    return (1.0, "") if isinstance(state, calibrators.Identity) else (None, kind)
 
 
 def _head(run: Fitted, params: Params, calibrated: bool) -> Params:
@@ -227,7 +227,7 @@ def _all_sites(compact: Compact) -> Sites:
         for module, site in sites.items():
             held = out[module].layers if module in out else ()
             out[module] = site._replace(layers=tuple(sorted((*held, *site.layers))))
-    return {m: out[m] for m in lora.MODULES if m in out}
+    return {m: out[m] for m in MODULES if m in out}
 
 
 def _merged(part: epath.Path, run: Fitted, compact: Compact, params: Params) -> None:

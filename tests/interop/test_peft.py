@@ -115,7 +115,7 @@ def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
     run = benches.run_folder(tmp_path / "run", model=str(model))
     (first,) = exports.export(str(run), str(tmp_path / "first"))
     assert "pooler" in fields_of(first)["modules_to_save"]
-    names = [n for n in load_file(first / peft.TENSORS) if "pooler" in n]
+    names = sorted(n for n in load_file(first / peft.TENSORS) if "pooler" in n)
     assert names == [f"base_model.model.bert.pooler.dense.{x}" for x in _LEAVES]
     # as target_modules=["dense"] does: factors on the pooler, which is not saved
     tensors = load_file(first / peft.TENSORS)
@@ -154,7 +154,7 @@ def test_ranks_and_alphas_of_single_sites(rslora):
         a, b = (tensors[f"{site}.lora_{f}.weight"] for f in "AB")
         delta = 8 / root_of(4) * got.factors["q"]["a"][layer]
         delta = delta @ got.factors["q"]["b"][layer]
-        np.testing.assert_allclose(delta, alpha / root_of(r) * (b @ a).T, rtol=2e-5)
+        np.testing.assert_allclose(delta, alpha / root_of(r) * (b @ a).T, 1e-4, 1e-5)
     head = {"dense": _zeros(32, 32), "out": _zeros(32, 2)}
     out, found = peft.to_peft(config, [(got.sites, got.factors)], head)
     fields = peft.make_config(got.lora, got.sites, found, config, "x")
@@ -308,7 +308,7 @@ def test_folders_that_are_no_adapter(tmp_path):
         imports.import_adapter(str(BASE), str(tmp_path / "run"))
     path = adapter_with(tmp_path)
     (path / peft.TENSORS).rename(path / "adapter_model.bin")
-    with pytest.raises(UserError, match="a pickle,"):
+    with pytest.raises(UserError, match="a pickle; wanted"):
         imports.import_adapter(str(path), str(tmp_path / "run"), str(BASE))
 
 

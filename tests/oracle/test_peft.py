@@ -64,9 +64,7 @@ def check(run, tmp_path, base, task, tolerance):
     loaded = load_adapter(adapter, base, outputs)
     got = torch_logits(loaded, batch)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
-    with loaded.disable_adapter():
-        without = torch_logits(loaded, batch)
-    assert np.abs(without - wanted).max() > 10 * tolerance, "the adapter does nothing"
+    assert np.abs(benches.without_adapter(run, batch) - wanted).max() > 20 * tolerance
     whole, info = AUTO.from_pretrained(str(merged), output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
     assert whole.config.num_labels == outputs
@@ -151,7 +149,7 @@ def test_a_pipeline_gives_the_labels_and_scores_of_predict(task, calibrated, tmp
     pipe = transformers.pipeline("text-classification", str(merged), device="cpu")
     for text, answer in zip(TEXTS, answers(run, TEXTS, pair), strict=True):
         given = {"text": text} | ({"text_pair": text[::-1]} if pair else {})
-        got = pipe(given, top_k=None)
+        got = pipe(given, top_k=None, truncation=True)
         if task == "regression":
             (score,) = got
             assert score["score"] == pytest.approx(answer["score"], abs=1e-4)

@@ -172,7 +172,7 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     fields = read_json(folder / CONFIG)
     if not (folder / TENSORS).exists():
         pickled = (folder / "adapter_model.bin").exists()
-        got = "only adapter_model.bin, a pickle," if pickled else "no weights"
+        got = "only adapter_model.bin, a pickle" if pickled else "no weights"
         raise UserError(
             f"{folder} has {got}; wanted {TENSORS}: load the adapter with peft where "
             "you trust it and call save_pretrained"
