@@ -1,4 +1,4 @@
-"""Command line: the only file of the library that knows flags and ConfigDict.
+"""Command line: with `flags.py` the only file that knows flags, alone with ConfigDict.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a check says no,
 2 the user's mistake, 3 our fault, 75 preempted and saved, 130 interrupted and saved.
@@ -24,8 +24,9 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import hypelora_jax
-from hypelora_jax import choices, commands, settings
+from hypelora_jax import commands, settings
 from hypelora_jax.exits import explain
+from hypelora_jax.flags import EXPORT, FLAGS, IMPORT, NAMES, SAMPLING, SETS
 from hypelora_jax.types import UserError
 
 EXAMPLES = """examples:
@@ -37,49 +38,15 @@ EXAMPLES = """examples:
 
 COMMAND --help shows the flags of a command.
 """
-FLAGS: dict[str, dict[str, Any]] = {
-    "config": {
-        "required": True,
-        "help": "NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
-        "file; --config.SECTION.FIELD=VALUE overrides a field",
-    },
-    "workdir": {"required": True, "metavar": "DIR", "help": "folder; may be gs://..."},
-    "workdirs": {
-        "required": True,
-        "metavar": "DIR",
-        "action": "append",
-        "help": "folder of a run; give the flag once for each run",
-    },
-    "split": {
-        "default": "validation",
-        "help": "train, calibration, validation (the default) or test",
-    },
-    "input": {"default": "-", "help": 'JSON lines {"text": ..., "text_b": ...}, or -'},
-    "method": {"default": "temperature", "choices": choices.TO_CALIBRATE},
-    "coverage": {"type": float, "help": "add sets that hold the label so often: 0.9"},
-    "sets": {"choices": choices.SETS, "help": "kind of these sets; thr"},
-    "by_class": {"action": "store_true", "help": "sets calibrated class by class"},
-    "output": {"default": "-", "metavar": "FILE", "help": "- (the default) is stdout"},
-    "html": {"default": "report.html", "metavar": "FILE", "help": "the HTML file"},
-    "formats": {"default": "html,md,csv,tex,png", "help": "files to write beside it"},
-    "redraws": {"default": 1000, "type": int, "help": "of the bootstrap, or 0"},
-    "predictions": {"required": True, "metavar": "FILE", "help": ".npz, .csv, .jsonl"},
-    "replicas": {"type": int, "default": 0, "help": "for intervals: 1000; 0: none"},
-    "level": {"type": float, "help": "of the intervals; 0.95"},
-    "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
-    "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
-    "topology": {"required": True, "help": "v5e:4x4, v5p:4x4x4, v6e:4x4, ...; cpu-N"},
-}
-SAMPLING = ("replicas", "level", "bins", "seed")
-NAMES = {"workdirs": "workdir", "html": "output", "redraws": "replicas"}  # key: flag
-SETS = ("coverage", "sets", "by_class")
 COMMANDS = {
-    "train": (commands.train, ("config", "workdir")),
+    "train": (commands.train, ("own_config", "workdir")),
     "evaluate": (commands.evaluate, ("workdir", "split")),
     "calibrate": (commands.calibrate, ("workdir", "method")),
     "predict": (commands.predict, ("workdir", "input", "output", *SETS)),
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, ("workdirs", "html", "split", "redraws", "formats")),
+    "export": (commands.export, EXPORT),
+    "import": (commands.import_adapter, IMPORT),
     "prepare": (commands.prepare, ("config",)),
     "plan": (commands.plan, ("config", "topology")),
     "doctor": (commands.doctor, ()),
@@ -142,7 +109,7 @@ def _run(argv: Sequence[str]) -> bool | None:
     args = vars(_parser().parse_args(rest))
     command, name = args.pop("command"), args.pop("name")
     del args["debug"]  # main looks for it, so that it works for wrong flags too
-    if "config" in args:
+    if args.get("config"):
         config = load_config(args["config"], overrides)
         args["config"] = settings.from_dict(config.to_dict())
     elif overrides:

@@ -16,11 +16,19 @@ from hypelora_jax.settings import Settings
 from hypelora_jax.types import UserError
 
 
-def train(config: Settings, workdir: str) -> None:
-    """Train a run, or go on with one that was stopped."""
-    from hypelora_jax import runs
+def train(config: Settings | None, workdir: str) -> None:
+    """Train a run, or go on with one that was stopped or imported."""
+    from hypelora_jax import folder, runs
 
     store.keep_compiled()
+    if config is None:
+        record = folder.saved_record(folder.absolute(workdir))
+        if record is None:
+            raise UserError(
+                f"the following argument is required: --config ({workdir} holds no "
+                "run to go on with); see hypelora train --help"
+            )
+        config = folder.settings_of(record)
     runs.train(config, workdir)
 
 
@@ -103,6 +111,26 @@ def report(
     store.keep_compiled()
     methods = html.load_all(workdirs)
     html.write_report(methods, output, split, replicas, formats.split(","))
+
+
+def export(workdir: str, format: str, output: str, calibrated: bool, only: str) -> None:
+    """Write a run as a peft adapter or a merged model, with tokenizer and card."""
+    from hypelora_jax import exports
+
+    store.keep_compiled()
+    names = [name for name in only.split(",") if name]
+    for path in exports.export(workdir, output, format, calibrated, names):
+        print(path)
+
+
+def import_adapter(
+    adapter: str, model: str, workdir: str, config: Settings | None, factors: str
+) -> None:
+    """Make a run folder of a peft adapter, to use, calibrate, train on or export."""
+    from hypelora_jax import imports
+
+    store.keep_compiled()
+    print(imports.import_adapter(adapter, workdir, model, config, factors))
 
 
 def prepare(config: Settings) -> None:

@@ -12,7 +12,7 @@ from hypelora_jax.data.pipeline import Dataset, dataset, warn_of_cuts
 from hypelora_jax.data.tables import Table
 from hypelora_jax.report import plots, predictions
 from hypelora_jax.settings import UncertaintyConfig
-from hypelora_jax.train import loop, members, setup, validate
+from hypelora_jax.train import members, restored, setup, validate
 from hypelora_jax.train.setup import Workbench
 from hypelora_jax.types import Params, UserError
 from hypelora_jax.uncertainty import kinds
@@ -47,7 +47,7 @@ def open_run(workdir: str) -> Fitted:
         settings, folder.task_of(record), record["model"]["revision"]
     )
     folder.check_weights(path, bench, record)
-    state, frozen, alpha, step = loop.restore_chosen(bench, path, record["total_steps"])
+    state, frozen, alpha, step = restored.chosen(bench, path, record["total_steps"])
     edges = tuple(record["buckets"])
     run = fitted(path, bench, state.params, frozen, alpha, step, edges)
     if settings.uncertainty.kind != "laplace":

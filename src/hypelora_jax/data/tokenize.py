@@ -20,6 +20,16 @@ from hypelora_jax.types import UserError
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; bytes from 5
 BYTE_VOCAB = len(SPECIALS) + 256
+# what transformers calls a special token -> the names it goes by
+_ROLES = {
+    "unk_token": ("[UNK]", "<unk>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "bos_token": ("<s>",),
+    "eos_token": ("</s>",),
+}
 
 
 class Encoded(NamedTuple):
@@ -36,13 +46,15 @@ class Encoded(NamedTuple):
 class Tokenizer(NamedTuple):
     """`encode(table, max_length) -> Encoded`; pairs are cut longest first, as HF does.
 
-    `pad_id` is the model's; `vocab_size` bounds the ids.
+    `pad_id` is the model's; `vocab_size` bounds the ids; `to_json() -> str` is what a
+    tokenizer.json holds, without truncation or padding.
     """
 
     encode: Callable[[Table, int], Encoded]
     name: str
     pad_id: int
     vocab_size: int
+    to_json: Callable[[], str]
 
 
 def tokenizer(folder: epath.PathLike | None, family: str, pad_id: int) -> Tokenizer:
@@ -62,7 +74,29 @@ def tokenizer(folder: epath.PathLike | None, family: str, pad_id: int) -> Tokeni
     def encode(table: Table, max_length: int) -> Encoded:
         return _encode(inner, table, max_length, typed=family != "roberta")
 
-    return Tokenizer(encode, name, pad_id, inner.get_vocab_size())
+    def to_json() -> str:
+        fields = json.loads(inner.to_str())
+        return json.dumps(fields | {"truncation": None}, ensure_ascii=False)
+
+    return Tokenizer(encode, name, pad_id, inner.get_vocab_size(), to_json)
+
+
+def hugging_face_files(own: Tokenizer, family: str, max_length: int) -> dict[str, str]:
+    """Files by name from which transformers loads the same tokenizer."""
+    text = own.to_json()
+    known = tokenizers.Tokenizer.from_str(text)
+    fields = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    if family == "bert":
+        fields["model_input_names"].insert(1, "token_type_ids")
+    for role, names in _ROLES.items():
+        if held := [n for n in names if known.token_to_id(n) is not None]:
+            fields[role] = held[0]
+    config = json.dumps(fields, indent=1) + "\n"
+    return {"tokenizer.json": text, "tokenizer_config.json": config}
 
 
 def _encode(

@@ -147,7 +147,7 @@ def make_config(
     }
 
 
-def _read_file(path: epath.Path) -> dict[str, np.ndarray]:
+def read_file(path: epath.Path) -> dict[str, np.ndarray]:
     """Tensors of one file; the three float types become float32, others stay bytes."""
     try:
         entries = safetensors.deserialize(path.read_bytes())
@@ -179,7 +179,7 @@ def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
             )
     tensors: dict[str, np.ndarray] = {}
     for shard in sorted(set(where.values())):
-        for name, x in _read_file(folder / shard).items():
+        for name, x in read_file(folder / shard).items():
             if where.get(name) != shard:
                 raise UserError(
                     f"{folder / shard} holds {name!r}, which {INDEX} places in"
@@ -206,7 +206,7 @@ def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
     """
     folder = epath.Path(folder)
     if (folder / SINGLE).exists():
-        return _read_file(folder / SINGLE)
+        return read_file(folder / SINGLE)
     if (folder / INDEX).exists():
         return _read_shards(folder)
     if any(

@@ -150,6 +150,7 @@ class Checkpoints:
         Args:
           progress: numbers the loop wants back, such as the best loss so far.
           frozen: frozen leaves that are not the backbone.
+          iterator: where the data stands; None for a run that has none.
 
         Raises:
           UserError: the disk is full or the folder cannot be written, now or in the
@@ -158,11 +159,12 @@ class Checkpoints:
         self.wait()
         items = {
             "state": _saveable(state),
-            "data": iterator,
             "progress": {n: np.asarray(x, np.float64) for n, x in progress.items()},
         }
         if jax.tree.leaves(frozen):
             items["frozen"] = frozen
+        if iterator is not None:
+            items["data"] = iterator
         self._saving = int(state.step)
         try:
             self._ocp.save_checkpointables_async(self._saving, items, force=True)

@@ -15,7 +15,6 @@ from hypelora_jax.train.guard import Guard, all_finite, last_good
 from hypelora_jax.train.journal import Journal, Meter, summary
 from hypelora_jax.train.optim import learning_rate, loss_temperature
 from hypelora_jax.train.setup import Plan, Workbench
-from hypelora_jax.train.state import TrainState
 from hypelora_jax.train.step import build_step
 from hypelora_jax.train.stop import Asked, StopRequest
 from hypelora_jax.train.stored import Progress, Selection
@@ -159,6 +158,30 @@ def train(
         return _chosen(run)
 
 
+def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
+    """Save what a bench holds as step 0 of a run, from which training goes on.
+
+    It competes with the epochs to come by its own selection loss. A plan without data
+    saves the parameters alone: they can be used, not trained.
+    """
+    with Checkpoints(workdir, bench.settings.ckpt.keep) as saved:
+        if "train" not in plan.datasets:
+            state, _, _ = setup.start(bench, plan.total_steps)
+            own = setup.own_frozen(bench.frozen)
+            saved.save(state, own, None, Progress()._asdict())
+            return
+        with StopRequest(at_once=True) as stop:
+            run = _Run(bench, plan, saved, stop)
+            run.save()
+            last = bench.settings.select_on == "last"
+            validation = bench.settings.select_on == "validation"
+            split = "validation" if validation else "calibration"
+            judged = run.judge(split, run.state.params, run.alpha_after(0))
+        if judged:
+            loss = validate.selection_loss(judged)
+            saved.select(0, Selection(0.0 if last else loss, loss))
+
+
 def _steps(run: _Run, journal: Journal, stop: StopRequest, step: int) -> None:
     """Steps until the last one, early stopping, or a request to stop."""
     meter, patience = Meter(), run.optim.patience
@@ -271,25 +294,3 @@ def _chosen(run: _Run) -> Trained:
     frozen = setup.with_own(run.frozen, got.frozen)
     epochs = int(run.state.step) // run.plan.steps_per_epoch
     return Trained(got.state.params, frozen, run.alpha_after(step), step, epochs)
-
-
-def restore_chosen(
-    bench: Workbench, workdir: epath.Path, total_steps: int
-) -> tuple[TrainState, Params, jax.Array, int]:
-    """(state, frozen, alpha, step) of the chosen checkpoint of a run folder.
-
-    Raises:
-      UserError: the folder holds no complete checkpoint.
-    """
-    with Checkpoints(workdir) as saved:
-        step = saved.best()
-        if step is None:
-            raise UserError(
-                f"{workdir} holds no complete checkpoint; wanted a run trained for an "
-                "epoch at least: run hypelora train with the same --workdir"
-            )
-        state, _, alpha = setup.start(bench, total_steps)
-        own, whole = setup.own_frozen(bench.frozen), replicated(bench.mesh)
-        got = saved.restore(step, state, own, sharding=whole)
-        frozen = setup.with_own(bench.frozen, got.frozen)
-        return got.state, frozen, alpha(max(step - 1, 0)), step

@@ -1,0 +1,83 @@
+"""Flags of every command, as arguments of argparse; `cli.py` makes parsers of them."""
+
+from typing import Any
+
+from hypelora_jax import choices
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "config": {
+        "required": True,
+        "help": "NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
+        "file; --config.SECTION.FIELD=VALUE overrides a field",
+    },
+    "workdir": {"required": True, "metavar": "DIR", "help": "folder; may be gs://..."},
+    "workdirs": {
+        "required": True,
+        "metavar": "DIR",
+        "action": "append",
+        "help": "folder of a run; give the flag once for each run",
+    },
+    "split": {
+        "default": "validation",
+        "help": "train, calibration, validation (the default) or test",
+    },
+    "input": {"default": "-", "help": 'JSON lines {"text": ..., "text_b": ...}, or -'},
+    "method": {"default": "temperature", "choices": choices.TO_CALIBRATE},
+    "coverage": {"type": float, "help": "add sets that hold the label so often: 0.9"},
+    "sets": {"choices": choices.SETS, "help": "kind of these sets; thr"},
+    "by_class": {"action": "store_true", "help": "sets calibrated class by class"},
+    "output": {"default": "-", "metavar": "FILE", "help": "- (the default) is stdout"},
+    "html": {"default": "report.html", "metavar": "FILE", "help": "the HTML file"},
+    "formats": {"default": "html,md,csv,tex,png", "help": "files to write beside it"},
+    "redraws": {"default": 1000, "type": int, "help": "of the bootstrap, or 0"},
+    "predictions": {"required": True, "metavar": "FILE", "help": ".npz, .csv, .jsonl"},
+    "replicas": {"type": int, "default": 0, "help": "for intervals: 1000; 0: none"},
+    "level": {"type": float, "help": "of the intervals; 0.95"},
+    "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
+    "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
+    "topology": {"required": True, "help": "v5e:4x4, v5p:4x4x4, v6e:4x4, ...; cpu-N"},
+    "own_config": {
+        "help": "as in train; without it: that of the run or export, if there is one",
+    },
+    "export_format": {
+        "default": "peft",
+        "help": "peft: adapter and head (the default); merged: one whole model",
+    },
+    "folder": {
+        "required": True,
+        "metavar": "DIR",
+        "help": "folder to write; must not exist, or be empty",
+    },
+    "calibrated": {
+        "action": "store_true",
+        "help": "divide the head's last layer by the fitted temperature, so that a "
+        "plain softmax is calibrated",
+    },
+    "only": {
+        "default": "",
+        "metavar": "NAMES",
+        "help": "of seeds or conditions, as seed_0,seed_2; all without it",
+    },
+    "adapter": {
+        "required": True,
+        "metavar": "DIR",
+        "help": "folder with adapter_config.json and adapter_model.safetensors",
+    },
+    "model": {
+        "default": "",
+        "metavar": "PATH",
+        "help": "base model; without it what the adapter names",
+    },
+    "factors": {
+        "default": "",
+        "metavar": "FILE",
+        "help": ".npz of what the reference does not save: A, initial_A, initial_B",
+    },
+}
+SAMPLING = ("replicas", "level", "bins", "seed")
+SETS = ("coverage", "sets", "by_class")
+EXPORT = ("workdir", "export_format", "folder", "calibrated", "only")
+IMPORT = ("adapter", "model", "workdir", "own_config", "factors")
+# Keys of FLAGS that are not the flag.
+NAMES = {"workdirs": "workdir", "html": "output", "redraws": "replicas"}
+NAMES |= {"own_config": "config", "export_format": "format", "folder": "output"}

@@ -1,0 +1,232 @@
+"""A peft LoRA adapter, read: factors of one rank and the head, checked by the base."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hypelora_jax.interop.names import PREFIX, names
+from hypelora_jax.interop.peft import CONFIG, SHORT, site_of, target_regex
+from hypelora_jax.lora import Site, Sites
+from hypelora_jax.models.presets import EncoderConfig, site_dims
+from hypelora_jax.settings import LoraConfig
+from hypelora_jax.types import MODULES, Lora, Params, UserError
+
+# fields that, when set, make an adapter something else than W + scale B A
+_OTHER_KINDS = (
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "fan_in_fan_out",
+)
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal")  # these leave the base's weights alone
+
+
+class Adapter(NamedTuple):
+    """A peft LoRA adapter in our terms."""
+
+    lora: LoraConfig
+    sites: Sites
+    factors: Lora  # compact
+    head: Params  # the parts of the head that the file has
+    head_deltas: dict[str, np.ndarray]  # part of the head -> what to add to its kernel
+
+
+def check_kind(fields: Mapping[str, Any]) -> None:
+    """Refuse adapters that are not plain LoRA.
+
+    Raises:
+      UserError: names the field and what to do.
+    """
+    kind = fields.get("peft_type")
+    if kind != "LORA":
+        raise UserError(f"{CONFIG} has peft_type={kind!r}; wanted LORA")
+    for name in _OTHER_KINDS:
+        if fields.get(name):
+            raise UserError(
+                f"{CONFIG} has {name}={fields[name]!r}; wanted plain LoRA: merge that "
+                "adapter with peft (merge_and_unload) and use it as --model"
+            )
+    if fields.get("bias", "none") != "none":
+        raise UserError(
+            f"{CONFIG} has bias={fields['bias']!r}; wanted none: the backbone is frozen"
+        )
+    start = fields.get("init_lora_weights", True)
+    if isinstance(start, str) and start not in _PLAIN_INITS:
+        raise UserError(
+            f"{CONFIG} has init_lora_weights={start!r}, which changes the base's "
+            "weights; wanted plain LoRA: convert it with peft's save_pretrained("
+            "path_initial_model_for_weight_conversion=...)"
+        )
+
+
+def _pairs(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """{"A", "B"} of each module that has LoRA factors, checked against each other."""
+    pairs: dict[str, dict[str, np.ndarray]] = {}
+    for name, x in tensors.items():
+        if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
+            pairs.setdefault(match[1], {})[match[2]] = x
+    for name, pair in pairs.items():
+        if len(pair) < 2:
+            raise UserError(f"{name} has lora_{min(pair)} alone; wanted both A and B")
+        ranks = pair["A"].shape[0], pair["B"].shape[-1]
+        if pair["A"].ndim != 2 or pair["B"].ndim != 2 or ranks[0] != ranks[1]:
+            raise UserError(
+                f"{name} has lora_A {pair['A'].shape} and lora_B {pair['B'].shape}; "
+                "wanted (r, d_in) and (d_out, r)"
+            )
+    return pairs
+
+
+def _pattern_value(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
+    """As peft finds it: the first key that matches the end of the name."""
+    for key, value in patterns.items():
+        if re.match(rf"(.*\.)?({key})$", name):
+            return value
+    return default
+
+
+def _scale_of(fields: Mapping[str, Any], name: str, rank: int) -> float:
+    alpha = _pattern_value(
+        fields.get("alpha_pattern") or {}, name, fields["lora_alpha"]
+    )
+    return alpha / (math.sqrt(rank) if fields.get("use_rslora") else rank)
+
+
+def from_peft(
+    config: EncoderConfig, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> Adapter:
+    """The adapter as compact factors of one rank, with what it says of the head.
+
+    Sites of a lower rank than the largest are filled up with zeros, and B takes up what
+    their scale differs by: the delta is the same, and `to_peft` takes the zeros off.
+
+    Raises:
+      UserError: no plain LoRA, or tensors that do not fit the base model.
+    """
+    check_kind(fields)
+    pairs, family = _pairs(tensors), config.family
+    found = {name: site_of(name, family) for name in pairs}
+    rank = max((p["A"].shape[0] for n, p in pairs.items() if found[n]), default=0)
+    if not rank:
+        raise UserError("the adapter has no LoRA factors of the encoder; wanted some")
+    lora = LoraConfig(
+        rank=rank,
+        alpha=float(fields["lora_alpha"]),
+        rslora=bool(fields.get("use_rslora")),
+        dropout=float(fields.get("lora_dropout") or 0),
+    )
+    whole = lora.alpha / (math.sqrt(rank) if lora.rslora else rank)
+    held: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    for name, site in found.items():
+        if site is not None:
+            ratio = _scale_of(fields, name, pairs[name]["A"].shape[0]) / whole
+            held[site] = _filled(name, pairs[name], site, config, rank, ratio)
+    sites = _sites(held, config)
+    factors = {
+        m: {f: np.stack([held[m, i][f] for i in s.layers]) for f in "ab"}
+        for m, s in sites.items()
+    }
+    deltas = _head_deltas(config, fields, {n: pairs[n] for n in pairs if not found[n]})
+    head = head_of(config, {n: x for n, x in tensors.items() if ".lora_" not in n})
+    lora = _with_targets(lora, sites, config)
+    return Adapter(lora, sites, factors, head, deltas)
+
+
+def _filled(
+    name: str,
+    pair: Mapping[str, np.ndarray],
+    site: tuple[str, int],
+    config: EncoderConfig,
+    rank: int,
+    ratio: float,
+) -> dict[str, np.ndarray]:
+    """A (I, R) and B (R, O) of a site from peft's tensors."""
+    module, layer = site
+    d_in, d_out = site_dims(config)[module]
+    got = pair["A"].shape[1], pair["B"].shape[0]
+    if got != (d_in, d_out) or layer >= config.layers:
+        raise UserError(
+            f"{name} adapts {got[0]} to {got[1]}; this base model has {config.layers} "
+            f"layers and {d_in} to {d_out} there: give the adapter's own --model"
+        )
+    for x in pair.values():
+        if x.dtype != np.float32 or not np.isfinite(x).all():
+            raise UserError(f"{name} holds no finite floats; wanted a whole adapter")
+    a, b = pair["A"].T, pair["B"].T
+    if ratio != 1:
+        b = (b * ratio).astype(np.float32)
+    more = rank - a.shape[1]
+    return {"a": np.pad(a, ((0, 0), (0, more))), "b": np.pad(b, ((0, more), (0, 0)))}
+
+
+def _sites(held: Iterable[tuple[str, int]], config: EncoderConfig) -> Sites:
+    dims, held = site_dims(config), list(held)
+    layers = {m: tuple(sorted(i for n, i in held if n == m)) for m in MODULES}
+    return {m: Site(*dims[m], own) for m, own in layers.items() if own}
+
+
+def _with_targets(lora: LoraConfig, sites: Sites, config: EncoderConfig) -> LoraConfig:
+    """The config whose targets and layers name exactly these sites."""
+    layers = {site.layers for site in sites.values()}
+    if len(layers) > 1:
+        fields = {"targets": target_regex(sites, config.family)}
+    else:
+        own = layers.pop()
+        every = own == tuple(range(config.layers))
+        fields = {"targets": tuple(sites), "layers": None if every else own}
+    return LoraConfig(lora.rank, lora.alpha, lora.rslora, lora.dropout, **fields)
+
+
+def _head_parts(config: EncoderConfig) -> dict[str, tuple[str, str]]:
+    """(part, leaf) by each name the head's tensors go by, prefix given or not."""
+    found = {}
+    for name, entry in names(config).items():
+        if entry.path.startswith("head/"):
+            _, part, leaf = entry.path.split("/")
+            found[name] = found[name.removeprefix(PREFIX[config.family])] = part, leaf
+    return found
+
+
+def head_of(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
+    """Parts of the head from the modules that were saved whole."""
+    known, head = _head_parts(config), {}
+    for name, x in tensors.items():
+        if name not in known:
+            raise UserError(
+                f"the adapter holds {name!r}; wanted LoRA factors and the head of a "
+                f"{config.family} sequence classifier only"
+            )
+        part, leaf = known[name]
+        head.setdefault(part, {})[leaf] = x.T.copy() if leaf == "kernel" else x
+    for part, leaves in head.items():
+        if len(leaves) < 2:
+            raise UserError(
+                f"the adapter holds {min(leaves)} alone of the head's {part}; wanted "
+                "weight and bias"
+            )
+    return head
+
+
+def _head_deltas(
+    config: EncoderConfig, fields: Mapping[str, Any], pairs: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Deltas of factors on dense layers of the head: it trains whole here."""
+    known, out = _head_parts(config), {}
+    for name, pair in pairs.items():
+        if f"{name}.weight" not in known:
+            raise UserError(
+                f"the adapter adapts {name}; wanted projections of the encoder: "
+                f"{', '.join(SHORT.values())}"
+            )
+        scale = _scale_of(fields, name, pair["A"].shape[0])
+        delta = scale * (pair["B"].astype(np.float64) @ pair["A"]).T
+        out[known[f"{name}.weight"][0]] = delta
+    return out

@@ -1,0 +1,207 @@
+"""Adapters of Hugging Face's peft: their two files as factors and head, both ways.
+
+`adapter_config.json` says rank, scale and places; `adapter_model.safetensors` holds
+lora_A (r, I) and lora_B (O, r) of each site and the modules that were saved whole, the
+head here. Our factors are (I, R) and (R, O), unscaled in both.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from etils import epath
+
+from hypelora_jax.interop.folder import read_file, read_json, write_bytes
+from hypelora_jax.interop.names import HF_HEAD, HF_MODULES, PREFIX
+from hypelora_jax.lora import Sites
+from hypelora_jax.models.presets import EncoderConfig
+from hypelora_jax.settings import LoraConfig
+from hypelora_jax.types import Lora, Params, UserError
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_ROOT = "base_model.model."
+_LAYERS = "encoder.layer"
+# what peft keeps whole: its own two names for a sequence classifier, and BERT's pooler
+SAVED = {
+    "roberta": ["classifier", "score"],
+    "bert": ["classifier", "score", "pooler"],
+}
+# the ends of names by which peft finds the modules of a list
+SHORT = {
+    "q": "query",
+    "k": "key",
+    "v": "value",
+    "o": "attention.output.dense",
+    "up": "intermediate.dense",
+    "down": "output.dense",  # also the end of o's name
+}
+
+
+def target_regex(sites: Sites, family: str) -> str:
+    """A regex that the names of these sites match whole, and no others of a model."""
+    found = []
+    for module, site in sites.items():
+        layers = "|".join(str(i) for i in sorted(site.layers))
+        name = re.escape(HF_MODULES[family][module])
+        found.append(name.replace(re.escape("{layer}"), f"(?:{layers})"))
+    return rf"(?:.*\.)?(?:{'|'.join(found)})"
+
+
+def targets(sites: Sites, family: str, num_layers: int) -> dict[str, Any]:
+    """Peft's `target_modules`, `layers_to_transform` and `layers_pattern`.
+
+    Names where modules share their layers, as people write them; else one regex.
+    """
+    layers = {tuple(sorted(site.layers)) for site in sites.values()}
+    if len(layers) > 1 or ("down" in sites and "o" not in sites):
+        return {"target_modules": target_regex(sites, family)}
+    own = list(layers.pop())
+    where = {"layers_to_transform": own, "layers_pattern": _LAYERS}
+    return {
+        "target_modules": [SHORT[m] for m in sites],
+        **({} if own == list(range(num_layers)) else where),
+    }
+
+
+def make_config(
+    lora: LoraConfig,
+    sites: Sites,
+    ranks: Mapping[str, int],
+    config: EncoderConfig,
+    base: str,
+    revision: str = "",
+) -> dict[str, Any]:
+    """Fields of adapter_config.json.
+
+    Args:
+      lora: rank, alpha, rsLoRA and dropout.
+      sites: all adapted sites.
+      ranks: rank in the file of each site, by its name with the family's prefix.
+      config: the base model.
+      base: `base_model_name_or_path`.
+      revision: commit of a hub model; "" where there is none.
+    """
+    odd = {name: r for name, r in ranks.items() if r != lora.rank}
+    whole = float(lora.alpha).is_integer()
+    return {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": base,
+        "revision": revision or None,
+        "r": lora.rank,
+        "lora_alpha": int(lora.alpha) if whole else lora.alpha,
+        "use_rslora": lora.rslora,
+        "lora_dropout": lora.dropout,
+        **targets(sites, config.family, config.layers),
+        "modules_to_save": SAVED[config.family],
+        "rank_pattern": odd,
+        "alpha_pattern": {n: _alpha_for(lora, r) for n, r in odd.items()},
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "inference_mode": True,
+    }
+
+
+def _alpha_for(lora: LoraConfig, rank: int) -> float:
+    """Alpha that gives a site of another rank the scale of all."""
+    share = rank / lora.rank
+    return lora.alpha * (math.sqrt(share) if lora.rslora else share)
+
+
+def _used_rank(a_IR: np.ndarray, b_RO: np.ndarray) -> int:
+    """Components up to the last that is not zero in both factors, one at least."""
+    used = np.any(a_IR != 0, axis=0) | np.any(b_RO != 0, axis=1)
+    return max(1, int(np.max(np.flatnonzero(used), initial=0)) + 1)
+
+
+def to_peft(
+    config: EncoderConfig, parts: Iterable[tuple[Sites, Lora]], head: Params
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """(tensors by peft's names, rank of each site by its name), float32.
+
+    Args:
+      config: the base model.
+      parts: compact trees on disjoint layers, unscaled.
+      head: the trained head, saved whole.
+    """
+    tensors, ranks = {}, {}
+    prefix, patterns = PREFIX[config.family], HF_MODULES[config.family]
+    for sites, lora in parts:
+        for module, site in sites.items():
+            for row, layer in enumerate(site.layers):
+                name = prefix + patterns[module].format(layer=layer)
+                a, b = (np.asarray(lora[module][f][row], np.float32) for f in "ab")
+                ranks[name] = r = _used_rank(a, b)
+                tensors[f"{_ROOT}{name}.lora_A.weight"] = a.T[:r]
+                tensors[f"{_ROOT}{name}.lora_B.weight"] = b.T[:, :r]
+    for part, name in HF_HEAD[config.family].items():
+        tensors[f"{_ROOT}{name}.weight"] = np.asarray(head[part]["kernel"]).T
+        tensors[f"{_ROOT}{name}.bias"] = np.asarray(head[part]["bias"])
+    own = {n: np.ascontiguousarray(x, np.float32) for n, x in tensors.items()}
+    return dict(sorted(own.items())), ranks
+
+
+def write(
+    folder: epath.Path, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> None:
+    """The two files of an adapter, the config last: what has one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = safetensors.numpy.save(dict(tensors), metadata={"format": "pt"})
+    write_bytes(folder / TENSORS, data)
+    write_bytes(folder / CONFIG, (json.dumps(dict(fields), indent=2) + "\n").encode())
+
+
+def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """(config, tensors by plain name) of an adapter's folder.
+
+    Plain names lack peft's root, its adapter name and its wrappers.
+
+    Raises:
+      UserError: a file is missing or damaged, or the weights are a pickle.
+    """
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"{folder} has no {CONFIG}; wanted the folder of a peft adapter, "
+            "as its save_pretrained writes it"
+        )
+    fields = read_json(folder / CONFIG)
+    if not (folder / TENSORS).exists():
+        pickled = (folder / "adapter_model.bin").exists()
+        got = "only adapter_model.bin, a pickle" if pickled else "no weights"
+        raise UserError(
+            f"{folder} has {got}; wanted {TENSORS}: load the adapter with peft where "
+            "you trust it and call save_pretrained"
+        )
+    tensors: dict[str, np.ndarray] = {}
+    for name, x in read_file(folder / TENSORS).items():
+        short = plain(name)
+        if short in tensors:
+            raise UserError(
+                f"{folder / TENSORS} holds {short} twice; wanted one adapter: export "
+                "one of them"
+            )
+        if ".original_module." not in short:  # older versions kept the untrained head
+            tensors[short] = x
+    return fields, tensors
+
+
+def plain(name: str) -> str:
+    """A tensor's name without peft's root, wrappers and adapter name."""
+    name = name.removeprefix(_ROOT)
+    name = re.sub(r"\.modules_to_save\.\w+(?=\.)", "", name, count=1)
+    return re.sub(r"\.lora_([AB])\.\w+\.weight$", r".lora_\1.weight", name)
+
+
+def site_of(name: str, family: str) -> tuple[str, int] | None:
+    """(module, layer) of a projection's name, with or without the family's prefix."""
+    short = name.removeprefix(_ROOT).removeprefix(PREFIX[family])
+    for module, pattern in HF_MODULES[family].items():
+        regex = re.escape(pattern).replace(re.escape("{layer}"), r"(\d+)")
+        if match := re.fullmatch(regex, short):
+            return module, int(match[1])
+    return None

@@ -1,0 +1,33 @@
+"""The chosen checkpoint of a run folder, read back without training."""
+
+import jax
+from etils import epath
+
+from hypelora_jax.sharding.mesh import replicated
+from hypelora_jax.train import setup
+from hypelora_jax.train.checkpoints import Checkpoints
+from hypelora_jax.train.setup import Workbench
+from hypelora_jax.train.state import TrainState
+from hypelora_jax.types import Params, UserError
+
+
+def chosen(
+    bench: Workbench, workdir: epath.Path, total_steps: int
+) -> tuple[TrainState, Params, jax.Array, int]:
+    """(state, frozen, alpha, step) of the chosen checkpoint of a run folder.
+
+    Raises:
+      UserError: the folder holds no complete checkpoint.
+    """
+    with Checkpoints(workdir) as saved:
+        step = saved.best()
+        if step is None:
+            raise UserError(
+                f"{workdir} holds no complete checkpoint; wanted a run trained for an "
+                "epoch at least: run hypelora train with the same --workdir"
+            )
+        state, _, alpha = setup.start(bench, total_steps)
+        own, whole = setup.own_frozen(bench.frozen), replicated(bench.mesh)
+        got = saved.restore(step, state, own, sharding=whole)
+        frozen = setup.with_own(bench.frozen, got.frozen)
+        return got.state, frozen, alpha(max(step - 1, 0)), step

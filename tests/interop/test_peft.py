@@ -1,0 +1,321 @@
+"""Adapters of peft: out, in and out again to the bit, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import benches
+import jax
+import numpy as np
+import pytest
+from parity import golden
+from safetensors.numpy import load_file, save_file
+
+from hypelora_jax import cli, evaluate, exports, folder, imports
+from hypelora_jax.interop import adapter, base, hf, peft
+from hypelora_jax.models.presets import preset
+from hypelora_jax.types import UserError
+
+GOLDEN = golden.ROOT / "peft_adapter"
+BASE = golden.ROOT / "base"
+
+
+def fields_of(path) -> dict:
+    return json.loads((path / peft.CONFIG).read_text())
+
+
+def same_tensors(left, right) -> None:
+    one, two = load_file(left / peft.TENSORS), load_file(right / peft.TENSORS)
+    assert one.keys() == two.keys()
+    for name, x in one.items():
+        np.testing.assert_array_equal(two[name], x, err_msg=name, strict=True)
+
+
+# every mode is loaded by peft itself in tests/oracle/test_peft.py
+CASES = [
+    ("lora", "binary"),
+    ("mlp_blended", "binary"),
+    ("mlp_random", "regression"),
+    ("transformer", "three"),
+    ("hyper_and_static", "binary"),
+    ("uneven", "binary"),
+    ("rslora", "binary"),
+]
+
+
+@pytest.mark.parametrize(("mode", "task"), CASES)
+def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
+    run = benches.run_folder(tmp_path / "run", mode, task)
+    (first,) = exports.export(str(run), str(tmp_path / "first"))
+    back = imports.import_adapter(str(first), str(tmp_path / "back"))
+    (second,) = exports.export(str(back), str(tmp_path / "second"))
+    same_tensors(first, second)
+    one, two = fields_of(first), fields_of(second)
+    differ = {n for n in one if one[n] != two[n]}
+    assert differ <= {"base_model_name_or_path"}
+    got, wanted = (benches.logits(r, benches.batch()) for r in (back, run))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+    if mode.startswith("lora"):
+        np.testing.assert_array_equal(got, wanted)
+    plain = {"alpha_pattern": {}, "rank_pattern": {}, "bias": "none"}
+    assert plain.items() <= one.items() and one["task_type"] == "SEQ_CLS"
+
+
+@pytest.mark.parametrize(
+    ("mode", "task"), [("hyper_and_static", "three"), ("uneven", "regression")]
+)
+def test_the_merged_folder_gives_the_runs_logits(mode, task, tmp_path):
+    run = benches.run_folder(tmp_path / "run", mode, task)
+    (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged")
+    config = json.loads((merged / "config.json").read_text())
+    labels = benches.TASKS[task].labels or ("LABEL_0",)
+    assert config["id2label"] == {str(i): x for i, x in enumerate(labels)}
+    held = base.resolve(str(merged))
+    params = base.load(held, len(labels), jax.random.key(9))
+    opened = evaluate.open_run(str(run))
+    batch = benches.batch()
+    got = jax.jit(opened.bench.model.predictor.classify)(params, {}, batch)
+    np.testing.assert_allclose(got, benches.logits(run, batch), rtol=0, atol=1e-5)
+
+
+def test_the_golden_adapter_comes_in_and_goes_out_key_for_key(tmp_path):
+    back = tmp_path / "back"
+    flags = [f"--adapter={GOLDEN}", f"--model={BASE}", f"--workdir={back}"]
+    assert cli.main(["import", *flags]) == 0
+    run = evaluate.open_run(str(back))
+    predict = jax.jit(run.bench.model.predictor.predict)
+    got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
+    wanted = golden.load("baseline_lora.npz")["end_logits"]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
+    out = tmp_path / "out"
+    assert cli.main(["export", f"--workdir={back}", f"--output={out}"]) == 0
+    same_tensors(GOLDEN, out)
+    ours, theirs = fields_of(out), fields_of(GOLDEN)
+    for name in ("r", "lora_alpha", "use_rslora", "task_type", "peft_type", "bias"):
+        assert ours[name] == theirs[name]
+    for name in ("target_modules", "modules_to_save"):
+        assert sorted(ours[name]) == sorted(theirs[name])
+
+
+def bert_folder(path):
+    """A tiny BERT: its own words, a pooler, no classifier."""
+    config = preset("tiny")
+    config = dataclasses.replace(config, family="bert", pad_id=0, type_vocab=2)
+    backbone = base.encoder(config).init(jax.random.key(0))
+    head = base.head(config, 2).init(jax.random.key(1))
+    tensors = hf.to_hf(config, {"backbone": backbone, "head": head})
+    hf.write_folder(path, hf.make_config(config), tensors, "float32")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+    (path / "vocab.txt").write_text("\n".join(words))
+    return path
+
+
+def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
+    model = bert_folder(tmp_path / "bert")
+    run = benches.run_folder(tmp_path / "run", model=str(model))
+    (first,) = exports.export(str(run), str(tmp_path / "first"))
+    assert "pooler" in fields_of(first)["modules_to_save"]
+    names = sorted(n for n in load_file(first / peft.TENSORS) if "pooler" in n)
+    assert names == [f"base_model.model.bert.pooler.dense.{x}" for x in _LEAVES]
+    # as target_modules=["dense"] does: factors on the pooler, which is not saved
+    tensors = load_file(first / peft.TENSORS)
+    kept = {n: x for n, x in tensors.items() if "pooler" not in n}
+    rng, root = np.random.default_rng(0), "base_model.model.bert.pooler.dense"
+    a, b = (rng.normal(size=s).astype(np.float32) for s in ((3, 32), (32, 3)))
+    kept |= {f"{root}.lora_A.weight": a, f"{root}.lora_B.weight": b}
+    save_file(kept, first / peft.TENSORS)
+    back = imports.import_adapter(str(first), str(tmp_path / "back"))
+    got = np.asarray(evaluate.open_run(str(back)).trainable["head"]["dense"]["kernel"])
+    own = hf.read_tensors(model)["bert.pooler.dense.weight"]
+    np.testing.assert_allclose(got, (own + 5 / 3 * b @ a).T, rtol=1e-5, atol=1e-6)
+
+
+_LEAVES = ("bias", "weight")
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_ranks_and_alphas_of_single_sites(rslora):
+    config = base.resolve("random:tiny").config
+    rng = np.random.default_rng(0)
+    root, tensors = "roberta.encoder.layer.", {}
+    ranks = {"0.attention.self.query": 2, "1.attention.self.query": 4}
+    for site, r in ranks.items():
+        for f, shape in (("A", (r, 32)), ("B", (32, r))):
+            x = rng.normal(size=shape).astype(np.float32)
+            tensors[f"{root}{site}.lora_{f}.weight"] = x
+    fields = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": rslora}
+    fields |= {"rank_pattern": {"layer.0.attention.self.query": 2}}
+    fields |= {"alpha_pattern": {r"0\.attention.self.query": 3}}
+    got = adapter.from_peft(config, fields, tensors)
+    assert got.lora.rank == 4 and got.sites["q"].layers == (0, 1)
+    root_of = np.sqrt if rslora else (lambda r: r)
+    for layer, (alpha, r) in enumerate(((3, 2), (8, 4))):
+        site = f"{root}{layer}.attention.self.query"
+        a, b = (tensors[f"{site}.lora_{f}.weight"] for f in "AB")
+        delta = 8 / root_of(4) * got.factors["q"]["a"][layer]
+        delta = delta @ got.factors["q"]["b"][layer]
+        np.testing.assert_allclose(delta, alpha / root_of(r) * (b @ a).T, 1e-4, 1e-5)
+    head = {"dense": _zeros(32, 32), "out": _zeros(32, 2)}
+    out, found = peft.to_peft(config, [(got.sites, got.factors)], head)
+    fields = peft.make_config(got.lora, got.sites, found, config, "x")
+    short = f"{root}0.attention.self.query"
+    assert fields["rank_pattern"] == {short: 2}
+    assert fields["alpha_pattern"][short] == pytest.approx(8 * root_of(2) / root_of(4))
+    again = adapter.from_peft(
+        config, fields, {peft.plain(n): x for n, x in out.items()}
+    )
+    for f in "ab":
+        np.testing.assert_array_equal(again.factors["q"][f], got.factors["q"][f])
+
+
+def _zeros(i, o):
+    return {"kernel": np.zeros((i, o), np.float32), "bias": np.zeros(o, np.float32)}
+
+
+def test_calibrated_divides_the_last_layer(tmp_path):
+    run = benches.run_folder(tmp_path / "run", "mlp", "three", temperature=1.7)
+    (plain,) = exports.export(str(run), str(tmp_path / "plain"))
+    (divided,) = exports.export(str(run), str(tmp_path / "divided"), calibrated=True)
+    one, two = load_file(plain / peft.TENSORS), load_file(divided / peft.TENSORS)
+    for name, x in one.items():
+        by = 1.7 if ".out_proj." in name else 1.0
+        np.testing.assert_allclose(two[name], x / by, rtol=1e-6)
+    assert "divided by the temperature 1.7" in (divided / "README.md").read_text()
+    assert "logits / 1.7" in (plain / "README.md").read_text()
+    assert "logits / " not in (divided / "README.md").read_text()
+    line = json.dumps({"text": "ab", "text_b": "cd"})
+    answers = []
+    for name in (plain, divided):
+        back = imports.import_adapter(str(name), str(tmp_path / f"back_{name.name}"))
+        answers.append(json.loads(next(evaluate.predict_lines(str(back), [line]))))
+    answers.append(json.loads(next(evaluate.predict_lines(str(run), [line]))))
+    for answer in answers[1:]:
+        for label, p in answers[0]["probs"].items():
+            assert answer["probs"][label] == pytest.approx(p, abs=1e-6)
+
+
+def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
+    run = str(benches.run_folder(tmp_path / "run"))
+    with pytest.raises(UserError, match="no temperature was fitted"):
+        exports.export(run, str(tmp_path / "out"), calibrated=True)
+    monkeypatch.setattr(exports, "temperature_of", lambda run: (None, "isotonic"))
+    with pytest.raises(UserError, match="'isotonic', which no division"):
+        exports.export(run, str(tmp_path / "out"), calibrated=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"], "nothing half written"
+    monkeypatch.undo()
+    score = str(benches.run_folder(tmp_path / "score", task="regression"))
+    with pytest.raises(UserError, match="is a regression"):
+        exports.export(score, str(tmp_path / "out"), calibrated=True)
+
+
+def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
+    run = benches.run_folder(tmp_path / "run")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("mine")
+    assert cli.main(["export", f"--workdir={run}", f"--output={full}"]) == 2
+    flags = [f"--adapter={GOLDEN}", f"--model={BASE}", f"--workdir={full}"]
+    assert cli.main(["import", *flags]) == 2
+    assert capsys.readouterr().err.count("is not empty") == 2
+    assert [p.name for p in full.iterdir()] == ["thesis.txt"]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert exports.export(str(run), str(empty)) == [folder.absolute(str(empty))]
+
+
+def test_methods_without_an_adapter_leave_merged_only(tmp_path):
+    config = benches.settings(method="head")
+    run = str(benches.save(tmp_path / "run", benches.bench(config)))
+    with pytest.raises(UserError, match="trains no adapter; wanted --format=merged"):
+        exports.export(run, str(tmp_path / "out"))
+    exports.export(run, str(tmp_path / "out"), "merged")
+    with pytest.raises(UserError, match="format is 'onnx'; wanted one of peft"):
+        exports.export(run, str(tmp_path / "other"), "onnx")
+
+
+def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
+    seeds = tmp_path / "seeds"
+    for i in range(3):
+        benches.run_folder(seeds / f"seed_{i}")
+    out = exports.export(str(seeds), str(tmp_path / "all"))
+    assert [p.name for p in out] == ["seed_0", "seed_1", "seed_2"]
+    out = exports.export(str(seeds), str(tmp_path / "two"), only=["seed_0", "seed_2"])
+    assert [p.name for p in out] == ["seed_0", "seed_2"]
+    with pytest.raises(UserError, match="no 'seed_7'; wanted some of seed_0"):
+        exports.export(str(seeds), str(tmp_path / "none"), only=["seed_7"])
+    config = benches.settings("mlp", hyper=benches.HYPER | {"cond": "given"})
+    made = benches.bench(config)
+    run = str(benches.save(tmp_path / "given", made))
+    cond_KSC = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    out = exports.export(run, str(tmp_path / "conditions"), cond=cond_KSC)
+    (one,) = exports.export(run, str(tmp_path / "one"), cond=cond_KSC[1])
+    same_tensors(out[1], one)
+    b = "base_model.model.roberta.encoder.layer.0.attention.self.query.lora_B.weight"
+    first, second = (load_file(p / peft.TENSORS)[b] for p in out[:2])
+    assert np.abs(first - second).max() > 0
+    with pytest.raises(UserError, match="batch\\['cond'\\]"):
+        exports.export(run, str(tmp_path / "nothing"))
+
+
+def adapter_with(tmp_path, tensors=None, **fields):
+    """The golden adapter with other fields, or other tensors."""
+    path = tmp_path / "changed"
+    shutil.copytree(GOLDEN, path)
+    (path / peft.CONFIG).write_text(json.dumps(fields_of(GOLDEN) | fields))
+    if tensors:
+        kept = load_file(GOLDEN / peft.TENSORS) | tensors
+        kept = {n: np.ascontiguousarray(x) for n, x in kept.items()}
+        save_file(kept, path / peft.TENSORS)
+    return path
+
+
+ROOT = "base_model.model."
+NINTH = f"{ROOT}roberta.encoder.layer.9.attention.self.query"
+FIRST = f"{ROOT}roberta.encoder.layer.0.attention.self.query"
+X = np.ones((4, 32), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tensors", "message"),
+    [
+        ({"peft_type": "IA3"}, None, "peft_type='IA3'; wanted LORA"),
+        ({"use_dora": True}, None, "use_dora=True; wanted plain LoRA"),
+        ({"bias": "all"}, None, "bias='all'; wanted none"),
+        ({"init_lora_weights": "pissa"}, None, "'pissa', which changes the base"),
+        ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has lora_A alone"),
+        ({}, {f"{ROOT}roberta.embeddings.word.weight": X}, "adapter holds 'roberta.em"),
+        (
+            {},
+            {f"{NINTH}.lora_A.weight": X, f"{NINTH}.lora_B.weight": X.T},
+            "has 3 layers",
+        ),
+        (
+            {},
+            {f"{ROOT}classifier.out_proj.bias": np.ones(3, "f")},
+            "out/bias has shape",
+        ),
+        ({}, {f"{FIRST}.lora_A.weight": X * np.nan}, "no finite floats"),
+    ],
+)
+def test_adapters_that_cannot_come_in(fields, tensors, message, tmp_path):
+    path = adapter_with(tmp_path, tensors, **fields)
+    with pytest.raises(UserError, match=message):
+        imports.import_adapter(str(path), str(tmp_path / "run"), str(BASE))
+
+
+def test_folders_that_are_no_adapter(tmp_path):
+    with pytest.raises(UserError, match="has no adapter_config.json"):
+        imports.import_adapter(str(BASE), str(tmp_path / "run"))
+    path = adapter_with(tmp_path)
+    (path / peft.TENSORS).rename(path / "adapter_model.bin")
+    with pytest.raises(UserError, match="a pickle; wanted"):
+        imports.import_adapter(str(path), str(tmp_path / "run"), str(BASE))
+
+
+def test_a_run_without_data_predicts_and_says_what_else_it_wants(tmp_path):
+    back = str(tmp_path / "back")
+    imports.import_adapter(str(GOLDEN), back, str(BASE))
+    (line,) = evaluate.predict_lines(back, ['{"text": "a b"}'])
+    assert set(json.loads(line)["probs"]) == {"LABEL_0", "LABEL_1"}
+    with pytest.raises(UserError, match="config.data.train is empty"):
+        evaluate.evaluate(back)

@@ -1,0 +1,182 @@
+"""Stock peft and transformers load what we export, and get our logits."""
+
+import contextlib
+import io
+import json
+import re
+
+import benches
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+from parity import golden
+
+from hypelora_jax import evaluate, exports, imports
+from hypelora_jax.interop import hf
+from hypelora_jax.interop.base import resolve
+
+# peft 0.21 asks transformers 5.23 for a name that goes with its version 6
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)
+BASE = str(golden.ROOT / "base")
+TASKS = ("binary", "three", "regression")
+# every mode once, with the three tasks in turn, and all tasks of one
+CASES = [(mode, TASKS[i % 3]) for i, mode in enumerate(benches.MODES)]
+CASES += [("mlp", task) for task in TASKS if ("mlp", task) not in CASES]
+AUTO = transformers.AutoModelForSequenceClassification
+TEXTS = ("A plain sentence.", "Not the same, but longer than the other one!", "é")
+
+
+def batch_of(config, rows: int = 8, tokens: int = 14):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, config.vocab, (rows, tokens)).astype(np.int32)
+    lengths = rng.integers(4, tokens + 1, rows)
+    mask = np.arange(tokens)[None] < lengths[:, None]
+    ids = np.where(mask, ids, config.pad_id).astype(np.int32)
+    types = np.zeros_like(ids)
+    if config.family == "bert":
+        types = ((np.arange(tokens)[None] >= lengths[:, None] // 2) & mask).astype("i4")
+    return {"ids": ids, "mask": mask, "types": types}
+
+
+def torch_logits(model, batch):
+    inputs = {
+        "input_ids": torch.from_numpy(batch["ids"]).long(),
+        "attention_mask": torch.from_numpy(batch["mask"]).long(),
+    }
+    if model.config.model_type == "bert":
+        inputs["token_type_ids"] = torch.from_numpy(batch["types"]).long()
+    with torch.no_grad():
+        return model.eval()(**inputs).logits.numpy()
+
+
+def load_adapter(path, base, outputs):
+    model = AUTO.from_pretrained(base, num_labels=outputs, ignore_mismatched_sizes=True)
+    return peft.PeftModel.from_pretrained(model, str(path))
+
+
+def check(run, tmp_path, base, task, tolerance):
+    """Adapter and merged folder against the run; how far the adapter is from none."""
+    config = evaluate.open_run(str(run)).bench.base.config
+    batch, outputs = batch_of(config), benches.TASKS[task].num_outputs
+    wanted = benches.logits(run, batch)
+    (adapter,) = exports.export(str(run), str(tmp_path / "adapter"))
+    (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged")
+    loaded = load_adapter(adapter, base, outputs)
+    got = torch_logits(loaded, batch)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
+    assert np.abs(benches.without_adapter(run, batch) - wanted).max() > 20 * tolerance
+    whole, info = AUTO.from_pretrained(str(merged), output_loading_info=True)
+    assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
+    assert whole.config.num_labels == outputs
+    got = torch_logits(whole, batch)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
+    return adapter
+
+
+@pytest.mark.parametrize(("mode", "task"), CASES)
+def test_every_mode_on_the_golden_base(mode, task, tmp_path):
+    run = benches.run_folder(tmp_path / "run", mode, task, model=BASE)
+    check(run, tmp_path, BASE, task, 1e-5)
+
+
+def test_minilm(tmp_path):
+    run = benches.run_folder(tmp_path / "run", "mlp", "three", model="minilm")
+    adapter = check(run, tmp_path, str(resolve("minilm").folder), "three", 1e-4)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    name = "sentence-transformers/all-MiniLM-L6-v2"
+    assert config["base_model_name_or_path"] == name
+    assert f"base_model: {name}" in (adapter / "README.md").read_text()
+
+
+def test_a_random_roberta_base(tmp_path):
+    run = benches.run_folder(tmp_path / "run", "mlp", model="random:roberta_base")
+    check(run, tmp_path, str(tmp_path / "adapter" / "base"), "binary", 1e-4)
+
+
+def test_the_golden_adapter_after_its_journey(tmp_path):
+    golden_adapter = str(golden.ROOT / "peft_adapter")
+    imports.import_adapter(golden_adapter, str(tmp_path / "run"), BASE)
+    (out,) = exports.export(str(tmp_path / "run"), str(tmp_path / "out"))
+    batch = {n: np.array(x) for n, x in golden.batch().items()}
+    one, two = (
+        torch_logits(load_adapter(p, BASE, 2), batch) for p in (golden_adapter, out)
+    )
+    np.testing.assert_array_equal(one, two)
+    wanted = golden.load("baseline_lora.npz")["end_logits"]
+    np.testing.assert_allclose(two, wanted, rtol=0, atol=1e-4)
+
+
+def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
+    torch.manual_seed(0)
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS",
+        r=4,
+        lora_alpha=8,
+        target_modules=["query", "dense"],
+        rank_pattern={"layer.1.attention.self.query": 2},
+        alpha_pattern={"layer.0.attention.self.query": 5},
+        init_lora_weights=False,
+    )
+    model = peft.get_peft_model(AUTO.from_pretrained(BASE, num_labels=3), config)
+    model.save_pretrained(tmp_path / "theirs")
+    back = tmp_path / "back"
+    imports.import_adapter(str(tmp_path / "theirs"), str(back), BASE)
+    batch = batch_of(hf.load_config(BASE))
+    wanted = torch_logits(model, batch)
+    np.testing.assert_allclose(benches.logits(back, batch), wanted, rtol=0, atol=1e-5)
+    (out,) = exports.export(str(back), str(tmp_path / "out"))
+    got = torch_logits(load_adapter(out, BASE, 3), batch)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+    fields = json.loads((out / "adapter_config.json").read_text())
+    assert list(fields["rank_pattern"].values()) == [2]
+
+
+def answers(run, texts, pair):
+    rows = [{"text": t} | ({"text_b": t[::-1]} if pair else {}) for t in texts]
+    lines = evaluate.predict_lines(str(run), map(json.dumps, rows))
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_pipeline_gives_the_labels_and_scores_of_predict(task, calibrated, tmp_path):
+    if task == "regression":
+        calibrated = False
+    temperature = 1.8 if calibrated else None
+    run = benches.run_folder(tmp_path / "run", "mlp", task, temperature)
+    (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged", calibrated)
+    pair = benches.TASKS[task].pair
+    pipe = transformers.pipeline("text-classification", str(merged), device="cpu")
+    for text, answer in zip(TEXTS, answers(run, TEXTS, pair), strict=True):
+        given = {"text": text} | ({"text_pair": text[::-1]} if pair else {})
+        got = pipe(given, top_k=None, truncation=True)
+        if task == "regression":
+            (score,) = got
+            assert score["score"] == pytest.approx(answer["score"], abs=1e-4)
+            continue
+        assert got[0]["label"] == answer["label"]
+        scores = {x["label"]: x["score"] for x in got}
+        assert scores == pytest.approx(answer["probs"], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["peft", "merged"])
+@pytest.mark.parametrize("task", ["three", "regression"])
+def test_the_code_of_the_card_runs_and_agrees(kind, task, tmp_path, monkeypatch):
+    temperature = 1.8 if task == "three" else None
+    run = benches.run_folder(tmp_path / "run", "transformer", task, temperature)
+    monkeypatch.chdir(tmp_path)
+    exports.export(str(run), "out", kind)
+    text = (tmp_path / "out" / "README.md").read_text()
+    code = re.search(r"```python\n(.+?)```", text, re.S)[1]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(code, {})
+    got = [float(x) for x in re.findall(r"-?\d\.\d+(?:e-?\d+)?", said.getvalue())]
+    line = json.dumps({"text": "A text.", "text_b": "Another one."})
+    answer = json.loads(next(evaluate.predict_lines(str(run), [line])))
+    wanted = list(answer["probs"].values()) if task == "three" else [answer["score"]]
+    assert got == pytest.approx(wanted, abs=2e-4)
