@@ -14,7 +14,7 @@ ROOT = Path(hypelora_jax.__file__).parent
 LAYERS = (
     ("types",),
     ("trees", "rng", "choices", "store", "lock"),
-    ("settings",),
+    ("settings", "flags"),
     ("lora",),
     ("calibration",),
     ("sharding",),
