@@ -53,13 +53,23 @@ def test_what_is_summed_over_chips_is_the_adapters_gradient(method):
     assert found.fits and found.roofline is None  # a CPU has no published figures
 
 
-def test_the_state_planned_for_is_the_state_trained():
-    config = settings()
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"uncertainty": {"kind": "deep_ensemble", "samples": 2}},
+        {"uncertainty": {"kind": "hyper_ensemble", "samples": 2}},
+    ],
+    ids=["plain", "seeds", "conditions"],
+)
+def test_the_state_planned_for_is_the_state_trained(sections):
+    config = settings(**sections)
     where = topology("cpu-1")
     corpus = setup.load_corpus(config)
     bench = setup.workbench(config, corpus.task)
     state, _, _ = setup.start(bench, 10)
-    planned, frozen, _ = program.build(config, where).arguments
+    step = program.build(config, where)
+    planned, frozen, _ = step.arguments
 
     def shapes(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -67,6 +77,8 @@ def test_the_state_planned_for_is_the_state_trained():
     assert shapes(planned) == shapes(state)
     assert shapes(frozen) == shapes(bench.frozen)
     assert program.bytes_on_one(planned.params) == trees.nbytes(state.params)
+    made, _ = step.function.trace(*step.arguments).out_info
+    assert shapes(made) == shapes(state)
 
 
 def test_two_hundred_and_fifty_six_chips_sum_no_more_than_four():

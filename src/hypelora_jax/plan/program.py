@@ -25,8 +25,9 @@ from hypelora_jax.sharding.mesh import (
     make_mesh,
     replicated,
 )
+from hypelora_jax.train import members
 from hypelora_jax.train.optim import blend_alpha, loss_temperature, optimizer
-from hypelora_jax.train.state import TrainState, init_state
+from hypelora_jax.train.state import TrainState
 from hypelora_jax.train.step import build_step
 from hypelora_jax.types import Params, UserError
 
@@ -102,6 +103,9 @@ def build(settings: Settings, topology: Topology) -> Step:
         accumulate=optim.accumulate,
         cond_rank=cond_rank,
         temperature=loss_temperature(settings.loss, STEPS),
+        skip_nonfinite=optim.skip_nonfinite > 0,
+        conditions=members.conditions(settings),
+        seeds=members.seeds(settings),
     )
     where = (*shardings(state, frozen, mesh), batch_shardings(mesh, cond_rank))
     return Step(step, placed((state, frozen, batch), where), model, mesh, rows)
@@ -150,8 +154,9 @@ def abstract(
 
     def make(key) -> tuple:
         params = assemble.init_params(model, key, bases.load(base, outputs, key))
-        trainable, frozen = assemble.split(settings, params)
-        return init_state(trainable, tx, key), frozen
+        parts = [assemble.split(settings, params)] * members.seeds(settings)
+        trainable, frozen = parts[0] if len(parts) == 1 else members.stack(parts)
+        return members.start(trainable, tx, [key] * len(parts)), frozen
 
     return *jax.eval_shape(make, jax.eval_shape(lambda: jax.random.key(0))), tx
 
