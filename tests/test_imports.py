@@ -28,6 +28,7 @@ LAYERS = (
     ("folder",),
     ("overview", "posthoc", "uncertainty"),
     ("evaluate",),
+    ("notes",),
     ("runs", "prepare", "recalibrate", "answers", "plan", "exports"),
     ("imports",),
     ("doctor", "exits"),

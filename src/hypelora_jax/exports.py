@@ -1,28 +1,31 @@
 """A run as files that peft and transformers load: adapter or merged model, and card."""
 
-import json
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from hypelora_jax import evaluate, folder, lora, store, trees
-from hypelora_jax.calibration import calibrators
+from hypelora_jax import evaluate, folder, lora, notes, store, trees
 from hypelora_jax.data.tokenize import hugging_face_files
 from hypelora_jax.evaluate import Fitted
 from hypelora_jax.interop import hf, peft
 from hypelora_jax.lora import Sites
-from hypelora_jax.report import card as cards
-from hypelora_jax.train import validate
+from hypelora_jax.train import members
 from hypelora_jax.types import MODULES, Lora, Params, UserError
 
 FORMATS = ("peft", "merged")
-NOTE = "hypelora.json"  # what `import` reads to make a whole run again
 Compact = list[tuple[Sites, Lora]]
+
+
+class Adapted(NamedTuple):
+    """One adapter: its compact factors, and the whole tree they belong to."""
+
+    compact: Compact
+    params: Params
 
 
 def export(
@@ -35,8 +38,8 @@ def export(
 ) -> list[epath.Path]:
     """Write a run as a peft adapter or a merged model; the folders written.
 
-    A folder of seeds, and a hyper-network with several conditions, give one folder for
-    each below `output`: seed_0, ..., condition_0, ...
+    A folder of seeds, an ensemble, and a hyper-network with several conditions give one
+    folder for each below `output`: seed_0, ..., member_0, ..., condition_0, ...
 
     Args:
       workdir: run folder, or folder of seeds.
@@ -64,10 +67,10 @@ def export(
             made = _chosen(made, () if seeds else only)
         elif only and not seeds:
             raise UserError(f"{workdir} has one adapter; wanted no choice, got {only}")
-        for part, compact in made.items():
+        for part, adapted in made.items():
             names = [n for n in (name, part) if n]
             last = target.joinpath(*names)
-            _whole(last, "/".join([output, *names]), run, compact, kind, calibrated)
+            _whole(last, "/".join([output, *names]), run, adapted, kind, calibrated)
             written.append(last)
     return written
 
@@ -98,14 +101,26 @@ def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
     return {name: x for name, x in named.items() if not only or name in only}
 
 
-def adapters(run: Fitted, cond: Any = None) -> dict[str, Compact]:
-    """Compact factors of each condition, by name; one condition has the name "".
+def adapters(run: Fitted, cond: Any = None) -> dict[str, Adapted]:
+    """Adapter of each member of an ensemble and each condition; "" where there is one.
 
     They are those of evaluation: alpha of the last finished step, the A of mode
     `random` that is kept, no dropout.
     """
+    settings, out = run.bench.settings, {}
+    for k in range(members.count(settings)):
+        own = members.member(settings, run.trainable, run.frozen, k)
+        params = trees.union(*own)
+        name = f"member_{k}" if members.count(settings) > 1 else ""
+        for part, compact in _conditions(run, params, cond).items():
+            key = "_".join(n for n in (name, part) if n)
+            out[key] = Adapted(compact, params)
+    return out
+
+
+def _conditions(run: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
+    """Compact factors of each condition, by name; one condition has the name ""."""
     parts = run.bench.model.parts
-    params = trees.union(run.trainable, run.frozen)
     if parts.hyper is None:
         return {"": run.bench.model.predictor.compact(params, {}, run.alpha)}
     given = {} if cond is None else {"cond": jnp.asarray(cond)}
@@ -121,22 +136,6 @@ def adapters(run: Fitted, cond: Any = None) -> dict[str, Compact]:
     return {f"condition_{k}": one(c) for k, c in enumerate(conds)}
 
 
-def temperature_of(run: Fitted) -> tuple[float | None, str]:
-    """(what divides the logits, kind of calibrator); None: it is no temperature.
-
-    The kind is "" where nothing was fitted or learned.
-    """
-    file = run.workdir / "calibrator.json"
-    learned = validate.train_temperature(run.trainable)
-    if not file.exists():
-        return learned, "temperature" if learned != 1 else ""
-    state = calibrators.from_json(file.read_text())
-    kind = json.loads(file.read_text())["kind"]
-    if isinstance(state, calibrators.Temperature):
-        return state.temperature, kind
-    return (1.0, "") if isinstance(state, calibrators.Identity) else (None, kind)
-
-
 def _head(run: Fitted, params: Params, calibrated: bool) -> Params:
     """The head as it is written: on the host, divided by the temperature if wanted."""
     head = jax.tree.map(np.asarray, params["head"])
@@ -144,7 +143,12 @@ def _head(run: Fitted, params: Params, calibrated: bool) -> Params:
         return head
     if run.bench.task.kind == "regression":
         raise UserError("--calibrated wants a classification; this run is a regression")
-    divisor, kind = temperature_of(run)
+    divisor, kind = notes.temperature_of(run)
+    if (averages := run.bench.settings.uncertainty.kind) != "none":
+        raise UserError(
+            f"the run's calibrator is fitted to predictions averaged by {averages}; "
+            "one member alone is not calibrated by it: export without --calibrated"
+        )
     if divisor is None:
         raise UserError(
             f"the run's calibrator is {kind!r}, which no division of the head's last "
@@ -164,7 +168,7 @@ def _whole(
     target: epath.Path,
     name: str,
     run: Fitted,
-    compact: Compact,
+    adapted: Adapted,
     kind: str,
     calibrated: bool,
 ) -> None:
@@ -172,7 +176,7 @@ def _whole(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        _write(part, name, run, compact, kind, calibrated)
+        _write(part, name, run, adapted, kind, calibrated)
         if target.exists():
             target.rmdir()  # empty, or this fails
         part.rename(target)
@@ -186,11 +190,11 @@ def _write(
     part: epath.Path,
     name: str,
     run: Fitted,
-    compact: Compact,
+    adapted: Adapted,
     kind: str,
     calibrated: bool,
 ) -> None:
-    bench, params = run.bench, trees.union(run.trainable, run.frozen)
+    bench, (compact, params) = run.bench, adapted
     head, base = _head(run, params, calibrated), bench.base
     part.mkdir(parents=True)
     if kind == "merged":
@@ -216,8 +220,8 @@ def _write(
     for where in (part, part / "base"):
         for file, text in files.items() if where.exists() else ():
             store.write_whole(where / file, text)
-    _note(part, run, kind, calibrated)
-    _card(part, name, run, kind, calibrated)
+    notes.write_record(part, run, kind, calibrated)
+    notes.write_card(part, name, run, kind, calibrated)
 
 
 def _all_sites(compact: Compact) -> Sites:
@@ -238,56 +242,3 @@ def _merged(part: epath.Path, run: Fitted, compact: Compact, params: Params) -> 
     tree = {"backbone": backbone, "head": params["head"]}
     labels = bench.task.labels or None
     hf.save_folder(part, bench.base.config, tree, labels=labels)
-
-
-def _note(part: epath.Path, run: Fitted, kind: str, calibrated: bool) -> None:
-    record = folder.saved_record(run.workdir)
-    file, fitted = run.workdir / "calibrator.json", None
-    if file.exists() and not calibrated:
-        fitted = json.loads(file.read_text())
-    elif not calibrated and (t := validate.train_temperature(run.trainable)) != 1:
-        fitted = {"kind": "temperature", "temperature": t}
-    note = {
-        "format": kind,
-        "calibrated": calibrated,
-        "calibrator": fitted,
-        "step": run.step,
-        "alpha": float(run.alpha),
-        **{n: record[n] for n in ("config", "task", "model", "versions")},
-    }
-    store.write_json(part / NOTE, note)
-
-
-def _card(
-    part: epath.Path, name: str, run: Fitted, kind: str, calibrated: bool
-) -> None:
-    bench, held = run.bench, {}
-    for file in sorted((run.workdir / "eval").glob("*/metrics.json")):
-        metrics = folder.read_json(file)
-        if metrics.get("step") == run.step and "n" in metrics:
-            held[file.parent.name] = metrics
-    diagram = run.workdir / "report" / "reliability_validation.png"
-    if has := "validation" in held and diagram.exists():
-        (part / cards.DIAGRAM).write_bytes(diagram.read_bytes())
-    divisor, fitted = temperature_of(run)
-    base = f"{name}/base" if bench.base.folder is None else bench.base.name
-    text = cards.markdown(
-        cards.Card(
-            name=name,
-            kind=kind,
-            method=bench.settings.method,
-            base=base,
-            revision=bench.base.revision,
-            task=bench.task.name,
-            labels=bench.task.labels,
-            pair=bench.task.pair,
-            max_length=bench.settings.data.max_length,
-            temperature=1.0 if calibrated else divisor,
-            calibrated=calibrated,
-            fitted=divisor if fitted == "temperature" else None,
-            calibrator=fitted,
-            metrics=held,
-            has_diagram=has,
-        )
-    )
-    store.write_whole(part / "README.md", text)

@@ -10,16 +10,17 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import assemble, folder, store, trees
+from hypelora_jax import assemble, folder, posthoc, store, trees
 from hypelora_jax import settings as settings_lib
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.exports import NOTE
 from hypelora_jax.interop import adapter, peft, saved
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop.hf import read_tensors
 from hypelora_jax.interop.names import HF_HEAD
+from hypelora_jax.models.presets import max_tokens
+from hypelora_jax.notes import RECORD
 from hypelora_jax.settings import BlendConfig, DataConfig, HyperConfig, Settings
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import loop, setup
@@ -85,7 +86,7 @@ def import_adapter(
 
 def _source(path: epath.Path, model: str) -> Source:
     fields, tensors = peft.read(path)
-    note = folder.read_json(path / NOTE) if (path / NOTE).exists() else None
+    note = folder.read_json(path / RECORD) if (path / RECORD).exists() else None
     name = model or fields.get("base_model_name_or_path") or ""
     if not name:
         raise UserError(f"{path} names no base model; wanted --model=PATH")
@@ -104,7 +105,8 @@ def _begun(source: Source, config: Settings | None) -> Settings:
     if own is None and source.note is not None:
         own = settings_lib.from_dict(source.note["config"])
     if own is None:
-        own = Settings(data=DataConfig(source="files"))
+        longest = min(DataConfig().max_length, max_tokens(source.base.config))
+        own = Settings(data=DataConfig(source="files", max_length=longest))
     path = source.base.name
     path = "minilm" if path == bases.MINILM and not source.base.revision else path
     model = dataclasses.replace(own.model, path=path)
@@ -262,6 +264,4 @@ def _calibrator(source: Source, path: epath.Path) -> None:
     """The calibrator that our export noted; none of what was divided already."""
     fitted = source.note["calibrator"] if source.note else None
     if fitted:
-        state = calibrators.from_json(json.dumps(fitted))
-        text = calibrators.to_json(state)
-        store.write_whole(path / "calibrator.json", text + "\n")
+        posthoc.save(path, calibrators.from_json(json.dumps(fitted)))

@@ -11,7 +11,7 @@ import pytest
 from parity import golden
 from safetensors.numpy import load_file, save_file
 
-from hypelora_jax import cli, evaluate, exports, folder, imports
+from hypelora_jax import answers, cli, evaluate, exports, folder, imports, notes
 from hypelora_jax.interop import adapter, base, hf, peft
 from hypelora_jax.models.presets import preset
 from hypelora_jax.types import UserError
@@ -184,13 +184,13 @@ def test_calibrated_divides_the_last_layer(tmp_path):
     assert "logits / 1.7" in (plain / "README.md").read_text()
     assert "logits / " not in (divided / "README.md").read_text()
     line = json.dumps({"text": "ab", "text_b": "cd"})
-    answers = []
+    replies = []
     for name in (plain, divided):
         back = imports.import_adapter(str(name), str(tmp_path / f"back_{name.name}"))
-        answers.append(json.loads(next(evaluate.predict_lines(str(back), [line]))))
-    answers.append(json.loads(next(evaluate.predict_lines(str(run), [line]))))
-    for answer in answers[1:]:
-        for label, p in answers[0]["probs"].items():
+        replies.append(json.loads(next(answers.predict_lines(str(back), [line]))))
+    replies.append(json.loads(next(answers.predict_lines(str(run), [line]))))
+    for answer in replies[1:]:
+        for label, p in replies[0]["probs"].items():
             assert answer["probs"][label] == pytest.approx(p, abs=1e-6)
 
 
@@ -198,7 +198,7 @@ def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
     run = str(benches.run_folder(tmp_path / "run"))
     with pytest.raises(UserError, match="no temperature was fitted"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
-    monkeypatch.setattr(exports, "temperature_of", lambda run: (None, "isotonic"))
+    monkeypatch.setattr(notes, "temperature_of", lambda run: (None, "isotonic"))
     with pytest.raises(UserError, match="'isotonic', which no division"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     assert [p.name for p in tmp_path.iterdir()] == ["run"], "nothing half written"
@@ -315,7 +315,7 @@ def test_folders_that_are_no_adapter(tmp_path):
 def test_a_run_without_data_predicts_and_says_what_else_it_wants(tmp_path):
     back = str(tmp_path / "back")
     imports.import_adapter(str(GOLDEN), back, str(BASE))
-    (line,) = evaluate.predict_lines(back, ['{"text": "a b"}'])
+    (line,) = answers.predict_lines(back, ['{"text": "a b"}'])
     assert set(json.loads(line)["probs"]) == {"LABEL_0", "LABEL_1"}
     with pytest.raises(UserError, match="config.data.train is empty"):
         evaluate.evaluate(back)

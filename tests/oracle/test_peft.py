@@ -13,7 +13,7 @@ import torch
 import transformers
 from parity import golden
 
-from hypelora_jax import evaluate, exports, imports
+from hypelora_jax import answers, evaluate, exports, imports
 from hypelora_jax.interop import hf
 from hypelora_jax.interop.base import resolve
 
@@ -121,7 +121,8 @@ def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
         alpha_pattern={"layer.0.attention.self.query": 5},
         init_lora_weights=False,
     )
-    model = peft.get_peft_model(AUTO.from_pretrained(BASE, num_labels=3), config)
+    base = AUTO.from_pretrained(BASE, num_labels=3, ignore_mismatched_sizes=True)
+    model = peft.get_peft_model(base, config)
     model.save_pretrained(tmp_path / "theirs")
     back = tmp_path / "back"
     imports.import_adapter(str(tmp_path / "theirs"), str(back), BASE)
@@ -135,9 +136,9 @@ def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
     assert list(fields["rank_pattern"].values()) == [2]
 
 
-def answers(run, texts, pair):
+def said_of(run, texts, pair):
     rows = [{"text": t} | ({"text_b": t[::-1]} if pair else {}) for t in texts]
-    lines = evaluate.predict_lines(str(run), map(json.dumps, rows))
+    lines = answers.predict_lines(str(run), map(json.dumps, rows))
     return [json.loads(line) for line in lines]
 
 
@@ -151,7 +152,7 @@ def test_a_pipeline_gives_the_labels_and_scores_of_predict(task, calibrated, tmp
     (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged", calibrated)
     pair = benches.TASKS[task].pair
     pipe = transformers.pipeline("text-classification", str(merged), device="cpu")
-    for text, answer in zip(TEXTS, answers(run, TEXTS, pair), strict=True):
+    for text, answer in zip(TEXTS, said_of(run, TEXTS, pair), strict=True):
         given = {"text": text} | ({"text_pair": text[::-1]} if pair else {})
         got = pipe(given, top_k=None, truncation=True)
         if task == "regression":
@@ -177,6 +178,6 @@ def test_the_code_of_the_card_runs_and_agrees(kind, task, tmp_path, monkeypatch)
         exec(code, {})
     got = [float(x) for x in re.findall(r"-?\d\.\d+(?:e-?\d+)?", said.getvalue())]
     line = json.dumps({"text": "A text.", "text_b": "Another one."})
-    answer = json.loads(next(evaluate.predict_lines(str(run), [line])))
+    answer = json.loads(next(answers.predict_lines(str(run), [line])))
     wanted = list(answer["probs"].values()) if task == "three" else [answer["score"]]
     assert got == pytest.approx(wanted, abs=2e-4)

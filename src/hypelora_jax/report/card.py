@@ -133,7 +133,8 @@ def code(card: Card) -> str:
             "from peft import PeftModel",
             "",
             f"base = {auto}.from_pretrained(",
-            f"    {json.dumps(card.base)}, {classes}{revision}",
+            f"    {json.dumps(card.base)}, {classes}{revision},",
+            "    ignore_mismatched_sizes=True,  # a head of the base is replaced",
             ")",
             f"model = PeftModel.from_pretrained(base, {json.dumps(card.name)}).eval()",
         ]
