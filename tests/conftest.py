@@ -17,7 +17,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 import reliability  # noqa: E402
+from absl import logging as absl_logging  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -34,3 +36,38 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if path := config.getoption("--reliability"):
         config.pluginmanager.register(reliability.Reliability(path))
+
+
+@pytest.fixture(autouse=True)
+def _own_verbosity():
+    """What a command sets for its process does not reach the next test."""
+    logger = absl_logging.get_absl_logger()
+    before, level = absl_logging.get_verbosity(), logger.level
+    yield
+    if absl_logging.get_verbosity() != before:
+        absl_logging.set_verbosity(before)
+        logger.setLevel(level)
+
+
+# Files that take longest, first: else one worker ends alone with the last of them.
+LONG = (
+    "train/test_resume.py",
+    "test_faults.py",
+    "parity/test_training.py",
+    "train/test_step.py",
+    "train/test_losses.py",
+    "test_runs.py",
+    "interop/test_peft.py",
+    "uncertainty",
+    "test_recalibrate.py",
+    "plan",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item) -> int:
+        path = item.path.as_posix()
+        found = [i for i, name in enumerate(LONG) if f"tests/{name}" in path]
+        return found[0] if found else len(LONG)
+
+    items.sort(key=rank)

@@ -32,15 +32,10 @@ def same_tensors(left, right) -> None:
 
 
 # every mode is loaded by peft itself in tests/oracle/test_peft.py
-CASES = [
-    ("lora", "binary"),
-    ("mlp_blended", "binary"),
-    ("mlp_random", "regression"),
-    ("transformer", "three"),
-    ("hyper_and_static", "binary"),
-    ("uneven", "binary"),
-    ("rslora", "binary"),
-]
+LONG = [("mlp_blended", "binary"), ("hyper_and_static", "binary")]
+LONG += [("uneven", "binary"), ("rslora", "binary")]
+CASES = [("lora", "binary"), ("mlp_random", "regression"), ("transformer", "three")]
+CASES += [pytest.param(*case, marks=pytest.mark.soak) for case in LONG]
 
 
 @pytest.mark.parametrize(("mode", "task"), CASES)

@@ -33,6 +33,11 @@ EVERY = {
     "soft_ece": {"penalty": "soft_ece", "penalty_weight": 1.0},
 }
 OF_BATCH = ("mmce", "soft_ece")
+QUICK = ("learned", "soft", "focal", "mmce")  # one of each kind; all in make soak
+
+
+def quick(names):
+    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.soak) for n in names]
 
 
 def ready(loss, method="hyper_mlp"):
@@ -60,7 +65,7 @@ def grads_of(loss, built, batch, accumulate=1):
     return run(trainable, frozen, batch, jnp.zeros(()), keys)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", quick(EVERY))
 def test_gradients_reach_the_hyper_network_and_weight_0_is_no_row(name):
     loss = EVERY[name]
     built, batch = ready(loss), batch_for(loss)
@@ -75,7 +80,7 @@ def test_gradients_reach_the_hyper_network_and_weight_0_is_no_row(name):
     assert "loss/log_t" in trees.flatten(padded[2]) or name != "learned"
 
 
-@pytest.mark.parametrize("name", OF_BATCH)
+@pytest.mark.parametrize("name", quick(OF_BATCH))
 def test_a_cut_batch_has_the_mean_of_its_parts_penalties(name):
     loss = EVERY[name]
     built, batch = ready(loss), batch_for(loss)
@@ -93,7 +98,7 @@ def test_a_cut_batch_has_the_mean_of_its_parts_penalties(name):
     np.testing.assert_allclose(value, (4 * parts[0][0] + 2 * parts[1][0]) / 6, 1e-5)
 
 
-@pytest.mark.parametrize("name", OF_BATCH)
+@pytest.mark.parametrize("name", quick(OF_BATCH))
 def test_a_penalty_of_the_batch_is_that_of_all_devices(name):
     config, model, trainable, frozen = ready(EVERY[name])
     ends = []
