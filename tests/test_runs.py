@@ -231,6 +231,15 @@ def test_values_that_make_no_sense_are_refused(sections, part):
         few(**sections)
 
 
+def test_a_record_older_than_a_field_has_its_default(tmp_path):
+    record = {"config": folder.as_dict(few())}
+    del record["config"]["uncertainty"]
+    folder.check_same(tmp_path, few(), record)
+    other = few(uncertainty={"kind": "mc_dropout"})
+    with pytest.raises(UserError, match="uncertainty.kind is 'none' there and 'mc_dr"):
+        folder.check_same(tmp_path, other, record)
+
+
 def test_a_models_folder_is_no_workdir(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="no run's config.json"):
