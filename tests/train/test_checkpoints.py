@@ -1,7 +1,9 @@
 """Checkpoints as files: what is kept, what counts as complete, what damage does."""
 
+import json
 import random
 import shutil
+import threading
 from pathlib import Path
 
 import grain
@@ -12,7 +14,7 @@ import optax
 import pytest
 from etils import epath
 
-from hypelora_jax.train import stored
+from hypelora_jax.train import manifest, stored
 from hypelora_jax.train.checkpoints import Checkpoints
 from hypelora_jax.train.state import TrainState
 from hypelora_jax.train.stored import Selection
@@ -210,3 +212,17 @@ def test_a_save_in_the_background_keeps_the_values_of_its_step(tmp_path):
         got = saved.restore(5, like, {})
     assert np.all(np.asarray(got.state.params["w"]) == 1)
     assert np.all(np.asarray(params["w"]) == 6)
+
+
+def test_the_manifest_waits_for_what_orbax_writes_in_its_own_thread(tmp_path):
+    folder, early = epath.Path(tmp_path), {"init_timestamp_nsecs": 1}
+    late = json.dumps(early | {manifest.HANDLERS: {"state": "handler"}})
+    path = folder / manifest.STAMPED
+    path.write_text(json.dumps(early))
+    timer = threading.Timer(0.3, path.write_text, [late])
+    timer.start()
+    manifest.write(folder)
+    timer.join()
+    assert manifest.fault(folder) is None
+    path.write_text(late.replace("handler", "handles"))
+    assert "SHA-256 differs" in manifest.fault(folder)

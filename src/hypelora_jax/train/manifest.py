@@ -7,6 +7,7 @@ them are sealed, that is they carry the SHA-256 of their own content.
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -18,7 +19,10 @@ from hypelora_jax import store
 NAME = "manifest.json"
 BLOCK = 1 << 22  # bytes read at a time
 # Orbax writes one entry of this JSON file after all else: it is left out of the sum.
+# Another, the handlers, it adds in a thread of its own, which the end of a small save
+# does not wait for: so `write` does.
 STAMPED, STAMP = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs"
+HANDLERS, PATIENCE = "item_handlers", 30.0  # seconds
 
 
 def seal(value: Any) -> str:
@@ -45,9 +49,22 @@ def write(folder: epath.Path, without: frozenset[str] = frozenset()) -> None:
 
     `without` names files of the folder itself that are not part of what is kept.
     """
+    _wait_for_handlers(folder / STAMPED)
     leave = without | {NAME}
     sums = {name: _sum(path) for name, path in _files(folder) if name not in leave}
     store.write_whole(folder / NAME, seal(sums))
+
+
+def _wait_for_handlers(path: epath.Path) -> None:
+    """Returns once the handlers stand in the file; after PATIENCE in any case."""
+    limit = time.monotonic() + PATIENCE
+    while path.exists() and time.monotonic() < limit:
+        try:
+            if json.loads(path.read_bytes().decode()).get(HANDLERS):
+                return
+        except ValueError:  # half written
+            pass
+        time.sleep(0.01)
 
 
 def exists(folder: epath.Path) -> bool:
