@@ -88,6 +88,7 @@ def test_killed_and_started_again(unbroken, tmp_path, capsys):
     same_bits(unbroken, workdir)
 
 
+@pytest.mark.soak  # in short: tests/train/test_checkpoints.py
 @pytest.mark.fault("SIGKILL, then a flipped bit", "named; the checkpoint before it")
 def test_killed_and_its_newest_checkpoint_damaged(unbroken, tmp_path):
     workdir = tmp_path / "run"
