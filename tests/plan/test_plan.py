@@ -38,7 +38,10 @@ def settings(**sections):
     return from_dict(tree)
 
 
-@pytest.mark.parametrize("method", ["hyper_mlp", "hyper_transformer"])
+TRANSFORMER = pytest.param("hyper_transformer", marks=pytest.mark.soak)
+
+
+@pytest.mark.parametrize("method", ["hyper_mlp", TRANSFORMER])
 def test_what_is_summed_over_chips_is_the_adapters_gradient(method):
     config = settings(
         method=method,
