@@ -97,9 +97,10 @@ def beside(path, settings, tensors):
 
 
 FILES = [f for f in golden.MODELS if "_0_" not in f]  # 0 is 4 without its blending
+REST = [pytest.param(f, marks=pytest.mark.soak) for f in FILES[2:]]
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", FILES[:2] + REST)
 def test_a_saved_hyper_network_of_the_reference_comes_in(file, tmp_path):
     case, tensors = golden.MODELS[file], golden.load(file)
     wanted = golden.model_settings(case, "float32")
