@@ -55,7 +55,7 @@ demo: ## set-up and the main job, on embedded model and data (10 minutes)
 
 test: $(VENV)/.test ## set-up and the tests (8 minutes)
 	$(PYTEST) -m "not soak" --ignore=tests/oracle --ignore=tests/accel \
-	-n 2 --dist=loadfile
+	-n 2 --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test ## formatting and code checks
 	$(BIN)/ruff format --check .
