@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
-from calibration.optimum import CLAIMS, best_table
+from optimum import CLAIMS, best_table
 
 from hypelora_jax.data import synthetic
 from hypelora_jax.settings import LossConfig

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
-from calibration.optimum import CLAIMS, best_table
 from etils import epath
+from optimum import CLAIMS, best_table
 
 from hypelora_jax.calibration import losses
 from hypelora_jax.models import presets
