@@ -7,6 +7,7 @@ Programs are compiled before the clock runs, and both times are printed. Needs t
 """
 
 import argparse
+import sys
 import time
 import warnings
 
@@ -68,7 +69,10 @@ def reference_loops(probs, labels, bins=10):
 def netcals(probs, labels, bins=10):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import netcal.metrics as theirs
+        try:
+            import netcal.metrics as theirs
+        except ImportError:
+            sys.exit("no netcal; wanted it: pip install 'hypelora-jax[bench]'")
     measures = (
         theirs.ECE(bins),
         theirs.ECE(bins, equal_intervals=False),

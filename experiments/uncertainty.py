@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from hypelora_jax import cli, evaluate, runs, store
+from hypelora_jax import afterwards, cli, folder, runs, store
 from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.exits import explain
 from hypelora_jax.report import tables
 from hypelora_jax.settings import UncertaintyConfig, from_dict
-from hypelora_jax.train import setup
 
 TRAINED = {  # row: config arguments, kind
     "LoRA": ("method=lora", "none"),
@@ -54,14 +53,17 @@ def train(config: str, overrides: list[str], samples: int, workdir: Path) -> dic
     return out
 
 
-def judge_afterwards(samples: int, workdir: Path) -> None:
-    """The kinds chosen after training, of LoRA's run, each in a folder of its own."""
-    run = evaluate.open_run(str(workdir / folder_of("LoRA")))
-    datasets = setup.plan(run.bench, setup.load_corpus(run.bench.settings)).datasets
-    for name, kind in AFTERWARDS.items():
-        own = UncertaintyConfig(kind=kind, samples=samples)
-        path = run.workdir.parent / folder_of(name)
-        runs.judge(evaluate.with_uncertainty(run, own, path), datasets)
+def judge_afterwards(samples: int, workdir: Path) -> dict:
+    """Summaries of the kinds chosen after training LoRA, each in its own folder."""
+    trained = str(workdir / folder_of("LoRA"))
+    return {
+        name: afterwards.derive(
+            trained,
+            str(workdir / folder_of(name)),
+            UncertaintyConfig(kind=kind, samples=samples),
+        )
+        for name, kind in AFTERWARDS.items()
+    }
 
 
 def folder_of(name: str) -> str:
@@ -71,7 +73,7 @@ def folder_of(name: str) -> str:
 
 def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Metrics of the test split by stage: averaged, and after temperature scaling."""
-    metrics = evaluate.folder.read_json(path / "eval/test/metrics.json")
+    metrics = folder.read_json(path / "eval/test/metrics.json")
     about = {n: summary[n] for n in ("trained_parameters", "train_seconds")}
     about["train_seconds"] = round(about["train_seconds"])
     about |= metrics.get("uncertainty", {"members": 1})
@@ -89,8 +91,7 @@ def table(
 ) -> list[tables.Table]:
     """Trains and judges all rows; the table of the test split for each stage."""
     summaries = train(config, overrides, samples, workdir)
-    judge_afterwards(samples, workdir)
-    summaries |= {name: summaries["LoRA"] for name in AFTERWARDS}
+    summaries |= judge_afterwards(samples, workdir)
     rows = {name: row(workdir / folder_of(name), summaries[name]) for name in ORDER}
     store.write_json(workdir / "uncertainty.json", rows)
     titles = {"averaged": "averaged probabilities", "calibrated": "and a temperature"}

@@ -30,7 +30,7 @@ LAYERS = (
     ("evaluate",),
     ("notes",),
     ("runs", "prepare", "recalibrate", "answers", "plan", "exports"),
-    ("imports",),
+    ("imports", "afterwards"),
     ("doctor", "exits"),
     ("commands",),
     ("cli",),

@@ -18,6 +18,8 @@ CALIBRATORS = (
 )
 TO_CALIBRATE = (*CALIBRATORS, "identity")  # identity: back to none
 SETS = ("thr", "aps", "raps")
+# Of `uncertainty --kind`: what needs no training of its own.
+AFTERWARDS = ("mc_dropout", "laplace", "random_a")
 CHOICES = {
     "method": METHODS,
     "seed_scope": ("all", "init"),

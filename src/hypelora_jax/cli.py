@@ -26,7 +26,15 @@ from ml_collections import ConfigDict, config_flags
 import hypelora_jax
 from hypelora_jax import commands, settings
 from hypelora_jax.exits import explain
-from hypelora_jax.flags import EXPORT, FLAGS, IMPORT, NAMES, SAMPLING, SETS
+from hypelora_jax.flags import (
+    EXPORT,
+    FLAGS,
+    IMPORT,
+    NAMES,
+    SAMPLING,
+    SETS,
+    UNCERTAINTY,
+)
 from hypelora_jax.types import UserError
 
 EXAMPLES = """examples:
@@ -42,6 +50,7 @@ COMMANDS = {
     "train": (commands.train, ("own_config", "workdir")),
     "evaluate": (commands.evaluate, ("workdir", "split")),
     "calibrate": (commands.calibrate, ("workdir", "method")),
+    "uncertainty": (commands.uncertainty, UNCERTAINTY),
     "predict": (commands.predict, ("workdir", "input", "output", *SETS)),
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, ("workdirs", "html", "split", "redraws", "formats")),

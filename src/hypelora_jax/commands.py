@@ -61,6 +61,23 @@ def calibrate(workdir: str, method: str) -> None:
     print(json.dumps(result))
 
 
+def uncertainty(
+    workdir: str,
+    kind: str,
+    samples: int,
+    dropout: float | None,
+    link: str,
+    output: str,
+) -> None:
+    """Judge a trained run by averaged predictions, in a run folder of its own."""
+    from hypelora_jax import afterwards
+    from hypelora_jax.settings import UncertaintyConfig
+
+    store.keep_compiled()
+    how = UncertaintyConfig(kind, samples, dropout, link)
+    print(json.dumps(afterwards.derive(workdir, output, how)["metrics"]))
+
+
 def predict(
     workdir: str,
     input: str,

@@ -25,6 +25,14 @@ FLAGS: dict[str, dict[str, Any]] = {
     "method": {"default": "temperature", "choices": choices.TO_CALIBRATE},
     "coverage": {"type": float, "help": "add sets that hold the label so often: 0.9"},
     "sets": {"choices": choices.SETS, "help": "kind of these sets; thr"},
+    "kind": {
+        "required": True,
+        "choices": choices.AFTERWARDS,
+        "help": "what predictions average over; docs/uncertainty.md",
+    },
+    "samples": {"type": int, "default": 5, "help": "members K; 5"},
+    "dropout": {"type": float, "help": "mc_dropout: every rate; those of training"},
+    "link": {"default": "mean_field", "help": "laplace: mean_field, probit or mc"},
     "by_class": {"action": "store_true", "help": "sets calibrated class by class"},
     "output": {"default": "-", "metavar": "FILE", "help": "- (the default) is stdout"},
     "html": {"default": "report.html", "metavar": "FILE", "help": "the HTML file"},
@@ -77,6 +85,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 SAMPLING = ("replicas", "level", "bins", "seed")
 SETS = ("coverage", "sets", "by_class")
 EXPORT = ("workdir", "export_format", "folder", "calibrated", "only")
+UNCERTAINTY = ("workdir", "kind", "samples", "dropout", "link", "folder")
 IMPORT = ("adapter", "model", "workdir", "own_config", "factors")
 # Keys of FLAGS that are not the flag.
 NAMES = {"workdirs": "workdir", "html": "output", "redraws": "replicas"}

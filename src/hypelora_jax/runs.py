@@ -18,6 +18,7 @@ from hypelora_jax.settings import Settings
 from hypelora_jax.train import loop, members, setup, validate
 from hypelora_jax.train.stop import StopRequest
 from hypelora_jax.types import UserError
+from hypelora_jax.uncertainty import kinds
 
 TRAIN_SAMPLE = 1000  # examples of train that its NLL is computed on
 
@@ -113,6 +114,7 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
     revision = record["model"]["revision"] if record else None
     bench = setup.workbench(settings, corpus.task, revision)
     plan = setup.plan(bench, corpus)
+    kinds.check(bench, plan.datasets["calibration"].label)
     if record is None:
         store.write_json(path / "config.json", folder.record(bench, plan))
     else:
@@ -122,48 +124,45 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
     begun_training = time.monotonic()
     trained = loop.train(bench, plan, path, progress)
     train_seconds = time.monotonic() - begun_training
-    summary = _finish(bench, plan, trained, path, time.monotonic() - started)
-    summary["train_seconds"] = round(train_seconds, 1)  # of the last start only
+    own = (trained.trainable, trained.frozen, trained.alpha, trained.step)
+    run = evaluate.fitted(path, bench, *own, plan.edges)
+    judged = summary_of(run, plan.datasets)
+    times = {
+        "epochs": trained.epochs,
+        "seconds": round(time.monotonic() - started, 1),
+        "train_seconds": round(train_seconds, 1),  # of the last start only
+    }
+    return close(path, judged | times)
+
+
+def close(path: epath.Path, summary: dict[str, Any]) -> dict[str, Any]:
+    """Write a finished run's report and summary.json, and print its table."""
     view = html.load_run(path)
     html.write_report([view], path / "report" / "report.html", replicas=0)
-    store.write_json(done, summary)
+    store.write_json(path / "summary.json", summary)
     _print(overview.closing(summary))
     return summary
 
 
-def _finish(
-    bench: setup.Workbench,
-    plan: setup.Plan,
-    trained: loop.Trained,
-    path: epath.Path,
-    seconds: float,
-) -> dict[str, Any]:
-    """Calibrate the chosen model, evaluate every split that has labels."""
-    run = evaluate.fitted(
-        path,
-        bench,
-        trained.trainable,
-        trained.frozen,
-        trained.alpha,
-        trained.step,
-        plan.edges,
-    )
-    run, judged = judge(run, plan.datasets)
-    unit = "nll" if bench.task.kind == "classification" else "mse"
+def summary_of(run: evaluate.Fitted, datasets: dict[str, Dataset]) -> dict[str, Any]:
+    """Calibrate a chosen model and evaluate every split: what there is to say of it.
+
+    The files of the splits are written to the run's folder.
+    """
+    run, judged = judge(run, datasets)
+    settings = run.bench.settings
+    unit = "nll" if run.bench.task.kind == "classification" else "mse"
     losses = {s: m.get("uncalibrated", m).get(unit) for s, m in judged.items()}
-    losses["train"] = _train_loss(run, plan.datasets["train"], unit)
-    one = members.member(bench.settings, trained.trainable, trained.frozen, 0)
-    deltas = overview.deltas(bench, *one, trained.alpha)
+    losses["train"] = _train_loss(run, datasets["train"], unit)
+    one = members.member(settings, run.trainable, run.frozen, 0)
     return {
-        "method": bench.settings.method,
-        "step": trained.step,
-        "epochs": trained.epochs,
-        "seconds": round(seconds, 1),
-        "trained_parameters": trees.count(trained.trainable),
+        "method": settings.method,
+        "step": run.step,
+        "trained_parameters": trees.count(run.trainable),
         "temperature": judged["calibration"].get("temperature"),
         "selection_metric": unit,
         unit: {s: x for s, x in losses.items() if x is not None},
-        "deltas": deltas,
+        "deltas": overview.deltas(run.bench, *one, run.alpha),
         "metrics": {s: m for s, m in judged.items() if "n" in m},
     }
 

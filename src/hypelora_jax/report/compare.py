@@ -49,6 +49,7 @@ class Row(NamedTuple):
     calibrator: str  # "-": none
     cells: Mapping[str, Cell]
     differences: Mapping[str, Cell]  # to the first method; {} for that one
+    averaged: str = "-"  # what predictions average over; "-": one model
 
 
 def compare(
@@ -75,8 +76,8 @@ def compare(
         cells = _cells(runs, replicas)
         differences = {} if not rows else _differences(judged[0][1], runs, replicas)
         n = 0 if runs[0].labels is None else len(runs[0].labels)
-        calibrator = _described(method, stage)
-        rows.append(Row(method.name, len(runs), n, calibrator, cells, differences))
+        about = (method.name, len(runs), n, _described(method, stage))
+        rows.append(Row(*about, cells, differences, _averaged(method, split)))
     return rows
 
 
@@ -125,6 +126,17 @@ def _described(method: Method, stage: str) -> str:
         ends = [how(state.temperature for state in states) for how in (min, max)]
         return "T = {:.3g} to {:.3g}".format(*ends)
     return ", ".join(names)
+
+
+def _averaged(method: Method, split: str) -> str:
+    """Kind of uncertainty, members and their mean pairwise disagreement."""
+    held = [run.metrics.get(split, {}).get("uncertainty") for run in method.runs]
+    held = [one for one in held if one]
+    if not held:
+        return "-"
+    said = f"{held[0]['kind']}, K = {held[0]['members']}"
+    apart = [one["disagreement"] for one in held if "disagreement" in one]
+    return f"{said}, {np.mean(apart):.1%} disagree" if apart else said
 
 
 def _bootstrap() -> ModuleType:

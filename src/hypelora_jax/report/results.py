@@ -8,7 +8,8 @@ from hypelora_jax.report.compare import COMPARED, Cell, Row
 from hypelora_jax.report.tables import SCORES, Table, cell, title_of
 
 SHOWN = (*SCORES, *COMPARED)
-CSV = ("split", "stage", "method", "seeds", "n", "calibrator", "metric", "value")
+CSV = ("split", "stage", "method", "averages_over", "seeds", "n", "calibrator")
+CSV += ("metric", "value")
 CSV += ("low", "high", "spread", "difference", "difference_low", "difference_high")
 CSV += ("difference_spread", "p")
 
@@ -16,16 +17,20 @@ CSV += ("difference_spread", "p")
 def table(title: str, rows: Sequence[Row]) -> Table:
     """Methods by metrics; below each but the first, its difference to the first."""
     names = [name for name in SHOWN if any(name in row.cells for row in rows)]
+    members = any(row.averaged != "-" for row in rows)  # a column of "-" says nothing
     out, sections = [], []
     for row in rows:
         name = row.name if row.seeds == 1 else f"{row.name}\n{row.seeds} seeds"
         cells = (_value(row.cells.get(key)) for key in names)
-        out.append((name, row.calibrator, str(row.n or "-"), *cells))
+        averaged = (row.averaged,) * members
+        out.append((name, *averaged, row.calibrator, str(row.n or "-"), *cells))
         if row.differences:
             cells = (_difference(row.differences.get(key)) for key in names)
-            out.append((f"minus {rows[0].name}", "", "", *cells))
+            blank = ("",) * (2 + members)
+            out.append((f"minus {rows[0].name}", *blank, *cells))
         sections.append(len(out))
-    columns = ("method", "calibrator", "N", *map(title_of, names))
+    columns = ("method", *("averages over",) * members, "calibrator", "N")
+    columns += tuple(map(title_of, names))
     return Table(title, columns, tuple(out), tuple(sections))
 
 
@@ -94,7 +99,8 @@ def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
     writer.writerow(CSV)
     for (split, stage), held in rows.items():
         for row in held:
-            about = (split, stage, row.name, row.seeds, row.n, row.calibrator)
+            about = (split, stage, row.name, row.averaged, row.seeds, row.n)
+            about += (row.calibrator,)
             for name, found in row.cells.items():
                 if name == "consistency_p" and found.values:
                     continue  # a mean of p-values is none

@@ -51,7 +51,7 @@ def write(folder: epath.Path, without: frozenset[str] = frozenset()) -> None:
     """
     _wait_for_handlers(folder / STAMPED)
     leave = without | {NAME}
-    sums = {name: _sum(path) for name, path in _files(folder) if name not in leave}
+    sums = {name: _sum(path) for name, path in files(folder) if name not in leave}
     store.write_whole(folder / NAME, seal(sums))
 
 
@@ -111,11 +111,11 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Path]]:
+def files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Path]]:
     """(name relative to the folder, path) of every file, sorted."""
     for path in sorted(folder.iterdir(), key=lambda p: p.name):
         if path.is_dir():
-            yield from _files(path, f"{prefix}{path.name}/")
+            yield from files(path, f"{prefix}{path.name}/")
         else:
             yield prefix + path.name, path
 

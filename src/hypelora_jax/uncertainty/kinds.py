@@ -96,6 +96,33 @@ def features(run: Chosen) -> Callable[[Dataset], np.ndarray]:
     return lambda data: _logits(run, forward, data)[0]
 
 
+def check(bench: Workbench, held_label_N: np.ndarray) -> None:
+    """Refuse before training what could not be fitted after it.
+
+    Args:
+      held_label_N: labels of the calibration split.
+
+    Raises:
+      UserError: a Laplace run of a regression, of a last layer too wide, or without
+        calibration labels.
+    """
+    if bench.settings.uncertainty.kind != "laplace":
+        return
+    if bench.task.kind == "regression":
+        raise UserError(
+            "config.uncertainty.kind=laplace wants classes; the task is a regression, "
+            "whose mean prediction it would not change: use mc_dropout or deep_ensemble"
+        )
+    last = trees.union(bench.trainable, bench.frozen)["head"]["out"]
+    features, classes = last["kernel"].shape
+    laplace.check_size(features + 1, classes)
+    if not validate.labelled(held_label_N).any():
+        raise UserError(
+            "config.uncertainty.kind=laplace chooses its prior precision on the "
+            "calibration split, which has no labels; wanted labels there"
+        )
+
+
 def _last_layer(run: Chosen) -> np.ndarray:
     """Kernel and, as last row, bias of the head's last layer, (D + 1, Y) float64."""
     last = trees.union(run.trainable, run.frozen)["head"]["out"]
@@ -107,21 +134,11 @@ def fit_laplace(run: Chosen, train: Dataset, held: Dataset) -> laplace.Posterior
     """Posterior of the last layer from the training split, tau from the held-out one.
 
     Raises:
-      UserError: a regression, or a last layer too wide.
+      UserError: as `check`.
     """
-    if run.bench.task.kind == "regression":
-        raise UserError(
-            "config.uncertainty.kind=laplace wants classes; the task is a regression, "
-            "whose mean prediction it would not change: use mc_dropout or deep_ensemble"
-        )
+    check(run.bench, held.label)
     mean_FY = _last_layer(run)
-    laplace.check_size(*mean_FY.shape)
     of, keep = features(run), validate.labelled(held.label)
-    if not keep.any():
-        raise UserError(
-            "config.uncertainty.kind=laplace chooses its prior precision on the "
-            "calibration split, which has no labels; wanted labels there"
-        )
     t = validate.train_temperature(run.trainable)
     phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
     link = run.bench.settings.uncertainty.link
