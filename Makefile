@@ -65,7 +65,7 @@ smoke: $(VENV)/.base ## train, evaluate, predict, metrics on a tiny model (1 min
 	@BIN=$(BIN) sh .ci/smoke
 
 oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ... (6 minutes)
-	$(PYTEST) tests/oracle
+	$(PYTEST) tests/oracle -n 2 --dist=loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.test ## the long tests and all faults; writes docs/reliability.md
 	$(PYTEST) -m "soak or fault" --ignore=tests/oracle --ignore=tests/accel \

@@ -57,6 +57,8 @@ LONG = (
     "train/test_step.py",
     "train/test_losses.py",
     "test_runs.py",
+    "oracle/test_peft.py",
+    "oracle/test_golden.py",
     "interop/test_peft.py",
     "uncertainty",
     "test_recalibrate.py",

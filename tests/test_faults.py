@@ -39,6 +39,7 @@ def test_a_full_disk_while_saving_is_one_line_and_loses_nothing(tmp_path):
     )
 
 
+@pytest.mark.soak  # in short: the next one, a loss that is not finite
 @pytest.mark.fault("a run that diverges", "stops with step, ids and the way out")
 def test_a_diverged_run_stops_with_the_way_out(tmp_path):
     args = ("train", *process.TINY, f"--workdir={tmp_path / 'run'}")

@@ -108,7 +108,13 @@ def test_killed_and_its_newest_checkpoint_damaged(unbroken, tmp_path):
 
 
 @pytest.mark.fault("SIGTERM or Ctrl-C", "saves, exits 75 or 130; same bits in the end")
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(
+    "number, code",
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak),
+    ],
+)
 def test_asked_to_stop_saves_and_goes_on(unbroken, tmp_path, number, code):
     workdir = tmp_path / "run"
     args = ("train", *process.TINY, f"--workdir={workdir}")
