@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -26,8 +27,9 @@ def start(*args: str, **kwargs) -> subprocess.Popen:
 
 def python(*args: str, **kwargs) -> subprocess.Popen:
     pipe = subprocess.PIPE
+    kwargs = {"env": ENV} | kwargs
     return subprocess.Popen(
-        [sys.executable, *args], stdout=pipe, stderr=pipe, text=True, env=ENV, **kwargs
+        [sys.executable, *args], stdout=pipe, stderr=pipe, text=True, **kwargs
     )
 
 
@@ -51,3 +53,36 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
         assert process.poll() is None, process.communicate()[1][-2000:]
         assert time.monotonic() < limit, f"step {step} did not come"
         time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start_several(
+    count: int, *args: str, devices: int = 2, script: str = "experiments/train.py"
+) -> list[subprocess.Popen]:
+    """One run as several processes of a few CPU devices each; `{rank}` is replaced."""
+    path, port = Path(__file__).parents[1] / script, free_port()
+    env = ENV | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    return [
+        python(
+            str(path),
+            f"--distributed=127.0.0.1:{port},{count},{rank}",
+            *(a.replace("{rank}", str(rank)) for a in args),
+            env=env,
+        )
+        for rank in range(count)
+    ]
+
+
+def end(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """(exit code, stderr) of each process."""
+    try:
+        errs = [process.communicate(timeout=900)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, err) for p, err in zip(processes, errs, strict=True)]

@@ -12,6 +12,8 @@ from hypelora_jax.data.pipeline import Dataset, dataset, warn_of_cuts
 from hypelora_jax.data.tables import Table
 from hypelora_jax.report import plots, predictions
 from hypelora_jax.settings import UncertaintyConfig
+from hypelora_jax.sharding import processes
+from hypelora_jax.sharding.mesh import fitting_mesh
 from hypelora_jax.train import members, restored, setup, validate
 from hypelora_jax.train.setup import Workbench
 from hypelora_jax.types import Params, UserError
@@ -44,7 +46,10 @@ def open_run(workdir: str) -> Fitted:
     path, record = folder.wanted_record(workdir)
     settings = folder.settings_of(record)
     bench = setup.workbench(
-        settings, folder.task_of(record), record["model"]["revision"]
+        settings,
+        folder.task_of(record),
+        record["model"]["revision"],
+        fitting_mesh(settings.mesh),  # for the devices there are, not those of training
     )
     folder.check_weights(path, bench, record)
     state, frozen, alpha, step = restored.chosen(bench, path, record["total_steps"])
@@ -109,7 +114,8 @@ def fit_posterior(run: Fitted, train: Dataset, held: Dataset) -> Fitted:
     if run.bench.settings.uncertainty.kind != "laplace":
         return run
     posterior = kinds.fit_laplace(chosen(run), train, held)
-    kinds.save_posterior(run.workdir, posterior, run.step)
+    if processes.is_main():
+        kinds.save_posterior(run.workdir, posterior, run.step)
     return run._replace(answer=kinds.answerer(chosen(run), posterior))
 
 
@@ -139,12 +145,13 @@ def calibrated(
     held = posthoc.held(logits_NY, label_N)
     if held is None:  # no label: the temperature is 1
         held = posthoc.Held(logits_NY[:0], label_N[:0])
-    if method == "identity":
+    identity = method == "identity"
+    if identity:
         state = calibrators.Temperature(run.uncalibrated)
-        posthoc.save(run.workdir, None)
     else:
         state = calibrators.build(method).fit(held.logits, held.labels)
-        posthoc.save(run.workdir, state)
+    if processes.is_main():
+        posthoc.save(run.workdir, None if identity else state)
     return run._replace(calibrator=state, held=held if len(held.labels) else None)
 
 
@@ -175,11 +182,15 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
 def write_split(
     run: Fitted, split: str, data: Dataset, answer: kinds.Answer
 ) -> dict[str, Any]:
-    """Metrics of a split from its predictions, and its files in DIR/eval/SPLIT."""
+    """Metrics of a split from its predictions, and its files in DIR/eval/SPLIT.
+
+    Of several processes the first writes the files.
+    """
     file, logits_NY = run.workdir / "eval" / split / "predictions.npz", answer.logits
-    predictions.write_npz(
-        file, logits_NY, data.label, data.ids, answer.members, data.soft
-    )
+    if processes.is_main():
+        predictions.write_npz(
+            file, logits_NY, data.label, data.ids, answer.members, data.soft
+        )
     out = {"split": split, "step": run.step}
     out |= kinds.about(run.bench.settings.uncertainty, answer)
     return write_metrics(run, split, logits_NY, data.label, out, data.soft)
@@ -203,8 +214,9 @@ def write_metrics(
         if split != "calibration":
             judged = posthoc.held(logits_NY, label_N)
             out |= posthoc.about_sets(run.held, judged, run.calibrator)
-    store.write_json(run.workdir / "eval" / split / "metrics.json", out)
-    _diagram(run, split, logits_NY, label_N)
+    if processes.is_main():
+        store.write_json(run.workdir / "eval" / split / "metrics.json", out)
+        _diagram(run, split, logits_NY, label_N)
     return out
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def open_workdir(workdir: str) -> epath.Path:
     folder = absolute(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write_probe"
+        probe = folder / f".write_probe-{uuid.uuid4().hex}"  # of this process alone
         probe.write_text("")
         probe.unlink()
     except OSError as e:
@@ -83,6 +84,22 @@ def _commit() -> str:
         return ""
 
 
+def located(settings: Settings) -> Settings:
+    """The settings with absolute paths, so that they mean the same from any folder.
+
+    Names (`minilm`, `random:PRESET`, a hub name) and gs://... stay as they are.
+    """
+    data, model = settings.data, settings.model
+    names = ("dir", "train", "calibration", "validation", "test")
+    paths = {n: str(absolute(p)) for n in names if (p := getattr(data, n))}
+    if model.path and epath.Path(model.path).expanduser().is_dir():
+        is_name = model.path == "minilm" or model.path.startswith("random:")
+        if not is_name:
+            model = dataclasses.replace(model, path=str(absolute(model.path)))
+    data = dataclasses.replace(data, **paths)
+    return dataclasses.replace(settings, data=data, model=model)
+
+
 def as_dict(settings: Settings) -> dict[str, Any]:
     """Settings as plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
@@ -104,6 +121,8 @@ def record(bench: Workbench, plan: Plan) -> dict[str, Any]:
         "versions": versions(),
         "device_kind": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
+        "mesh": dict(bench.mesh.shape),
         "commit": _commit(),
     }
 
@@ -148,12 +167,16 @@ def task_of(record: dict[str, Any]) -> Task:
 def check_same(workdir: epath.Path, settings: Settings, record: dict[str, Any]) -> None:
     """Refuse to go on in a folder that holds another run.
 
+    The mesh may differ: a checkpoint of any mesh is restored on any other.
+
     Raises:
       UserError: names the first field that differs.
     """
     # a field younger than the record has its default there
     mine, theirs = _flat(as_dict(settings)), _flat(as_dict(settings_of(record)))
     for name in sorted(mine.keys() | theirs.keys()):
+        if name.startswith("mesh."):
+            continue
         if mine.get(name) != theirs.get(name):
             raise UserError(
                 f"{workdir} holds another run: config.{name} is {theirs.get(name)!r} "

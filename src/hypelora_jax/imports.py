@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from absl import logging
 from etils import epath
@@ -22,7 +21,7 @@ from hypelora_jax.interop.names import HF_HEAD
 from hypelora_jax.models.presets import max_tokens
 from hypelora_jax.notes import RECORD
 from hypelora_jax.settings import BlendConfig, DataConfig, HyperConfig, Settings
-from hypelora_jax.sharding.mesh import replicated
+from hypelora_jax.sharding import rules
 from hypelora_jax.train import loop, setup
 from hypelora_jax.train.setup import Plan, Workbench
 from hypelora_jax.types import Params, UserError
@@ -247,7 +246,9 @@ def _with(bench: Workbench, own: Params) -> Workbench:
     for part, delta in deltas.items():
         kernel = np.asarray(flat[f"head/{part}/kernel"], np.float64)
         flat[f"head/{part}/kernel"] = (kernel + delta).astype(np.float32)
-    params = jax.device_put(trees.unflatten(flat), replicated(bench.mesh))
+    params = trees.unflatten(flat)
+    where = rules.shardings(params, bench.mesh, bench.base.config.family)
+    params = rules.place(params, where)
     trainable, frozen = assemble.split(bench.settings, params)
     return bench._replace(trainable=trainable, frozen=frozen)
 

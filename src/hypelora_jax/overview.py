@@ -11,6 +11,7 @@ from hypelora_jax import lora as lora_lib
 from hypelora_jax import trees
 from hypelora_jax.predict import Parts
 from hypelora_jax.report.tables import Table
+from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import members
 from hypelora_jax.train.setup import Plan, Workbench
 from hypelora_jax.types import Params
@@ -116,19 +117,28 @@ def deltas(
         return {}
     if bench.settings.hyper.cond == "given" and parts.hyper is not None:
         return {}
+    all_sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
+
+    def measure(params: Params, alpha: jax.Array) -> tuple[list, jax.Array]:
+        compact = bench.model.predictor.compact(params, {}, alpha)
+        folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
+        placed = lora_lib.place(compact, parts.num_layers)
+        return [lora_lib.delta_norms(f) for f in folded], lora_lib.mean_cosine(placed)
+
+    # whole on every device, so that each of several processes can read them
+    measure = jax.jit(measure, out_shardings=replicated(bench.mesh))
     params = trees.union(trainable, frozen)
-    compact = bench.model.predictor.compact(params, {}, alpha)
+    params = {n: x for n, x in params.items() if n not in ("backbone", "head")}
+    measured, cosine = measure(params, np.asarray(alpha))
     norms: dict[str, float] = {}
-    for sites, lora in compact:
-        folded = lora_lib.fold(lora, parts.scale)
-        for module, values in lora_lib.delta_norms(folded).items():
+    for sites, by_module in zip(all_sites, measured, strict=True):
+        for module, values in by_module.items():
             layers = sites[module].layers
             norms |= {
                 f"{layer}.{module}": float(v)
                 for layer, v in zip(layers, np.asarray(values), strict=True)
             }
-    placed = lora_lib.place(compact, parts.num_layers)
-    cosine = float(lora_lib.mean_cosine(placed))
+    cosine = float(cosine)
     return {"norms": norms, "mean_cosine": None if np.isnan(cosine) else cosine}
 
 

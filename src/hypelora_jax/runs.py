@@ -1,8 +1,10 @@
 """A run from its settings to a finished folder: resume, train, evaluate, sum up."""
 
+import contextlib
 import dataclasses
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from hypelora_jax.data.pipeline import Dataset
 from hypelora_jax.data.tokenize import Encoded
 from hypelora_jax.report import html, tables
 from hypelora_jax.settings import Settings
+from hypelora_jax.sharding import processes
 from hypelora_jax.train import loop, members, setup, validate
 from hypelora_jax.train.stop import StopRequest
 from hypelora_jax.types import UserError
@@ -34,9 +37,22 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
       UserError: the folder holds another run, is in use, or cannot be written.
       KeyboardInterrupt, Preempted: asked to stop; the same call goes on.
     """
-    path = folder.open_workdir(workdir)
-    with lock.hold(path), StopRequest(at_once=True):  # the loop itself saves first
+    settings = folder.located(settings)
+    if not processes.is_main():
+        logging.set_verbosity(logging.WARNING)
+    path = processes.together(lambda: folder.open_workdir(workdir))
+    processes.check_shared(path)
+    with _held(path), StopRequest(at_once=True):  # the loop itself saves first
         return _all_seeds(settings, workdir, path, progress)
+
+
+@contextlib.contextmanager
+def _held(path: epath.Path) -> Iterator[None]:
+    """The folder's lock, held by process 0 for all."""
+    with contextlib.ExitStack() as stack:
+        hold = lock.hold(path) if processes.is_main() else contextlib.nullcontext()
+        processes.together(lambda: stack.enter_context(hold))
+        yield
 
 
 def _all_seeds(
@@ -54,12 +70,16 @@ def _all_seeds(
     for i in range(settings.num_seeds):
         seed = settings.seed + i * members.seeds(settings)
         own = dataclasses.replace(settings, seed=seed, num_seeds=1)
-        seed_path = folder.open_workdir(str(path / f"seed_{i}"))
-        with lock.hold(seed_path):
+        at = str(path / f"seed_{i}")
+        seed_path = processes.together(lambda at=at: folder.open_workdir(at))
+        with _held(seed_path):
             runs.append(_one(own, seed_path, progress))
     summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
-    store.write_json(path / "summary.json", summary)
-    html.write_report([html.load(path)], path / "report" / "report.html", replicas=0)
+    if processes.is_main():
+        store.write_json(path / "summary.json", summary)
+        report = path / "report" / "report.html"
+        html.write_report([html.load(path)], report, replicas=0)
+    processes.barrier("all seeds are done")
     return summary
 
 
@@ -73,7 +93,8 @@ def _claim_for_seeds(settings: Settings, path: epath.Path) -> None:
     record = path / "seeds.json"
     if record.exists():
         folder.check_same(path, settings, folder.read_json(record))
-    else:
+    processes.barrier("seeds.json is read")
+    if processes.is_main() and not record.exists():
         store.write_json(record, {"config": folder.as_dict(settings)})
 
 
@@ -94,32 +115,54 @@ def _over(runs: list[dict[str, Any]], how) -> dict[str, dict[str, float]]:
     }
 
 
-def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]:
-    record, done = folder.saved_record(path), path / "summary.json"
+def _begun(settings: Settings, path: epath.Path) -> dict[str, Any] | None:
+    """config.json of the run to go on with, None where there is none.
+
+    Raises:
+      UserError: the folder holds another run.
+    """
+    record = folder.saved_record(path)
     begun = (path / "checkpoints").exists() and any((path / "checkpoints").iterdir())
     if record is not None and not begun:
         record = None  # stopped before its first checkpoint: nothing to go on with
     if record is not None:
         folder.check_same(path, settings, record)
-        if done.exists():
-            logging.info("%s is finished; nothing to do", path)
-            return folder.read_json(done)
     elif begun and not (path / "config.json").exists():
         raise UserError(
             f"{path} holds checkpoints and no config.json that says of what; choose "
             "another --workdir, or delete that folder"
         )
-    started = time.monotonic()
+    return record
+
+
+def _prepare(
+    settings: Settings, path: epath.Path, record: dict[str, Any] | None
+) -> tuple[setup.Workbench, setup.Plan]:
+    """Model and data of a run, the same as when it was begun."""
     corpus = setup.load_corpus(settings)
     revision = record["model"]["revision"] if record else None
     bench = setup.workbench(settings, corpus.task, revision)
     plan = setup.plan(bench, corpus)
     kinds.check(bench, plan.datasets["calibration"].label)
-    if record is None:
-        store.write_json(path / "config.json", folder.record(bench, plan))
-    else:
+    if record is not None:
         folder.check_weights(path, bench, record)
         folder.check_data(path, bench, plan, record)
+    return bench, plan
+
+
+def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]:
+    record, done = processes.together(lambda: _begun(settings, path)), None
+    finished = path / "summary.json"
+    if record is not None and finished.exists():
+        logging.info("%s is finished; nothing to do", path)
+        done = folder.read_json(finished)
+    processes.barrier("the folder is read")  # before process 0 writes in it
+    if done is not None:
+        return done
+    started = time.monotonic()
+    bench, plan = processes.together(lambda: _prepare(settings, path, record))
+    if record is None and processes.is_main():
+        store.write_json(path / "config.json", folder.record(bench, plan))
     _print(overview.opening(bench, plan))
     begun_training = time.monotonic()
     trained = loop.train(bench, plan, path, progress)
@@ -136,10 +179,15 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
 
 
 def close(path: epath.Path, summary: dict[str, Any]) -> dict[str, Any]:
-    """Write a finished run's report and summary.json, and print its table."""
-    view = html.load_run(path)
-    html.write_report([view], path / "report" / "report.html", replicas=0)
-    store.write_json(path / "summary.json", summary)
+    """Write a finished run's report and summary.json, and print its table.
+
+    Of several processes the first writes.
+    """
+    if processes.is_main():
+        view = html.load_run(path)
+        html.write_report([view], path / "report" / "report.html", replicas=0)
+        store.write_json(path / "summary.json", summary)
+    processes.barrier("the run is written")
     _print(overview.closing(summary))
     return summary
 
@@ -197,8 +245,11 @@ def _train_loss(run: evaluate.Fitted, train: Dataset, unit: str) -> float:
 def _head(data: Dataset, n: int) -> Dataset:
     encoded = Encoded(data.encoded.ids[:n], data.encoded.types[:n], 0)
     soft = None if data.soft is None else data.soft[:n]
-    return Dataset(encoded, data.label[:n], soft, data.ids[:n], data.pad_id)
+    return data._replace(
+        encoded=encoded, label=data.label[:n], soft=soft, ids=data.ids[:n]
+    )
 
 
 def _print(table: tables.Table) -> None:
-    Console(file=sys.stderr).print(tables.to_rich(table))
+    if processes.is_main():
+        Console(file=sys.stderr).print(tables.to_rich(table))

@@ -186,11 +186,11 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Device mesh; -1 takes what is left."""
+    """Device mesh; -1 takes what is left (docs/sharding.md)."""
 
-    data: int = -1
-    fsdp: int = 1
-    model: int = 1
+    data: int = -1  # cuts the batch
+    fsdp: int = 1  # cuts the batch, and every large weight
+    model: int = 1  # cuts heads, feed-forward and the hyper-network's output
 
 
 @dataclass(frozen=True)

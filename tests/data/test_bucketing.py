@@ -48,6 +48,11 @@ def test_cover_adds_an_edge_only_when_needed():
     assert bucketing.cover((16, 32), np.asarray([33])) == (16, 32, 40)
 
 
+def test_cover_never_goes_beyond_the_length_texts_were_cut_to():
+    assert bucketing.cover((16, 32), np.asarray([33]), 36) == (16, 32, 36)
+    assert bucketing.cover((16, 32), np.asarray([33]), 128) == (16, 32, 40)
+
+
 def test_plan_holds_each_row_once_in_its_bucket():
     edges = bucketing.edges(LENGTHS, 32, 128)
     steps = bucketing.steps_per_epoch(LENGTHS, edges, 32)

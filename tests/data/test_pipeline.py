@@ -137,21 +137,30 @@ def test_iterator_goes_through_orbax(tmp_path):
 def test_processes_share_each_batch():
     data = make()
     whole = list(pipeline.train_iterator(data, EDGES, BATCH, 0, 1))
+    shares = np.split(np.arange(BATCH), 2)
     parts = [
-        list(pipeline.train_iterator(data, EDGES, BATCH, 0, 1, rank, 2))
-        for rank in (0, 1)
+        list(pipeline.train_iterator(data, EDGES, BATCH, 0, 1, own=own))
+        for own in shares
     ]
     for batch, left, right in zip(whole, *parts, strict=True):
-        joined = {k: np.concatenate([left[k], right[k]]) for k in batch}
-        assert_same(joined, batch)
+        for one in (left, right):
+            np.testing.assert_array_equal(one.pop("index"), batch["index"])
+        batch.pop("index")
+        assert_same({k: np.concatenate([left[k], right[k]]) for k in batch}, batch)
         assert len(left["ids"]) == BATCH // 2
-    evals = [
-        list(pipeline.eval_batches(data, EDGES, BATCH, False, r, 2)) for r in (0, 1)
-    ]
-    index = np.concatenate([b["index"] for part in evals for b in part])
-    assert sorted(index[index >= 0]) == list(range(100))
-    with pytest.raises(UserError, match="batch_size is 8 for 3 processes"):
-        pipeline.train_iterator(data, EDGES, BATCH, 0, 1, 0, 3)
+    evals = [list(pipeline.eval_batches(data, EDGES, BATCH, own=own)) for own in shares]
+    assert sum(b["weight"].sum() for part in evals for b in part) == 100
+
+
+def test_an_extra_bucket_stays_within_the_models_positions():
+    data = make()._replace(max_length=None)
+    longest = int(data.lengths.max())
+    edges = (longest - 1,)
+    free, capped = (
+        max(b["ids"].shape[1] for b in pipeline.eval_batches(d, edges, BATCH))
+        for d in (data, data._replace(max_length=longest))
+    )
+    assert free == -(-longest // 8) * 8 and capped == longest
 
 
 @pytest.mark.parametrize("edges", [EDGES, (16,)])

@@ -44,10 +44,19 @@ def edges(
     return tuple(out)
 
 
-def cover(edges: tuple[int, ...], lengths: np.ndarray) -> tuple[int, ...]:
-    """The edges, and one more (a multiple of 8) if an example is longer."""
+def cover(
+    edges: tuple[int, ...], lengths: np.ndarray, max_length: int | None = None
+) -> tuple[int, ...]:
+    """The edges, and one more if an example is longer.
+
+    That one is a multiple of 8 but not above `max_length`, the length that texts were
+    cut to: a model may have no position beyond it.
+    """
     need = int(np.max(lengths, initial=0))
-    return edges if need <= edges[-1] else (*edges, -(-need // 8) * 8)
+    if need <= edges[-1]:
+        return edges
+    rounded = -(-need // 8) * 8
+    return (*edges, max(need, min(rounded, max_length or rounded)))
 
 
 def bucket_of(lengths: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:

@@ -1,18 +1,23 @@
 """Batches for training and evaluation: padded arrays, and an iterator that resumes."""
 
+import asyncio
 import functools
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+import json
+from collections.abc import Awaitable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 from absl import logging
+from etils import epath
 
 from hypelora_jax.data import bucketing
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tokenize import Encoded, Tokenizer
+from hypelora_jax.sharding import processes
 from hypelora_jax.types import UserError
 
+STATE = "position.json"  # of the iterator, in a checkpoint
 Edges = tuple[int, ...]
 NumpyBatch = dict[str, np.ndarray]
 
@@ -25,6 +30,7 @@ class Dataset(NamedTuple):
     soft: np.ndarray | None
     ids: np.ndarray
     pad_id: int
+    max_length: int | None = None  # tokens that longer texts were cut to
 
     @property
     def lengths(self) -> np.ndarray:
@@ -35,7 +41,9 @@ class Dataset(NamedTuple):
 def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
     """A table, tokenised; texts longer than max_length are cut (`warn_of_cuts`)."""
     encoded = tokenizer.encode(table, max_length)
-    return Dataset(encoded, table.label, table.soft, table.ids, tokenizer.pad_id)
+    return Dataset(
+        encoded, table.label, table.soft, table.ids, tokenizer.pad_id, max_length
+    )
 
 
 def warn_of_cuts(datasets: Iterable[Dataset], max_length: int) -> None:
@@ -49,12 +57,18 @@ def warn_of_cuts(datasets: Iterable[Dataset], max_length: int) -> None:
 
 
 def collate(
-    data: Dataset, rows: np.ndarray, length: int, batch_size: int, soft: bool = False
+    data: Dataset,
+    rows: np.ndarray,
+    length: int,
+    batch_size: int,
+    soft: bool = False,
+    own: np.ndarray | None = None,
 ) -> NumpyBatch:
     """One batch of the keys in `types.Batch`, and "index": row numbers, -1 for padding.
 
     Padding rows repeat the first row with weight 0, so that whatever is computed from
-    them is finite. `soft` gives soft labels (B, Y). "index" is for the host only.
+    them is finite. `soft` gives soft labels (B, Y). "index" is for the host only, and
+    always of the whole batch; the rest has the rows at the positions `own` (None: all).
 
     Raises:
       UserError: soft labels are asked for and the source has none.
@@ -62,10 +76,11 @@ def collate(
     _check_soft(data, soft)
     n = len(rows)
     full = np.concatenate([rows, np.full(batch_size - n, rows[0])])
-    ids = np.full((batch_size, length), data.pad_id, np.int32)
-    types = np.zeros((batch_size, length), np.int32)
-    mask = np.zeros((batch_size, length), bool)
-    for i, row in enumerate(full):
+    own = np.arange(batch_size) if own is None else own
+    ids = np.full((len(own), length), data.pad_id, np.int32)
+    types = np.zeros((len(own), length), np.int32)
+    mask = np.zeros((len(own), length), bool)
+    for i, row in enumerate(full[own]):
         tokens = data.encoded.ids[row]
         ids[i, : len(tokens)] = tokens
         types[i, : len(tokens)] = data.encoded.types[row]
@@ -75,8 +90,8 @@ def collate(
         "ids": ids,
         "mask": mask,
         "types": types,
-        "label": (data.soft if soft else data.label)[full],
-        "weight": real.astype(np.float32),
+        "label": (data.soft if soft else data.label)[full[own]],
+        "weight": real[own].astype(np.float32),
         "index": np.where(real, full, -1).astype(np.int64),
     }
 
@@ -109,49 +124,84 @@ class _Plan:
         return self._of_epoch(epoch)[step]
 
 
+class TrainIterator:
+    """Iterator of training batches; its state goes with checkpoints.
+
+    The state is one number, the same for all processes. Process 0 writes it in one
+    file, so that a run goes on with any number of processes (grain's own checkpoint has
+    a file for each process).
+    """
+
+    def __init__(self, batches: grain.DatasetIterator):
+        self._batches = batches
+
+    def __iter__(self) -> "TrainIterator":
+        return self
+
+    def __next__(self) -> NumpyBatch:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        """Position, as JSON values."""
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position that `get_state` gave."""
+        self._batches.set_state(state)
+
+    async def save(self, directory: Any) -> Awaitable[None]:
+        """Write the state into a checkpoint: orbax's StatefulCheckpointable."""
+        state = json.dumps(self.get_state())
+
+        async def write() -> None:
+            folder = await directory.await_creation()
+            if processes.is_main():
+                await asyncio.to_thread((folder / STATE).write_text, state)
+
+        return write()
+
+    async def load(self, directory: epath.Path) -> Awaitable[None]:
+        """Go to the position a checkpoint holds."""
+
+        async def read() -> None:
+            self.set_state(json.loads(await asyncio.to_thread(_read_state, directory)))
+
+        return read()
+
+
+def _read_state(directory: epath.Path) -> str:
+    return (epath.Path(directory) / STATE).read_text()
+
+
 def train_iterator(
     data: Dataset,
     edges: Edges,
     batch_size: int,
     seed: int,
     num_epochs: int,
-    process_index: int = 0,
-    process_count: int = 1,
     soft: bool = False,
-) -> grain.DatasetIterator:
+    own: np.ndarray | None = None,
+) -> TrainIterator:
     """Iterator of the batches of all epochs; its state is one number.
 
     Batch i depends on (seed, i) alone. The state goes through `get_state` and
     `set_state`, or the iterator into an orbax checkpoint. Of several processes each
-    gets its contiguous share of every batch's rows, at the same T.
+    gets its `own` rows of every batch (`sharding.mesh.own_rows`), at the same T.
 
     Raises:
-      UserError: the processes do not divide the batch, or soft labels are asked for
-        and there are none: here, not in the thread that reads ahead.
+      UserError: soft labels are asked for and there are none: here, not in the thread
+        that reads ahead.
     """
     _check_soft(data, soft)
-    local = _share(batch_size, process_index, process_count)
 
     def to_batch(rows_and_length: tuple[np.ndarray, int]) -> NumpyBatch:
-        batch = collate(data, *rows_and_length, batch_size, soft)
-        return {name: x[local] for name, x in batch.items()}
+        return collate(data, *rows_and_length, batch_size, soft, own)
 
     plan = _Plan(data.lengths, edges, batch_size, seed, num_epochs)
     # One thread is enough: a batch takes well under a millisecond.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     source = grain.MapDataset.source(plan).map(to_batch)
-    return iter(source.to_iter_dataset(options))
-
-
-def _share(batch_size: int, process_index: int, process_count: int) -> slice:
-    """Rows of a batch that belong to one process."""
-    if batch_size % process_count:
-        raise UserError(
-            f"config.optim.batch_size is {batch_size} for {process_count} processes; "
-            "wanted a multiple of their number"
-        )
-    size = batch_size // process_count
-    return slice(process_index * size, (process_index + 1) * size)
+    return TrainIterator(iter(source.to_iter_dataset(options)))
 
 
 def eval_batches(
@@ -159,20 +209,17 @@ def eval_batches(
     edges: Edges,
     batch_size: int,
     soft: bool = False,
-    process_index: int = 0,
-    process_count: int = 1,
+    own: np.ndarray | None = None,
 ) -> Iterator[NumpyBatch]:
     """Batches that hold each example exactly once, bucket by bucket, in order.
 
     An example longer than the last edge gets one more bucket. Of several processes each
-    gets its share of every batch's rows, so all see the same number of batches.
+    gets its `own` rows of every batch, so all see the same number of batches.
     """
-    local = _share(batch_size, process_index, process_count)
     lengths = data.lengths
-    edges = bucketing.cover(edges, lengths)
+    edges = bucketing.cover(edges, lengths, data.max_length)
     for rows, length in bucketing.plan(lengths, edges, batch_size, seed=None):
-        batch = collate(data, rows, length, batch_size, soft)
-        yield {name: x[local] for name, x in batch.items()}
+        yield collate(data, rows, length, batch_size, soft, own)
 
 
 def describe(data: Dataset, edges: Edges, batch_size: int) -> str:

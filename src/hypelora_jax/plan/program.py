@@ -19,17 +19,17 @@ from hypelora_jax.interop.hf import load_config
 from hypelora_jax.models.presets import EncoderConfig, max_tokens, preset
 from hypelora_jax.plan.topology import Topology
 from hypelora_jax.settings import Settings
+from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import (
     batch_shardings,
     batch_size_per_device,
     make_mesh,
-    replicated,
 )
 from hypelora_jax.train import members
 from hypelora_jax.train.optim import blend_alpha, loss_temperature, optimizer
-from hypelora_jax.train.state import TrainState
+from hypelora_jax.train.state import state_shardings
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import Params, UserError
+from hypelora_jax.types import UserError
 
 HUB = {  # sizes are known without asking the hub
     "FacebookAI/roberta-base": "roberta_base",
@@ -95,6 +95,10 @@ def build(settings: Settings, topology: Topology) -> Step:
         shape = (model.parts.hyper.slots, settings.hyper.cond_dim)
         batch["cond"] = jax.ShapeDtypeStruct(shape, jnp.float32)
     cond_rank = 2 if "cond" in batch else 0
+    where = (
+        state_shardings(state, tx, mesh, config.family),
+        rules.shardings(frozen, mesh, config.family),
+    )
     step = build_step(
         model,
         tx,
@@ -106,9 +110,12 @@ def build(settings: Settings, topology: Topology) -> Step:
         skip_nonfinite=optim.skip_nonfinite > 0,
         conditions=members.conditions(settings),
         seeds=members.seeds(settings),
+        shardings=where,
     )
-    where = (*shardings(state, frozen, mesh), batch_shardings(mesh, cond_rank))
-    return Step(step, placed((state, frozen, batch), where), model, mesh, rows)
+    arguments = placed(
+        (state, frozen, batch), (*where, batch_shardings(mesh, cond_rank))
+    )
+    return Step(step, arguments, model, mesh, rows)
 
 
 def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
@@ -120,12 +127,6 @@ def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
             f"for {max_tokens(config)} tokens"
         )
     return config, num_outputs(settings)
-
-
-def shardings(state: TrainState, frozen: Params, mesh: Mesh) -> tuple:
-    """Where `build_step` keeps each leaf of the state and of the frozen tree."""
-    whole = replicated(mesh)
-    return jax.tree.map(lambda _: whole, (state, frozen))
 
 
 def placed(tree: Any, shardings: Any) -> Any:

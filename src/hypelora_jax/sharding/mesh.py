@@ -1,4 +1,6 @@
-"""The device mesh and the placement of batches and state on it."""
+"""The device mesh and the placement of batches on it."""
+
+import math
 
 import jax
 import numpy as np
@@ -6,10 +8,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hypelora_jax.settings import MeshConfig
+from hypelora_jax.sharding.rules import BATCH
 from hypelora_jax.types import Batch, UserError
 
 AXES = ("data", "fsdp", "model")
-BATCH = P(("data", "fsdp"))
 BATCH_NAMES = ("ids", "mask", "types", "label", "weight")
 
 
@@ -29,6 +31,26 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
             f"config.mesh is {config.data} x {config.fsdp} x {config.model}; wanted "
             f"sizes whose product is the {len(devices)} devices (one may be -1)"
         )
+    return _mesh(sizes, devices)
+
+
+def fitting_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
+    """Mesh of a trained run on whatever devices there are.
+
+    As `make_mesh` where that fits; else `model` and `fsdp` keep the largest part that
+    divides the devices, and `data` takes the rest.
+    """
+    devices = jax.devices() if devices is None else devices
+    try:
+        return make_mesh(config, devices)
+    except UserError:
+        left = len(devices)
+        model = math.gcd(max(config.model, 1), left)
+        fsdp = math.gcd(max(config.fsdp, 1), left // model)
+        return _mesh([left // model // fsdp, fsdp, model], devices)
+
+
+def _mesh(sizes: list[int], devices: list) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
@@ -37,15 +59,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def row_ways(mesh: Mesh) -> int:
+    """Number of parts the rows of a batch are cut into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def batch_size_per_device(batch_size: int, mesh: Mesh) -> int:
     """Rows each device gets; a batch that does not divide is the user's mistake."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = row_ways(mesh)
     if batch_size % ways:
         raise UserError(
             f"config.optim.batch_size / accumulate is {batch_size}; wanted a multiple "
             f"of the {ways} devices along data and fsdp"
         )
     return batch_size // ways
+
+
+def fitting_batch_size(batch_size: int, mesh: Mesh) -> int:
+    """The least batch size from `batch_size` on that the mesh can cut, for evaluation.
+
+    What is too much is padding, which is dropped.
+    """
+    ways = row_ways(mesh)
+    return -(-batch_size // ways) * ways
+
+
+def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Positions in a batch, ascending, of the rows on this process's devices."""
+    cut = NamedSharding(mesh, BATCH)
+    held = cut.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[at] for at in held]))
 
 
 def batch_shardings(mesh: Mesh, cond_rank: int = 0) -> dict[str, NamedSharding]:
@@ -60,8 +103,30 @@ def batch_shardings(mesh: Mesh, cond_rank: int = 0) -> dict[str, NamedSharding]:
     return out
 
 
-def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """A host batch placed on the mesh; entries the step does not read are dropped."""
+def put_batch(
+    batch: Batch, mesh: Mesh, names: tuple[str, ...] = (*BATCH_NAMES, "cond")
+) -> Batch:
+    """A host batch placed on the mesh; entries not named are dropped.
+
+    `batch` holds the process's own rows, and "index" says how many there are in all;
+    without "index" it holds all rows.
+    """
     cond = batch.get("cond")
-    shardings = batch_shardings(mesh, 0 if cond is None else cond.ndim)
-    return {n: jax.device_put(batch[n], s) for n, s in shardings.items()}
+    cut = batch_shardings(mesh, 0 if cond is None else cond.ndim)
+    names = [name for name in names if name in cut]
+    if replicated(mesh).is_fully_addressable:
+        return {name: jax.device_put(batch[name], cut[name]) for name in names}
+    size = len(batch["index"])
+    rows = own_rows(size, mesh)
+
+    def put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        if sharding.spec != BATCH:
+            return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
+
+        def part(at: tuple) -> np.ndarray:
+            first, last = np.arange(size)[at[0]][[0, -1]]
+            return x[np.searchsorted(rows, first) : np.searchsorted(rows, last) + 1]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
+
+    return {name: put(batch[name], cut[name]) for name in names}

@@ -18,7 +18,8 @@ class Journal:
 
     A run that goes on from step s first drops the rows after s, which it will write
     again: each step stands there once. So do the evaluations after s, if `judged` says
-    that they were not finished.
+    that they were not finished. Where a store cannot append (gs://...), rows are kept
+    and the file is written whole at each save; TensorBoard events are left out.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Journal:
                 if row["step"] < resume_step or row["split"] == "train"
             ]
         _write_whole(self._path, self._rows)
-        self._file = self._path.open("a")
-        # here, since tensorboardX imports torch where that is installed: 5 s
-        from tensorboardX import SummaryWriter
+        self._file = self._board = None
+        if appends(workdir):
+            self._file = self._path.open("a")
+            # here, since tensorboardX imports torch where that is installed: 5 s
+            from tensorboardX import SummaryWriter
 
-        self._board = SummaryWriter(str(workdir / "tb"), purge_step=resume_step + 1)
+            self._board = SummaryWriter(str(workdir / "tb"), purge_step=resume_step + 1)
         self._bar = tqdm(
             total=total,
             initial=resume_step,
@@ -59,8 +62,10 @@ class Journal:
 
     def __exit__(self, *exc) -> None:
         self._bar.close()
-        self._file.close()
-        self._board.close()
+        self.flush()
+        if self._file:
+            self._file.close()
+            self._board.close()
 
     def advance(self) -> None:
         """One step done."""
@@ -72,11 +77,46 @@ class Journal:
 
     def write(self, row: dict[str, Any]) -> None:
         """One row; numbers also go to TensorBoard under split/name."""
+        if self._file is None:
+            self._rows.append(row)
+            return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         for name, value in row.items():
             if isinstance(value, int | float) and name not in ("step", "epoch"):
                 self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def flush(self) -> None:
+        """Called at each save: rows reach a store that cannot append."""
+        if self._file is None:
+            _write_whole(self._path, self._rows)
+
+
+class Muted:
+    """The journal of a process that writes no text."""
+
+    def __enter__(self) -> "Muted":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        pass
+
+    def advance(self) -> None:
+        """Nothing."""
+
+    def show(self, **values: str) -> None:
+        """Nothing."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+
+def appends(workdir: epath.Path) -> bool:
+    """Whether files there can be appended to: not in an object store."""
+    return "://" not in str(workdir)
 
 
 def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:

@@ -1,21 +1,18 @@
 """The training loop: steps, evaluation after each epoch, checkpoints, resume."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax.data.pipeline import train_iterator
-from hypelora_jax.sharding.mesh import batch_size_per_device, put_batch, replicated
+from hypelora_jax.sharding import processes
+from hypelora_jax.sharding.mesh import put_batch
 from hypelora_jax.train import members, setup, validate
 from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.train.guard import Guard, all_finite, last_good
-from hypelora_jax.train.journal import Journal, Meter, summary
-from hypelora_jax.train.optim import learning_rate, loss_temperature
+from hypelora_jax.train.journal import Journal, Meter, Muted, summary
+from hypelora_jax.train.running import Run
 from hypelora_jax.train.setup import Plan, Workbench
-from hypelora_jax.train.step import build_step
 from hypelora_jax.train.stop import Asked, StopRequest
 from hypelora_jax.train.stored import Progress, Selection
 from hypelora_jax.types import Params, UserError
@@ -31,108 +28,6 @@ class Trained(NamedTuple):
     epochs: int  # epochs trained
 
 
-class _Run:
-    """The moving parts of one run, so that the loop itself is short."""
-
-    def __init__(
-        self, bench: Workbench, plan: Plan, saved: Checkpoints, stop: StopRequest
-    ):
-        settings = bench.settings
-        self.bench, self.plan, self.saved = bench, plan, saved
-        self.optim = settings.optim
-        self.state, tx, self.alpha = setup.start(bench, plan.total_steps)
-        self.rate = learning_rate(settings.optim, plan.total_steps)
-        self.temperature = loss_temperature(settings.loss, plan.total_steps)
-        batch_size_per_device(
-            self.optim.batch_size // self.optim.accumulate, bench.mesh
-        )
-        self.step = build_step(
-            bench.model,
-            tx,
-            self.alpha,
-            bench.mesh,
-            accumulate=self.optim.accumulate,
-            temperature=self.temperature,
-            skip_nonfinite=self.optim.skip_nonfinite > 0,
-            conditions=members.conditions(settings),
-            seeds=members.seeds(settings),
-        )
-        forward = validate.forward(bench.model, bench.mesh)
-        self.forward = forward._replace(classify=stop.between(forward.classify))
-        self.frozen = bench.frozen
-        self.data = train_iterator(
-            plan.datasets["train"],
-            plan.edges,
-            self.optim.batch_size,
-            setup.keys(settings).data,
-            self.optim.num_epochs,
-            soft=settings.loss.labels == "soft",
-        )
-        self.progress = Progress()
-        self.judged = True  # is there no epoch that ended and was not evaluated?
-        self.guard = Guard(self.optim.skip_nonfinite, 0, saved.latest_settled)
-
-    def resume(self) -> int:
-        """Go to the newest undamaged checkpoint; its step, 0 where there is none."""
-        step = self.saved.newest()
-        if step is None:
-            return 0
-        own = setup.own_frozen(self.frozen)
-        whole = replicated(self.bench.mesh)
-        got = self.saved.restore(
-            step, self.state, own, Progress._fields, self.data, whole
-        )
-        self.state = got.state
-        self.frozen = setup.with_own(self.frozen, got.frozen)
-        best, bad, skipped = (got.progress[name] for name in Progress._fields)
-        self.progress = Progress(best, int(bad), int(skipped))
-        self.guard = Guard(
-            self.optim.skip_nonfinite, self.progress.skipped, self.saved.latest_settled
-        )
-        if step % self.plan.steps_per_epoch == 0:
-            chosen = self.saved.selection(step)
-            self.judged = chosen is not None
-            if chosen is not None:
-                self.progress = self.progress.after(chosen.loss)
-        return step
-
-    def save(self) -> None:
-        """Begin to save the state, if every number in it is finite."""
-        self.guard.settle()
-        if not all_finite(self.state.params):
-            raise UserError(
-                f"the parameters are not finite after step {int(self.state.step)}; "
-                f"{last_good(self.saved.latest_settled())}: lower config.optim.lr, or "
-                "raise optim.warmup"
-            )
-        self.progress = self.progress._replace(skipped=self.guard.skipped)
-        own, progress = setup.own_frozen(self.frozen), self.progress._asdict()
-        self.saved.save(self.state, own, self.data, progress)
-
-    def alpha_after(self, step: int) -> jax.Array:
-        """Blending weight of the last finished step: what evaluation uses."""
-        return self.alpha(max(step - 1, 0))
-
-    def judge(self, split: str, trainable: Params, alpha: jax.Array) -> dict[str, Any]:
-        data, settings = self.plan.datasets[split], self.bench.settings
-        own = members.split_logits(
-            settings,
-            self.forward,
-            trainable,
-            self.frozen,
-            alpha,
-            data,
-            self.plan.edges,
-        )
-        if not np.isfinite(own).all():
-            raise UserError(
-                f"the logits of {split} are not finite at step {int(self.state.step)}; "
-                "the run diverged: lower config.optim.lr, or raise optim.warmup"
-            )
-        logits, temperature = members.pool(settings, trainable, own)
-        return validate.judge(self.bench.task, logits, data.label, temperature)
-
-
 def train(
     bench: Workbench, plan: Plan, workdir: epath.Path, progress: bool = True
 ) -> Trained:
@@ -144,12 +39,12 @@ def train(
     """
     keep = bench.settings.ckpt.keep
     with Checkpoints(workdir, keep) as saved, StopRequest() as stop:
-        run = _Run(bench, plan, saved, stop)
+        run = Run(bench, plan, saved, stop)
         step = run.resume()
         if step:
             logging.info("going on from step %d of %d", step, plan.total_steps)
-        total = plan.total_steps
-        with Journal(workdir, step, total, progress, run.judged) as journal:
+        of_run = (workdir, step, plan.total_steps, progress, run.judged)
+        with Journal(*of_run) if processes.is_main() else Muted() as journal:
             try:
                 _steps(run, journal, stop, step)
             except Asked:
@@ -166,12 +61,14 @@ def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
     """
     with Checkpoints(workdir, bench.settings.ckpt.keep) as saved:
         if "train" not in plan.datasets:
-            state, _, _ = setup.start(bench, plan.total_steps)
+            abstract, tx, _ = setup.start(bench, plan.total_steps)
+            state = setup.first_state(bench, abstract, tx)
             own = setup.own_frozen(bench.frozen)
             saved.save(state, own, None, Progress()._asdict())
             return
         with StopRequest(at_once=True) as stop:
-            run = _Run(bench, plan, saved, stop)
+            run = Run(bench, plan, saved, stop)
+            run.fresh()
             run.save()
             last = bench.settings.select_on == "last"
             validation = bench.settings.select_on == "validation"
@@ -182,7 +79,7 @@ def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
             saved.select(0, Selection(0.0 if last else loss, loss))
 
 
-def _steps(run: _Run, journal: Journal, stop: StopRequest, step: int) -> None:
+def _steps(run: Run, journal: Journal, stop: StopRequest, step: int) -> None:
     """Steps until the last one, early stopping, or a request to stop."""
     meter, patience = Meter(), run.optim.patience
     every = run.bench.settings.ckpt.every_steps
@@ -199,29 +96,35 @@ def _steps(run: _Run, journal: Journal, stop: StopRequest, step: int) -> None:
         run.state, info = run.step(
             run.state, run.frozen, put_batch(batch, run.bench.mesh)
         )
+        processes.one_at_a_time((run.state, info))
         step += 1
-        run.guard.add(step, _ids(run, batch), info["finite"])
+        rows = batch["index"][batch["index"] >= 0]  # of all processes
+        ids = run.plan.datasets["train"].ids[rows].tolist()
+        run.guard.add(step, ids, info["finite"])
         run.saved.poll()
-        meter.add(int(batch["weight"].sum()), int(batch["mask"].sum()))
+        meter.add(len(rows), int(run.lengths[rows].sum()))
+        asked = processes.agreed(stop.signal, _waits(run, step))
         journal.advance()
         _log(run, journal, meter, step, info)
-        ended, asked = step % per_epoch == 0, stop.signal  # read once: it may come now
+        ended = step % per_epoch == 0
         if ended or asked or (every and step % every == 0):
             run.save()
+            journal.flush()
         if ended:
             _end_epoch(run, journal, step)
             meter.reset()
         if asked or (ended and stop.now):
+            stop.signal = asked or stop.signal
             raise Asked
 
 
-def _ids(run: _Run, batch: dict[str, np.ndarray]) -> list:
-    """Ids of the examples of a batch."""
-    index = batch["index"]
-    return run.plan.datasets["train"].ids[index[index >= 0]].tolist()
+def _waits(run: Run, step: int) -> bool:
+    """Whether the loop waits for the devices after a step: a row, or an epoch's end."""
+    logged = step % run.bench.settings.log.every_steps == 0
+    return logged or step % run.plan.steps_per_epoch == 0
 
 
-def _log(run: _Run, journal: Journal, meter: Meter, step: int, info: dict) -> None:
+def _log(run: Run, journal: Journal, meter: Meter, step: int, info: dict) -> None:
     """A row every log.every_steps steps; reading the loss waits for the device."""
     if step % run.bench.settings.log.every_steps and step != run.plan.total_steps:
         return
@@ -245,7 +148,7 @@ def _log(run: _Run, journal: Journal, meter: Meter, step: int, info: dict) -> No
     )
 
 
-def _temperature(run: _Run, step: int) -> dict[str, float]:
+def _temperature(run: Run, step: int) -> dict[str, float]:
     """The loss's temperature for the log, if it changes: of the step, or learned."""
     if run.temperature is not None:
         return {"loss_temperature": float(run.temperature(step - 1))}
@@ -255,7 +158,7 @@ def _temperature(run: _Run, step: int) -> dict[str, float]:
     return {}
 
 
-def _end_epoch(run: _Run, journal: Journal, step: int) -> None:
+def _end_epoch(run: Run, journal: Journal, step: int) -> None:
     """Judge the selection split and validation; record the loss models are chosen by.
 
     The state is being saved meanwhile. A run stopped here judges when it goes on.
@@ -285,12 +188,11 @@ def _validations(plan: Plan) -> list[str]:
     return [name for name in plan.datasets if name.startswith("validation")]
 
 
-def _chosen(run: _Run) -> Trained:
+def _chosen(run: Run) -> Trained:
     """The best checkpoint of the run, read back."""
     step = run.saved.best()
     own = setup.own_frozen(run.frozen)
-    whole = replicated(run.bench.mesh)
-    got = run.saved.restore(step, run.state, own, sharding=whole)
+    got = run.saved.restore(step, run.abstract, own)
     frozen = setup.with_own(run.frozen, got.frozen)
     epochs = int(run.state.step) // run.plan.steps_per_epoch
     return Trained(got.state.params, frozen, run.alpha_after(step), step, epochs)

@@ -3,7 +3,6 @@
 import jax
 from etils import epath
 
-from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import setup
 from hypelora_jax.train.checkpoints import Checkpoints
 from hypelora_jax.train.setup import Workbench
@@ -26,8 +25,7 @@ def chosen(
                 f"{workdir} holds no complete checkpoint; wanted a run trained for an "
                 "epoch at least: run hypelora train with the same --workdir"
             )
-        state, _, alpha = setup.start(bench, total_steps)
-        own, whole = setup.own_frozen(bench.frozen), replicated(bench.mesh)
-        got = saved.restore(step, state, own, sharding=whole)
+        abstract, _, alpha = setup.start(bench, total_steps)
+        got = saved.restore(step, abstract, setup.own_frozen(bench.frozen))
         frozen = setup.with_own(bench.frozen, got.frozen)
         return got.state, frozen, alpha(max(step - 1, 0)), step

@@ -8,6 +8,8 @@ import hashlib
 from typing import NamedTuple
 
 import jax
+import numpy as np
+import optax
 from absl import logging
 from jax.sharding import Mesh
 
@@ -22,10 +24,11 @@ from hypelora_jax.interop import base as bases
 from hypelora_jax.models.presets import max_tokens
 from hypelora_jax.rng import named_key
 from hypelora_jax.settings import Settings
-from hypelora_jax.sharding.mesh import make_mesh, replicated
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import members
-from hypelora_jax.train.optim import blend_alpha, optimizer
-from hypelora_jax.train.state import TrainState
+from hypelora_jax.train.optim import Schedule, blend_alpha, optimizer
+from hypelora_jax.train.state import TrainState, state_shardings
 from hypelora_jax.types import Key, Params, UserError
 
 
@@ -68,28 +71,24 @@ def max_length(settings: Settings, base: bases.Base) -> int:
     return wanted
 
 
-def workbench(settings: Settings, task: Task, revision: str | None = None) -> Workbench:
+def workbench(
+    settings: Settings,
+    task: Task,
+    revision: str | None = None,
+    mesh: Mesh | None = None,
+) -> Workbench:
     """Model and parameters for a task.
 
     Args:
       revision: resolved commit of the base model, when a run is taken up again.
+      mesh: where parameters go; None: the mesh of the settings.
     """
     model_config = settings.model
     base = bases.resolve(model_config.path, revision or model_config.revision)
     max_length(settings, base)
-    mesh = make_mesh(settings.mesh)
+    mesh = mesh or make_mesh(settings.mesh)
     model = assemble.build(settings, base.config, task.num_outputs)
-    inits = [keys(own).init for own in members.of_seeds(settings)]
-    base_keys = [named_key(key, "base") for key in inits]
-    loaded = bases.load_heads(base, task.num_outputs, base_keys)
-    whole = replicated(mesh)
-    backbone, heads = jax.device_put(loaded, whole)
-    parts = []
-    for key, head in zip(inits, heads, strict=True):
-        own = {"backbone": backbone, "head": head}
-        params = jax.device_put(assemble.init_params(model, key, own), whole)
-        parts.append(assemble.split(settings, params))
-    trainable, frozen = parts[0] if len(parts) == 1 else members.stack(parts)
+    trainable, frozen = _parameters(settings, model, base, task.num_outputs, mesh)
     words = tokenizer(base.folder, base.config.family, base.config.pad_id)
     if words.vocab_size > base.config.vocab:
         raise UserError(
@@ -97,6 +96,48 @@ def workbench(settings: Settings, task: Task, revision: str | None = None) -> Wo
             f"{base.config.vocab}; wanted a tokenizer.json made for this model"
         )
     return Workbench(settings, base, task, words, model, mesh, trainable, frozen)
+
+
+def _parameters(
+    settings: Settings, model: Model, base: bases.Base, num_outputs: int, mesh: Mesh
+) -> tuple[Params, Params]:
+    """(trainable, frozen) of all seeds, each leaf where its rule says.
+
+    Build order: shapes, shardings, then tensors of files are placed and values are
+    drawn where they belong; nothing is drawn in one place and moved to another.
+    """
+    family = base.config.family
+    inits = [keys(own).init for own in members.of_seeds(settings)]
+    backbone, heads = None, None
+    if base.folder is not None:
+        at = [named_key(key, "base") for key in inits]
+        backbone, heads = bases.load_heads(base, num_outputs, at)
+        own = {"backbone": backbone}
+        backbone = rules.place(own, rules.shardings(own, mesh, family))["backbone"]
+        heads = jax.tree.map(np.asarray, heads)
+
+    def draw(data: np.ndarray, backbone: Params | None, heads: list | None) -> tuple:
+        inits = [jax.random.wrap_key_data(one) for one in data]
+        if heads is None:
+            at = [named_key(key, "base") for key in inits]
+            backbone, heads = bases.load_heads(base, num_outputs, at)
+        start = {} if backbone is None else {"backbone": backbone}
+        parts = [
+            assemble.split(
+                settings, assemble.init_params(model, k, {**start, "head": h})
+            )
+            for k, h in zip(inits, heads, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else members.stack(parts)
+
+    data = np.stack([np.asarray(jax.random.key_data(key)) for key in inits])
+    inside = backbone if settings.method == "full" else None  # else it stays as it is
+    shapes = jax.eval_shape(draw, data, inside, heads)
+    where = tuple(rules.shardings(tree, mesh, family) for tree in shapes)
+    trainable, frozen = jax.jit(draw, out_shardings=where)(data, inside, heads)
+    if backbone is not None and inside is None:
+        frozen = {**frozen, "backbone": backbone}
+    return trainable, frozen
 
 
 class Plan(NamedTuple):
@@ -134,14 +175,38 @@ def plan(bench: Workbench, corpus: Corpus) -> Plan:
     return Plan(datasets, edges, per_epoch, per_epoch * optim.num_epochs)
 
 
-def start(bench: Workbench, total_steps: int) -> tuple[TrainState, object, object]:
-    """(state before the first step, optimizer, schedule of alpha)."""
+def start(
+    bench: Workbench, total_steps: int
+) -> tuple[TrainState, optax.GradientTransformation, Schedule]:
+    """(shapes and shardings of the state, optimizer, schedule of alpha).
+
+    A checkpoint is restored into them; `first_state` makes the state without one.
+    """
     settings = bench.settings
     tx = optimizer(settings.optim, total_steps)
     alpha = blend_alpha(settings.blend, total_steps, settings.optim.accumulate)
     own_keys = [keys(own).train for own in members.of_seeds(settings)]
-    state = members.start(bench.trainable, tx, own_keys)
-    return jax.device_put(state, replicated(bench.mesh)), tx, alpha
+    shapes = jax.eval_shape(lambda p: members.start(p, tx, own_keys), bench.trainable)
+    where = state_shardings(shapes, tx, bench.mesh, bench.base.config.family)
+    abstract = jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, where
+    )
+    return abstract, tx, alpha
+
+
+def first_state(
+    bench: Workbench, abstract: TrainState, tx: optax.GradientTransformation
+) -> TrainState:
+    """State before the first step, made where `abstract` says."""
+
+    def make(trainable: Params, data: jax.Array) -> TrainState:
+        own_keys = [jax.random.wrap_key_data(one) for one in data]
+        return members.start(trainable, tx, own_keys)
+
+    seeds = members.of_seeds(bench.settings)
+    data = np.stack([np.asarray(jax.random.key_data(keys(s).train)) for s in seeds])
+    where = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(make, out_shardings=where)(bench.trainable, data)
 
 
 def own_frozen(frozen: Params) -> Params:

@@ -6,7 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.types import Key, Params
 
 
@@ -36,3 +39,23 @@ def init_state(
     trainable = jax.tree.map(lambda x: jnp.array(x, copy=True), trainable)
     key = jax.random.wrap_key_data(jnp.array(jax.random.key_data(key), copy=True))
     return TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), key)
+
+
+def state_shardings(
+    state: TrainState, tx: optax.GradientTransformation, mesh: Mesh, family: str
+) -> TrainState:
+    """Sharding of each leaf of a state (arrays or shape structs).
+
+    Parameters follow the family's table, the optimizer's moments their parameter; step,
+    counters and key are whole on every device.
+    """
+    whole = replicated(mesh)
+    params = rules.shardings(state.params, mesh, family)
+    opt_state = optax.tree.map_params(
+        tx,
+        lambda _, sharding: sharding,
+        state.opt_state,
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, params, opt_state, whole)

@@ -11,13 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from hypelora_jax import trees
 from hypelora_jax.assemble import Model
 from hypelora_jax.calibration import losses
 from hypelora_jax.predict import is_per_example
 from hypelora_jax.rng import named_keys
+from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import batch_shardings, replicated
 from hypelora_jax.train import members
 from hypelora_jax.train.optim import Schedule
@@ -42,12 +44,15 @@ def _cut(tree: Any, parts: int) -> Any:
 
 
 def gradients(
-    model: Model, accumulate: int, deterministic: bool
+    model: Model, accumulate: int, deterministic: bool, mesh: Mesh | None = None
 ) -> Callable[..., tuple[jax.Array, jax.Array, Params]]:
     """`grads(trainable, frozen, batch, alpha, keys) -> (loss, weight, gradient)`.
 
     Loss is the mean over the batch by weight; sums are divided once, by the sum of all
     weights, so that padding rows and micro-batches of unequal weight count right.
+
+    With a mesh the adapter is pinned to the devices of its kernels, and its gradient
+    with it: it is summed over devices there, before the network that made it sees it.
     """
     predictor = model.predictor
 
@@ -63,7 +68,7 @@ def gradients(
         return losses.total(loss_B, weight_B), jnp.sum(weight_B)
 
     summed = _over_micros(
-        jax.value_and_grad(micro_sums, argnums=(0, 1), has_aux=True), accumulate
+        jax.value_and_grad(micro_sums, argnums=(0, 1), has_aux=True), accumulate, mesh
     )
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
@@ -72,9 +77,10 @@ def gradients(
         adapt_key = None if deterministic else keys["adapt"]
 
         def adapt(adapting: Params) -> Lora:
-            return predictor.adapt(
+            lora = predictor.adapt(
                 trees.union(adapting, frozen), cond, alpha, adapt_key
             )
+            return lora if mesh is None else rules.pin_factors(lora, mesh)
 
         lora, pull = jax.vjp(adapt, _pick(trainable, direct=False))
         (loss, weight), (d_direct, d_lora) = summed(
@@ -88,7 +94,9 @@ def gradients(
     return grads
 
 
-def _over_micros(value_and_grads: Callable, accumulate: int) -> Callable:
+def _over_micros(
+    value_and_grads: Callable, accumulate: int, mesh: Mesh | None
+) -> Callable:
     """`value_and_grads` of one micro-batch as a function that sums over all of them.
 
     Adapters of each example (a leading B) are cut as the rows are, and their gradients
@@ -100,7 +108,11 @@ def _over_micros(value_and_grads: Callable, accumulate: int) -> Callable:
     def summed(direct: Params, lora: Lora, frozen: Params, batch: Batch, key):
         own = is_per_example(lora)
         pieces = _cut(lora, accumulate) if own else {}
-        xs = (_cut(batch, accumulate), jax.random.split(key, accumulate), pieces)
+        micros = _cut(batch, accumulate)
+        if mesh is not None:  # else the scan's axis would be the one that is cut
+            rows = NamedSharding(mesh, P(None, *rules.BATCH))
+            micros = jax.lax.with_sharding_constraint(micros, rows)
+        xs = (micros, jax.random.split(key, accumulate), pieces)
 
         def micro(rows, key, piece):
             return value_and_grads(direct, piece if own else lora, frozen, rows, key)
@@ -138,12 +150,15 @@ def build_step(
     skip_nonfinite: bool = False,
     conditions: int = 1,
     seeds: int = 1,
+    shardings: tuple[TrainState, Params] | None = None,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Info]]:
     """`step(state, frozen, batch) -> (state, info)`, jitted.
 
     Shardings are pinned and the state is donated.
 
     Args:
+      shardings: of each leaf of state and frozen, as `train.state.state_shardings` and
+        `sharding.rules.shardings` give them; None: every device holds both whole.
       accumulate: micro-batches the batch is cut into.
       cond_rank: rank of batch["cond"]; 0 where there is none.
       deterministic: no dropout, as the golden runs of the reference have it.
@@ -153,7 +168,7 @@ def build_step(
       conditions: members of a hyper-ensemble, which share the rows of a batch.
       seeds: members of a deep ensemble, each trained on every row.
     """
-    grads = gradients(model, accumulate, deterministic)
+    grads = gradients(model, accumulate, deterministic, mesh)
 
     def step(
         state: TrainState, frozen: Params, batch: Batch
@@ -181,9 +196,10 @@ def build_step(
         return TrainState(state.step + 1, params, opt_state, state.key), info
 
     whole = replicated(mesh)
+    of_state, of_frozen = shardings or (whole, whole)
     return jax.jit(
         members.over_seeds(step) if seeds > 1 else step,
-        in_shardings=(whole, whole, batch_shardings(mesh, cond_rank)),
-        out_shardings=(whole, whole),
+        in_shardings=(of_state, of_frozen, batch_shardings(mesh, cond_rank)),
+        out_shardings=(of_state, whole),
         donate_argnames=("state",),
     )

@@ -41,7 +41,8 @@ class StopRequest:
 
     def __exit__(self, *exc) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None: not set from Python, but by JAX's runtime of several processes
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -13,31 +13,40 @@ from hypelora_jax.calibration import losses, metrics, scores
 from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.data.pipeline import Dataset, NumpyBatch, eval_batches
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.sharding.mesh import BATCH, replicated
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import (
+    fitting_batch_size,
+    own_rows,
+    put_batch,
+    replicated,
+)
 from hypelora_jax.types import Params
 
 
 class Forward(NamedTuple):
-    """Jitted: `adapt(params, alpha) -> lora`, `classify(params, lora, rows)`."""
+    """Jitted: `adapt(params, alpha) -> lora`, `classify(params, lora, rows)`.
+
+    Parameters and rows are used where they are; logits come back whole to every
+    process.
+    """
 
     adapt: Callable
     classify: Callable
+    mesh: Mesh
 
 
 def forward(model: Model, mesh: Mesh) -> Forward:
     """Inference functions, compiled once per bucket; nothing is donated."""
-    whole = replicated(mesh)
-    rows = jax.NamedSharding(mesh, BATCH)
 
     def adapt(params: Params, alpha: jax.Array):
-        return model.predictor.adapt(params, {}, alpha, None)
+        lora = model.predictor.adapt(params, {}, alpha, None)
+        return rules.pin_factors(lora, mesh)
 
     def classify(params: Params, lora, batch):
         return model.predictor.classify(params, lora, batch, None)
 
     return Forward(
-        jax.jit(adapt, in_shardings=(whole, whole), out_shardings=whole),
-        jax.jit(classify, in_shardings=(whole, whole, rows), out_shardings=rows),
+        jax.jit(adapt), jax.jit(classify, out_shardings=replicated(mesh)), mesh
     )
 
 
@@ -49,12 +58,15 @@ def logits(
     batches: Iterable[NumpyBatch],
     n: int,
 ) -> np.ndarray:
-    """Raw logits (N, Y), float32 or wider, each example exactly once."""
+    """Raw logits (N, Y), float32 or wider, each example exactly once.
+
+    Of several processes each brings its own rows of the batches and gets all logits.
+    """
     params = trees.union(trainable, frozen)
-    lora = run.adapt(params, alpha)
+    lora = run.adapt(params, np.asarray(alpha))
     out = None
     for batch in batches:
-        rows = {name: batch[name] for name in ("ids", "mask", "types")}
+        rows = put_batch(batch, run.mesh, ("ids", "mask", "types"))
         got = np.asarray(run.classify(params, lora, rows))
         if out is None:
             out = np.full((n, got.shape[1]), np.nan, got.dtype)
@@ -72,8 +84,10 @@ def split_logits(
     edges: tuple[int, ...],
     batch_size: int,
 ) -> np.ndarray:
-    """Raw logits (N, Y) of a split."""
-    batches = eval_batches(data, edges, batch_size)
+    """Raw logits (N, Y) of a split; the batch grows to what the mesh can cut."""
+    size = fitting_batch_size(batch_size, run.mesh)
+    own = own_rows(size, run.mesh)
+    batches = eval_batches(data, edges, size, own=own)
     return logits(run, trainable, frozen, alpha, batches, len(data.ids))
 
 

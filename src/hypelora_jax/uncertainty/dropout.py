@@ -17,7 +17,8 @@ from hypelora_jax.assemble import Model
 from hypelora_jax.models.presets import EncoderConfig
 from hypelora_jax.rng import named_key
 from hypelora_jax.settings import Settings
-from hypelora_jax.sharding.mesh import BATCH, replicated
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train.validate import Forward
 from hypelora_jax.types import Key, Params
 
@@ -56,18 +57,17 @@ def random_a(
 
 def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> Draws:
     """Members whose adapter, rows or both are drawn; compiled once for all of them."""
-    whole, split = replicated(mesh), jax.NamedSharding(mesh, BATCH)
     predictor = model.predictor
 
     def adapter(params: Params, alpha: jax.Array, key: Key):
-        return predictor.adapt(params, {}, alpha, key if adapt else None)
+        lora = predictor.adapt(params, {}, alpha, key if adapt else None)
+        return rules.pin_factors(lora, mesh)
 
     def classify(params: Params, lora, batch, key: Key):
         return predictor.classify(params, lora, batch, key if rows else None)
 
-    adapter = jax.jit(adapter, in_shardings=whole, out_shardings=whole)
-    inputs = (whole, whole, split, whole)
-    classify = jax.jit(classify, in_shardings=inputs, out_shardings=split)
+    adapter = jax.jit(adapter)
+    classify = jax.jit(classify, out_shardings=replicated(mesh))
 
     def draw(k: int) -> Forward:
         base = named_key(jax.random.key(seed), "uncertainty")
@@ -78,6 +78,7 @@ def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> D
             lambda params, lora, batch: classify(
                 params, lora, batch, jax.random.fold_in(rows_key, next(batch_number))
             ),
+            mesh,
         )
 
     return draw

@@ -14,7 +14,7 @@ from hypelora_jax.calibration import average
 from hypelora_jax.data.pipeline import Dataset
 from hypelora_jax.report import predictions
 from hypelora_jax.settings import UncertaintyConfig
-from hypelora_jax.sharding.mesh import BATCH, replicated
+from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import members, validate
 from hypelora_jax.train.setup import Workbench
 from hypelora_jax.train.validate import Forward
@@ -84,14 +84,13 @@ def _logits(run: Chosen, forward: Forward, data: Dataset) -> np.ndarray:
 
 def features(run: Chosen) -> Callable[[Dataset], np.ndarray]:
     """Jitted: what the head's last layer reads, (N, D), without dropout."""
-    parts, mesh = run.bench.model.parts, run.bench.mesh
-    whole, rows = replicated(mesh), jax.NamedSharding(mesh, BATCH)
+    parts = run.bench.model.parts
 
     def of_rows(params: Params, lora, batch):
         hidden_BTD = parts.backbone.apply(params["backbone"], lora, batch, None)
         return parts.head.features(params["head"], hidden_BTD)
 
-    of_rows = jax.jit(of_rows, in_shardings=(whole, whole, rows), out_shardings=rows)
+    of_rows = jax.jit(of_rows, out_shardings=replicated(run.bench.mesh))
     forward = run.forward._replace(classify=of_rows)
     return lambda data: _logits(run, forward, data)[0]
 

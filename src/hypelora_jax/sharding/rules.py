@@ -1,0 +1,144 @@
+"""Where each leaf of a model lives: one table a family, from path to PartitionSpec.
+
+Rules are matched whole against slash paths, the first match wins, and every leaf must
+match one. A spec names the *last* axes of a leaf: `P("fsdp", "model")` cuts a stacked
+kernel (L, I, O) on I and O. Whole leaves are those that are small.
+
+A projection's kernel is cut on its input over one axis and on its output over the
+other, in turns (Shoeybi et al. 2019, "Megatron-LM", section 3), so that attention and
+feed-forward need one sum over `model` each. The factors follow the kernel they adapt.
+"""
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hypelora_jax import trees
+from hypelora_jax.types import Lora, Params, UserError
+
+Table = tuple[tuple[str, P], ...]
+IN, OUT = "(q|k|v|up|gate)", "(o|down)"  # into heads or feed-forward, and back out
+
+BATCH = P(("data", "fsdp"))  # rows, the first axis of whatever has rows
+ADAPTER: Table = (
+    (f"lora/{IN}/a|hyper/(init/)?a/{IN}", P("fsdp", None)),
+    (f"lora/{IN}/b|hyper/init/b/{IN}", P(None, "model")),
+    (f"lora/{OUT}/a|hyper/(init/)?a/{OUT}", P("model", None)),
+    (f"lora/{OUT}/b|hyper/init/b/{OUT}", P(None, "fsdp")),
+    # at paper size the output heads are larger than the adapter they write
+    ("hyper/out/[^/]+/(a|b|ab)/(kernel|bias)", P("model")),
+    ("hyper/trunk/.+", P()),
+    ("cond/embedding", P()),
+    ("loss/log_t", P()),
+)
+ENCODER: Table = (
+    # by width: no released vocabulary is a multiple of a power of two
+    ("backbone/embed/(word|position|type)/embedding", P(("fsdp", "model"))),
+    ("backbone/embed/norm/(scale|bias)", P()),
+    (f"backbone/layers/{IN}/kernel", P("fsdp", "model")),
+    (f"backbone/layers/{IN}/bias", P("model")),
+    (f"backbone/layers/{OUT}/kernel", P("model", "fsdp")),
+    (f"backbone/layers/{OUT}/bias", P()),
+    ("backbone/layers/(attn|ff)_norm/(scale|bias)", P()),
+    ("head/(dense|out)/(kernel|bias)", P()),
+)
+RULES: dict[str, Table] = {"bert": ENCODER + ADAPTER, "roberta": ENCODER + ADAPTER}
+
+
+def table_of(family: str) -> Table:
+    """Rules of a model family.
+
+    Raises:
+      ValueError: a family without a table; ours to add.
+    """
+    if family not in RULES:
+        raise ValueError(
+            f"no sharding rules for family {family!r}, only for {', '.join(RULES)}; "
+            "add a table to RULES in sharding/rules.py"
+        )
+    return RULES[family]
+
+
+def hits(pattern: str, path: str) -> bool:
+    """Whether a rule is for a leaf: the whole path, not a part of it."""
+    return re.fullmatch(pattern, path) is not None
+
+
+def spec(path: str, ndim: int, family: str) -> P:
+    """Spec of a leaf with all its axes.
+
+    Raises:
+      ValueError: no rule for the leaf, or a rule with more axes than it has.
+    """
+    for pattern, last in table_of(family):
+        if hits(pattern, path):
+            if len(last) > ndim:
+                raise ValueError(
+                    f"rule {pattern!r} of RULES[{family!r}] cuts {len(last)} axes; "
+                    f"{path} has {ndim}"
+                )
+            return P(*(None,) * (ndim - len(last)), *last) if len(last) else P()
+    raise ValueError(
+        f"no sharding rule matches {path}; add one to RULES[{family!r}] in "
+        "sharding/rules.py"
+    )
+
+
+def shardings(params: Params, mesh: Mesh | AbstractMesh, family: str) -> Params:
+    """Sharding of each leaf of a parameter tree (arrays or shape structs).
+
+    Raises:
+      UserError: a mesh axis that does not divide the axis of a leaf it cuts.
+      ValueError: a leaf without a rule.
+    """
+
+    def one(path: str, leaf: Any) -> NamedSharding:
+        wanted = spec(path, len(leaf.shape), family)
+        _check(path, leaf.shape, wanted, mesh, family)
+        return NamedSharding(mesh, wanted)
+
+    return trees.map_with_path(one, params)
+
+
+def _check(path: str, shape: tuple, wanted: P, mesh: Any, family: str) -> None:
+    for size, names in zip(shape, wanted, strict=False):
+        names = (names,) if isinstance(names, str) else names or ()
+        ways = 1
+        for name in names:
+            ways *= mesh.shape[name]
+        if size % ways:
+            raise UserError(
+                f"config.mesh has {' x '.join(names)} = {ways}, which does not divide "
+                f"{size} of {path} {tuple(shape)} (sharding table {family}); wanted "
+                "sizes of fsdp and model that divide the model's widths"
+            )
+
+
+def pin_factors(lora: Lora, mesh: Mesh) -> Lora:
+    """A placed adapter, inside jit, where its kernels are; its gradient too.
+
+    So what is summed over devices is the gradient of the factors: only after that sum
+    is it pulled back through the network that made them. Adapters of each example are
+    cut as the rows are.
+    """
+
+    def pin(path: str, x: jax.Array) -> jax.Array:
+        last = next(last for rule, last in ADAPTER if hits(rule, path))
+        wanted = BATCH if x.ndim == 4 else P(None, *last)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
+
+    return trees.map_with_path(pin, {"lora": lora})["lora"]
+
+
+def place(params: Params, where: Params) -> Params:
+    """Host arrays, which every process has whole, on the devices `where` says."""
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
+
+    return jax.tree.map(put, params, where)

@@ -1,0 +1,168 @@
+"""Sharded equals unsharded: on 8 devices, whatever the mesh, the same numbers."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from hypelora_jax import assemble, trees
+from hypelora_jax.settings import MeshConfig
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import make_mesh, put_batch
+from hypelora_jax.train import optim, setup, validate
+from hypelora_jax.train.state import init_state, state_shardings
+from hypelora_jax.train.step import build_step
+
+METHODS = ("lora", "hyper_mlp", "hyper_transformer", "full")
+MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
+# In `make test`: every method on the mesh of all three axes, and one method on all.
+CASES = [
+    pytest.param(
+        method,
+        sizes,
+        marks=[] if sizes == (2, 2, 2) or method == "hyper_mlp" else pytest.mark.soak,
+        id=f"{method}-{'x'.join(map(str, sizes))}",
+    )
+    for method in METHODS
+    for sizes in MESHES
+]
+OPTIM = {"eps": 1e-6, "clip": 0.0, "schedule": "constant", "warmup": 0.0, "lr": 1e-3}
+NO_GRADIENT = re.compile(r".*/k/bias")  # zero in exact arithmetic: noise, normalised
+
+
+def mesh_of(sizes):
+    devices = jax.devices()[: int(np.prod(sizes))]
+    return make_mesh(MeshConfig(*sizes), devices)
+
+
+def ready(method, sizes, accumulate=1):
+    """(step, state, frozen, mesh) of a tiny model; dropout and clipping as in runs."""
+    settings = tiny.settings(method, optim=OPTIM)
+    model, mesh = tiny.model(settings), mesh_of(sizes)
+    params = tiny.shaken(tiny.params(settings, model))
+    trainable, frozen = assemble.split(settings, params)
+    tx = optim.optimizer(settings.optim, 10)
+    state = init_state(trainable, tx, jax.random.key(0))
+    where = (
+        state_shardings(state, tx, mesh, tiny.CONFIG.family),
+        rules.shardings(frozen, mesh, tiny.CONFIG.family),
+    )
+    state, frozen = jax.device_put((state, frozen), where)
+    alpha = optim.blend_alpha(settings.blend, 10)
+    step = build_step(model, tx, alpha, mesh, accumulate=accumulate, shardings=where)
+    return step, state, frozen, mesh
+
+
+def train(method, sizes, accumulate=1):
+    """Losses of 5 steps, gradient of the first, trainables after the last."""
+    step, state, frozen, mesh = ready(method, sizes, accumulate)
+    losses, gradient = [], None
+    for i in range(5):
+        batch = tiny.batch(rows=16, seed=i)
+        batch["weight"] = np.where(np.arange(16) < 13, 1, 0).astype(np.float32)
+        state, info = step(state, frozen, put_batch(batch, mesh))
+        losses.append(float(info["loss"]))
+        if gradient is None:  # Adam's first moment is (1 - b1) times the gradient
+            (adam,) = [s for s in state.opt_state if hasattr(s, "mu")]
+            gradient = {p: x / 0.1 for p, x in host(adam.mu).items()}
+    return np.asarray(losses), gradient, host(state.params)
+
+
+def host(tree):
+    return {p: np.asarray(x) for p, x in trees.flatten(tree).items()}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What one device gives, by method."""
+    return {}
+
+
+@pytest.mark.parametrize("method, sizes", CASES)
+def test_sharded_equals_unsharded(method, sizes, whole):
+    if method not in whole:
+        whole[method] = train(method, (1, 1, 1))
+    losses, gradient, params = whole[method]
+    got_losses, got_gradient, got_params = train(method, sizes)
+    np.testing.assert_allclose(got_losses, losses, atol=1e-5, rtol=0)
+    norm = np.sqrt(sum(np.sum(g.astype(np.float64) ** 2) for g in gradient.values()))
+    for path, g in gradient.items():
+        np.testing.assert_allclose(
+            got_gradient[path], g, atol=1e-5 * norm, rtol=0, err_msg=path
+        )
+    for path, x in params.items():
+        if not NO_GRADIENT.fullmatch(path):
+            np.testing.assert_allclose(
+                got_params[path], x, atol=1e-5, rtol=0, err_msg=path
+            )
+
+
+def test_sharded_micro_batches_equal_unsharded_ones():
+    losses, _, params = train("hyper_mlp", (1, 1, 1), accumulate=2)
+    got_losses, _, got_params = train("hyper_mlp", (2, 2, 2), accumulate=2)
+    np.testing.assert_allclose(got_losses, losses, atol=1e-5, rtol=0)
+    for path, x in params.items():
+        np.testing.assert_allclose(got_params[path], x, atol=1e-5, err_msg=path)
+
+
+def test_what_crosses_data_is_the_gradient_of_factors_and_head():
+    step, state, frozen, mesh = ready("hyper_mlp", (8, 1, 1))
+    batch = put_batch(tiny.batch(rows=16), mesh)
+    text = step.lower(state, frozen, batch).compile().as_text()
+    summed = 0
+    for line in re.findall(r"= (.*) all-reduce(?:-start)?\(", text):
+        for dims in re.findall(r"f32\[([\d,]*)\]", line):
+            summed += 4 * int(np.prod([int(d) for d in dims.split(",") if d] or [1]))
+    factors = 3 * 2 * 2 * (32 + 32)  # layers, modules, rank, both sides
+    wanted = 4 * (factors + trees.count(state.params["head"]))
+    assert wanted <= summed <= 1.1 * wanted + 64, (summed, wanted)
+    made = 4 * trees.count(state.params["hyper"])
+    assert made > 0.5 * wanted, "else the test could not tell"
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """By mesh: parameters, logits and metrics of a split of 45 examples."""
+    sections = {
+        "model": {"path": "random:tiny"},
+        "data": {"source": "synthetic", "num_examples": 64, "max_length": 32},
+    }
+    settings = tiny.settings("hyper_mlp", **sections)
+    corpus = setup.load_corpus(settings)
+    out = {}
+    for sizes in ((1, 1, 1), *MESHES):
+        bench = setup.workbench(settings, corpus.task, mesh=mesh_of(sizes))
+        if not out:
+            data = setup.plan(bench, corpus).datasets["validation"]
+            data = data._replace(label=data.label[:45], ids=data.ids[:45], soft=None)
+            encoded = data.encoded._replace(
+                ids=data.encoded.ids[:45], types=data.encoded.types[:45]
+            )
+            data = data._replace(encoded=encoded)
+        logits = validate.split_logits(
+            validate.forward(bench.model, bench.mesh),
+            bench.trainable,
+            bench.frozen,
+            np.zeros((), np.float32),
+            data,
+            (24, 32),
+            6,  # 8 devices cannot cut this: evaluation makes it 8
+        )
+        params = host(trees.union(bench.trainable, bench.frozen))
+        out[sizes] = params, logits, validate.judge(corpus.task, logits, data.label)
+    return out
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=lambda s: "x".join(map(str, s)))
+def test_evaluation_counts_each_example_once(judged, sizes):
+    params, logits, metrics = judged[(1, 1, 1)]
+    got_params, got_logits, got_metrics = judged[sizes]
+    for path, x in params.items():
+        np.testing.assert_allclose(got_params[path], x, atol=1e-6, err_msg=path)
+    assert got_logits.shape == (45, 2) and np.isfinite(got_logits).all()
+    np.testing.assert_allclose(got_logits, logits, atol=1e-5, rtol=0)
+    assert got_metrics["n"] == 45
+    for name, value in metrics.items():
+        assert got_metrics[name] == pytest.approx(value, abs=1e-6), name
