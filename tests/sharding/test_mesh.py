@@ -85,7 +85,7 @@ def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path, source, target
     own, batches = setup.own_frozen(bench.frozen), batches_of(bench)
     next(batches)
     with Checkpoints(epath.Path(tmp_path)) as saved:
-        saved.save(state, own, batches, {"best": 1.0}, 0.5)
+        saved.save(state, own, batches, {"best": 1.0})
     other, wanted, _, _ = run_of(target)
     with Checkpoints(epath.Path(tmp_path)) as saved:
         fresh, like = batches_of(other), setup.own_frozen(other.frozen)
