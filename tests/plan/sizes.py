@@ -1,9 +1,10 @@
-"""Bytes of the trees of a planned step."""
+"""Settings of a small plan, and bytes of the trees of a planned step."""
 
 import jax
 
 from hypelora_jax import trees
 from hypelora_jax.plan.program import Step
+from hypelora_jax.settings import from_dict
 
 
 def summed(step: Step) -> int:
@@ -19,3 +20,16 @@ def summed(step: Step) -> int:
 def network(step: Step) -> int:
     """Trainable part of the hyper-network."""
     return trees.nbytes(step.arguments[0].params["hyper"])
+
+
+def settings(**sections):
+    tree = {
+        "model": {"path": "random:tiny"},
+        "data": {"source": "synthetic", "max_length": 16},
+        "hyper": {"widths": [64], "cond_dim": 16},
+        "lora": {"rank": 2},
+        "optim": {"batch_size": 32},
+    }
+    for name, value in sections.items():
+        tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value
+    return from_dict(tree)

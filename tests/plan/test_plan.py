@@ -5,16 +5,15 @@ import json
 import jax
 import numpy as np
 import pytest
-from plan.sizes import network, summed
+from plan.sizes import network, settings, summed
 from process import run
 
-from hypelora_jax import cli, trees
+from hypelora_jax import cli
 from hypelora_jax.plan import changes, cost, program, report
 from hypelora_jax.plan import topology as topologies
 from hypelora_jax.plan.estimate import Estimate, estimate, executed
 from hypelora_jax.plan.topology import CPU, Chip, topology
 from hypelora_jax.settings import from_dict
-from hypelora_jax.train import setup
 from hypelora_jax.types import UserError
 
 KEYS = set(
@@ -23,19 +22,6 @@ KEYS = set(
 )
 FAKE = Chip(2**30, 1e12, 1e11, 1e10, ())
 SMOKE = ("--config=smoke", "--config.data.max_length=16")
-
-
-def settings(**sections):
-    tree = {
-        "model": {"path": "random:tiny"},
-        "data": {"source": "synthetic", "max_length": 16},
-        "hyper": {"widths": [64], "cond_dim": 16},
-        "lora": {"rank": 2},
-        "optim": {"batch_size": 32},
-    }
-    for name, value in sections.items():
-        tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value
-    return from_dict(tree)
 
 
 TRANSFORMER = pytest.param("hyper_transformer", marks=pytest.mark.soak)
@@ -54,34 +40,6 @@ def test_what_is_summed_over_chips_is_the_adapters_gradient(method):
     assert found.collective_bytes == {"all-reduce": summed(step) + loss_and_weight}
     assert network(step) > 5 * summed(step)
     assert found.fits and found.roofline is None  # a CPU has no published figures
-
-
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {},
-        {"uncertainty": {"kind": "deep_ensemble", "samples": 2}},
-        {"uncertainty": {"kind": "hyper_ensemble", "samples": 2}},
-    ],
-    ids=["plain", "seeds", "conditions"],
-)
-def test_the_state_planned_for_is_the_state_trained(sections):
-    config = settings(**sections)
-    where = topology("cpu-1")
-    corpus = setup.load_corpus(config)
-    bench = setup.workbench(config, corpus.task)
-    state, _, _ = setup.start(bench, 10)
-    step = program.build(config, where)
-    planned, frozen, _ = step.arguments
-
-    def shapes(tree):
-        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-
-    assert shapes(planned) == shapes(state)
-    assert shapes(frozen) == shapes(bench.frozen)
-    assert program.bytes_on_one(planned.params) == trees.nbytes(state.params)
-    made, _ = step.function.trace(*step.arguments).out_info
-    assert shapes(made) == shapes(state)
 
 
 def test_two_hundred_and_fifty_six_chips_sum_no_more_than_four():

@@ -1,5 +1,6 @@
 """Sharded equals unsharded: on 8 devices, whatever the mesh, the same numbers."""
 
+import functools
 import re
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 import tiny
 
 from hypelora_jax import assemble, trees
+from hypelora_jax.plan import hlo
 from hypelora_jax.settings import MeshConfig
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import make_mesh, put_batch
@@ -17,17 +19,22 @@ from hypelora_jax.train.step import build_step
 
 METHODS = ("lora", "hyper_mlp", "hyper_transformer", "full")
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
-# In `make test`: every method on the mesh of all three axes, and one method on all.
-CASES = [
-    pytest.param(
-        method,
+ALL_AXES = (2, 2, 2)
+SHORT = ("hyper_mlp", "full")  # a network that writes factors; a backbone that trains
+
+
+def case(sizes, *method):
+    """In `make test` two methods on the mesh of all axes; in `make soak` all."""
+    short = sizes == ALL_AXES and {*method} <= {*SHORT}
+    return pytest.param(
+        *method,
         sizes,
-        marks=[] if sizes == (2, 2, 2) or method == "hyper_mlp" else pytest.mark.soak,
-        id=f"{method}-{'x'.join(map(str, sizes))}",
+        marks=[] if short else pytest.mark.soak,
+        id="-".join((*method, "x".join(map(str, sizes)))),
     )
-    for method in METHODS
-    for sizes in MESHES
-]
+
+
+CASES = [case(sizes, method) for method in METHODS for sizes in MESHES]
 OPTIM = {"eps": 1e-6, "clip": 0.0, "schedule": "constant", "warmup": 0.0, "lr": 1e-3}
 NO_GRADIENT = re.compile(r".*/k/bias")  # zero in exact arithmetic: noise, normalised
 
@@ -99,6 +106,7 @@ def test_sharded_equals_unsharded(method, sizes, whole):
             )
 
 
+@pytest.mark.soak
 def test_sharded_micro_batches_equal_unsharded_ones():
     losses, _, params = train("hyper_mlp", (1, 1, 1), accumulate=2)
     got_losses, _, got_params = train("hyper_mlp", (2, 2, 2), accumulate=2)
@@ -111,54 +119,47 @@ def test_what_crosses_data_is_the_gradient_of_factors_and_head():
     step, state, frozen, mesh = ready("hyper_mlp", (8, 1, 1))
     batch = put_batch(tiny.batch(rows=16), mesh)
     text = step.lower(state, frozen, batch).compile().as_text()
-    summed = 0
-    for line in re.findall(r"= (.*) all-reduce(?:-start)?\(", text):
-        for dims in re.findall(r"f32\[([\d,]*)\]", line):
-            summed += 4 * int(np.prod([int(d) for d in dims.split(",") if d] or [1]))
+    moved = hlo.collective_bytes(text)  # a sum in the loop over layers counts for each
     factors = 3 * 2 * 2 * (32 + 32)  # layers, modules, rank, both sides
     wanted = 4 * (factors + trees.count(state.params["head"]))
-    assert wanted <= summed <= 1.1 * wanted + 64, (summed, wanted)
+    assert moved.keys() == {"all-reduce"}
+    assert wanted <= moved["all-reduce"] <= 1.1 * wanted + 64, (moved, wanted)
     made = 4 * trees.count(state.params["hyper"])
     assert made > 0.5 * wanted, "else the test could not tell"
 
 
-@pytest.fixture(scope="module")
-def judged():
-    """By mesh: parameters, logits and metrics of a split of 45 examples."""
+@functools.cache
+def judged(sizes):
+    """On a mesh: parameters, logits and metrics of a split of 45 examples."""
     sections = {
         "model": {"path": "random:tiny"},
         "data": {"source": "synthetic", "num_examples": 64, "max_length": 32},
     }
     settings = tiny.settings("hyper_mlp", **sections)
     corpus = setup.load_corpus(settings)
-    out = {}
-    for sizes in ((1, 1, 1), *MESHES):
-        bench = setup.workbench(settings, corpus.task, mesh=mesh_of(sizes))
-        if not out:
-            data = setup.plan(bench, corpus).datasets["validation"]
-            data = data._replace(label=data.label[:45], ids=data.ids[:45], soft=None)
-            encoded = data.encoded._replace(
-                ids=data.encoded.ids[:45], types=data.encoded.types[:45]
-            )
-            data = data._replace(encoded=encoded)
-        logits = validate.split_logits(
-            validate.forward(bench.model, bench.mesh),
-            bench.trainable,
-            bench.frozen,
-            np.zeros((), np.float32),
-            data,
-            (24, 32),
-            6,  # 8 devices cannot cut this: evaluation makes it 8
-        )
-        params = host(trees.union(bench.trainable, bench.frozen))
-        out[sizes] = params, logits, validate.judge(corpus.task, logits, data.label)
-    return out
+    bench = setup.workbench(settings, corpus.task, mesh=mesh_of(sizes))
+    data = setup.plan(bench, corpus).datasets["validation"]
+    data = data._replace(label=data.label[:45], ids=data.ids[:45], soft=None)
+    encoded = data.encoded._replace(
+        ids=data.encoded.ids[:45], types=data.encoded.types[:45]
+    )
+    logits = validate.split_logits(
+        validate.forward(bench.model, bench.mesh),
+        bench.trainable,
+        bench.frozen,
+        np.zeros((), np.float32),
+        data._replace(encoded=encoded),
+        (24, 32),
+        6,  # 8 devices cannot cut this: evaluation makes it 8
+    )
+    params = host(trees.union(bench.trainable, bench.frozen))
+    return params, logits, validate.judge(corpus.task, logits, data.label)
 
 
-@pytest.mark.parametrize("sizes", MESHES, ids=lambda s: "x".join(map(str, s)))
-def test_evaluation_counts_each_example_once(judged, sizes):
-    params, logits, metrics = judged[(1, 1, 1)]
-    got_params, got_logits, got_metrics = judged[sizes]
+@pytest.mark.parametrize("sizes", [case(sizes) for sizes in MESHES])
+def test_evaluation_counts_each_example_once(sizes):
+    params, logits, metrics = judged((1, 1, 1))
+    got_params, got_logits, got_metrics = judged(sizes)
     for path, x in params.items():
         np.testing.assert_allclose(got_params[path], x, atol=1e-6, err_msg=path)
     assert got_logits.shape == (45, 2) and np.isfinite(got_logits).all()

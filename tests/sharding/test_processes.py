@@ -6,10 +6,11 @@ import signal
 import numpy as np
 import process
 import pytest
+from etils import epath
 
 from hypelora_jax import cli, evaluate
 from hypelora_jax.sharding import processes
-from hypelora_jax.train import journal
+from hypelora_jax.train import journal, manifest, stored
 from hypelora_jax.types import UserError
 
 SCRIPT = "tests/sharding/shared.py"
@@ -37,6 +38,17 @@ def one_writer(workdir):
     assert not list(workdir.glob(".token*")) and not list(workdir.glob(".write*"))
 
 
+def sealed_by_all(folder):
+    """Every checkpoint is whole, and its sums are over the parts of both processes."""
+    steps = stored.complete(folder)
+    assert steps and steps == stored.steps(folder)
+    for step in steps:
+        assert stored.fault(folder, step) is None
+        sums = manifest.unseal((folder / str(step) / manifest.NAME).read_bytes())
+        for rank in (0, 1):
+            assert any(f"ocdbt.process_{rank}/" in name for name in sums), sums.keys()
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The run of one process: here, on 8 devices."""
@@ -50,16 +62,14 @@ def test_two_processes_stop_together_and_one_goes_on(whole, tmp_path, capsys):
     workdir = tmp_path / "run"
     args = (*process.TINY, f"--workdir={workdir}")
     two = process.start_several(2, *args, "--config.mesh.fsdp=2")
-    try:
-        process.wait_for_step(two[0], workdir, 3)
-        two[1].send_signal(signal.SIGTERM)  # process 0 hears of it from process 1
-    except BaseException:
-        for one in two:
-            one.kill()
-        raise
+    process.wait_for_step(two[0], workdir, 3)
+    assert cli.main(["train", *args]) == 2
+    assert f"is in use by process {two[0].pid} on" in capsys.readouterr().err
+    two[1].send_signal(signal.SIGTERM)  # process 0 hears of it from process 1
     for code, err in process.end(two):
         assert code == 75, err[-2000:]
         assert "preempted: saved at step" in err.strip().splitlines()[-1]
+    sealed_by_all(epath.Path(workdir) / "checkpoints")
     rows = len(process.rows(workdir))
     assert rows >= 3, "written by process 0, not by process 1"
     record = json.loads((workdir / "config.json").read_text())

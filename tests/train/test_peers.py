@@ -5,25 +5,19 @@ them again and again, which is what a training loop waits in.
 """
 
 import signal
-import socket
 import time
-from pathlib import Path
 
 import process
 import pytest
 
-LAUNCHER = Path(__file__).parents[2] / "experiments" / "train.py"
 PEER = """
-import importlib.util, sys
+import sys
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-spec = importlib.util.spec_from_file_location("launcher", sys.argv[1])
-launcher = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(launcher)
-launcher.HEARTBEAT_TIMEOUT = int(sys.argv[3]) or launcher.HEARTBEAT_TIMEOUT
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-launcher.initialize(sys.argv[2])
+from hypelora_jax.sharding import processes
+timeout = int(sys.argv[2])
+processes.initialize(sys.argv[1], **{"heartbeat_timeout": timeout} if timeout else {})
 mesh = jax.make_mesh((jax.device_count(),), ("data",))
 here, everywhere = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
 x = jax.make_array_from_callback((jax.device_count(),), here, lambda i: np.ones(1))
@@ -35,18 +29,10 @@ while True:
 """
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def start_peers(count: int, timeout: int) -> list:
-    where = f"127.0.0.1:{free_port()}"
+    where = f"127.0.0.1:{process.free_port()}"
     return [
-        process.python(
-            "-c", PEER, str(LAUNCHER), f"{where},{count},{rank}", str(timeout)
-        )
+        process.python("-c", PEER, f"{where},{count},{rank}", str(timeout))
         for rank in range(count)
     ]
 

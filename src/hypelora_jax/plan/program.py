@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -27,9 +28,9 @@ from hypelora_jax.sharding.mesh import (
 )
 from hypelora_jax.train import members
 from hypelora_jax.train.optim import blend_alpha, loss_temperature, optimizer
-from hypelora_jax.train.state import state_shardings
+from hypelora_jax.train.state import TrainState, state_shardings
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import UserError
+from hypelora_jax.types import Params, UserError
 
 HUB = {  # sizes are known without asking the hub
     "FacebookAI/roberta-base": "roberta_base",
@@ -95,10 +96,7 @@ def build(settings: Settings, topology: Topology) -> Step:
         shape = (model.parts.hyper.slots, settings.hyper.cond_dim)
         batch["cond"] = jax.ShapeDtypeStruct(shape, jnp.float32)
     cond_rank = 2 if "cond" in batch else 0
-    where = (
-        state_shardings(state, tx, mesh, config.family),
-        rules.shardings(frozen, mesh, config.family),
-    )
+    where = shardings(state, frozen, tx, mesh, config.family)
     step = build_step(
         model,
         tx,
@@ -112,10 +110,8 @@ def build(settings: Settings, topology: Topology) -> Step:
         seeds=members.seeds(settings),
         shardings=where,
     )
-    arguments = placed(
-        (state, frozen, batch), (*where, batch_shardings(mesh, cond_rank))
-    )
-    return Step(step, arguments, model, mesh, rows)
+    where = (*where, batch_shardings(mesh, cond_rank))
+    return Step(step, placed((state, frozen, batch), where), model, mesh, rows)
 
 
 def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
@@ -127,6 +123,22 @@ def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
             f"for {max_tokens(config)} tokens"
         )
     return config, num_outputs(settings)
+
+
+def shardings(
+    state: TrainState,
+    frozen: Params,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    family: str,
+) -> tuple[TrainState, Params]:
+    """Where a run keeps each leaf of the state and of the frozen tree.
+
+    Raises:
+      UserError: a mesh axis that does not divide the width of a leaf.
+    """
+    of_frozen = rules.shardings(frozen, mesh, family)
+    return state_shardings(state, tx, mesh, family), of_frozen
 
 
 def placed(tree: Any, shardings: Any) -> Any:

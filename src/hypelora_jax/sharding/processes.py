@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,9 @@ from hypelora_jax.types import UserError
 
 T = TypeVar("T")
 MESSAGE = 400  # bytes of another process's message that are passed on
+# A process that is lost or hangs ends all others within about this time: the service
+# behind jax.distributed misses its heartbeats. Its default is 100 s.
+HEARTBEAT_TIMEOUT = 60
 
 
 def is_main() -> bool:
@@ -38,16 +41,6 @@ def barrier(name: str) -> None:
 def _gather(value: np.ndarray) -> np.ndarray:
     """(P, ...): the value of each process."""
     return np.asarray(multihost_utils.process_allgather(value[None], tiled=True))
-
-
-def one_at_a_time(results: Any) -> None:
-    """Wait for a program's results where several CPU processes run it.
-
-    Two of their programs in flight, such as a step and `agreed`, can wait for each
-    other for ever: seen with gloo and two devices a process. Elsewhere nothing waits.
-    """
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        jax.block_until_ready(results)
 
 
 def agreed(signal: int | None, waits: bool) -> int | None:
@@ -158,12 +151,15 @@ def launcher(environ: Mapping[str, str] = os.environ, dev: str = "/dev") -> str:
     return "TPU VM" if on_tpu and importlib.util.find_spec("libtpu") else ""
 
 
-def initialize(distributed: str = "auto", **options) -> None:
+def initialize(
+    distributed: str = "auto", heartbeat_timeout: int = HEARTBEAT_TIMEOUT, **options
+) -> None:
     """Join the other processes; comes before anything asks for devices.
 
     Args:
       distributed: `HOST:PORT,COUNT,RANK`; `auto` asks the environment (TPU pod, Slurm,
         Open MPI); `off` forbids it.
+      heartbeat_timeout: seconds after which a silent process counts as lost.
       options: more arguments of `jax.distributed.initialize`.
 
     Raises:
@@ -175,8 +171,12 @@ def initialize(distributed: str = "auto", **options) -> None:
     place = () if found else _parsed(distributed)
     # the default of jax 0.10 already, and what sums between CPU processes need
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # two programs in flight can wait for each other for ever, on CPU alone
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        jax.distributed.initialize(*place, **options)
+        jax.distributed.initialize(
+            *place, heartbeat_timeout_seconds=heartbeat_timeout, **options
+        )
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(

@@ -197,20 +197,17 @@ class Checkpoints:
         frozen: Params,
         progress: Iterable[str] = (),
         iterator: Any = None,
-        sharding: jax.sharding.Sharding | None = None,
     ) -> Restored:
         """Read a checkpoint into the shapes of `state` and `frozen`.
 
         `progress` names the numbers wanted back; `iterator`, if given, is moved to
-        where it was. Arrays come back on `sharding`.
+        where it was. Arrays come back where those of `state` and `frozen` are.
         """
-        wanted = {
-            "state": _abstract(_saveable(state), sharding),
-        }
+        wanted = {"state": _abstract(_saveable(state))}
         if names := tuple(progress):
             wanted["progress"] = {name: np.zeros((), np.float64) for name in names}
         if jax.tree.leaves(frozen):
-            wanted["frozen"] = _abstract(frozen, sharding)
+            wanted["frozen"] = _abstract(frozen)
         if iterator is not None:
             wanted["data"] = iterator
         try:
@@ -228,7 +225,7 @@ class Checkpoints:
         )
 
     def _seal(self) -> None:
-        """Orbax calls it when all else of a save is written."""
+        """Orbax calls it on process 0 once all processes have written their part."""
         stored.seal(self.directory, self._saving)
 
     def _save_failed(self, error: Exception) -> UserError:
@@ -257,12 +254,9 @@ def _numbers(tree: dict) -> dict[str, float]:
     return {name: float(x) for name, x in tree.items()}
 
 
-def _abstract(tree: Any, sharding: jax.sharding.Sharding | None) -> Any:
+def _abstract(tree: Any) -> Any:
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=sharding or x.sharding
-        ),
-        tree,
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
     )
 
 

@@ -43,8 +43,8 @@ def train(
         step = run.resume()
         if step:
             logging.info("going on from step %d of %d", step, plan.total_steps)
-        of_run = (workdir, step, plan.total_steps, progress, run.judged)
-        with Journal(*of_run) if processes.is_main() else Muted() as journal:
+        write = processes.together(lambda: _journal(run, workdir, step, progress))
+        with write as journal:
             try:
                 _steps(run, journal, stop, step)
             except Asked:
@@ -79,7 +79,13 @@ def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
             saved.select(0, Selection(0.0 if last else loss, loss))
 
 
-def _steps(run: Run, journal: Journal, stop: StopRequest, step: int) -> None:
+def _journal(run: Run, workdir: epath.Path, step: int, show: bool) -> Journal | Muted:
+    if not processes.is_main():
+        return Muted()
+    return Journal(workdir, step, run.plan.total_steps, show, run.judged)
+
+
+def _steps(run: Run, journal: Journal | Muted, stop: StopRequest, step: int) -> None:
     """Steps until the last one, early stopping, or a request to stop."""
     meter, patience = Meter(), run.optim.patience
     every = run.bench.settings.ckpt.every_steps
@@ -96,26 +102,30 @@ def _steps(run: Run, journal: Journal, stop: StopRequest, step: int) -> None:
         run.state, info = run.step(
             run.state, run.frozen, put_batch(batch, run.bench.mesh)
         )
-        processes.one_at_a_time((run.state, info))
         step += 1
         rows = batch["index"][batch["index"] >= 0]  # of all processes
         ids = run.plan.datasets["train"].ids[rows].tolist()
         run.guard.add(step, ids, info["finite"])
         run.saved.poll()
         meter.add(len(rows), int(run.lengths[rows].sum()))
-        asked = processes.agreed(stop.signal, _waits(run, step))
         journal.advance()
         _log(run, journal, meter, step, info)
         ended = step % per_epoch == 0
+        asked = processes.agreed(stop.signal, _waits(run, step))
         if ended or asked or (every and step % every == 0):
+            journal.flush()  # first: rows after the last save are dropped on resuming
             run.save()
-            journal.flush()
+        _obey(stop, asked)  # before the evaluation, which the resumed run will do
         if ended:
             _end_epoch(run, journal, step)
             meter.reset()
-        if asked or (ended and stop.now):
-            stop.signal = asked or stop.signal
-            raise Asked
+            _obey(stop, processes.agreed(stop.signal, waits=True))
+
+
+def _obey(stop: StopRequest, asked: int | None) -> None:
+    if asked:
+        stop.signal = asked  # on this process too, whichever was sent it
+        raise Asked
 
 
 def _waits(run: Run, step: int) -> bool:
@@ -177,6 +187,7 @@ def _end_epoch(run: Run, journal: Journal, step: int) -> None:
             "config.select_on=calibration"
         )
     loss = validate.selection_loss(judged[chosen])
+    journal.flush()  # first: what was selected is not evaluated again
     run.saved.select(
         step, Selection(-float(step) if select_on == "last" else loss, loss)
     )

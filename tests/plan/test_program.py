@@ -1,0 +1,59 @@
+"""What a plan compiles is what a run trains: the same shapes, cut in the same way."""
+
+import jax
+import pytest
+from plan.sizes import settings
+
+from hypelora_jax import trees
+from hypelora_jax.plan import program
+from hypelora_jax.plan.topology import topology
+from hypelora_jax.train import setup
+from hypelora_jax.types import UserError
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eight():
+    """The 8 devices of all tests, before a topology asks for fewer."""
+    return jax.devices()
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"uncertainty": {"kind": "deep_ensemble", "samples": 2}},
+        {"uncertainty": {"kind": "hyper_ensemble", "samples": 2}},
+    ],
+    ids=["plain", "seeds", "conditions"],
+)
+def test_the_state_planned_for_is_the_state_trained(sections):
+    config = settings(**sections)
+    where = topology("cpu-1")
+    corpus = setup.load_corpus(config)
+    bench = setup.workbench(config, corpus.task)
+    state, _, _ = setup.start(bench, 10)
+    step = program.build(config, where)
+    planned, frozen, _ = step.arguments
+
+    def shapes(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+    assert shapes(planned) == shapes(state)
+    assert shapes(frozen) == shapes(bench.frozen)
+    assert program.bytes_on_one(planned.params) == trees.nbytes(state.params)
+    made, _ = step.function.trace(*step.arguments).out_info
+    assert shapes(made) == shapes(state)
+
+
+def test_what_is_planned_for_is_cut_as_the_rules_say():
+    config = settings(mesh={"data": 1, "fsdp": 2, "model": 2})
+    state, frozen, _ = program.build(config, topology("cpu-4")).arguments
+    whole = trees.nbytes(frozen)
+    assert program.bytes_on_one(frozen) < 0.4 * whole  # norms and biases stay whole
+    for adam in (state.opt_state, state.params):
+        assert program.bytes_on_one(adam) < sum(
+            x.size * x.dtype.itemsize for x in jax.tree.leaves(adam)
+        )
+    with pytest.raises(UserError, match="does not divide"):
+        thirds = settings(mesh={"data": 1, "fsdp": 3}, optim={"batch_size": 33})
+        program.build(thirds, topology("cpu-3"))
