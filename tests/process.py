@@ -78,11 +78,14 @@ def start_several(
     ]
 
 
-def end(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
-    """(exit code, stderr) of each process."""
+def end(several: list[subprocess.Popen]) -> list[subprocess.CompletedProcess]:
+    """What became of each process; none outlives this."""
     try:
-        errs = [process.communicate(timeout=900)[1] for process in processes]
+        said = [process.communicate(timeout=900) for process in several]
     finally:
-        for process in processes:
+        for process in several:
             process.kill()
-    return [(p.returncode, err) for p, err in zip(processes, errs, strict=True)]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *texts)
+        for process, texts in zip(several, said, strict=True)
+    ]

@@ -20,21 +20,21 @@ from hypelora_jax.train.step import build_step
 METHODS = ("lora", "hyper_mlp", "hyper_transformer", "full")
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
 ALL_AXES = (2, 2, 2)
-SHORT = ("hyper_mlp", "full")  # a network that writes factors; a backbone that trains
+SHORT = (ALL_AXES, "hyper_mlp", 2)  # the most at once; in `make soak` all
 
 
-def case(sizes, *method):
-    """In `make test` two methods on the mesh of all axes; in `make soak` all."""
-    short = sizes == ALL_AXES and {*method} <= {*SHORT}
-    return pytest.param(
-        *method,
-        sizes,
-        marks=[] if short else pytest.mark.soak,
-        id="-".join((*method, "x".join(map(str, sizes)))),
-    )
+def case(sizes, method, accumulate=1):
+    """A mesh, a method, and micro-batches of a step."""
+    name = f"{method}-{'x'.join(map(str, sizes))}" + "-micro" * (accumulate > 1)
+    marks = [] if (sizes, method, accumulate) == SHORT else pytest.mark.soak
+    return pytest.param(sizes, method, accumulate, marks=marks, id=name)
 
 
-CASES = [case(sizes, method) for method in METHODS for sizes in MESHES]
+CASES = [
+    *(case(sizes, method) for method in METHODS for sizes in MESHES),
+    *(case(ALL_AXES, method, 2) for method in METHODS),
+    case((8, 1, 1), "hyper_mlp", 2),
+]
 OPTIM = {"eps": 1e-6, "clip": 0.0, "schedule": "constant", "warmup": 0.0, "lr": 1e-3}
 NO_GRADIENT = re.compile(r".*/k/bias")  # zero in exact arithmetic: noise, normalised
 
@@ -48,7 +48,7 @@ def ready(method, sizes, accumulate=1):
     """(step, state, frozen, mesh) of a tiny model; dropout and clipping as in runs."""
     settings = tiny.settings(method, optim=OPTIM)
     model, mesh = tiny.model(settings), mesh_of(sizes)
-    params = tiny.shaken(tiny.params(settings, model))
+    params = shaken(tiny.params(settings, model))
     trainable, frozen = assemble.split(settings, params)
     tx = optim.optimizer(settings.optim, 10)
     state = init_state(trainable, tx, jax.random.key(0))
@@ -60,6 +60,14 @@ def ready(method, sizes, accumulate=1):
     alpha = optim.blend_alpha(settings.blend, 10)
     step = build_step(model, tx, alpha, mesh, accumulate=accumulate, shardings=where)
     return step, state, frozen, mesh
+
+
+def shaken(params):
+    """Noise on every leaf, so that no delta is zero."""
+    rng = np.random.default_rng(1)
+    leaves, structure = jax.tree.flatten(params)
+    noisy = [x + 0.05 * rng.normal(size=x.shape).astype(np.float32) for x in leaves]
+    return jax.tree.unflatten(structure, noisy)
 
 
 def train(method, sizes, accumulate=1):
@@ -81,18 +89,16 @@ def host(tree):
     return {p: np.asarray(x) for p, x in trees.flatten(tree).items()}
 
 
-@pytest.fixture(scope="module")
-def whole():
-    """What one device gives, by method."""
-    return {}
+@functools.cache
+def whole(method, accumulate):
+    """What one device gives."""
+    return train(method, (1, 1, 1), accumulate)
 
 
-@pytest.mark.parametrize("method, sizes", CASES)
-def test_sharded_equals_unsharded(method, sizes, whole):
-    if method not in whole:
-        whole[method] = train(method, (1, 1, 1))
-    losses, gradient, params = whole[method]
-    got_losses, got_gradient, got_params = train(method, sizes)
+@pytest.mark.parametrize("sizes, method, accumulate", CASES)
+def test_sharded_equals_unsharded(sizes, method, accumulate):
+    losses, gradient, params = whole(method, accumulate)
+    got_losses, got_gradient, got_params = train(method, sizes, accumulate)
     np.testing.assert_allclose(got_losses, losses, atol=1e-5, rtol=0)
     norm = np.sqrt(sum(np.sum(g.astype(np.float64) ** 2) for g in gradient.values()))
     for path, g in gradient.items():
@@ -106,15 +112,7 @@ def test_sharded_equals_unsharded(method, sizes, whole):
             )
 
 
-@pytest.mark.soak
-def test_sharded_micro_batches_equal_unsharded_ones():
-    losses, _, params = train("hyper_mlp", (1, 1, 1), accumulate=2)
-    got_losses, _, got_params = train("hyper_mlp", (2, 2, 2), accumulate=2)
-    np.testing.assert_allclose(got_losses, losses, atol=1e-5, rtol=0)
-    for path, x in params.items():
-        np.testing.assert_allclose(got_params[path], x, atol=1e-5, err_msg=path)
-
-
+@pytest.mark.soak  # in short: tests/plan/test_plan.py
 def test_what_crosses_data_is_the_gradient_of_factors_and_head():
     step, state, frozen, mesh = ready("hyper_mlp", (8, 1, 1))
     batch = put_batch(tiny.batch(rows=16), mesh)
@@ -156,7 +154,8 @@ def judged(sizes):
     return params, logits, validate.judge(corpus.task, logits, data.label)
 
 
-@pytest.mark.parametrize("sizes", [case(sizes) for sizes in MESHES])
+@pytest.mark.soak  # in short: tests/sharding/test_processes.py
+@pytest.mark.parametrize("sizes", MESHES, ids=lambda s: "x".join(map(str, s)))
 def test_evaluation_counts_each_example_once(sizes):
     params, logits, metrics = judged((1, 1, 1))
     got_params, got_logits, got_metrics = judged(sizes)

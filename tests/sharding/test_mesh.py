@@ -77,8 +77,16 @@ def batches_of(bench):
 
 
 @pytest.mark.parametrize(
-    "source, target", [((2, 2, 2), (1, 1, 1)), ((1, 1, 1), (1, 8, 1))]
+    "source, target",
+    [
+        ((8, 1, 1), (1, 1, 1)),
+        ((1, 1, 1), (1, 8, 1)),
+        ((2, 2, 2), (1, 1, 1)),
+        ((1, 1, 8), (2, 2, 1)),
+    ],
+    ids=lambda s: "x".join(map(str, s)),
 )
+@pytest.mark.soak  # in short: two processes to one, tests/sharding/test_processes.py
 def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path, source, target):
     bench, abstract, tx, _ = run_of(source)
     state = setup.first_state(bench, abstract, tx)

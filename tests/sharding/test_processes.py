@@ -1,7 +1,12 @@
 """Real processes: joining, one folder, and runs that equal those of one process."""
 
+import atexit
+import functools
 import json
+import re
 import signal
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import process
@@ -13,7 +18,14 @@ from hypelora_jax.sharding import processes
 from hypelora_jax.train import journal, manifest, stored
 from hypelora_jax.types import UserError
 
-SCRIPT = "tests/sharding/shared.py"
+SCRIPT = "tests/sharding/several.py"
+# 3 steps and their evaluation; what takes long is to compile them.
+SHORT = (
+    *process.TINY,
+    "--config.data.num_examples=48",
+    "--config.optim.num_epochs=1",
+    "--config.ckpt.every_steps=0",
+)
 
 
 def losses(workdir):
@@ -49,92 +61,120 @@ def sealed_by_all(folder):
             assert any(f"ocdbt.process_{rank}/" in name for name in sums), sums.keys()
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@functools.cache
+def whole(*flags):
     """The run of one process: here, on 8 devices."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    assert cli.main(["train", *process.TINY, f"--workdir={workdir}"]) == 0
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    workdir = Path(folder.name) / "run"
+    assert cli.main(["train", *flags, f"--workdir={workdir}"]) == 0
     return workdir
 
 
-def test_two_processes_stop_together_and_one_goes_on(whole, tmp_path, capsys):
-    """Two processes with cut weights, preempted; then one process, its own mesh."""
-    workdir = tmp_path / "run"
-    args = (*process.TINY, f"--workdir={workdir}")
-    two = process.start_several(2, *args, "--config.mesh.fsdp=2")
-    process.wait_for_step(two[0], workdir, 3)
-    assert cli.main(["train", *args]) == 2
-    assert f"is in use by process {two[0].pid} on" in capsys.readouterr().err
-    two[1].send_signal(signal.SIGTERM)  # process 0 hears of it from process 1
-    for code, err in process.end(two):
-        assert code == 75, err[-2000:]
-        assert "preempted: saved at step" in err.strip().splitlines()[-1]
+def same_run(workdir, one):
+    """Losses, logits and metrics of a finished run; this process restores it."""
+    same_losses(workdir, one)
+    one_writer(workdir)
+    for split in ("calibration", "validation", "test"):
+        with np.load(workdir / f"eval/{split}/predictions.npz") as a:
+            with np.load(one / f"eval/{split}/predictions.npz") as b:
+                np.testing.assert_array_equal(a["ids"], b["ids"])
+                np.testing.assert_allclose(a["logits"], b["logits"], atol=1e-5)
+    assert (workdir / "report/report.html").exists()
+    held = json.loads((workdir / "eval/validation/metrics.json").read_text())
+    result = evaluate.evaluate(str(workdir), "validation")
+    assert result["n"] == held["n"]
+    assert result["nll"] == pytest.approx(held["nll"], abs=1e-6)
+
+
+def test_two_processes_are_one_run(tmp_path):
+    """Refused together, then trained together; another number of devices evaluates."""
+    for name in ("0", "1", "run"):
+        (tmp_path / name).mkdir()
+    workdir, flags = tmp_path / "run", (*SHORT, "--config.mesh.fsdp=2")
+    args = (f"{tmp_path}/{{rank}}", *flags, f"--workdir={workdir}")
+    two = process.start_several(2, *args, script=SCRIPT)
+    one = whole(*SHORT)
+    ended = process.end(two)
+    for done in ended:
+        assert done.returncode == 0, done.stderr[-2000:]
+        first, second = re.findall("^refused: (.*)$", done.stdout, re.MULTILINE)
+        assert first.startswith("process 1 cannot read what process 0 wrote"), first
+        assert "wanted one folder that all processes share" in first
+        assert "missing" in second, "what one is refused, all are"
+    assert not list(tmp_path.glob("*/.token*"))
     sealed_by_all(epath.Path(workdir) / "checkpoints")
-    rows = len(process.rows(workdir))
-    assert rows >= 3, "written by process 0, not by process 1"
     record = json.loads((workdir / "config.json").read_text())
     assert record["num_processes"] == 2 and record["mesh"]["fsdp"] == 2
+    same_run(workdir, one)
+
+
+@pytest.mark.soak
+@pytest.mark.fault(
+    "SIGTERM to one process of several", "all save the same step and exit 75"
+)
+def test_two_processes_stop_together_and_one_goes_on(tmp_path, capsys):
+    """Two processes with cut weights, preempted; then one process, its own mesh."""
+    workdir, one = tmp_path / "run", whole(*process.TINY)
+    args = (*process.TINY, f"--workdir={workdir}")
+    two = process.start_several(2, *args, "--config.mesh.fsdp=2")
+    try:
+        process.wait_for_step(two[0], workdir, 3)
+        assert cli.main(["train", *args]) == 2
+        assert f"is in use by process {two[0].pid} on" in capsys.readouterr().err
+        two[1].send_signal(signal.SIGTERM)  # process 0 hears of it from process 1
+    finally:
+        ended = process.end(two)
+    for done in ended:
+        assert done.returncode == 75, done.stderr[-2000:]
+        assert "preempted: saved at step" in done.stderr.strip().splitlines()[-1]
+    sealed_by_all(epath.Path(workdir) / "checkpoints")
+    assert len(process.rows(workdir)) >= 3, "written by process 0, not by process 1"
     assert cli.main(["train", *args]) == 0
-    same_losses(workdir, whole)
-    one_writer(workdir)
-    result = evaluate.evaluate(str(workdir), "validation")
-    wanted = json.loads((whole / "eval/validation/metrics.json").read_text())
-    assert result["n"] == wanted["n"]
-    assert result["nll"] == pytest.approx(wanted["nll"], abs=1e-5)
+    same_run(workdir, one)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
     "count, mesh", [(2, (2, 2, 1)), (4, (-1, 1, 2)), (4, (1, 4, 2))]
 )
-def test_several_processes_equal_one(whole, tmp_path, count, mesh):
+def test_several_processes_equal_one(tmp_path, count, mesh):
     workdir = tmp_path / "run"
     axes = zip(("data", "fsdp", "model"), mesh, strict=True)
     flags = [f"--config.mesh.{name}={size}" for name, size in axes]
     several = process.start_several(
         count, *process.TINY, *flags, f"--workdir={workdir}"
     )
-    for code, err in process.end(several):
-        assert code == 0, err[-2000:]
-    same_losses(workdir, whole)
-    one_writer(workdir)
-    for split in ("calibration", "validation", "test"):
-        with np.load(workdir / f"eval/{split}/predictions.npz") as a:
-            with np.load(whole / f"eval/{split}/predictions.npz") as b:
-                np.testing.assert_array_equal(a["ids"], b["ids"])
-                np.testing.assert_allclose(a["logits"], b["logits"], atol=1e-5)
-    assert (workdir / "report/report.html").exists()
-    result = evaluate.evaluate(str(workdir), "validation")
-    held = json.loads((workdir / "eval/validation/metrics.json").read_text())
-    assert result["nll"] == pytest.approx(held["nll"], abs=1e-6)
-
-
-def test_a_folder_that_is_not_shared_stops_all(tmp_path):
-    for rank in "01":
-        (tmp_path / rank).mkdir()
-    both = process.start_several(2, f"{tmp_path}/{{rank}}", script=SCRIPT)
-    for code, err in process.end(both):
-        assert code == 1
-        line = err.strip().splitlines()[-1]
-        assert line.startswith("process 1 cannot read what process 0 wrote"), err
-        assert "wanted one folder that all processes share" in line
-    assert not list(tmp_path.glob("*/.token*"))
+    for done in process.end(several):
+        assert done.returncode == 0, done.stderr[-2000:]
+    same_run(workdir, whole(*process.TINY))
 
 
 @pytest.mark.soak
-def test_what_one_process_is_refused_all_are(tmp_path):
-    """Rank 1 cannot read its file; rank 0, which could, must not go on alone."""
-    both = process.start_several(2, f"{tmp_path}/refused", script=SCRIPT)
-    for code, err in process.end(both):
-        assert code == 1 and "refused" in err.strip().splitlines()[-1]
+def test_one_process_begins_and_two_go_on(tmp_path):
+    """A checkpoint of one device, restored by two processes of two devices."""
+    workdir = tmp_path / "run"
+    args = (*process.TINY, f"--workdir={workdir}")
+    first = process.start("train", *args)
+    try:
+        process.wait_for_step(first, workdir, 3)
+        first.send_signal(signal.SIGTERM)
+    finally:
+        (done,) = process.end([first])
+    assert done.returncode == 75, done.stderr[-2000:]
+    two = process.start_several(2, *args, "--config.mesh.fsdp=2")
+    for done in process.end(two):
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "Traceback" not in done.stderr
+    same_run(workdir, whole(*process.TINY))
 
 
 @pytest.mark.soak
 def test_two_folders_stop_a_run_with_one_line(tmp_path):
     both = process.start_several(2, *process.TINY, f"--workdir={tmp_path}/run_{{rank}}")
-    for code, err in process.end(both):
-        assert code == 2 and "Traceback" not in err
-        line = err.strip().splitlines()[-1]
+    for done in process.end(both):
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        line = done.stderr.strip().splitlines()[-1]
         assert line.startswith("hypelora: error: process 1 cannot read"), line
 
 

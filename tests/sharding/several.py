@@ -1,0 +1,32 @@
+"""One process of several: what all of them are refused, then a run of all."""
+
+import sys
+from collections.abc import Callable
+
+from etils import epath
+
+from hypelora_jax import cli
+from hypelora_jax.sharding import processes
+from hypelora_jax.types import UserError
+
+
+def show_refusal(what: Callable) -> None:
+    """Prints the message that `what` is refused with; gloo prints there too."""
+    try:
+        what()
+    except (UserError, OSError) as error:
+        print("refused:", error, flush=True)
+
+
+def file_of_one(folder: epath.Path) -> str:
+    """A file that process 1 cannot read, and no other process asks for."""
+    return "" if processes.is_main() else (folder / "missing").read_text()
+
+
+if __name__ == "__main__":
+    distributed, apart, *flags = sys.argv[1:]
+    processes.initialize(distributed.removeprefix("--distributed="))
+    folder = epath.Path(apart)
+    show_refusal(lambda: processes.check_shared(folder, seconds=1.0))
+    show_refusal(lambda: processes.together(lambda: file_of_one(folder)))
+    sys.exit(cli.main(["train", *flags]))
