@@ -214,3 +214,20 @@ def test_pairs_and_numbers(tmp_path, capsys):
     )
     assert predict(run, flag, "--text=q", "--abstain=0.5") == 2
     assert "this run predicts a number" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_stands_on_a_terminal_alone(run, tmp_path, monkeypatch):
+    flag = as_jsonl(tmp_path / "in.jsonl", [{"text": "ab"}] * 3)
+    for out, shown in ((io.StringIO(), True), (Terminal(), False)):
+        terminal = Terminal()
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.stderr", terminal)
+        assert predict(run, flag) == 0
+        assert len(out.getvalue().splitlines()) == 3
+        said = terminal.getvalue()
+        assert ("3 lines" in said and "100%" in said) == shown and bool(said) == shown
