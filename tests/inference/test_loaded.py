@@ -6,7 +6,7 @@ import pytest
 from uncertain import softmax
 
 import hypelora_jax
-from hypelora_jax import evaluate
+from hypelora_jax import evaluate, posthoc
 from hypelora_jax.data import bucketing
 from hypelora_jax.data.tables import Table
 from hypelora_jax.settings import UncertaintyConfig
@@ -119,16 +119,21 @@ def test_no_question_no_answer(model):
     assert model.predict([]) == []
 
 
-def test_sets_and_abstention_reach_the_api(pairs, tmp_path):
-    run = evaluate.open_run(pairs)
-    table = Table(np.arange(40), TEXTS, TEXTS[::-1], np.arange(40, dtype=np.int32) % 3)
-    data = evaluate.tokenised(run, table)
-    evaluate.write_split(run, "calibration", data, run.answer(data))
-    model = hypelora_jax.load(pairs, coverage=0.8, sets="aps", abstain=1.0)
+def test_sets_and_abstention_reach_the_api(pairs, model):
+    run = model.run
+    label = np.arange(40, dtype=np.int32) % 3
+    data = evaluate.tokenised(run, Table(np.arange(40), TEXTS, TEXTS[::-1], label))
+    evaluate.write_split(run, "calibration", data, model.answerers[32](data))
+    wanted = posthoc.SetMaker(0.8, "aps")
+    threshold = posthoc.threshold(run.workdir, model.task, run.calibrator, wanted)
+    model = model._replace(threshold=threshold, abstain=1.0)
     for one in model.predict([(t, t) for t in TEXTS]):
         assert one["label"] is None and one["abstained"] and one["confidence"] < 1
         best = max(one["probs"], key=one["probs"].get)
         assert not one["set"] or one["set"][0] == best
-    for wrong in ({"coverage": 1.5}, {"abstain": 0.0}):
-        with pytest.raises(UserError, match="wanted above 0"):
-            hypelora_jax.load(pairs, **wrong)
+    made = hypelora_jax.load(pairs, coverage=0.8, sets="aps", abstain=1.0)
+    assert made.abstain == 1 and made.threshold.score_Y == pytest.approx(
+        threshold.score_Y
+    )
+    with pytest.raises(UserError, match="wanted above 0"):
+        hypelora_jax.load(pairs, abstain=0.0)

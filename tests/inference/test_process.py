@@ -67,6 +67,7 @@ def test_memory_does_not_grow_with_the_lines(run, tmp_path, kind):
     assert many <= 1.2 * few
 
 
+@pytest.mark.soak  # the same lines run in this process all the time
 def test_three_lines_of_python(run):
     """In a process that imports nothing else, as the README says."""
     code = (
