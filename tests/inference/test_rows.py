@@ -150,6 +150,8 @@ def test_names_asked_for_come_before_those_of_training():
     assert found.text == ("a",) and found.text_b[:2] == ("other", "text_b")
     assert rows.names(False, "", "", ("review", ""))[0][:2] == ("review", "text")
     assert rows.names(False, "", "", ("", "")).text_b == ()
+    with pytest.raises(UserError, match="--text_b=b names a second text"):
+        rows.names(False, "", "b", ("", ""))
 
 
 def test_a_slow_pipe_pauses_and_a_file_does_not(tmp_path, monkeypatch):

@@ -178,6 +178,14 @@ def test_a_key_the_header_lacks_is_a_bad_line(run, tmp_path, capsys):
     assert len(read_table(out.read_text())) == 65
 
 
+def test_half_a_character_beside_the_text(run, tmp_path, capsys):
+    flag = as_jsonl(tmp_path / "in.jsonl", [{"text": "ab", "x": "\ud800"}])
+    assert predict(run, flag) == 0
+    assert json.loads(capsys.readouterr().out)["x"] == "\ud800"
+    assert predict(run, flag, "--on-error=skip", f"--output={tmp_path}/out.csv") == 0
+    assert "line 1: has a cell that is not Unicode" in capsys.readouterr().err
+
+
 def test_cut_texts_are_counted_in_one_line(run, tmp_path, capsys):
     flag = as_jsonl(tmp_path / "in.jsonl", [{"text": "a" * n} for n in (3, 90, 300)])
     assert predict(run, flag, "--output=/dev/null") == 0

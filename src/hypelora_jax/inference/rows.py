@@ -48,7 +48,16 @@ Rows = Iterator[Row | Bad | None]  # None: the input pauses
 
 
 def names(pair: bool, text: str, text_b: str, config: tuple[str, str]) -> Names:
-    """Columns of the texts: those asked for, else those of training or usual ones."""
+    """Columns of the texts: those asked for, else those of training or usual ones.
+
+    Raises:
+      UserError: a second text is named and the run reads one.
+    """
+    if text_b and not pair:
+        raise UserError(
+            f"--text_b={text_b} names a second text, but this run was trained on one; "
+            "leave the flag out"
+        )
     chosen = [
         (asked,) if asked else tuple(dict.fromkeys(n for n in (old, *usual) if n))
         for asked, old, usual in zip(

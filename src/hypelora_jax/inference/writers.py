@@ -70,8 +70,10 @@ def table(kind: str, loaded: Loaded, columns: Sequence[str]) -> Writer:
                 f"has {shown(extra[0])}, which the first lines have not and so the "
                 "header; wanted JSON lines as output: --output=FILE.jsonl"
             )
-        whole = dict.fromkeys(columns) | cells
-        return line(map(_cell, joined(whole, blank | flat(answer)).values()))
+        both = joined(dict.fromkeys(columns) | cells, blank | flat(answer))
+        if broken(text := line(map(_cell, both.values()))):
+            raise UserError("has a cell that is not Unicode; wanted whole characters")
+        return text
 
     return Writer(lambda: line(joined(dict.fromkeys(columns), blank)), row)
 
@@ -105,18 +107,20 @@ def opened(path: str) -> Iterator[Callable[[str], None]]:
     What was written before a failure stays in FILE.part, and a warning says so.
     """
     if path == "-":
+        if hasattr(sys.stdout, "reconfigure"):  # not where something stands in for it
+            sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale says
         yield _to(sys.stdout)
         return
     target = epath.Path(path)
     if target.exists() and not target.is_file():  # /dev/null, a pipe: not replaced
-        with target.open("w") as file:
+        with target.open("w", encoding="utf-8") as file:
             yield _to(file)
         return
     if Path(path).is_symlink():
         target = epath.Path(Path(path).resolve())
     part = target.with_name(target.name + ".part")
     try:
-        with part.open("w") as file:
+        with part.open("w", encoding="utf-8") as file:
             yield _to(file)
         part.replace(target)
     except BaseException:
