@@ -46,7 +46,11 @@ def run_of(kind, path):
 def test_every_kind_answers_as_evaluate_does_and_twice_the_same(kind, tmp_path):
     path = run_of(kind, tmp_path)
     run = evaluate.open_run(path)
-    wanted = softmax(run.answer(tokenised(run, TEXTS)).logits / 1.5)
+    answer = run.answer(tokenised(run, TEXTS))
+    wanted = softmax(answer.logits / 1.5)
+    if answer.members is not None:
+        apart = np.abs(answer.members[0] - answer.members[1]).max()
+        assert apart > 1e-5, "each member has an adapter of its own"
     model = hypelora_jax.load(path)
     for _ in range(2):  # the second time with the adapters that were kept
         got = [list(one["probs"].values()) for one in model.predict(TEXTS)]
