@@ -239,9 +239,10 @@ def test_a_run_from_training_to_report(tmp_path, capsys):
     before = out.read_text()
     capsys.readouterr()
     assert cli.main(predict) == 2
-    assert "in.jsonl:2: not UTF-8" in capsys.readouterr().err
+    assert "input line 2: not UTF-8" in capsys.readouterr().err
     assert out.read_text() == before  # a failure leaves the old results
-    assert not list(tmp_path.glob("*.part"))
+    kept = json.loads((tmp_path / "out.jsonl.part").read_text())  # and the new ones
+    assert kept["text"] == "one"
 
     predictions = run / "eval/test/predictions.npz"
     assert cli.main(["metrics", f"--predictions={predictions}"]) == 0

@@ -29,7 +29,7 @@ LAYERS = (
     ("overview", "posthoc", "uncertainty"),
     ("evaluate",),
     ("notes",),
-    ("runs", "prepare", "recalibrate", "answers", "plan", "exports"),
+    ("runs", "prepare", "recalibrate", "inference", "plan", "exports"),
     ("imports", "afterwards"),
     ("doctor", "exits"),
     ("commands",),
@@ -95,7 +95,8 @@ def unit_of(path: Path) -> str:
 def test_imports_point_down(path):
     unit = unit_of(path)
     if unit == "__init__":
-        assert imported(path.read_text()) == set()
+        # in its function `load`
+        assert imported(path.read_text()) == {"hypelora_jax.inference.loaded"}
         return
     assert unit in RANK, f"{unit} is in no layer; add it to LAYERS"
     assert complaints(unit, path.read_text()) == []
@@ -127,6 +128,14 @@ def test_a_right_import_is_not_complained_about():
     assert complaints("cli", source) == []
     assert complaints("calibration", source) == []
     assert complaints("models", "from hypelora_jax.models import layers") == []
+
+
+def test_importing_the_package_alone_is_light():
+    code = (
+        "import sys, hypelora_jax; print(sorted({'jax', 'numpy'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "[]\n", run.stderr
 
 
 def test_importing_everything_asks_for_no_device_and_defines_no_flag():

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from hypelora_jax import answers, cli, evaluate, folder, posthoc, recalibrate, runs
+import hypelora_jax
+from hypelora_jax import cli, evaluate, folder, posthoc, recalibrate, runs
 from hypelora_jax.calibration import calibrators, metrics
 from hypelora_jax.data.pipeline import eval_batches
 from hypelora_jax.data.tasks import Task
@@ -163,9 +164,8 @@ def test_regression_selects_by_squared_error_and_predicts_a_score(tmp_path, caps
     assert not (workdir / "calibrator.json").exists()
     best = min(rows(workdir, "calibration"), key=lambda r: r["mse"])
     assert summary["step"] == best["step"]
-    line = json.dumps({"text": "a 3 film", "text_b": "the 3 one"})
-    (answer,) = answers.predict_lines(str(workdir), [line])
-    assert isinstance(json.loads(answer)["score"], float)
+    (answer,) = hypelora_jax.load(str(workdir)).predict([("a 3 film", "the 3 one")])
+    assert answer["label"] == answer["score"] and isinstance(answer["score"], float)
 
 
 def test_early_stopping_ends_training(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 from hypelora_jax.types import UserError
 
 METHODS = ("full", "lora", "lora_frozen_a", "head", "hyper_mlp", "hyper_transformer")
-# Of the flags `calibrate --method` and `predict --sets`, no fields of a config.
+# Of the flags of `calibrate` and `predict`, no fields of a config.
 CALIBRATORS = (
     "temperature",
     "vector",
@@ -20,6 +20,8 @@ TO_CALIBRATE = (*CALIBRATORS, "identity")  # identity: back to none
 SETS = ("thr", "aps", "raps")
 # Of `uncertainty --kind`: what needs no training of its own.
 AFTERWARDS = ("mc_dropout", "laplace", "random_a")
+ROWS = ("jsonl", "csv", "tsv")
+ON_ERROR = ("stop", "skip")
 CHOICES = {
     "method": METHODS,
     "seed_scope": ("all", "init"),

@@ -31,8 +31,8 @@ from hypelora_jax.flags import (
     FLAGS,
     IMPORT,
     NAMES,
+    PREDICT,
     SAMPLING,
-    SETS,
     UNCERTAINTY,
 )
 from hypelora_jax.types import UserError
@@ -51,7 +51,7 @@ COMMANDS = {
     "evaluate": (commands.evaluate, ("workdir", "split")),
     "calibrate": (commands.calibrate, ("workdir", "method")),
     "uncertainty": (commands.uncertainty, UNCERTAINTY),
-    "predict": (commands.predict, ("workdir", "input", "output", *SETS)),
+    "predict": (commands.predict, PREDICT),
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, ("workdirs", "html", "split", "redraws", "formats")),
     "export": (commands.export, EXPORT),
@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         for key in keys:
             flag = NAMES.get(key, key)
-            dest = key if key == "workdirs" else flag
+            dest = key if key == "workdirs" else flag.replace("-", "_")
             sub.add_argument(f"--{flag}", dest=dest, **FLAGS[key])
         sub.add_argument("--debug", action="store_true", help="show tracebacks")
         sub.set_defaults(command=command, name=name)

@@ -6,10 +6,6 @@ command that checks something returns False for "no".
 
 import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-
-from etils import epath
 
 from hypelora_jax import store
 from hypelora_jax.settings import Settings
@@ -82,24 +78,29 @@ def predict(
     workdir: str,
     input: str,
     output: str,
+    format: str,
+    on_error: str,
+    text: str,
+    text_b: str,
+    abstain: float | None,
     coverage: float | None,
     sets: str | None,
     by_class: bool,
 ) -> None:
-    """Add label, confidence and probabilities to JSON lines, and sets if asked to."""
+    """Add label, confidence and probabilities to rows, and sets if asked to."""
     if coverage is None and (sets or by_class):
         flag = f"--sets={sets}" if sets else "--by_class"
         raise UserError(
             f"{flag} says which sets, but none are asked for; wanted --coverage=0.9 "
             f"beside it, or no {flag}"
         )
-    from hypelora_jax import answers, posthoc
+    from hypelora_jax.inference import loaded, stream
 
     store.keep_compiled()
-    wanted = None
-    if coverage is not None:
-        wanted = posthoc.SetMaker(coverage, sets or "thr", by_class)
-    _write(output, answers.predict_lines(workdir, _read(input), wanted))
+    plan = stream.Plan(input, output, format, on_error == "skip", text, text_b)
+    stream.kinds(plan)  # says what is wrong before the model is loaded
+    model = loaded.load(workdir, coverage, sets or "thr", by_class, abstain)
+    stream.run(model, plan)
 
 
 def metrics(
@@ -183,38 +184,3 @@ def doctor() -> bool:
     text, ok = doctor.report()
     print(text)
     return ok
-
-
-def _read(path: str) -> Iterator[str]:
-    """Lines of a UTF-8 file, or of stdin."""
-    with sys.stdin.buffer if path == "-" else epath.Path(path).open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            try:
-                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: not UTF-8 ({error.reason}); save it as UTF-8"
-                ) from error
-
-
-def _write(path: str, lines: Iterator[str]) -> None:
-    """Writes lines to stdout as they come, or to a file that appears when complete."""
-    if path == "-":
-        for line in lines:
-            print(line)
-        return
-    target = epath.Path(path)
-    if target.exists() and not target.is_file():  # /dev/null, a pipe: not replaced
-        with target.open("w") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        return
-    if Path(path).is_symlink():
-        target = epath.Path(Path(path).resolve())
-    part = target.with_name(target.name + ".part")
-    try:
-        with part.open("w") as file:
-            file.writelines(f"{line}\n" for line in lines)
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -1,5 +1,6 @@
 """Evaluation of a trained run, from its folder."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -94,6 +95,18 @@ def fitted(
 def chosen(run: Fitted) -> kinds.Chosen:
     """The model alone, without folder and calibrator."""
     return kinds.Chosen(*(getattr(run, name) for name in kinds.Chosen._fields))
+
+
+def answerer(run: Fitted, edges: tuple[int, ...], batch_size: int) -> kinds.Answerer:
+    """What the run predicts, in batches of other shapes: T of the edges, these rows."""
+    settings = run.bench.settings
+    optim = dataclasses.replace(settings.optim, batch_size=batch_size, accumulate=1)
+    settings = dataclasses.replace(settings, optim=optim)
+    posterior = None
+    if settings.uncertainty.kind == "laplace":
+        posterior = kinds.load_posterior(run.workdir, run.step)
+    bench = run.bench._replace(settings=settings)
+    return kinds.answerer(chosen(run)._replace(bench=bench, edges=edges), posterior)
 
 
 def with_uncertainty(

@@ -21,7 +21,28 @@ FLAGS: dict[str, dict[str, Any]] = {
         "default": "validation",
         "help": "train, calibration, validation (the default) or test",
     },
-    "input": {"default": "-", "help": 'JSON lines {"text": ..., "text_b": ...}, or -'},
+    "input": {
+        "default": "-",
+        "metavar": "FILE",
+        "help": "rows with texts: .jsonl, .csv or .tsv; - (the default) is stdin",
+    },
+    "rows_format": {
+        "default": "",
+        "choices": choices.ROWS,
+        "help": "of stdin, stdout and files whose suffix does not say it; jsonl",
+    },
+    "on_error": {
+        "default": "stop",
+        "choices": choices.ON_ERROR,
+        "help": "at a bad line: stop (the default), or skip it and say so",
+    },
+    "text": {"default": "", "metavar": "COLUMN", "help": "of the text; found by name"},
+    "text_b": {"default": "", "metavar": "COLUMN", "help": "of the second text"},
+    "abstain": {
+        "type": float,
+        "metavar": "P",
+        "help": "give no label where the confidence is below P",
+    },
     "method": {"default": "temperature", "choices": choices.TO_CALIBRATE},
     "coverage": {"type": float, "help": "add sets that hold the label so often: 0.9"},
     "sets": {"choices": choices.SETS, "help": "kind of these sets; thr"},
@@ -84,9 +105,12 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 SAMPLING = ("replicas", "level", "bins", "seed")
 SETS = ("coverage", "sets", "by_class")
+ROWS = ("input", "output", "rows_format", "on_error", "text", "text_b", "abstain")
+PREDICT = ("workdir", *ROWS, *SETS)
 EXPORT = ("workdir", "export_format", "folder", "calibrated", "only")
 UNCERTAINTY = ("workdir", "kind", "samples", "dropout", "link", "folder")
 IMPORT = ("adapter", "model", "workdir", "own_config", "factors")
 # Keys of FLAGS that are not the flag.
 NAMES = {"workdirs": "workdir", "html": "output", "redraws": "replicas"}
 NAMES |= {"own_config": "config", "export_format": "format", "folder": "output"}
+NAMES |= {"rows_format": "format", "on_error": "on-error"}

@@ -11,7 +11,8 @@ import pytest
 from parity import golden
 from safetensors.numpy import load_file, save_file
 
-from hypelora_jax import answers, cli, evaluate, exports, folder, imports, notes
+import hypelora_jax
+from hypelora_jax import cli, evaluate, exports, folder, imports, notes
 from hypelora_jax.interop import adapter, base, hf, peft
 from hypelora_jax.models.presets import preset
 from hypelora_jax.types import UserError
@@ -178,12 +179,11 @@ def test_calibrated_divides_the_last_layer(tmp_path):
     assert "divided by the temperature 1.7" in (divided / "README.md").read_text()
     assert "logits / 1.7" in (plain / "README.md").read_text()
     assert "logits / " not in (divided / "README.md").read_text()
-    line = json.dumps({"text": "ab", "text_b": "cd"})
-    replies = []
+    pairs, replies = [("ab", "cd")], []
     for name in (plain, divided):
         back = imports.import_adapter(str(name), str(tmp_path / f"back_{name.name}"))
-        replies.append(json.loads(next(answers.predict_lines(str(back), [line]))))
-    replies.append(json.loads(next(answers.predict_lines(str(run), [line]))))
+        replies += hypelora_jax.load(str(back)).predict(pairs)
+    replies += hypelora_jax.load(str(run)).predict(pairs)
     for answer in replies[1:]:
         for label, p in replies[0]["probs"].items():
             assert answer["probs"][label] == pytest.approx(p, abs=1e-6)
@@ -310,7 +310,7 @@ def test_folders_that_are_no_adapter(tmp_path):
 def test_a_run_without_data_predicts_and_says_what_else_it_wants(tmp_path):
     back = str(tmp_path / "back")
     imports.import_adapter(str(GOLDEN), back, str(BASE))
-    (line,) = answers.predict_lines(back, ['{"text": "a b"}'])
-    assert set(json.loads(line)["probs"]) == {"LABEL_0", "LABEL_1"}
+    (answer,) = hypelora_jax.load(back).predict(["a b"])
+    assert set(answer["probs"]) == {"LABEL_0", "LABEL_1"}
     with pytest.raises(UserError, match="config.data.train is empty"):
         evaluate.evaluate(back)

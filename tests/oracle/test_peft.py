@@ -13,7 +13,8 @@ import torch
 import transformers
 from parity import golden
 
-from hypelora_jax import answers, evaluate, exports, imports
+import hypelora_jax
+from hypelora_jax import evaluate, exports, imports
 from hypelora_jax.interop import hf
 from hypelora_jax.interop.base import resolve
 
@@ -137,9 +138,9 @@ def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
 
 
 def said_of(run, texts, pair):
-    rows = [{"text": t} | ({"text_b": t[::-1]} if pair else {}) for t in texts]
-    lines = answers.predict_lines(str(run), map(json.dumps, rows))
-    return [json.loads(line) for line in lines]
+    return hypelora_jax.load(str(run)).predict(
+        [(t, t[::-1])[: 1 + pair] for t in texts]
+    )
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -177,7 +178,6 @@ def test_the_code_of_the_card_runs_and_agrees(kind, task, tmp_path, monkeypatch)
     with contextlib.redirect_stdout(said):
         exec(code, {})
     got = [float(x) for x in re.findall(r"-?\d\.\d+(?:e-?\d+)?", said.getvalue())]
-    line = json.dumps({"text": "A text.", "text_b": "Another one."})
-    answer = json.loads(next(answers.predict_lines(str(run), [line])))
+    (answer,) = hypelora_jax.load(str(run)).predict([("A text.", "Another one.")])
     wanted = list(answer["probs"].values()) if task == "three" else [answer["score"]]
     assert got == pytest.approx(wanted, abs=2e-4)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from uncertain import K, few, opened, softmax, with_kind
 
+import hypelora_jax
 from hypelora_jax import evaluate, runs
-from hypelora_jax.answers import predict_lines
 from hypelora_jax.train import setup
 from hypelora_jax.uncertainty import kinds
 
@@ -52,8 +52,7 @@ def test_files_evaluate_and_predict_agree_about_the_average(hyper_ensemble):
     assert again["uncertainty"] == before["uncertainty"]
     run = evaluate.open_run(str(workdir))
     table = setup.load_corpus(run.bench.settings).splits["validation"]
-    lines = [json.dumps({"text": text}) for text in table.text[:8]]
-    answers = [json.loads(x) for x in predict_lines(str(workdir), lines)]
+    answers = hypelora_jax.load(str(workdir)).predict(table.text[:8])
     wanted = softmax(logits[:8] / run.calibrator.temperature)
     got = [[a["probs"][name] for name in run.bench.task.labels] for a in answers]
     np.testing.assert_allclose(got, wanted, atol=1e-5)

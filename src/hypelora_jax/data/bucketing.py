@@ -59,6 +59,17 @@ def cover(
     return (*edges, max(need, min(rounded, max_length or rounded)))
 
 
+def extended(edges: tuple[int, ...], max_length: int) -> tuple[int, ...]:
+    """The edges, and more by doubling up to max_length: T is one of them for any text.
+
+    `cover` looks at the lengths instead, so its last T is that of the data at hand.
+    """
+    out = list(edges)
+    while out[-1] < max_length:
+        out.append(min(2 * out[-1], max_length))
+    return tuple(out)
+
+
 def bucket_of(lengths: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:
     """Index of each example's bucket: the first edge that is not below its length.
 

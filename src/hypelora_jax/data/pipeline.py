@@ -49,8 +49,13 @@ def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
 def warn_of_cuts(datasets: Iterable[Dataset], max_length: int) -> None:
     """One warning line that counts the texts cut to max_length, if any."""
     datasets = list(datasets)
-    if cut := sum(data.encoded.truncated for data in datasets):
-        total = sum(len(data.ids) for data in datasets)
+    cut = sum(data.encoded.truncated for data in datasets)
+    warn_of_cut(cut, sum(len(data.ids) for data in datasets), max_length)
+
+
+def warn_of_cut(cut: int, total: int, max_length: int) -> None:
+    """One warning line where texts were cut to max_length, if any were."""
+    if cut:
         logging.warning(
             "cut %d of %d texts to %d tokens (data.max_length)", cut, total, max_length
         )

@@ -21,7 +21,7 @@ from hypelora_jax.data.pipeline import Dataset
 from hypelora_jax.settings import Settings
 from hypelora_jax.train import validate
 from hypelora_jax.train.state import TrainState, init_state
-from hypelora_jax.types import Batch, Key, Params
+from hypelora_jax.types import Batch, Key, Lora, Params
 
 
 def seeds(settings: Settings) -> int:
@@ -120,16 +120,31 @@ def split_logits(
     alpha: jax.Array,
     data: Dataset,
     edges: tuple[int, ...],
+    kept: dict[int, Lora] | None = None,
 ) -> np.ndarray:
-    """Raw logits (K, N, Y) of each trained member on a split; K = 1 without any."""
-    size = settings.optim.batch_size
+    """Raw logits (K, N, Y) of each trained member on a split; K = 1 without any.
+
+    `kept` holds the members' adapters for later calls with the same parameters.
+    """
+    size, kept = settings.optim.batch_size, {} if kept is None else kept
     return np.stack(
         [
-            validate.split_logits(run, *own, alpha, data, edges, size)
+            validate.split_logits(_kept(run, kept, k), *own, alpha, data, edges, size)
             for k in range(count(settings))
             for own in [member(settings, trainable, frozen, k)]
         ]
     )
+
+
+def _kept(run: validate.Forward, kept: dict[int, Lora], k: int) -> validate.Forward:
+    """The functions of member k, whose adapter is made once and kept."""
+
+    def adapt(params: Params, alpha: jax.Array) -> Lora:
+        if k not in kept:
+            kept[k] = run.adapt(params, alpha)
+        return kept[k]
+
+    return run._replace(adapt=adapt)
 
 
 def pool(

@@ -18,7 +18,7 @@ from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import members, validate
 from hypelora_jax.train.setup import Workbench
 from hypelora_jax.train.validate import Forward
-from hypelora_jax.types import Params, UserError
+from hypelora_jax.types import Lora, Params, UserError
 from hypelora_jax.uncertainty import dropout, laplace
 
 TRAINED = ("deep_ensemble", "hyper_ensemble")  # the others are chosen afterwards
@@ -48,6 +48,7 @@ class Chosen(NamedTuple):
 
 
 Answerer = Callable[[Dataset], Answer]
+Adapters = dict[int, Lora]  # of the trained members, made at the first question
 
 
 def answerer(run: Chosen, posterior: laplace.Posterior | None = None) -> Answerer:
@@ -66,9 +67,12 @@ def answerer(run: Chosen, posterior: laplace.Posterior | None = None) -> Answere
         config = run.bench.base.config
         draw = build(settings, config, task.num_outputs, run.bench.mesh)
 
+    kept: list[Adapters] = [{} for _ in range(samples if draw else 1)]
+
     def answer(data: Dataset) -> Answer:
         forwards = [draw(k) for k in range(samples)] if draw else [run.forward]
-        parts = [_logits(run, forward, data) for forward in forwards]
+        pairs = zip(forwards, kept, strict=True)
+        parts = [_logits(run, forward, data, own) for forward, own in pairs]
         own_KNY = np.concatenate(parts)
         logits_NY, _ = members.pool(settings, run.trainable, own_KNY)
         return Answer(logits_NY, own_KNY if len(own_KNY) > 1 else None)
@@ -76,9 +80,9 @@ def answerer(run: Chosen, posterior: laplace.Posterior | None = None) -> Answere
     return answer
 
 
-def _logits(run: Chosen, forward: Forward, data: Dataset) -> np.ndarray:
+def _logits(run: Chosen, forward: Forward, data: Dataset, kept: Adapters) -> np.ndarray:
     """(K, N, Y) of the members that were trained; K = 1 where there are none."""
-    settings, rest = run.bench.settings, (run.alpha, data, run.edges)
+    settings, rest = run.bench.settings, (run.alpha, data, run.edges, kept)
     return members.split_logits(settings, forward, run.trainable, run.frozen, *rest)
 
 
@@ -91,8 +95,8 @@ def features(run: Chosen) -> Callable[[Dataset], np.ndarray]:
         return parts.head.features(params["head"], hidden_BTD)
 
     of_rows = jax.jit(of_rows, out_shardings=replicated(run.bench.mesh))
-    forward = run.forward._replace(classify=of_rows)
-    return lambda data: _logits(run, forward, data)[0]
+    forward, kept = run.forward._replace(classify=of_rows), {}
+    return lambda data: _logits(run, forward, data, kept)[0]
 
 
 def check(bench: Workbench, held_label_N: np.ndarray) -> None:
