@@ -68,8 +68,10 @@ oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ...
 	$(PYTEST) tests/oracle -n 2 --dist=loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.test ## the long tests and all faults; writes docs/reliability.md
-	$(PYTEST) -m "soak or fault" --ignore=tests/oracle --ignore=tests/accel \
-	--ignore=tests/plan/test_tpu.py --reliability=docs/reliability.md
+	$(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
+	--ignore=tests/plan/test_tpu.py -n 2 --dist=loadfile --no-loadscope-reorder
+	$(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel \
+	--reliability=docs/reliability.md
 	@$(MAKE) --no-print-directory plan
 	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak tests/plan/test_tpu.py
 
