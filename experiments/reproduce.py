@@ -22,7 +22,7 @@ from typing import Any
 from etils import epath
 from rich.console import Console
 
-from hypelora_jax import cli, folder, runs, store
+from hypelora_jax import cli, folder, lock, runs, store
 from hypelora_jax.calibration import scores
 from hypelora_jax.data import sources
 from hypelora_jax.data.tasks import glue_task
@@ -145,17 +145,18 @@ def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any
 def reproduce(args: argparse.Namespace) -> None:
     """Trains what is missing, then prints and writes what was asked for."""
     began = time.monotonic()
-    folder.open_workdir(str(args.workdir))
+    args.workdir = Path(folder.open_workdir(str(args.workdir)))
     record = Record(args)
     if args.data == "tfds":
         for task in args.tasks:
             logging.info(sources.prepare(settings_of(args, task, "lora", None).data))
     if args.budget:
-        record.fill(began)
+        with lock.hold(epath.Path(args.workdir)):
+            record.fill(began)
         record.say()
     found = train(args, record)
     minutes = (time.monotonic() - began) / 60
-    made, rows = compare(args, found)
+    made, rows = compare(args, record, found)
     out = {"table": args.table, "minutes": round(minutes, 1), **record.held}
     name = args.table if args.table.startswith("figure") else f"table{args.table}"
     store.write_json(args.workdir / f"{name}.json", out | {"tasks": rows})
@@ -168,7 +169,22 @@ def reproduce(args: argparse.Namespace) -> None:
     print(f"{name}: {args.workdir / name}.md; {minutes:.1f} minutes")
 
 
-def compare(args: argparse.Namespace, found: dict) -> tuple[list[tables.Table], dict]:
+def caption(args: argparse.Namespace, record: Record, task: str, score: str) -> str:
+    """What the runs of a task were."""
+    length = record.length(task)
+    parts = [f"{args.backbone} on {task}"]
+    if length is not None:
+        parts.append(f"{length.epochs} epochs of {length.examples:,} examples")
+    if args.lr_scale != 1:
+        parts.append(f"rates times {args.lr_scale:g}")
+    parts += args.overrides
+    parts.append(f"validation at the epoch of the best {tables.title_of(score)}")
+    return "; ".join(parts) + ". Paper: RoBERTa-base"
+
+
+def compare(
+    args: argparse.Namespace, record: Record, found: dict
+) -> tuple[list[tables.Table], dict]:
     """A table a task, and the same as JSON."""
     number = "2" if args.table == "figure2" else args.table
     made, out = [], {}
@@ -185,8 +201,8 @@ def compare(args: argparse.Namespace, found: dict) -> tuple[list[tables.Table], 
             row: (found[task, row], beside.cells(found[task, row], names, 1000))
             for row in args.rows
         }
-        about = f"{args.backbone}, validation; paper: RoBERTa-base, best epoch of each"
-        made.append(beside.table(f"{task}, {about} seed", held, published))
+        title = caption(args, record, task, names[0])
+        made.append(beside.table(title, held, published))
         out[task] = {
             row: {
                 "epochs": beside.chosen_epochs(method),

@@ -5,7 +5,6 @@ is counted: batches of an epoch by their lengths, evaluations, compilations.
 """
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -16,13 +15,14 @@ from etils import epath
 
 from hypelora_jax import trees
 from hypelora_jax.data import bucketing
-from hypelora_jax.data.pipeline import take
+from hypelora_jax.data.pipeline import Dataset, take
 from hypelora_jax.settings import LogConfig, Settings
 from hypelora_jax.train import journal, loop, setup
 from hypelora_jax.types import UserError
 
 STEPS = 8  # taken; the first compiles
 FORWARD = 0.4  # of a step's time, an evaluation of as many examples: 0.36 for LoRA
+COMPILE = 1.4  # a step and an evaluation, of the time that the step compiles
 REPORT = 10.0  # seconds for metrics, diagrams and report.html at the end
 DISK = 150e6  # bytes a second of a checkpoint: parameters and two moments of each
 JUDGED = ("calibration", "validation")  # after each epoch
@@ -68,29 +68,51 @@ def measure(settings: Settings, workdir: epath.Path) -> Pace:
     lengths = np.array([length for _, length in batches])
     common = int(np.bincount(lengths).argmax())
     rows = next(rows for rows, length in batches if length == common)
-    few = {split: take(train, rows) for split in JUDGED}
-    few["train"] = take(train, np.resize(rows, STEPS * size))
-    short = dataclasses.replace(
-        settings,
-        optim=dataclasses.replace(settings.optim, num_epochs=1),
-        log=LogConfig(every_steps=1),
-    )
-    with tempfile.TemporaryDirectory(dir=workdir, prefix="pace.") as folder:
-        path = epath.Path(folder)
-        cut = setup.Plan(few, (common,), STEPS, STEPS)
-        loop.train(bench._replace(settings=short), cut, path, progress=False)
-        taken = journal.rows_until(path / "metrics.jsonl", STEPS)
-    seconds = [size / row["examples_per_s"] for row in taken if row["split"] == "train"]
-    step = float(np.median(seconds[1:]))
-    fixed = time.monotonic() - began - sum(seconds[1:])
-    compiling = max(seconds[0] - step, 0.0) * (len(plan.edges) - 1)
+    first, *later = _first_steps(bench, train, rows, common, workdir)
+    fixed = time.monotonic() - began - sum(later)
+    step = float(np.median(later))
+    compiling = max(first - step, 0.0) * (len(plan.edges) - 1)
     mean = step * float(lengths.mean()) / common
     each = {n: -(-len(data.ids) // size) for n, data in plan.datasets.items()}
-    judged = FORWARD * mean * sum(each[split] for split in JUDGED)
-    last = FORWARD * mean * sum(n for split, n in each.items() if split != "train")
+    each.pop("train")
+    judged = sum(n for split, n in each.items() if split.startswith(JUDGED))
     saved = 3 * trees.nbytes(bench.trainable) / DISK
-    once = fixed + 2 * compiling + last + REPORT
-    return Pace(once, mean, judged + saved, len(batches), len(train.ids), size)
+    return Pace(
+        once=fixed + COMPILE * compiling + FORWARD * mean * sum(each.values()) + REPORT,
+        step=mean,
+        judging=FORWARD * mean * judged + saved,
+        steps=len(batches),
+        examples=len(train.ids),
+        batch=size,
+    )
+
+
+def _first_steps(
+    bench: setup.Workbench,
+    train: Dataset,
+    rows: np.ndarray,
+    length: int,
+    workdir: epath.Path,
+) -> list[float]:
+    """Seconds of each of the first steps, on the same rows again and again."""
+    size = bench.settings.optim.batch_size
+    settings = dataclasses.replace(
+        bench.settings,
+        optim=dataclasses.replace(bench.settings.optim, num_epochs=1),
+        log=LogConfig(every_steps=1),
+    )
+    few = {split: take(train, rows) for split in JUDGED}
+    few["train"] = take(train, np.resize(rows, STEPS * size))
+    path = workdir / "pace"
+    if path.exists():  # left by a process that was killed
+        path.rmtree()
+    cut = setup.Plan(few, (length,), STEPS, STEPS)
+    try:
+        loop.train(bench._replace(settings=settings), cut, path, progress=False)
+        taken = journal.rows_until(path / "metrics.jsonl", STEPS)
+    finally:
+        path.rmtree(missing_ok=True)
+    return [size / row["examples_per_s"] for row in taken if row["split"] == "train"]
 
 
 def fit(paces: Mapping[str, Pace], minutes: float, epochs: int) -> Length:
