@@ -218,8 +218,8 @@ def test_metrics_prints_one_json_object(tmp_path, capsys):
 
 def test_the_seed_of_metrics_counts_without_replicas_too(tmp_path, capsys):
     path = tmp_path / "predictions.npz"
-    p = np.random.default_rng(0).uniform(size=(50, 1))
-    np.savez(path, probs=np.hstack([p, 1 - p]), labels=np.arange(50) % 2)
+    p, u = np.random.default_rng(0).uniform(size=(2, 50, 1))
+    np.savez(path, probs=np.hstack([1 - p, p]), labels=(u < p)[:, 0].astype(int))
 
     def printed(*flags):
         assert cli.main(["metrics", f"--predictions={path}", *flags]) == 0

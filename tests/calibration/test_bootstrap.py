@@ -114,7 +114,7 @@ def test_scores_have_the_intervals_of_resampled_counts():
 
 # Two runs of the same true quality: for each example a logit, seen by each run through
 # its own noise. Then p is uniform, but for its steps of 2 / (replicas + 1).
-SETS, ROWS, DRAWS = 300, 200, 199
+SETS, ROWS, DRAWS = 300, 120, 99
 
 
 def null_p(number: int, rows: int, replicas: int, names: tuple[str, ...]) -> dict:
