@@ -13,6 +13,7 @@ field of every row. docs/reproduce.md says what a budget does, and what differs.
 
 import argparse
 import logging
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -127,7 +128,8 @@ class Record:
                 if known is not None:
                     pace.say(f"{task}/{row}", pace.Pace(**known), length)
                 else:
-                    logging.info(f"{task}/{row}: {length}, as the rows before it")
+                    told = "%s/%s: %d epochs of %d examples, as was measured before"
+                    logging.info(told, task, row, *length)
 
 
 def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any]:
@@ -258,6 +260,8 @@ def arguments() -> argparse.Namespace:
     add("--data", default="tfds", metavar="DIR", help="folder of GLUE's TSV, or tfds")
     add("--workdir", type=Path, default=Path("runs/paper"))
     args, args.overrides = parser.parse_known_args()
+    if wrong := [x for x in args.overrides if not re.match(r"--config\.[\w.]+=", x)]:
+        parser.error(f"unknown: {wrong[0]}; wanted the flags above, --config.X.Y=VALUE")
     args.seeds = args.seeds or int(args.budget > 0)
     if args.lr_scale is None:
         args.lr_scale = LR_SCALE.get(args.backbone, 1.0)

@@ -129,6 +129,8 @@ def test_a_killed_table_with_a_budget_goes_on_with_its_rows(flags, tmp_path):
     [
         (["--table=3"], "invalid choice: '3'"),
         (["--table=2", "--rows=lora,mlp"], "--rows has mlp; wanted some of full, lora"),
+        (["--table=2", "--budgte=3"], "unknown: --budgte=3; wanted the flags above"),
+        (["--table=2", "lora"], "unknown: lora; wanted"),
         (["--table=2", "--tasks=stsb"], "--tasks has stsb; wanted some of cola, sst2"),
         (["--table=2", "--budget=-1"], "wanted --budget and --seeds of at least 0"),
     ],

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hypelora_jax.calibration import metrics, scores
 from hypelora_jax.report import figures, tables
@@ -179,13 +180,15 @@ def over_epochs(panels: Sequence[Panel]) -> Figure:
     axes = figure.subplots(2, len(panels), squeeze=False, sharex="col")
     for i, (title, score, curves) in enumerate(panels):
         for one in curves:
-            style = {**figures.mark(names.index(one.name)), "ms": 3.5, "lw": 1.2}
+            size = 3.5 if len(one.epochs) < 30 else 2
+            style = {**figures.mark(names.index(one.name)), "ms": size, "lw": 1.2}
             axes[0, i].plot(one.epochs, one.score, label=one.name, **style)
             axes[1, i].plot(one.epochs, one.ece, **style)
         axes[0, i].set_title(title, fontsize=10)
         axes[0, i].set_ylabel(tables.title_of(score))
         axes[1, i].set(ylabel="ECE", xlabel="epoch", ylim=(0, None))
     for one in axes.ravel():
+        one.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         figures.plain(one)
     shown = {}
     for one in axes[0]:
