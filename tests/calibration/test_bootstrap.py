@@ -136,7 +136,7 @@ def null_p(number: int, rows: int, replicas: int, names: tuple[str, ...]) -> dic
     ("number", "rows", "replicas"),
     [
         pytest.param(SETS, ROWS, DRAWS, id="short"),
-        pytest.param(2000, 1000, 999, id="long", marks=pytest.mark.soak),
+        pytest.param(800, 600, 499, id="long", marks=pytest.mark.soak),
     ],
 )
 def test_paired_p_is_uniform_where_the_runs_are_equally_good(number, rows, replicas):
