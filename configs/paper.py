@@ -9,12 +9,13 @@ Arguments: `task` (cola sst2 qnli mnli qqp mrpc rte), `method` (full lora hyper_
 hyper_transformer), `a` (generated fixed random; of the hyper-networks), `size` (base
 large). What the authors' code does that we do otherwise is switched to theirs here: A's
 spread, PyTorch's initialisation, annealing that counts micro-batches, decay on
-everything, seeds that share data order, the best epoch by the validation split. Two
-things are ours: length buckets instead of padding all to `max_length`, and selection by
-NLL, not by task score. MRPC and RTE of RoBERTa-base with `full` and `lora` start, in
-the paper, from a model tuned on MNLI: give its folder with --config.model.path; without
-it LoRA's RTE reaches 79.66, ECE .175. The paper has no hyper-network on RoBERTa-large:
-size=large takes the rows of base there.
+everything, seeds that share data order, the best epoch by task score on the validation
+split. Two things are ours: length buckets instead of padding all to `max_length`, and a
+tenth of train held out (at most 2,000 examples) for fitting a temperature. MRPC and RTE
+of RoBERTa-base with `full` and `lora` start, in the paper, from a model tuned on MNLI:
+give its folder with --config.model.path; without it LoRA's RTE reaches 79.66, ECE .175.
+The paper has no hyper-network on RoBERTa-large: size=large takes base's rows there.
+`experiments/reproduce.py` runs whole tables of these (docs/reproduce.md).
 
 Numbers to reach, RoBERTa-base on GLUE's validation split, each run's best epoch by task
 score, mean and standard deviation over seeds (score x 100: MCC for cola, F1 for mrpc,
@@ -134,7 +135,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = common.with_method(arg)
     config.seed, config.num_seeds = row.seed, row.seeds
     config.seed_scope = "init"  # the seeds differ in initial weights alone
-    config.select_on = "validation"
+    config.select_on = "validation_score"
     config.model.path = PATHS[arg.size]  # from the Hugging Face hub
     config.data.source = "tfds"  # GLUE, downloaded and prepared once
     config.data.task = arg.task

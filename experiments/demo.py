@@ -15,8 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hypelora_jax import cli, runs, store
-from hypelora_jax.exits import explain
+from hypelora_jax import cli, runs
 from hypelora_jax.report import html, tables
 from hypelora_jax.settings import from_dict
 
@@ -37,26 +36,18 @@ def stages(workdir: Path) -> list[html.RunView]:
     return views
 
 
-def main() -> int:
-    """Runs the demo; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
-    workdir = parser.parse_args().workdir
-    cli.log_to_stderr(__file__)
-    store.keep_compiled()
-    try:
-        views = stages(workdir)
-    except (Exception, KeyboardInterrupt) as error:
-        code, line = explain(error)
-        print(f"demo: {line}", file=sys.stderr)
-        return code
+def run(workdir: Path) -> None:
+    """All stages, then the report and the table."""
+    views = stages(workdir)
     start = time.monotonic()
     html.write_report(views, workdir / "report.html", replicas=REPLICAS)
     logging.info("stage report: %.0f s", time.monotonic() - start)
     Console().print(tables.to_rich(tables.before_after(views, "test")))
     print(f"report: {workdir / 'report.html'}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+    workdir = parser.parse_args().workdir
+    sys.exit(cli.launch(__file__, lambda: run(workdir)))

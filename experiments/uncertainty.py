@@ -18,7 +18,6 @@ from rich.console import Console
 
 from hypelora_jax import afterwards, cli, folder, runs, store
 from hypelora_jax.calibration.calibrators import softmax
-from hypelora_jax.exits import explain
 from hypelora_jax.report import tables
 from hypelora_jax.settings import UncertaintyConfig, from_dict
 
@@ -105,27 +104,20 @@ def table(
     ]
 
 
-def main() -> int:
-    """Runs the experiment; the exit code."""
+def run(config: str, overrides: list[str], samples: int, workdir: Path) -> None:
+    """The experiment: its tables, printed and written."""
+    made = table(config, overrides, samples, workdir)
+    text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
+    store.write_whole(workdir / "uncertainty.md", text)
+    for one in made:
+        Console(width=200).print(tables.to_rich(one))
+
+
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=Path("runs/uncertainty"))
     parser.add_argument("--config", default="demo")
     parser.add_argument("--samples", type=int, default=5)
     args, overrides = parser.parse_known_args()
-    cli.log_to_stderr()
-    store.keep_compiled()
-    try:
-        made = table(args.config, overrides, args.samples, args.workdir)
-    except (Exception, KeyboardInterrupt) as error:
-        code, line = explain(error)
-        print(f"uncertainty: {line}", file=sys.stderr)
-        return code
-    text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
-    store.write_whole(args.workdir / "uncertainty.md", text)
-    for one in made:
-        Console(width=200).print(tables.to_rich(one))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    work = (args.config, overrides, args.samples, args.workdir)
+    sys.exit(cli.launch(__file__, lambda: run(*work)))

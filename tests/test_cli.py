@@ -216,6 +216,23 @@ def test_metrics_prints_one_json_object(tmp_path, capsys):
     assert json.loads(out)["accuracy"] == pytest.approx(2 / 3)
 
 
+def test_the_seed_of_metrics_counts_without_replicas_too(tmp_path, capsys):
+    path = tmp_path / "predictions.npz"
+    p, u = np.random.default_rng(0).uniform(size=(2, 50, 1))
+    np.savez(path, probs=np.hstack([1 - p, p]), labels=(u < p)[:, 0].astype(int))
+
+    def printed(*flags):
+        assert cli.main(["metrics", f"--predictions={path}", *flags]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    plain, other = printed(), printed("--seed=7")
+    assert printed("--seed=0") == plain
+    changed = {name for name in plain if plain[name] != other[name]}
+    assert changed == {"ece_noise_floor", "consistency_p"}
+    assert cli.main(["metrics", f"--predictions={path}", "--seed=-1"]) == 2
+    assert "seed is -1; wanted at least 0" in capsys.readouterr().err
+
+
 def test_a_run_from_training_to_report(tmp_path, capsys):
     run, page = tmp_path / "run", tmp_path / "report.html"
     small = ["--config.data.num_examples=32", "--config.optim.num_epochs=1"]

@@ -75,6 +75,7 @@ def test_rows_of_metrics_hold_what_readers_expect(finished):
     for split in ("calibration", "validation"):
         assert [r["step"] for r in rows(own, split)] == [2, 4]
         assert {"nll", "ece", "accuracy", "brier"} <= set(rows(own, split)[0])
+        assert set(metrics.SOFT) <= set(rows(own, split)[0]), "the source has shares"
 
 
 def test_shares_of_raters_reach_metrics_files_and_reports(finished, capsys):

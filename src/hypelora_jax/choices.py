@@ -25,7 +25,7 @@ ON_ERROR = ("stop", "skip")
 CHOICES = {
     "method": METHODS,
     "seed_scope": ("all", "init"),
-    "select_on": ("calibration", "validation", "last"),
+    "select_on": ("calibration", "validation", "validation_score", "last"),
     "model.dtype": ("float32", "bfloat16", "float64"),
     "model.remat": ("none", "layer"),
     "hyper.a": ("generated", "fixed", "random"),

@@ -14,7 +14,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import hypelora_jax
-from hypelora_jax import commands, settings
+from hypelora_jax import commands, settings, store
 from hypelora_jax.exits import explain
 from hypelora_jax.flags import (
     EXPORT,
@@ -144,6 +144,22 @@ def log_to_stderr(*launchers: str) -> None:
         level=logging.INFO, format="%(message)s", handlers=[handler], force=True
     )
     absl_logging.set_verbosity(absl_logging.INFO)
+
+
+def launch(file: str, work: Callable[[], None]) -> int:
+    """Runs the work of a launcher as a command: its logs, one line an error, the code.
+
+    `file` is the launcher's; its messages count as ours.
+    """
+    log_to_stderr(file)
+    store.keep_compiled()
+    try:
+        work()
+    except (Exception, KeyboardInterrupt) as error:
+        code, line = explain(error)
+        print(f"{Path(file).stem}: {line}", file=sys.stderr)
+        return code
+    return 0
 
 
 class _Parser(argparse.ArgumentParser):

@@ -63,7 +63,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "replicas": {"type": int, "default": 0, "help": "for intervals: 1000; 0: none"},
     "level": {"type": float, "help": "of the intervals; 0.95"},
     "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
-    "seed": {"type": int, "default": 0, "help": "of the replicas; 0"},
+    "seed": {"type": int, "default": 0, "help": "of replicas and drawn labels; 0"},
     "topology": {"required": True, "help": "v5e:4x4, v5p:4x4x4, v6e:4x4, ...; cpu-N"},
     "own_config": {
         "help": "as in train; without it: that of the run or export, if there is one",

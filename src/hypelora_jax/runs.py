@@ -13,8 +13,7 @@ from etils import epath
 from rich.console import Console
 
 from hypelora_jax import evaluate, folder, lock, overview, store, trees
-from hypelora_jax.data.pipeline import Dataset
-from hypelora_jax.data.tokenize import Encoded
+from hypelora_jax.data.pipeline import Dataset, take
 from hypelora_jax.report import html, tables
 from hypelora_jax.settings import Settings
 from hypelora_jax.sharding import processes
@@ -236,18 +235,10 @@ def judge(
 
 def _train_loss(run: evaluate.Fitted, train: Dataset, unit: str) -> float:
     """NLL or squared error on the first examples of train, uncalibrated."""
-    part = _head(train, TRAIN_SAMPLE)
+    part = take(train, np.arange(min(TRAIN_SAMPLE, len(train.ids))))
     logits_NY = evaluate.logits_of(run, part)
     judged = validate.judge(run.bench.task, logits_NY, part.label, run.uncalibrated)
     return judged[unit]
-
-
-def _head(data: Dataset, n: int) -> Dataset:
-    encoded = Encoded(data.encoded.ids[:n], data.encoded.types[:n], 0)
-    soft = None if data.soft is None else data.soft[:n]
-    return data._replace(
-        encoded=encoded, label=data.label[:n], soft=soft, ids=data.ids[:n]
-    )
 
 
 def _print(table: tables.Table) -> None:

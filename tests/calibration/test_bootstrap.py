@@ -1,8 +1,10 @@
 import jax
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
-from hypelora_jax.calibration import bootstrap, metrics, replicas
+from hypelora_jax.calibration import bootstrap, metrics, replicas, scores
 from hypelora_jax.types import UserError
 
 N, NUMBER = 150, 8
@@ -87,6 +89,65 @@ def test_interval_by_hand():
     assert bootstrap.interval("ece", 0.25, draw) == pytest.approx(ends)
     got = bootstrap.interval("ece", 0.05, draw)
     assert got == pytest.approx({"value": 0.05, "low": 0.0, "high": 0.145})
+
+
+def test_scores_have_the_intervals_of_resampled_counts():
+    chance = np.random.default_rng(0)
+    labels = chance.integers(0, 2, 400)
+    predictions = np.where(chance.random(400) < 0.8, labels, 1 - labels)
+    got = bootstrap.score_intervals(("mcc", "accuracy"), predictions, labels)
+    p = got["accuracy"]["value"]
+    assert p == np.mean(predictions == labels)
+    # the number of hits of a replica is binomial
+    for side, tail in (("low", 0.025), ("high", 0.975)):
+        exact = scipy.stats.binom.ppf(tail, 400, p) / 400
+        assert got["accuracy"][side] == pytest.approx(exact, abs=0.006)
+    at = got["mcc"]
+    assert at["low"] < at["value"] == scores.mcc(predictions, labels) < at["high"]
+    again = bootstrap.score_intervals(("mcc",), predictions, labels, seed=1)["mcc"]
+    assert again["value"] == at["value"] and again["low"] != at["low"]
+    same = bootstrap.score_intervals(("mcc",), labels, labels, replicas=5)["mcc"]
+    assert same == {"value": 1.0, "low": 1.0, "high": 1.0}
+    with pytest.raises(UserError, match="score 'auc' is unknown"):
+        bootstrap.score_intervals(("auc",), predictions, labels)
+
+
+# Two runs of the same true quality: for each example a logit, seen by each run through
+# its own noise. Then p is uniform, but for its steps of 2 / (replicas + 1).
+SETS, ROWS, DRAWS = 300, 120, 99
+
+
+def null_p(number: int, rows: int, replicas: int, names: tuple[str, ...]) -> dict:
+    out = {name: [] for name in names}
+    for seed in range(number):
+        chance = np.random.default_rng([seed, 5])
+        z_N = 1.5 * chance.normal(size=rows)
+        labels = (chance.random(rows) < scipy.special.expit(z_N)).astype(int)
+        runs = [scipy.special.expit(z_N + chance.normal(size=rows)) for _ in "ab"]
+        pair = [np.stack([1 - p, p], axis=1) for p in runs]
+        how = {"replicas": replicas, "seed": seed, "names": names}
+        got = bootstrap.paired(*pair, labels, **how)
+        for name in names:
+            out[name].append(got[name]["p"])
+    return out
+
+
+@pytest.mark.parametrize(
+    ("number", "rows", "replicas"),
+    [
+        pytest.param(SETS, ROWS, DRAWS, id="short"),
+        pytest.param(800, 600, 499, id="long", marks=pytest.mark.soak),
+    ],
+)
+def test_paired_p_is_uniform_where_the_runs_are_equally_good(number, rows, replicas):
+    found = null_p(number, rows, replicas, ("nll", "brier"))
+    for name, p in found.items():
+        # p is discrete: spread over the step it stands for
+        chance = np.random.default_rng(1)
+        spread = np.array(p) - chance.random(number) * 2 / (replicas + 1)
+        ks = scipy.stats.kstest(spread, "uniform")
+        assert ks.pvalue > 0.01, (name, ks)
+        assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.04), name
 
 
 def test_one_example():

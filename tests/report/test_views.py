@@ -50,6 +50,14 @@ def test_a_line_still_being_written_is_left_out(make_run):
 
 def test_best_step_follows_select_on(make_run):
     assert runs.load_run(make_run("last", select_on="last")).best_step == 100
+    by_score = make_run("by_score", select_on="validation_score")
+    rows = [
+        json.loads(x) for x in (by_score / "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+    rows = [row | {"mcc": {25: 0.1, 75: 0.3}.get(row["step"], 0.2)} for row in rows]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (by_score / "metrics.jsonl").write_text(lines)
+    assert runs.load_run(by_score).best_step == 75
     nested = make_run("nested")
     (nested / "config.json").write_text('{"config": {"select_on": "last"}}')
     assert runs.load_run(nested).best_step == 100

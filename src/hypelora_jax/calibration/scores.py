@@ -66,6 +66,15 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
+MAIN = ("mcc", "f1", "pearson", "accuracy")
+
+
+def main(names: Iterable[str]) -> str:
+    """The score a task is told by, of those it has: MCC, F1, Pearson, else accuracy."""
+    names = set(names)
+    return next((name for name in MAIN if name in names), "accuracy")
+
+
 def table(
     names: Iterable[str], predictions: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:

@@ -133,19 +133,23 @@ def metrics_of_file(
       replicas: above 0, metrics that have an interval become {"value", "low", "high"},
         from as many bootstrap replicas.
       level: of the intervals.
-      seed: of the replicas.
+      seed: of the replicas, and of the labels drawn for ece_noise_floor and
+        consistency_p.
     """
     if bins < 1:
         raise UserError(f"bins is {bins}; wanted at least 1")
+    if seed < 0:
+        raise UserError(f"seed is {seed}; wanted at least 0")
     held = read(path)
     if held.dropped:
         logging.getLogger(__name__).warning(
             "%s: %d rows without a label are left out", path, held.dropped
         )
     rows, options = (held.probs, held.labels), {"bins": bins, "soft": held.soft}
+    options["seed"] = seed
     out = metrics.compute_all(*rows, **options)
     if replicas:
-        options |= {"replicas": replicas, "level": level, "seed": seed}
+        options |= {"replicas": replicas, "level": level}
         out |= bootstrap.intervals(*rows, **options)
     return out
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from hypelora_jax.calibration import calibrators
+from hypelora_jax.calibration import calibrators, scores
 from hypelora_jax.report import saved
 from hypelora_jax.report.saved import Arrays
 from hypelora_jax.types import UserError
@@ -222,4 +222,6 @@ def _best_step(
         return None
     if select_on == "last":
         return chosen[-1]["step"]
+    if select_on == "validation_score":
+        return max(chosen, key=lambda row: row[scores.main(row)])["step"]
     return min(chosen, key=lambda row: row["nll"])["step"]

@@ -14,7 +14,7 @@ from hypelora_jax.train.journal import Journal, Meter, Muted, summary
 from hypelora_jax.train.running import Run
 from hypelora_jax.train.setup import Plan, Workbench
 from hypelora_jax.train.stop import Asked, StopRequest
-from hypelora_jax.train.stored import Progress, Selection
+from hypelora_jax.train.stored import Progress
 from hypelora_jax.types import Params, UserError
 
 
@@ -70,13 +70,11 @@ def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
             run = Run(bench, plan, saved, stop)
             run.fresh()
             run.save()
-            last = bench.settings.select_on == "last"
-            validation = bench.settings.select_on == "validation"
-            split = "validation" if validation else "calibration"
-            judged = run.judge(split, run.state.params, run.alpha_after(0))
+            select_on = bench.settings.select_on
+            params, alpha = run.state.params, run.alpha_after(0)
+            judged = run.judge(_split_of(select_on), params, alpha)
         if judged:
-            loss = validate.selection_loss(judged)
-            saved.select(0, Selection(0.0 if last else loss, loss))
+            saved.select(0, validate.selection(select_on, bench.task, 0, judged))
 
 
 def _journal(run: Run, workdir: epath.Path, step: int, show: bool) -> Journal | Muted:
@@ -180,19 +178,21 @@ def _end_epoch(run: Run, journal: Journal, step: int) -> None:
     for split in ("calibration", *_validations(run.plan)):
         judged[split] = run.judge(split, params, alpha)
         journal.write({"step": step, "epoch": epoch, "split": split, **judged[split]})
-    chosen = "validation" if select_on == "validation" else "calibration"
+    chosen = _split_of(select_on)
     if not judged.get(chosen):
         raise UserError(
             f"the split {chosen} has no labels to choose a model by; wanted "
             "config.select_on=calibration"
         )
-    loss = validate.selection_loss(judged[chosen])
+    rank = validate.selection(select_on, run.bench.task, step, judged[chosen])
     journal.flush()  # first: what was selected is not evaluated again
-    run.saved.select(
-        step, Selection(-float(step) if select_on == "last" else loss, loss)
-    )
-    run.progress = run.progress.after(loss)
+    run.saved.select(step, rank)
+    run.progress = run.progress.after(rank.loss)
     logging.info("epoch %d: %s", epoch, summary(judged))
+
+
+def _split_of(select_on: str) -> str:
+    return "validation" if select_on.startswith("validation") else "calibration"
 
 
 def _validations(plan: Plan) -> list[str]:

@@ -128,4 +128,5 @@ class Run:
                 "the run diverged: lower config.optim.lr, or raise optim.warmup"
             )
         logits, temperature = members.pool(settings, trainable, own)
-        return validate.judge(self.bench.task, logits, data.label, temperature)
+        known = (data.label, temperature, data.soft)
+        return validate.judge(self.bench.task, logits, *known)

@@ -20,6 +20,7 @@ from hypelora_jax.sharding.mesh import (
     put_batch,
     replicated,
 )
+from hypelora_jax.train.stored import Selection
 from hypelora_jax.types import Params
 
 
@@ -138,6 +139,21 @@ def judge_probs(
 def selection_loss(judged: dict[str, Any]) -> float:
     """What models are chosen by: NLL in nats, squared error for a regression."""
     return judged["nll"] if "nll" in judged else judged["mse"]
+
+
+def selection(
+    select_on: str, task: Task, step: int, judged: dict[str, Any]
+) -> Selection:
+    """How the epoch that ends with a step ranks among the others, by config.select_on.
+
+    By score the earliest of equals is the best, as in the paper's tables.
+    """
+    loss = selection_loss(judged)
+    if select_on == "last":
+        return Selection(-float(step), loss)
+    if select_on == "validation_score":
+        return Selection(1e-12 * step - judged[scores.main(task.metrics)], loss)
+    return Selection(loss, loss)
 
 
 def train_temperature(trainable: Params) -> float:

@@ -1,0 +1,281 @@
+"""The paper's tables and Figure 2 by one command, ours beside theirs.
+
+    python experiments/reproduce.py --table=2 --workdir=runs/paper
+    python experiments/reproduce.py --table=2 --backbone=minilm --budget=30 --data=GLUE
+    python experiments/reproduce.py --table=figure2 --backbone=minilm --budget=30
+
+Every row is a run of configs/paper.py through the same entry as `hypelora train`. Runs
+stand in WORKDIR/TASK/ROW, shared by the tables; started again, the command repeats no
+finished row and goes on with the unfinished one. Writes table2.md and table2.json (or
+table1, or figure2 and figure2.png) there. `--config.SECTION.FIELD=VALUE` overrides a
+field of every row. docs/reproduce.md says what a budget does, and what differs.
+"""
+
+import argparse
+import logging
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from rich.console import Console
+
+from hypelora_jax import cli, folder, lock, runs, store
+from hypelora_jax.calibration import scores
+from hypelora_jax.data import sources
+from hypelora_jax.data.tasks import glue_task
+from hypelora_jax.report import beside, figures, tables
+from hypelora_jax.report import runs as finished
+from hypelora_jax.settings import Settings, from_dict
+from hypelora_jax.train import pace
+from hypelora_jax.types import UserError
+
+HERE = Path(__file__).parent / "paper"
+NAMES = {
+    "full": "full fine-tuning",
+    "lora": "LoRA",
+    **{
+        f"hyper_{trunk.lower()}_{a}": f"{trunk}, A {a}"
+        for trunk in ("MLP", "Transformer")
+        for a in ("generated", "fixed", "random")
+    },
+}
+FIVE = ("lora", *(name for name in NAMES if name.endswith(("generated", "fixed"))))
+ROWS = {"1": ("full", "lora"), "2": FIVE, "figure2": FIVE}
+TWO = ("cola", "sst2")
+TASKS = {"1": (*TWO, "qnli", "mrpc", "rte", "mnli"), "2": TWO, "figure2": TWO}
+LONG = ("ece", "classwise_ece", "mce", "ace", "tace_0.01_reference", "brier")
+METRICS = {"1": LONG, "2": ("ece",), "figure2": ("ece",)}
+ROBERTA = "roberta_base"
+# MiniLM's LoRA learns best at 1e-3 (docs/results.md) and the paper's at 4e-4: one
+# factor for every row, so that the methods keep their rates beside each other.
+LR_SCALE = {"minilm": 2.5}
+SHORT = 128  # tokens, of other backbones: CoLA's longest sentence has 47
+SPARE = 0.88  # of the time left that runs are planned for
+END = 30.0  # seconds for the tables
+
+
+def settings_of(
+    args: argparse.Namespace, task: str, row: str, length: pace.Length | None
+) -> Settings:
+    """One row of the paper, with what the flags change."""
+    method, _, a = row.rpartition("_") if row.startswith("hyper_") else (row, "", "")
+    spec = f"paper:task={task},method={method}" + (f",a={a}" if a else "")
+    first = cli.load_config(spec)
+    own: dict[str, Any] = {"num_seeds": args.seeds or first.num_seeds}
+    if args.data != "tfds":
+        own |= {"data.source": "glue_dir", "data.dir": args.data}
+    if args.backbone != ROBERTA:
+        own["model.path"] = args.backbone
+        own["data.max_length"] = min(SHORT, first.data.max_length)
+    own["optim.lr"] = first.optim.lr * args.lr_scale
+    if length is not None:
+        own["optim.num_epochs"], own["data.max_examples"] = length
+    flags = [f"--config.{name}={value}" for name, value in own.items()]
+    return from_dict(cli.load_config(spec, [*flags, *args.overrides]).to_dict())
+
+
+class Record:
+    """WORKDIR/lengths.json: how long the runs of each task are, and what was measured.
+
+    Measured once: a command that goes on must train the same runs.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self._path, self._args = epath.Path(args.workdir) / "lengths.json", args
+        asked = {n: getattr(args, n) for n in ("budget", "backbone", "seeds")}
+        new = {"asked": asked, "lengths": {}, "paces": {}}
+        self.held = folder.read_json(self._path) if self._path.exists() else new
+        if self.held["asked"] != asked:
+            raise UserError(
+                f"{args.workdir} was begun with {self.held['asked']}, now there is "
+                f"{asked}; wanted the same flags, or another --workdir"
+            )
+
+    def length(self, task: str) -> pace.Length | None:
+        """Epochs and examples of the runs of a task; None: the paper's."""
+        held = self.held["lengths"].get(task)
+        return None if held is None else pace.Length(*held)
+
+    def fill(self, began: float) -> None:
+        """Measures the rows of tasks that have no length yet, and divides the time."""
+        args, workdir = self._args, self._path.parent
+        new = [task for task in args.tasks if task not in self.held["lengths"]]
+        paces = {
+            task: {
+                row: pace.measure(settings_of(args, task, row, None), workdir)
+                for row in args.rows
+            }
+            for task in new
+        }
+        spent = time.monotonic() - began
+        left = (SPARE * (60 * args.budget - spent) - END) / 60
+        for task, held in paces.items():
+            most = min(settings_of(args, task, r, None).optim.num_epochs for r in held)
+            share = left / len(new) / args.seeds
+            self.held["lengths"][task] = pace.fit(held, share, most)
+            self.held["paces"][task] = {row: p._asdict() for row, p in held.items()}
+        store.write_json(self._path, self.held)
+
+    def say(self) -> None:
+        """One line a row."""
+        for task in self._args.tasks:
+            for row in self._args.rows:
+                length, known = self.length(task), self.held["paces"][task].get(row)
+                if known is not None:
+                    pace.say(f"{task}/{row}", pace.Pace(**known), length)
+                else:
+                    told = "%s/%s: %d epochs of %d examples, as was measured before"
+                    logging.info(told, task, row, *length)
+
+
+def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any]:
+    """Runs of all rows, trained now or before: (task, row) -> Method."""
+    out = {}
+    for task in args.tasks:
+        for row in args.rows:
+            settings = settings_of(args, task, row, record.length(task))
+            path = args.workdir / task / row
+            runs.train(settings, str(path))
+            out[task, row] = finished.load(path)._replace(name=NAMES[row])
+    return out
+
+
+def reproduce(args: argparse.Namespace) -> None:
+    """Trains what is missing, then prints and writes what was asked for."""
+    began = time.monotonic()
+    args.workdir = Path(folder.open_workdir(str(args.workdir)))
+    record = Record(args)
+    if args.data == "tfds":
+        for task in args.tasks:
+            logging.info(sources.prepare(settings_of(args, task, "lora", None).data))
+    if args.budget:
+        with lock.hold(epath.Path(args.workdir)):
+            record.fill(began)
+        record.say()
+    found = train(args, record)
+    minutes = (time.monotonic() - began) / 60
+    made, rows = compare(args, record, found)
+    out = {"table": args.table, "minutes": round(minutes, 1), **record.held}
+    name = args.table if args.table.startswith("figure") else f"table{args.table}"
+    store.write_json(args.workdir / f"{name}.json", out | {"tasks": rows})
+    text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
+    store.write_whole(args.workdir / f"{name}.md", text)
+    for one in made:
+        Console(width=110).print(tables.to_rich(one))
+    if args.table == "figure2":
+        draw(args, found)
+    print(f"{name}: {args.workdir / name}.md; {minutes:.1f} minutes")
+
+
+def caption(args: argparse.Namespace, record: Record, task: str, score: str) -> str:
+    """What the runs of a task were."""
+    length = record.length(task)
+    parts = [f"{args.backbone} on {task}"]
+    if length is not None:
+        parts.append(f"{length.epochs} epochs of {length.examples:,} examples")
+    if args.lr_scale != 1:
+        parts.append(f"rates times {args.lr_scale:g}")
+    parts += args.overrides
+    parts.append(f"validation at the epoch of the best {tables.title_of(score)}")
+    return "; ".join(parts) + ". Paper: RoBERTa-base"
+
+
+def compare(
+    args: argparse.Namespace, record: Record, found: dict
+) -> tuple[list[tables.Table], dict]:
+    """A table a task, and the same as JSON."""
+    number = "2" if args.table == "figure2" else args.table
+    made, out = [], {}
+    for task in args.tasks:
+        names = (scores.main(glue_task(task).task.metrics), *METRICS[args.table])
+        published = {
+            (line["row"], line["metric"]): beside.Published(
+                float(line["mean"]), float(line["std"]) if line["std"] else None
+            )
+            for line in beside.read(HERE / "tables.csv")
+            if (line["table"], line["task"]) == (number, task)
+        }
+        held = {
+            row: (found[task, row], beside.cells(found[task, row], names, 1000))
+            for row in args.rows
+        }
+        title = caption(args, record, task, names[0])
+        made.append(beside.table(title, held, published))
+        out[task] = {
+            row: {
+                "epochs": beside.chosen_epochs(method),
+                **beside.as_dict(row, cells, published),
+            }
+            for row, (method, cells) in held.items()
+        }
+    return made, out
+
+
+def draw(args: argparse.Namespace, found: dict) -> None:
+    """WORKDIR/figure2.png: score and ECE over epochs, ours and the paper's."""
+    lines, panels = beside.read(HERE / "figure2.csv"), []
+    for task in args.tasks:
+        score = scores.main(glue_task(task).task.metrics)
+        ours = [beside.curve(found[task, row], score) for row in args.rows]
+        theirs = [
+            beside.Curve(NAMES[row], *published(lines, task, row, score))
+            for row in args.rows
+            if row in lines[0]
+        ]
+        panels.append(beside.Panel(f"{task}, {args.backbone}", score, ours))
+        panels.append(beside.Panel(f"{task}, the paper's figure 2", score, theirs))
+    figures.save(beside.over_epochs(panels), args.workdir / "figure2.png")
+
+
+def published(lines: Sequence[dict], task: str, row: str, score: str) -> tuple:
+    """(epochs, score, ECE) of a row of figure 2, from epoch 1."""
+    held = {
+        metric: {
+            int(line["epoch"]): float(line[row])
+            for line in lines
+            if (line["task"], line["metric"]) == (task, metric) and line["epoch"] != "0"
+        }
+        for metric in (score, "ece")
+    }
+    return list(held["ece"]), list(held[score].values()), list(held["ece"].values())
+
+
+def arguments() -> argparse.Namespace:
+    """Flags, and what follows from them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--table", required=True, choices=tuple(ROWS))
+    add("--rows", default="", help=f"of {', '.join(NAMES)}; the table's without it")
+    add("--tasks", default="", help="the table's without it; cola with a budget")
+    add("--backbone", default=ROBERTA, help="roberta_base, minilm, random:tiny, a path")
+    add("--budget", type=float, default=0.0, help="minutes for everything; 0: no end")
+    add("--seeds", type=int, default=0, help="the paper's without it; 1 with a budget")
+    add("--lr_scale", type=float, help="of every rate; 2.5 for minilm, else 1")
+    add("--data", default="tfds", metavar="DIR", help="folder of GLUE's TSV, or tfds")
+    add("--workdir", type=Path, default=Path("runs/paper"))
+    args, args.overrides = parser.parse_known_args()
+    if wrong := [x for x in args.overrides if not re.match(r"--config\.[\w.]+=", x)]:
+        parser.error(f"unknown: {wrong[0]}; wanted the flags above, --config.X.Y=VALUE")
+    args.seeds = args.seeds or int(args.budget > 0)
+    if args.lr_scale is None:
+        args.lr_scale = LR_SCALE.get(args.backbone, 1.0)
+    tasks = TASKS[args.table][: 1 if args.budget else None]
+    args.tasks = tuple(filter(None, args.tasks.split(","))) or tasks
+    args.rows = tuple(filter(None, args.rows.split(","))) or ROWS[args.table]
+    for name, known in (("tasks", TASKS["1"]), ("rows", tuple(NAMES))):
+        if wrong := [x for x in getattr(args, name) if x not in known]:
+            parser.error(f"--{name} has {wrong[0]}; wanted some of {', '.join(known)}")
+    if args.budget < 0 or args.seeds < 0 or args.lr_scale <= 0:
+        parser.error("wanted --budget and --seeds of at least 0, --lr_scale above 0")
+    return args
+
+
+if __name__ == "__main__":
+    args = arguments()
+    sys.exit(cli.launch(__file__, lambda: reproduce(args)))
