@@ -1,8 +1,8 @@
 """Commands as the documentation writes them: taken out of README.md and docs/*.md.
 
 A command line stands in a code block. A backslash joins it with the next line, three
-blanks end it where no flag follows (what comes then explains), and square brackets
-hold what may be left out: it is left in.
+blanks end it where no flag follows (what comes then explains), square brackets hold
+what may be left out: it is left in. Dots for a config, or for all flags, are `smoke`.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("hypelora", "make", "python", "pytest")
+DOTS = {"--config=...": "--config=smoke", " ... ": " --config=smoke --workdir=DIR "}
 INLINE = re.compile(r"`((?:hypelora|make|python) [^`]+)`")
 
 
@@ -69,6 +70,8 @@ def _commands(text: str) -> list[str]:
         for line in joined.splitlines():
             line = re.sub(r"(?<=\S)\s{3,}(?=[^\s-]).*", "", line.strip())
             line = re.sub(r"\s*# .*", "", line)
+            for dots, meant in DOTS.items():
+                line = line.replace(dots, meant)
             if _first(line) is not None:
                 out.append(re.sub(r"[\[\]](?!\")", "", line))
     return out

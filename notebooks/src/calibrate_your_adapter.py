@@ -53,8 +53,8 @@ install(ROOT)
 #     FLAGS = "--config.data.train=train.csv --config.data.validation=validation.csv"
 #
 # A share of train is the calibration split; nothing is trained. Left empty, `ADAPTER`
-# is made here: one epoch of LoRA on film reviews (three minutes on two CPU cores),
-# exported as PEFT saves it.
+# is made here: one epoch of LoRA on film reviews (two took 157 s on 2 CPU cores,
+# docs/results.md, 2026-11-25), exported as PEFT saves it.
 
 # %% tags=["parameters"]
 ADAPTER = ""

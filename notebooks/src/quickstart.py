@@ -3,10 +3,10 @@
 #
 # <!-- colab: quickstart --> [![Open in Colab](../docs/img/colab.svg)](https://colab.research.google.com/github/OWNER/hypelora_jax/blob/main/notebooks/quickstart.ipynb)
 #
-# HypeLoRA for MiniLM on film reviews: train, look at the calibration, ask. With the
-# choices below it takes about four minutes on two CPU cores, less on a GPU or TPU. The
-# first cell installs the package from the checkout this notebook lies in, else from
-# `HYPELORA_REPO`.
+# HypeLoRA for MiniLM on film reviews: train, look at the calibration, ask. Two epochs
+# of it took 160 s on 2 CPU cores (docs/results.md, 2026-11-25); the choices below train
+# one. The first cell installs the package from the checkout this notebook lies in, else
+# from `HYPELORA_REPO`.
 
 # %%
 HYPELORA_REPO = "https://github.com/OWNER/hypelora_jax"
@@ -123,25 +123,20 @@ hypelora(f"metrics --predictions={WORKDIR}/eval/test/predictions.npz --replicas=
 # %% [markdown]
 # ## Ask
 #
-# Calibrated probabilities, and with `--coverage` the set of labels that holds the right
+# Calibrated probabilities, and with `coverage` the set of labels that holds the right
 # one nine times in ten, on sentences like those it was trained on.
 
 # %%
-import json
+import hypelora_jax
 
-questions = Path(WORKDIR) / "questions.jsonl"
-questions.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-answers = Path(WORKDIR) / "answers.jsonl"
-hypelora(
-    f"predict --workdir={WORKDIR} --input={questions} --output={answers} --coverage=0.9"
-)
-for line in answers.read_text().splitlines():
-    answer = json.loads(line)
-    print(f"{answer['confidence']:.2f}", answer["label"], answer["set"], answer["text"])
+run = hypelora_jax.load(WORKDIR, coverage=0.9)
+for text, answer in zip(TEXTS, run.predict(TEXTS), strict=True):
+    print(f"{answer['confidence']:.2f}", answer["label"], answer["set"], text)
 
 # %% [markdown]
 # ## Next
 #
+# - files: `hypelora predict --workdir=... --input=in.csv --output=out.csv`
 # - your own data: `hypelora train --config=files --config.data.train=train.csv ...`
 # - compare runs: `hypelora report --workdir=... --workdir=... --output=report.html`
 # - take the adapter elsewhere: the notebook `calibrate_your_adapter`
