@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hypelora_jax import choices, cli, flags, settings
-from hypelora_jax.calibration import objectives
+from hypelora_jax.calibration import losses, objectives
 from hypelora_jax.hyper import conditioning
 from hypelora_jax.rng import named_key
 
@@ -103,6 +103,9 @@ def test_pages_with_measured_numbers_say_command_date_and_machine():
 # --- how to extend: the code on the pages is code ---
 
 
+LOGITS, LABELS = jnp.array([[0.0, 0.0], [2.0, -1.0]]), jnp.array([0, 0])
+
+
 def code_of(page: str, space: dict) -> dict:
     """What the Python blocks of a page define, in a module's names."""
     text = (ROOT / "docs" / "extending" / page).read_text()
@@ -111,15 +114,19 @@ def code_of(page: str, space: dict) -> dict:
     return space
 
 
-def test_the_loss_on_the_page_is_proper():
+def test_the_loss_on_the_page_is_proper(monkeypatch):
     spherical = code_of("loss.md", dict(vars(objectives)))["spherical"]
-    logits = jnp.array([[0.0, 0.0], [2.0, -1.0]])
-    loss = spherical(logits, jnp.array([0, 0]))
-    assert float(loss[0]) == pytest.approx(-np.sqrt(0.5))
-    truth = jax.nn.softmax(logits)
-    at_truth = jax.grad(lambda z: jnp.sum(spherical(z, truth)))(logits)
-    np.testing.assert_allclose(at_truth, 0, atol=1e-6)
-    elsewhere = jax.grad(lambda z: jnp.sum(spherical(z, truth)))(logits + jnp.eye(2))
+    monkeypatch.setitem(losses.LOSSES, "spherical", lambda config: spherical)
+    names = (*choices.CHOICES["loss.name"], "spherical")
+    monkeypatch.setitem(choices.CHOICES, "loss.name", names)
+    config = settings.LossConfig(name="spherical", temperature=2.0)
+    built = losses.build(config, regression=False).apply({}, 2 * LOGITS, LABELS)
+    np.testing.assert_allclose(built, spherical(LOGITS, LABELS), rtol=1e-6)
+    assert float(built[0]) == pytest.approx(-np.sqrt(0.5))
+    truth = jax.nn.softmax(LOGITS)
+    gradient = jax.grad(lambda z: jnp.sum(spherical(z, truth)))
+    np.testing.assert_allclose(gradient(LOGITS), 0, atol=1e-6)
+    elsewhere = gradient(LOGITS + jnp.eye(2))
     assert np.abs(elsewhere).max() > 0.01
 
 
