@@ -39,7 +39,7 @@ linear-operator==0.6.1 torchmetrics==1.9.0 unfoldnd==0.2.3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 now = date +%s
 
-.PHONY: help venv demo test lint smoke oracle soak accel plan clean
+.PHONY: help venv demo test lint smoke docs oracle soak accel plan clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -64,10 +64,13 @@ lint: $(VENV)/.test ## formatting and code checks
 smoke: $(VENV)/.base ## train, evaluate, predict, metrics on a tiny model (1 minute)
 	@BIN=$(BIN) sh .ci/smoke
 
+docs: $(VENV)/.docs ## the site, in site/, with warnings as errors (1 minute)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+
 oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ... (6 minutes)
 	$(PYTEST) tests/oracle -n 2 --dist=loadfile --no-loadscope-reorder
 
-soak: $(VENV)/.test ## the long tests and all faults; writes docs/reliability.md
+soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md
 	$(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
 	--ignore=tests/plan/test_tpu.py -n 2 --dist=loadfile --no-loadscope-reorder
 	$(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel \
@@ -102,6 +105,10 @@ $(VENV)/.demo: $(VENV)/.base
 
 $(VENV)/.test: $(VENV)/.demo
 	$(call install,$(PINS) -e '.[test]')
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(call install,$(PINS) -e '.[docs]')
 	@touch $@
 
 # torch first and alone: beside other packages pip may choose a CUDA build of it.

@@ -53,6 +53,7 @@ setup(
         "demo": DEMO,
         "test": [
             *DEMO,
+            "jupytext>=1.16",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
@@ -60,7 +61,13 @@ setup(
         ],
         "oracle": [*TORCH, *METRICS, "betacal>=1.1", "mapie>=1.0"],
         "bench": [*TORCH, *METRICS],
-        "docs": ["ipykernel>=6", "jupytext>=1.16", "nbclient>=0.10"],
+        "docs": [
+            "ipykernel>=6",
+            "jupytext>=1.16",
+            "mkdocs-material>=9.5",
+            "mkdocstrings[python]>=0.27",
+            "nbclient>=0.10",
+        ],
         "plan": ["libtpu>=0.0.52"],
         "serve": [],  # Python's own http.server
         "cuda": ["jax[cuda]"],

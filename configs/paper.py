@@ -1,7 +1,8 @@
 """The runs of the paper (arXiv 2603.19278 v2), as its authors' configs have them.
 
     hypelora train --config=paper:task=cola,method=hyper_mlp --workdir=runs/mlp_cola
-    hypelora train --config=paper:task=rte,method=hyper_transformer,a=fixed ...
+    hypelora train --config=paper:task=rte,method=hyper_transformer,a=fixed \
+        --workdir=runs/transformer_rte
     hypelora plan  --config=paper:size=large,task=sst2 --topology=v5e:4x4 \
         --config.optim.batch_size=512
 

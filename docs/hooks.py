@@ -1,0 +1,98 @@
+"""What mkdocs fills in when it builds the site: tables made from the code itself.
+
+A page holds a comment and the site shows a table in its place, so that no page can say
+something else than the program does:
+
+    <!-- flags: train -->      the flags of a command
+    <!-- fields: optim -->     the fields of a section of the configs
+    <!-- config: glue -->      the docstring of an installed config
+
+Links to files outside docs/ are made links to the repository.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hypelora_jax import choices, cli, flags, settings
+
+ROOT = Path(__file__).parent.parent
+COMMENT = re.compile(r"<!-- (flags|fields|config): (\S+) -->")
+# The line of a field in settings.py: name, type, default, and the comment behind it.
+FIELD = re.compile(r"^    (\w+): [^=]+= .*?(?:  # (.*))?$", re.M)
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The text of a page with its comments replaced; called by mkdocs."""
+    made = COMMENT.sub(lambda found: MAKERS[found[1]](found[2]), markdown)
+    return _outside(made, PurePosixPath(page.file.src_uri).parent)
+
+
+def repository() -> str:
+    """Address of the repository, the one value in pyproject.toml."""
+    held = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return held["tool"]["hypelora"]["repository"]
+
+
+def flags_of(command: str) -> str:
+    """Markdown table of a command's flags."""
+    rows = []
+    for key in cli.COMMANDS[command][1]:
+        held = flags.FLAGS[key]
+        name = f"`--{flags.NAMES.get(key, key)}`"
+        about = held.get("help", "")
+        if names := held.get("choices"):
+            about = f"{about}: {', '.join(names)}".removeprefix(": ")
+        if default := held.get("default"):
+            default = f"`{default}`"
+        rows.append(
+            (name, "required" if held.get("required") else default or "", about)
+        )
+    if not rows:
+        return "It has no flags of its own."
+    return _table(("flag", "default", ""), rows)
+
+
+def fields_of(section: str) -> str:
+    """Markdown table of the fields of a section; `run` is the top level."""
+    top = section == "run"
+    kind = settings.Settings if top else settings.SECTIONS[section]
+    about = {name: text for name, text in FIELD.findall(inspect.getsource(kind))}
+    rows = []
+    for field in dataclasses.fields(kind):
+        if field.name in settings.SECTIONS and top:
+            continue
+        path = field.name if top else f"{section}.{field.name}"
+        text = about.get(field.name, "")
+        if known := choices.CHOICES.get(path):
+            listed = ", ".join(f"`{name}`" for name in known)
+            text = f"{listed}; {text}" if text else listed
+        rows.append((f"`{path}`", f"`{field.default!r}`", text))
+    return f"{inspect.getdoc(kind)}\n\n{_table(('field', 'default', ''), rows)}"
+
+
+def config_of(name: str) -> str:
+    """Docstring of an installed config, with its commands over several lines again."""
+    module = importlib.import_module(f"hypelora_jax.configs.{name}")
+    return re.sub(r" {3,}(--config\.)", r" \\\n        \1", inspect.getdoc(module))
+
+
+MAKERS = {"flags": flags_of, "fields": fields_of, "config": config_of}
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [" | ".join(head), "|".join("---" for _ in head)]
+    lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _outside(markdown: str, folder: PurePosixPath) -> str:
+    """Links that leave docs/ go to the repository."""
+    up = "../" * (len(folder.parts) + 1)
+    target = f"]({repository()}/blob/main/"
+    return markdown.replace(f"]({up}", target)

@@ -1,0 +1,140 @@
+"""The documentation's pages hang together, and say what the program does."""
+
+import importlib.util
+import re
+
+import documented
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hypelora_jax import choices, cli, flags, settings
+from hypelora_jax.calibration import losses, objectives
+from hypelora_jax.hyper import conditioning
+from hypelora_jax.rng import named_key
+
+ROOT = documented.ROOT
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    """The module docs/hooks.py, which fills in pages when the site is built."""
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_page_is_in_the_navigation():
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    listed = re.findall(r"[\w/]+\.md", nav)
+    pages = [str(p.relative_to(ROOT / "docs")) for p in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages), "mkdocs.yml: nav"
+
+
+def test_links_lead_somewhere():
+    for page, text in documented.texts().items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if not re.match(r"https?://|#", target):
+                path = (ROOT / page).parent / target.partition("#")[0]
+                assert path.exists(), f"{page}: {target}"
+
+
+def test_tables_of_commands_fields_and_configs_are_complete(hooks):
+    commands = (ROOT / "docs" / "commands.md").read_text()
+    asked = [name for kind, name in hooks.COMMENT.findall(commands) if kind == "flags"]
+    assert asked == list(cli.COMMANDS)
+    assert re.findall(r"^## (\w+)", commands, re.M) == asked
+    found = hooks.COMMENT.findall((ROOT / "docs" / "configs.md").read_text())
+    assert [n for k, n in found if k == "fields"] == ["run", *settings.SECTIONS]
+    held = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
+    assert {name for kind, name in found if kind == "config"} == held
+
+
+def test_the_tables_say_what_the_program_does(hooks):
+    for name, (_, keys) in cli.COMMANDS.items():
+        made = hooks.flags_of(name)
+        for key in keys:
+            assert f"`--{flags.NAMES.get(key, key)}`" in made
+    assert "| `--method` | `temperature` | temperature, vector" in hooks.flags_of(
+        "calibrate"
+    )
+    assert "| `optim.lr` | `0.001` |" in hooks.fields_of("optim")
+    for section in settings.SECTIONS:
+        made = hooks.fields_of(section)
+        for path, known in choices.CHOICES.items():
+            if path.startswith(f"{section}.") and known:
+                assert f"| `{path}` |" in made and f"`{known[-1]}`" in made
+
+
+def test_every_field_says_what_it_is(hooks):
+    for section in ("run", *settings.SECTIONS):
+        rows = re.findall(r"^\| `(.*) \|$", hooks.fields_of(section), re.M)
+        silent = [row for row in rows if row.endswith("| ")]
+        assert not silent, "a comment behind the field in settings.py"
+
+
+def test_links_out_of_docs_go_to_the_repository(hooks):
+    class Page:
+        class file:
+            src_uri = "extending/loss.md"
+
+    made = hooks.on_page_markdown("[a](../../tests/x.py) [b](../losses.md)", Page)
+    assert made == f"[a]({hooks.repository()}/blob/main/tests/x.py) [b](../losses.md)"
+
+
+MEASURED = re.compile(r"^\|.*\|\s*\**[+-]?\d*\.\d{2,}\**( ±.*)?\s*\|", re.M)
+
+
+def test_pages_with_measured_numbers_say_command_date_and_machine():
+    """A table with a cell such as 0.837 or .943: what was run, when, and on what."""
+    found = {
+        name: text for name, text in documented.texts().items() if MEASURED.search(text)
+    }
+    assert {"README.md", "docs/results.md", "docs/calibration.md"} <= set(found)
+    for name, text in found.items():
+        if name.startswith("docs/") or name == "README.md":
+            assert re.search(r"20\d\d-\d\d-\d\d", text), f"{name}: no date"
+            assert "CPU core" in text, f"{name}: no machine"
+            assert documented._commands(text) or documented.INLINE.search(text), name
+
+
+# --- how to extend: the code on the pages is code ---
+
+
+LOGITS, LABELS = jnp.array([[0.0, 0.0], [2.0, -1.0]]), jnp.array([0, 0])
+
+
+def code_of(page: str, space: dict) -> dict:
+    """What the Python blocks of a page define, in a module's names."""
+    text = (ROOT / "docs" / "extending" / page).read_text()
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        exec(block, space)
+    return space
+
+
+def test_the_loss_on_the_page_is_proper(monkeypatch):
+    spherical = code_of("loss.md", dict(vars(objectives)))["spherical"]
+    monkeypatch.setitem(losses.LOSSES, "spherical", lambda config: spherical)
+    names = (*choices.CHOICES["loss.name"], "spherical")
+    monkeypatch.setitem(choices.CHOICES, "loss.name", names)
+    config = settings.LossConfig(name="spherical", temperature=2.0)
+    built = losses.build(config, regression=False).apply({}, 2 * LOGITS, LABELS)
+    np.testing.assert_allclose(built, spherical(LOGITS, LABELS), rtol=1e-6)
+    assert float(built[0]) == pytest.approx(-np.sqrt(0.5))
+    truth = jax.nn.softmax(LOGITS)
+    gradient = jax.grad(lambda z: jnp.sum(spherical(z, truth)))
+    np.testing.assert_allclose(gradient(LOGITS), 0, atol=1e-6)
+    elsewhere = gradient(LOGITS + jnp.eye(2))
+    assert np.abs(elsewhere).max() > 0.01
+
+
+def test_the_conditioning_on_the_page_is_one():
+    names = {**vars(conditioning), "named_key": named_key}
+    made = code_of("conditioning.md", names)["added"](6, 5, 3)
+    cond = np.asarray(made.apply(made.init(jax.random.key(0)), {}))
+    assert cond.shape == (6, 5)
+    q, v = cond[:3], cond[3:]
+    np.testing.assert_allclose(q - v, np.broadcast_to(q[0] - v[0], q.shape), atol=1e-6)
+    assert len(np.unique(cond.round(5), axis=0)) == 6, "slots differ"
