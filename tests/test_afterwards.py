@@ -26,6 +26,7 @@ def derive(workdir, name, how):
     return afterwards.derive(str(workdir / "lora"), str(workdir / name), how)
 
 
+@pytest.mark.soak
 def test_the_folder_is_a_run_like_one_trained_with_that_kind(trained, tmp_path):
     workdir, _, summary = trained
     settings = with_kind(few(method="lora"), "laplace", samples=5)

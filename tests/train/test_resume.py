@@ -146,6 +146,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.soak  # in short: the test before it, between steps
 @pytest.mark.fault("SIGTERM in an evaluation", "saved before; 75 after one batch")
 def test_asked_to_stop_in_the_evaluation_of_an_epoch(unbroken, tmp_path):
     workdir = tmp_path / "run"

@@ -61,7 +61,7 @@ def grads_of(model, trainable, frozen, batch, accumulate):
     return run(trainable, frozen, batch, ALPHA, keys)
 
 
-@pytest.mark.parametrize("method", ["full", "hyper_mlp", *soak("lora", TRANSFORMER)])
+@pytest.mark.parametrize("method", ["hyper_mlp", *soak("full", "lora", TRANSFORMER)])
 def test_accumulation_equals_the_large_batch(method):
     _, model, trainable, frozen = ready(method)
     batch = tiny.batch(rows=8)
@@ -97,7 +97,7 @@ def test_rows_of_weight_0_equal_rows_left_out():
     )
 
 
-@pytest.mark.parametrize("method", ["lora_frozen_a", "hyper_mlp", *soak(TRANSFORMER)])
+@pytest.mark.parametrize("method", ["hyper_mlp", *soak("lora_frozen_a", TRANSFORMER)])
 def test_frozen_leaves_never_change_and_trained_ones_do(method):
     a = "fixed" if method == "hyper_mlp" else "random"
     config, model, trainable, frozen = ready(method, hyper={"a": a})
@@ -153,7 +153,8 @@ def test_init_state_copies_what_it_takes():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trainable))
 
 
-@pytest.mark.parametrize("method", ["hyper_mlp", *soak("lora", TRANSFORMER)])
+# in short: tests/sharding/test_equal.py
+@pytest.mark.parametrize("method", soak("hyper_mlp", "lora", TRANSFORMER))
 def test_sharded_equals_unsharded(method):
     config, model, trainable, frozen = ready(method)
     batch = tiny.batch(rows=8)
