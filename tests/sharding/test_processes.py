@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,31 @@ def test_one_process_begins_and_two_go_on(tmp_path):
     for done in process.end(two):
         assert done.returncode == 0, done.stderr[-2000:]
         assert "Traceback" not in done.stderr
+    same_run(workdir, whole(*process.TINY))
+
+
+@pytest.mark.soak
+@pytest.mark.fault(
+    "one of four training processes killed",
+    "the others exit in 120 s; a restart goes on to the same losses",
+)
+@pytest.mark.parametrize("lost", [2, 0])
+def test_one_of_four_is_killed_and_a_restart_goes_on(tmp_path, lost):
+    workdir = tmp_path / "run"
+    args = (*process.TINY, f"--workdir={workdir}")
+    four = process.start_several(4, *args, devices=1)
+    try:
+        process.wait_for_step(four[0], workdir, 3)
+        four[lost].kill()
+        limit = time.monotonic() + 120
+        for peer in four:
+            peer.wait(timeout=limit - time.monotonic())
+    finally:
+        ended = process.end(four)
+    assert all(done.returncode != 0 for done in ended)
+    assert stored.complete(epath.Path(workdir) / "checkpoints"), "to go on from"
+    for done in process.end(process.start_several(4, *args, devices=1)):
+        assert done.returncode == 0, done.stderr[-2000:]
     same_run(workdir, whole(*process.TINY))
 
 
