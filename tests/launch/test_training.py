@@ -8,7 +8,7 @@ from pathlib import Path
 
 import process
 import pytest
-from sharding.test_processes import same_run, whole
+from sharding.test_processes import SHORT, same_run, whole
 
 REPOSITORY = Path(__file__).parents[2]
 JOIN = """
@@ -53,7 +53,7 @@ def trained(*command, tmp_path, **variables):
     """The run a launcher's command has made in a folder whose name has a space."""
     workdir = tmp_path / "a run"
     env = process.ENV | variables
-    flags = [*process.TINY, f"--workdir={workdir}"]
+    flags = [*SHORT, f"--workdir={workdir}"]
     done = subprocess.run(
         [*command, *flags],
         env=env,
@@ -70,7 +70,7 @@ def trained(*command, tmp_path, **variables):
 def test_the_local_launcher_trains(tmp_path):
     launcher = "experiments/launch/local.py"
     command = (sys.executable, launcher, "--processes=2", "--devices=2", "--")
-    same_run(trained(*command, tmp_path=tmp_path), whole(*process.TINY))
+    same_run(trained(*command, tmp_path=tmp_path), whole(*SHORT))
 
 
 @pytest.mark.soak
@@ -80,4 +80,4 @@ def test_mpirun_trains(tmp_path):
     command = ("mpirun", "-n", "2", "--oversubscribe", sys.executable)
     variables = {"JAX_NUM_CPU_DEVICES": "2"} | (root if os.getuid() == 0 else {})
     workdir = trained(*command, "experiments/train.py", tmp_path=tmp_path, **variables)
-    same_run(workdir, whole(*process.TINY))
+    same_run(workdir, whole(*SHORT))
