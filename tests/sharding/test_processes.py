@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -135,17 +136,12 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path, capsys):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    "count, mesh", [(2, (2, 2, 1)), (4, (-1, 1, 2)), (4, (1, 4, 2))]
-)
-def test_several_processes_equal_one(tmp_path, count, mesh):
+def test_four_processes_are_one_run(tmp_path):
+    """Kernels are cut over all four, along two axes."""
     workdir = tmp_path / "run"
-    axes = zip(("data", "fsdp", "model"), mesh, strict=True)
-    flags = [f"--config.mesh.{name}={size}" for name, size in axes]
-    several = process.start_several(
-        count, *process.TINY, *flags, f"--workdir={workdir}"
-    )
-    for done in process.end(several):
+    flags = ("--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.mesh.model=2")
+    args = (*process.TINY, *flags, f"--workdir={workdir}")
+    for done in process.end(process.start_several(4, *args, devices=1)):
         assert done.returncode == 0, done.stderr[-2000:]
     same_run(workdir, whole(*process.TINY))
 
@@ -166,6 +162,30 @@ def test_one_process_begins_and_two_go_on(tmp_path):
     for done in process.end(two):
         assert done.returncode == 0, done.stderr[-2000:]
         assert "Traceback" not in done.stderr
+    same_run(workdir, whole(*process.TINY))
+
+
+@pytest.mark.soak
+@pytest.mark.fault(
+    "one of four training processes killed",
+    "the others exit in 120 s; a restart goes on to the same losses",
+)
+def test_one_of_four_is_killed_and_a_restart_goes_on(tmp_path):
+    workdir = tmp_path / "run"
+    args = (*process.TINY, f"--workdir={workdir}")
+    four = process.start_several(4, *args, devices=1)
+    try:
+        process.wait_for_step(four[0], workdir, 5)  # the first save is complete
+        four[2].kill()
+        limit = time.monotonic() + 120
+        for peer in four:
+            peer.wait(timeout=limit - time.monotonic())
+    finally:
+        ended = process.end(four)
+    assert all(done.returncode != 0 for done in ended)
+    assert stored.complete(epath.Path(workdir) / "checkpoints"), "to go on from"
+    for done in process.end(process.start_several(4, *args, devices=1)):
+        assert done.returncode == 0, done.stderr[-2000:]
     same_run(workdir, whole(*process.TINY))
 
 
