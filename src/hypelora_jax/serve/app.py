@@ -225,7 +225,8 @@ async def _unlike(request: Request, error: RequestValidationError) -> Response:
     path = [x for x in first["loc"] if x not in ("body", "one", "several")]
     where = "".join(f"[{x}]" if isinstance(x, int) else f".{x:.60}" for x in path)
     what = first["msg"][:1].lower() + first["msg"][1:]
-    return _json({"error": f"body{where}: {what}; {WANTED}"}, 422)
+    line = " ".join(f"body{where}: {what}; {WANTED}".split())
+    return _json({"error": line}, 422)
 
 
 async def _http(request: Request, error: HTTPException) -> Response:

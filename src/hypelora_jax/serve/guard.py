@@ -140,7 +140,7 @@ async def _body(scope: dict, receive: Callable, limits: Limits) -> Callable:
                 parts.append(message.get("body", b""))
                 size, more = size + len(parts[-1]), message.get("more_body", False)
                 if size > most:
-                    await _drain(receive, 8 * most)
+                    await _drain(receive, 8 * most if more else 0)
                     raise _too_large(most)
     except TimeoutError as e:
         raise Refusal(408, f"no whole body in {limits.patience:g} s; send it") from e

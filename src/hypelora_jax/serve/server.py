@@ -51,7 +51,7 @@ def serve(
       UserError: the place is taken, a limit below 1, or runs that do not fit together.
     """
     _check(batching, limits)
-    with _bound(host, port) as place:
+    with bound(host, port) as place:
         shelf = shelves.open_all(workdirs, batch_sizes(batching.max_batch), **how)
         server = made(shelf, host, batching, limits)
         place.listen(2048)
@@ -120,7 +120,7 @@ def _run(server: uvicorn.Server, place: socket.socket) -> None:
             signal.signal(one, handler)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A socket at the place, before anything is loaded: the place may be taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     place = socket.socket(family)
