@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class Page:
@@ -46,7 +48,7 @@ class Page:
             out += byte
         return out[:-1]
 
-    def go(self, address, width=720, height=560):
+    def go(self, address, width=720, height=620):
         size = {"width": width, "height": height, "mobile": False}
         self.send("Emulation.setDeviceMetricsOverride", deviceScaleFactor=1.5, **size)
         self.send("Page.navigate", url=address)
@@ -106,3 +108,18 @@ def page(profile):
         finally:
             process.terminate()
             process.wait(30)
+
+
+def main(address, text, file):
+    """A picture of a running service's page, once it has answered a text."""
+    with tempfile.TemporaryDirectory() as profile, page(profile) as tab:
+        tab.go(address)
+        tab.wait("document.activeElement?.id === 'text' && !!adapters.length")
+        tab.type(text)
+        tab.press_enter()
+        tab.wait("document.querySelectorAll('rect.bar').length > 0")
+        Path(file).write_bytes(tab.picture())
+
+
+if __name__ == "__main__":  # python tests/browser.py http://... "A text." FILE.png
+    main(*sys.argv[1:])

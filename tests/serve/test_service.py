@@ -41,7 +41,7 @@ def workdirs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapters(workdirs):
-    return shelf.open_all(list(workdirs.values()), batch_sizes=(8, 16))
+    return shelf.open_all(list(workdirs.values()), batch_sizes=(8,))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def programs(adapters):
 
 @pytest.fixture(scope="module")
 def port(adapters, programs):
-    with serving.running(adapters, server.Batching(16), LIMITS) as port:
+    with serving.running(adapters, server.Batching(8), LIMITS) as port:
         yield port
 
 
@@ -140,7 +140,7 @@ def test_one_backbone_and_no_program_for_a_further_adapter(
         mine = jax.tree.leaves(other.frozen["backbone"])
         assert all(a is b for a, b in zip(one, mine, strict=True))
         assert not other.bench.frozen and not other.bench.trainable
-    shapes = len(adapters["plain"].edges) * 2
+    shapes = len(adapters["plain"].edges)
     assert programs["plain"] >= shapes and programs["pairs"] >= shapes
     assert programs["again"] < shapes, "only what makes its factors"
 
@@ -239,6 +239,7 @@ def test_pages_fetch_nothing_from_elsewhere(port):
     status, _, text = serving.call(port, "GET", "/openapi.json")
     described = json.loads(text)
     assert {"/predict", "/adapters", "/healthz", "/metrics"} == set(described["paths"])
+    assert "HTTPValidationError" not in text, "what FastAPI sends, but we do not"
     status, _, text = serving.call(port, "GET", "/adapters")
     told = {one["name"]: one for one in json.loads(text)}
     assert list(told) == ["plain", "again", "pairs"]

@@ -38,14 +38,26 @@ class Question(BaseModel):
 
 
 class Prediction(BaseModel):
-    """What a run says of a text; of a regression `label` and `score` alone."""
+    """What a run says of a text, for classes."""
 
-    label: str | float | None = Field(description="The most probable class.")
+    label: str | None = Field(description="The most probable class; null: abstained.")
     confidence: float = Field(description="Its calibrated probability, 0 to 1.")
     probs: dict[str, float] = Field(description="Of every class; the sum is 1.")
-    score: float = Field(description="Regressions: the predicted number.")
-    set: list[str] = Field(description="With --coverage: the conformal set.")
-    abstained: bool = Field(description="With --abstain: whether there is no label.")
+    set: list[str] = Field([], description="With --coverage: the conformal set.")
+    abstained: bool = Field(False, description="With --abstain: no label is given.")
+
+
+class Score(BaseModel):
+    """What a regression says of a text."""
+
+    label: float = Field(description="The score again.")
+    score: float = Field(description="The predicted number.")
+
+
+class Failure(BaseModel):
+    """Why there is no answer: one line."""
+
+    error: str
 
 
 class Adapter(BaseModel):
@@ -104,9 +116,11 @@ def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
 
 
 def _answers(app: FastAPI, service: Service) -> None:
-    several = Prediction | list[Prediction]
+    one = Prediction | Score
+    responses = {200: {"model": one | list[one]}}
+    responses |= {no: {"model": Failure} for no in (400, 404, 413, 415, 422, 429, 503)}
 
-    @app.post("/predict", responses={200: {"model": several}}, summary="Ask an adapter")
+    @app.post("/predict", responses=responses, summary="Ask an adapter")
     async def predict(questions: Annotated[Questions, Body()]) -> Response:
         """One question gives an object, a list of them a list in the same order.
 

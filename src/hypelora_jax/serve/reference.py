@@ -1,6 +1,7 @@
 """The OpenAPI description as a page that fetches nothing."""
 
 import json
+import re
 from collections.abc import Iterator
 from html import escape
 from typing import Any
@@ -21,31 +22,34 @@ def html(openapi: dict[str, Any]) -> str:
 def _parts(openapi: dict[str, Any]) -> Iterator[str]:
     info = openapi["info"]
     yield f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>"
-    yield f"<p>{escape(info['description'])} For programs: "
+    yield f"<p>{_prose(info['description'])} For programs: "
     yield '<a href="openapi.json">openapi.json</a>. <a href=".">Ask</a></p>'
     for path, methods in openapi["paths"].items():
         for method, about in methods.items():
             yield f"<h2><code>{method.upper()} {escape(path)}</code></h2>"
-            yield f"<p>{escape(about.get('summary', ''))}</p>"
+            yield f"<p>{_prose(about.get('summary', ''))}</p>"
             for text in about.get("description", "").split("\n\n"):
-                yield f"<p>{escape(text)}</p>" if text else ""
+                yield f"<p>{_prose(text)}</p>" if text else ""
     yield "<h2>Objects</h2>"
     schemas = openapi.get("components", {}).get("schemas", {})
     for name, schema in schemas.items():
-        if "Error" not in name:  # FastAPI's own, which this service does not send
-            yield from _schema(name, schema)
+        yield from _schema(name, schema)
 
 
 def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
-    yield f"<h3>{escape(name)}</h3><p>{escape(schema.get('description', ''))}</p>"
+    yield f"<h3>{escape(name)}</h3><p>{_prose(schema.get('description', ''))}</p>"
     yield "<table>"
     for field, about in schema.get("properties", {}).items():
         kind = escape(_kind(about))
-        said = escape(about.get("description", ""))
+        said = _prose(about.get("description", ""))
         yield f"<tr><td><code>{escape(field)}</code><td>{kind}<td>{said}"
     yield "</table>"
     for example in schema.get("examples", ()):
         yield f"<pre>{escape(json.dumps(example))}</pre>"
+
+
+def _prose(text: str) -> str:
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _kind(about: dict[str, Any]) -> str:
