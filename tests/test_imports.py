@@ -30,7 +30,7 @@ LAYERS = (
     ("evaluate",),
     ("notes",),
     ("runs", "prepare", "recalibrate", "inference", "plan", "exports"),
-    ("imports", "afterwards"),
+    ("imports", "afterwards", "serve"),
     ("doctor", "exits"),
     ("commands",),
     ("cli",),
@@ -49,6 +49,8 @@ ONLY_IN = {
     "sentence_transformers": set(),
     "tensorflow": set(),
     "pickle": set(),
+    "fastapi": {"serve"},
+    "uvicorn": {"serve"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

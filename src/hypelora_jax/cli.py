@@ -33,6 +33,7 @@ from hypelora_jax.flags import (
     NAMES,
     PREDICT,
     SAMPLING,
+    SERVE,
     UNCERTAINTY,
 )
 from hypelora_jax.types import UserError
@@ -52,6 +53,7 @@ COMMANDS = {
     "calibrate": (commands.calibrate, ("workdir", "method")),
     "uncertainty": (commands.uncertainty, UNCERTAINTY),
     "predict": (commands.predict, PREDICT),
+    "serve": (commands.serve, SERVE),
     "metrics": (commands.metrics, ("predictions", *SAMPLING)),
     "report": (commands.report, ("workdirs", "html", "split", "redraws", "formats")),
     "export": (commands.export, EXPORT),

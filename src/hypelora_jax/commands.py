@@ -88,12 +88,7 @@ def predict(
     by_class: bool,
 ) -> None:
     """Add label, confidence and probabilities to rows, and sets if asked to."""
-    if coverage is None and (sets or by_class):
-        flag = f"--sets={sets}" if sets else "--by_class"
-        raise UserError(
-            f"{flag} says which sets, but none are asked for; wanted --coverage=0.9 "
-            f"beside it, or no {flag}"
-        )
+    _check_sets(coverage, sets, by_class)
     from hypelora_jax.inference import loaded, stream
 
     store.keep_compiled()
@@ -101,6 +96,52 @@ def predict(
     stream.kinds(plan)  # says what is wrong before the model is loaded
     model = loaded.load(workdir, coverage, sets or "thr", by_class, abstain)
     stream.run(model, plan)
+
+
+def _check_sets(coverage: float | None, sets: str | None, by_class: bool) -> None:
+    """Refuse a kind of sets where none are asked for."""
+    if coverage is None and (sets or by_class):
+        flag = f"--sets={sets}" if sets else "--by_class"
+        raise UserError(
+            f"{flag} says which sets, but none are asked for; wanted --coverage=0.9 "
+            f"beside it, or no {flag}"
+        )
+
+
+def serve(
+    workdirs: list[str],
+    host: str,
+    port: int,
+    max_batch: int,
+    window_ms: float,
+    max_waiting: int,
+    max_body: int,
+    max_texts: int,
+    max_chars: int,
+    rate: float,
+    abstain: float | None,
+    coverage: float | None,
+    sets: str | None,
+    by_class: bool,
+) -> None:
+    """Answer predictions over HTTP, of one run or of several behind one backbone."""
+    _check_sets(coverage, sets, by_class)
+    try:
+        from hypelora_jax.serve import server
+        from hypelora_jax.serve.guard import Limits
+    except ModuleNotFoundError as e:
+        if (e.name or "").startswith("hypelora_jax"):
+            raise
+        raise UserError(
+            f"serve needs {e.name}, which is not installed; wanted the extra: "
+            "pip install 'hypelora-jax[serve]'"
+        ) from e
+
+    store.keep_compiled()
+    batching = server.Batching(max_batch, window_ms / 1000, max_waiting)
+    limits = Limits(max_body, max_texts, max_chars, rate)
+    how = {"coverage": coverage, "sets": sets or "thr", "by_class": by_class}
+    server.serve(workdirs, host, port, batching, limits, abstain=abstain, **how)
 
 
 def metrics(

@@ -97,6 +97,30 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "PATH",
         "help": "base model; without it what the adapter names",
     },
+    "host": {
+        "default": "127.0.0.1",
+        "help": "address to listen at; 127.0.0.1 (the default) is this machine alone",
+    },
+    "port": {"default": 8000, "type": int, "help": "8000; 0 takes a free one"},
+    "max_batch": {
+        "default": 32,
+        "type": int,
+        "help": "texts answered at once; 32. 1: batching is off",
+    },
+    "window_ms": {
+        "default": 2.0,
+        "type": float,
+        "help": "milliseconds a text waits for company; 2",
+    },
+    "max_waiting": {"default": 1024, "type": int, "help": "texts in the queue; 1024"},
+    "max_body": {"default": 1 << 20, "type": int, "help": "bytes of a body; 1 MiB"},
+    "max_texts": {"default": 256, "type": int, "help": "of a request; 256"},
+    "max_chars": {"default": 10_000, "type": int, "help": "of a text; 10000"},
+    "rate": {
+        "default": 1000.0,
+        "type": float,
+        "help": "requests a second of one address; 1000. 0: no limit",
+    },
     "factors": {
         "default": "",
         "metavar": "FILE",
@@ -108,6 +132,17 @@ SETS = ("coverage", "sets", "by_class")
 ROWS = ("input", "output", "rows_format", "on_error", "text", "text_b", "abstain")
 PREDICT = ("workdir", *ROWS, *SETS)
 EXPORT = ("workdir", "export_format", "folder", "calibrated", "only")
+LIMITS = ("max_waiting", "max_body", "max_texts", "max_chars", "rate")
+SERVE = (
+    "workdirs",
+    "host",
+    "port",
+    "max_batch",
+    "window_ms",
+    *LIMITS,
+    "abstain",
+    *SETS,
+)
 UNCERTAINTY = ("workdir", "kind", "samples", "dropout", "link", "folder")
 IMPORT = ("adapter", "model", "workdir", "own_config", "factors")
 # Keys of FLAGS that are not the flag.

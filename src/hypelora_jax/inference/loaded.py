@@ -6,6 +6,7 @@ first question and kept; compiled programs take them as arguments.
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -68,15 +69,26 @@ class Loaded(NamedTuple):
         parts = [answer(self, fields[i : i + WINDOW]).fields for i in starts]
         return [one for part in parts for one in part]
 
-    def warm(self) -> None:
-        """Compile every shape, so that no later question waits for it."""
-        pad_id = self.run.bench.tokenizer.pad_id
+    def warm(self) -> dict[tuple[int, int], float]:
+        """Compile every shape, so that no later question waits for it.
+
+        Returns:
+          {(rows, T): seconds} that a batch of each shape takes from then on.
+        """
+        out = {}
         for rows, predict in self.answerers.items():
             for edge in self.edges:
-                tokens = [np.zeros(edge, np.int32)] * rows  # any token will do
-                none, index = np.full(rows, -1, np.int32), np.arange(rows)
-                encoded = Encoded(tokens, tokens, 0)
-                predict(Dataset(encoded, none, None, index, pad_id))
+                tokens = np.zeros(edge, np.int32)  # any token will do
+                data = of_tokens(self, [tokens] * rows, [tokens] * rows)
+                predict(data)
+                out[rows, edge] = min(_seconds(predict, data) for _ in range(2))
+        return out
+
+
+def _seconds(predict: Answerer, data: Dataset) -> float:
+    start = time.perf_counter()
+    predict(data)
+    return time.perf_counter() - start
 
 
 def load(
@@ -151,22 +163,42 @@ def broken(text: str) -> bool:
 
 def answer(loaded: Loaded, texts: Sequence[tuple[str, ...]]) -> Answers:
     """Answers to texts that have no fault, all of them in memory at once."""
-    n, task = len(texts), loaded.task
+    n = len(texts)
     if not n:
         return Answers([], 0)
-    second = [text[1] for text in texts] if task.pair else None
-    none = np.full(n, -1, np.int32)
-    table = Table(np.arange(n), [text[0] for text in texts], second, none)
-    data = evaluate.tokenised(loaded.run, table)
+    encoded = tokenised(loaded, texts)
+    data = of_tokens(loaded, encoded.ids, encoded.types)
     fitting = [rows for rows in loaded.answerers if rows >= n]
     rows = fitting[0] if fitting else max(loaded.answerers)
+    return Answers(fields_of(loaded, texts, data, rows), encoded.truncated)
+
+
+def tokenised(loaded: Loaded, texts: Sequence[tuple[str, ...]]) -> Encoded:
+    """Texts that have no fault as the run's model reads them."""
+    second = [text[1] for text in texts] if loaded.task.pair else None
+    index = np.arange(len(texts))
+    table = Table(index, [text[0] for text in texts], second, -np.ones_like(index))
+    return evaluate.tokenised(loaded.run, table).encoded
+
+
+def of_tokens(
+    loaded: Loaded, ids: list[np.ndarray], types: list[np.ndarray]
+) -> Dataset:
+    """Token ids and segment types of texts, int32 arrays, as a set without labels."""
+    none, index = np.full(len(ids), -1, np.int32), np.arange(len(ids))
+    pad_id = loaded.run.bench.tokenizer.pad_id
+    return Dataset(Encoded(ids, types, 0), none, None, index, pad_id)
+
+
+def fields_of(
+    loaded: Loaded, texts: Sequence[tuple[str, ...]], data: Dataset, rows: int
+) -> list[dict[str, Any]]:
+    """The answers to texts, tokenised as `data`, in batches of so many rows."""
     logits_NY = loaded.answerers[rows](data).logits.astype(np.float64)
-    if task.kind == "regression":
+    if loaded.task.kind == "regression":
         scores = map(float, logits_NY[:, 0])
-        fields = [{"label": score, "score": score} for score in scores]
-    else:
-        fields = list(_of_classes(loaded, texts, logits_NY))
-    return Answers(fields, data.encoded.truncated)
+        return [{"label": score, "score": score} for score in scores]
+    return list(_of_classes(loaded, texts, logits_NY))
 
 
 def _of_classes(

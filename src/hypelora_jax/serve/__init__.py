@@ -1,0 +1,1 @@
+"""A small HTTP service: finished runs behind one backbone, asked in batches."""

@@ -1,0 +1,147 @@
+"""`hypelora serve`: load, warm up, listen, and stop when told to."""
+
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import uvicorn
+from absl import logging
+
+from hypelora_jax.serve import shelf as shelves
+from hypelora_jax.serve.app import Service, application
+from hypelora_jax.serve.batching import Batcher
+from hypelora_jax.serve.guard import LOOPBACK, Limits
+from hypelora_jax.serve.meters import Meters
+from hypelora_jax.serve.shelf import Shelf
+from hypelora_jax.types import UserError
+
+GRACE = 30  # seconds for what is being answered when the service is told to stop
+CONNECTIONS = 1000  # more at a time are answered 503
+HEADERS = 1 << 14  # bytes of a request's line and headers
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class Batching(NamedTuple):
+    """How questions gather."""
+
+    max_batch: int = 32  # 1: each is answered alone
+    window: float = 0.002  # seconds a question waits for company
+    max_waiting: int = 1024  # texts without an answer; further ones get 503
+
+
+def serve(
+    workdirs: Sequence[str],
+    host: str,
+    port: int,
+    batching: Batching,
+    limits: Limits,
+    **how: Any,
+) -> None:
+    """Answer HTTP until SIGTERM or SIGINT; what is being answered then is finished.
+
+    Args:
+      workdirs: runs of one base model; the first answers where none is asked for.
+      port: 0 takes a free one, which the log names.
+      how: `coverage`, `sets`, `by_class` and `abstain` of `inference.loaded.load`.
+
+    Raises:
+      UserError: the place is taken, a limit below 1, or runs that do not fit together.
+    """
+    _check(batching, limits)
+    with bound(host, port) as place:
+        shelf = shelves.open_all(workdirs, batch_sizes(batching.max_batch), **how)
+        server = made(shelf, host, batching, limits)
+        place.listen(2048)
+        shown = f"[{host}]" if ":" in host else host
+        where = f"http://{shown}:{place.getsockname()[1]}"
+        logging.info("serving %s at %s (Ctrl-C stops)", ", ".join(shelf), where)
+        _run(server, place)
+        logging.info("stopped")
+
+
+def batch_sizes(most: int) -> tuple[int, ...]:
+    """1, 4, 16, ... and `most`: the batches that are compiled."""
+    sizes = {4**k for k in range(most.bit_length()) if 4**k < most}
+    return tuple(sorted(sizes | {most}))
+
+
+def made(
+    shelf: Shelf,
+    host: str,
+    batching: Batching = Batching(),  # noqa: B008 (immutable)
+    limits: Limits = Limits(),  # noqa: B008
+) -> uvicorn.Server:
+    """The server of a shelf, every shape of every adapter compiled."""
+    seconds = {name: one.warm() for name, one in shelf.items()}
+    meters = Meters()
+
+    def compiled(event: str, *_: Any, **__: Any) -> None:
+        meters.programs += event == COMPILED
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    own = (batching.window, batching.max_waiting)
+    batcher = Batcher(shelf, seconds, meters, *own)
+    hosts = LOOPBACK if host in LOOPBACK else ()
+    app = application(Service(shelf, batcher, meters, limits), hosts)
+    return uvicorn.Server(_config(app))
+
+
+def _config(app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",  # bounds the headers; httptools does not
+        h11_max_incomplete_event_size=HEADERS,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # the rate is of the address that connects
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=GRACE,
+    )
+
+
+def _run(server: uvicorn.Server, place: socket.socket) -> None:
+    """Serve until a signal; uvicorn raises it again at the end, to no effect here."""
+    if threading.current_thread() is not threading.main_thread():
+        server.run(sockets=[place])
+        return
+    both = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(one, lambda *_: None) for one in both]
+    try:
+        server.run(sockets=[place])
+    finally:
+        for one, handler in zip(both, before, strict=True):
+            signal.signal(one, handler)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at the place, before anything is loaded: the place may be taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    place = socket.socket(family)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind((host, port))
+    except (OSError, OverflowError) as e:
+        place.close()
+        why = getattr(e, "strerror", None) or e
+        raise UserError(
+            f"cannot listen at {host}:{port}: {why}; wanted an address of this machine "
+            "and a free port: --port=0 takes one"
+        ) from e
+    return place
+
+
+def _check(batching: Batching, limits: Limits) -> None:
+    fields = batching._asdict() | limits._asdict()
+    for name in ("max_batch", "max_waiting", "max_body", "max_texts", "max_chars"):
+        if fields[name] < 1:
+            raise UserError(f"--{name}={fields[name]}; wanted at least 1")
+    for name in ("window", "rate"):
+        if not 0 <= fields[name] < float("inf"):
+            raise UserError(f"--{name} is {fields[name]:g}; wanted 0 or more")

@@ -1,0 +1,110 @@
+"""Which runs stand behind one backbone, and what a user may ask for wrongly."""
+
+import socket
+import sys
+import threading
+
+import benches
+import pytest
+import serving
+
+from hypelora_jax import cli, folder, store
+from hypelora_jax.serve import server, shelf
+from hypelora_jax.types import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return benches.run_folder(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_names_are_as_long_as_they_must_be():
+    assert list(shelf.names_of(["runs/cola/", "/x/mrpc"])) == ["cola", "mrpc"]
+    same = ["runs/cola/seed_0", "runs/mrpc/seed_0", "runs/mrpc/seed_1"]
+    assert list(shelf.names_of(same)) == ["cola/seed_0", "mrpc/seed_0", "mrpc/seed_1"]
+    with pytest.raises(UserError, match="runs/x/ stands there twice"):
+        shelf.names_of(["runs/y", "runs/x/", "runs/x"])
+
+
+def test_batch_sizes_end_with_the_largest():
+    assert server.batch_sizes(1) == (1,)
+    assert server.batch_sizes(4) == (1, 4)
+    assert server.batch_sizes(32) == (1, 4, 16, 32)
+
+
+def test_other_weights_are_refused_before_any_is_loaded(run, tmp_path):
+    record = folder.read_json(run / "config.json")
+    record["model"] |= {"sha256": "ab", "name": "another"}
+    other = folder.open_workdir(str(tmp_path / "other"))
+    store.write_json(other / "config.json", record)
+    with pytest.raises(UserError, match="other adapts another and run adapts .*tiny"):
+        shelf.open_all([str(run), str(other)], (8,))
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "message"),
+    [
+        ("lora", {"seed": 7}, "with other weights"),  # drawn, not read from a file
+        pytest.param("full", {}, "fine-tuned in full", marks=pytest.mark.soak),
+    ],
+)
+def test_runs_that_share_no_backbone(run, tmp_path, monkeypatch, mode, more, message):
+    monkeypatch.setitem(benches.MODES, "full", ("full", {}))
+    other = benches.run_folder(tmp_path / "other", mode, **more)
+    with pytest.raises(UserError, match=message):
+        shelf.open_all([str(run), str(other)], (8,))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--workdir=no_such_run"], "no_such_run"),
+        ([], "required: --workdir"),
+        (["--workdir={run}", "--workdir={run}"], "stands there twice"),
+        (["--workdir={run}", "--max_batch=0"], "--max_batch=0; wanted at least 1"),
+        (["--workdir={run}", "--rate=-1"], "--rate is -1"),
+        (["--workdir={run}", "--window_ms=nan"], "--window is nan"),
+        (["--workdir={run}", "--port=99999"], "cannot listen at 127.0.0.1:99999"),
+        (["--workdir={run}", "--port={taken}"], "already in use; wanted"),
+        (["--workdir={run}", "--host=192.0.2.1"], "cannot listen at 192.0.2.1"),
+        (["--workdir={run}", "--sets=aps"], "wanted --coverage=0.9"),
+        (["--workdir={run}", "--abstain=2"], "--abstain is 2"),
+    ],
+)
+def test_a_mistake_is_one_line(run, flags, message, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        own = {"run": run, "taken": taken.getsockname()[1]}
+        argv = ["serve", "--port=0", *(flag.format(**own) for flag in flags)]
+        assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and message in err.splitlines()[-1], err
+
+
+def test_without_the_extra_a_line_says_so(run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "hypelora_jax.serve.server")
+    monkeypatch.delattr("hypelora_jax.serve.server")
+    assert cli.main(["serve", f"--workdir={run}"]) == 2
+    assert "serve needs uvicorn" in capsys.readouterr().err
+
+
+def test_told_to_stop_it_answers_what_it_was_asked(run):
+    """A whole process: SIGTERM while a question waits for company."""
+    flags = (f"--workdir={run}", "--max_batch=2", "--window_ms=1000")
+    with serving.started(*flags) as (command, port):
+        assert serving.ask(port, {"text": "ab"})[0] == 200
+        found = []
+        asked = threading.Thread(
+            target=lambda: found.append(serving.ask(port, {"text": "ab"}))
+        )
+        asked.start()
+        serving.wait_for(
+            lambda: "waiting_texts 1" in serving.call(port, "GET", "/metrics")[2],
+            asked.is_alive,
+        )
+        command.terminate()
+        asked.join(60)
+        assert found[0][0] == 200
+        assert command.wait(60) == 0
+        assert command.stderr.read() == "stopped\n"
+        assert command.stdout.read() == ""
