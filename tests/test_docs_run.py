@@ -23,6 +23,7 @@ TPU, CLOUD = "needs a TPU", "needs a cloud account"
 DOWNLOAD, LONG = "a download", "more than 5 minutes"
 # The one table of lines that are parsed and not run: how a line begins, and why.
 NOT_RUN = {
+    "hypelora serve": LONG,  # until it is stopped; tests/serve
     "make demo": LONG,
     "make lint test": LONG,
     "make plan": DOWNLOAD,
