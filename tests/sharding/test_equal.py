@@ -54,9 +54,9 @@ def test_sharded_equals_unsharded_whatever_is_drawn_dealt_or_skipped(name):
     same(train(config, ALL_AXES, bad), whole(config, bad))
 
 
-def compiled(accumulate):
+def compiled(accumulate, sizes=(8, 1, 1)):
     config = settings("hyper_mlp", optim={"accumulate": accumulate})
-    step, state, frozen, mesh = ready(config, (8, 1, 1))
+    step, state, frozen, mesh = ready(config, sizes)
     return step.lower(state, frozen, put_batch(batch(0), mesh)).compile(), state
 
 
@@ -70,6 +70,18 @@ def test_what_crosses_data_is_the_gradient_of_factors_and_head():
     assert wanted <= moved["all-reduce"] <= 1.1 * wanted + 64, (moved, wanted)
     made = 4 * trees.count(state.params["hyper"])
     assert made > 0.5 * wanted, "else the test could not tell"
+
+
+@pytest.mark.soak
+def test_fsdp_gathers_kernels_and_sums_no_hidden_states():
+    (whole_weights, _), (cut, _) = compiled(1), compiled(1, (1, 8, 1))
+    summed = [
+        hlo.collective_bytes(program.as_text())["all-reduce"]
+        for program in (whole_weights, cut)
+    ]
+    assert summed[1] < 1.1 * summed[0], summed
+    memory = [p.memory_analysis().temp_size_in_bytes for p in (whole_weights, cut)]
+    assert memory[1] < 1.2 * memory[0], memory
 
 
 @pytest.mark.soak

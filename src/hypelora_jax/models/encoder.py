@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from hypelora_jax.models.layers import Block, Embed, dropout, wide
 from hypelora_jax.models.presets import EncoderConfig, max_tokens
 from hypelora_jax.rng import maybe, named_key
+from hypelora_jax.sharding.rules import pin_rows
 from hypelora_jax.types import Backbone, Batch, Key, Lora, Params, UserError
 
 REMAT = ("none", "layer")
@@ -41,7 +42,8 @@ def encoder(
         _check_length(config, ids.shape[-1])
         where = _positions(config, ids), _types(config, batch)
         x = embed.apply({"params": params["embed"]}, ids, *where)
-        return dropout(x.astype(dtype), config.hidden_dropout, maybe(key, "embed"))
+        x = dropout(x.astype(dtype), config.hidden_dropout, maybe(key, "embed"))
+        return pin_rows(x)
 
     def layers(params, lora, batch, key, keep):
         x = start(params, batch, key)
@@ -51,7 +53,8 @@ def encoder(
             params, lora, index = row
             at = None if key is None else jax.random.fold_in(layers_key, index)
             params = _cast(params, dtype)
-            x = block.apply({"params": params}, x, batch["mask"], lora, at)
+            x = block.apply({"params": params}, pin_rows(x), batch["mask"], lora, at)
+            x = pin_rows(x)
             return x, (x if keep else None)
 
         if remat == "layer":  # inside a scan nothing is there to be merged by CSE

@@ -10,7 +10,8 @@ feed-forward need one sum over `model` each. The factors follow the kernel they 
 """
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
@@ -19,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from hypelora_jax import trees
 from hypelora_jax.types import Lora, Params, UserError
 
+T = TypeVar("T")
 Table = tuple[tuple[str, P], ...]
 IN, OUT = "(q|k|v|up|gate)", "(o|down)"  # into heads or feed-forward, and back out
 
@@ -131,6 +133,28 @@ def pin_factors(lora: Lora, mesh: Mesh) -> Lora:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
 
     return trees.map_with_path(pin, {"lora": lora})["lora"]
+
+
+def over(mesh: Mesh | None, compute: Callable[..., T]) -> Callable[..., T]:
+    """`compute`, traced on a mesh, so that `pin_rows` in it knows where rows are."""
+
+    def on_mesh(*args: Any) -> T:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return compute(*args)
+
+    return compute if mesh is None else on_mesh
+
+
+def pin_rows(x_BTD: jax.Array) -> jax.Array:
+    """Hidden states, each row whole on its devices; outside a mesh as they are.
+
+    Else the compiler may sum the hidden states of all rows over `fsdp`, where a kernel
+    is cut on the axis that it sums over, in place of gathering that one kernel. A row
+    alone, as under vmap over examples, has no axis to cut.
+    """
+    if x_BTD.ndim != 3 or "fsdp" not in jax.sharding.get_abstract_mesh().axis_names:
+        return x_BTD
+    return jax.lax.with_sharding_constraint(x_BTD, BATCH)
 
 
 def place(params: Params, where: Params) -> Params:

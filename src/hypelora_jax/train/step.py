@@ -67,9 +67,10 @@ def gradients(
         weight_B = rows["weight"].astype(loss_B.dtype)
         return losses.total(loss_B, weight_B), jnp.sum(weight_B)
 
-    summed = _over_micros(
-        jax.value_and_grad(micro_sums, argnums=(0, 1), has_aux=True), accumulate, mesh
+    value_and_grads = jax.value_and_grad(
+        rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
+    summed = _over_micros(value_and_grads, accumulate, mesh)
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
         batch = dict(batch)

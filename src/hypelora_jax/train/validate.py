@@ -46,9 +46,8 @@ def forward(model: Model, mesh: Mesh) -> Forward:
     def classify(params: Params, lora, batch):
         return model.predictor.classify(params, lora, batch, None)
 
-    return Forward(
-        jax.jit(adapt), jax.jit(classify, out_shardings=replicated(mesh)), mesh
-    )
+    classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
+    return Forward(jax.jit(adapt), classify, mesh)
 
 
 def logits(

@@ -67,7 +67,7 @@ def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> D
         return predictor.classify(params, lora, batch, key if rows else None)
 
     adapter = jax.jit(adapter)
-    classify = jax.jit(classify, out_shardings=replicated(mesh))
+    classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
 
     def draw(k: int) -> Forward:
         base = named_key(jax.random.key(seed), "uncertainty")

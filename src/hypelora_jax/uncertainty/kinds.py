@@ -14,6 +14,7 @@ from hypelora_jax.calibration import average
 from hypelora_jax.data.pipeline import Dataset
 from hypelora_jax.report import predictions
 from hypelora_jax.settings import UncertaintyConfig
+from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import members, validate
 from hypelora_jax.train.setup import Workbench
@@ -88,13 +89,13 @@ def _logits(run: Chosen, forward: Forward, data: Dataset, kept: Adapters) -> np.
 
 def features(run: Chosen) -> Callable[[Dataset], np.ndarray]:
     """Jitted: what the head's last layer reads, (N, D), without dropout."""
-    parts = run.bench.model.parts
+    parts, mesh = run.bench.model.parts, run.bench.mesh
 
     def of_rows(params: Params, lora, batch):
         hidden_BTD = parts.backbone.apply(params["backbone"], lora, batch, None)
         return parts.head.features(params["head"], hidden_BTD)
 
-    of_rows = jax.jit(of_rows, out_shardings=replicated(run.bench.mesh))
+    of_rows = jax.jit(rules.over(mesh, of_rows), out_shardings=replicated(mesh))
     forward, kept = run.forward._replace(classify=of_rows), {}
     return lambda data: _logits(run, forward, data, kept)[0]
 
