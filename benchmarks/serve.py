@@ -117,11 +117,10 @@ async def metrics(port):
     return {name: float(value) for name, value in lines if name[0] != "#"}
 
 
-def measured(workdirs, questions, args, *flags):
+def measured(workdirs, questions, clients, seconds, *flags):
     process, port = started(workdirs, *flags)
     try:
-        asyncio.run(load(port, questions, args.clients, min(2, args.seconds)))  # warm
-        tally, seconds = asyncio.run(load(port, questions, args.clients, args.seconds))
+        tally, seconds = asyncio.run(load(port, questions, clients, seconds))
         own = asyncio.run(metrics(port))
     finally:
         process.send_signal(signal.SIGTERM)
@@ -146,7 +145,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", action="append", required=True, dest="workdirs")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60, help="of each of the two")
+    parser.add_argument("--seconds", type=float, default=60, help="with batching")
+    parser.add_argument("--unbatched_seconds", type=float, default=20, help="without")
     parser.add_argument("--texts", type=int, default=500)
     parser.add_argument("--max_batch", type=int, default=32)
     parser.add_argument("--window_ms", type=float, default=2)
@@ -161,8 +161,12 @@ def main():
     ]
     out = {}
     flags = [f"--max_batch={args.max_batch}", f"--window_ms={args.window_ms}"]
-    for name, own in (("batched", flags), ("unbatched", ["--max_batch=1"])):
-        out[name] = measured(args.workdirs, questions, args, *own)
+    kinds = {
+        "batched": (args.seconds, *flags),
+        "unbatched": (args.unbatched_seconds, "--max_batch=1"),
+    }
+    for name, own in kinds.items():
+        out[name] = measured(args.workdirs, questions, args.clients, *own)
         print(f"{name:10s}", *(f"{k}={v}" for k, v in out[name].items()), flush=True)
     speedup = out["batched"]["per_second"] / out["unbatched"]["per_second"]
     print(json.dumps(out | {"speedup": round(speedup, 2)}))
