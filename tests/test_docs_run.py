@@ -29,6 +29,7 @@ NOT_RUN = {
     "make plan": DOWNLOAD,
     "pytest -m soak tests/calibration/test_coverage.py": LONG,
     "python benchmarks/metrics.py": DOWNLOAD,  # the extra bench, to compare with
+    "python benchmarks/serve.py": LONG,  # short: tests/serve
     "python experiments/launch/gke.py": CLOUD,
     "python experiments/study_cola.py": LONG,
 }
