@@ -7,17 +7,16 @@ import tomllib
 import venv
 from pathlib import Path
 
+import corpora
 import jupytext
-import numpy as np
+import process
 import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = ("quickstart", "calibrate_your_adapter", "reproduce_hypelora")
-SMALL = (
-    "--config.data.num_examples=96 --config.data.max_length=32 "
-    "--config.optim.num_epochs=1 --config.optim.batch_size=16"
-)
+# The sizes of other tests, so that each of these programs is compiled once.
+SMALL = " ".join(flag for flag in process.TINY[1:] if "data" in flag or "optim" in flag)
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +28,6 @@ def build():
     return module
 
 
-def glue(folder: Path) -> Path:
-    """A folder with a small CoLA in GLUE's own layout."""
-    (folder / "CoLA").mkdir(parents=True)
-    words = np.random.default_rng(0).choice(["go", "and", "the", "cat"], (232, 5))
-    rows = [f"x\t{i % 2}\t\t{' '.join(line)}" for i, line in enumerate(words)]
-    (folder / "CoLA" / "train.tsv").write_text("\n".join(rows[:192]))
-    (folder / "CoLA" / "dev.tsv").write_text("\n".join(rows[192:]))
-    return folder
-
-
 def choices(name: str, folder: Path) -> dict:
     """What replaces the values of the cell tagged `parameters`."""
     if name == "quickstart":
@@ -47,9 +36,9 @@ def choices(name: str, folder: Path) -> dict:
         own = {"CONFIG": "smoke:method=lora", "FLAGS": SMALL, "TRAIN_FLAGS": ""}
         return own | {"FOLDER": str(folder / "work"), "METHODS": ("isotonic",)}
     own = {"BACKBONE": "random:tiny", "BUDGET": 0, "WORKDIR": str(folder / "paper")}
-    more = ["--rows=lora", "--tasks=cola", "--seeds=1", "--config.optim.num_epochs=1"]
+    more = ["--rows=lora", "--tasks=cola", "--seeds=1", "--config.optim.num_epochs=6"]
     own["MORE"] = [*more, "--config.data.max_length=48"]
-    return own | {"DATA": str(glue(folder / "glue"))}
+    return own | {"DATA": str(corpora.glue(folder / "glue"))}
 
 
 def with_choices(name: str, folder: Path):
