@@ -67,7 +67,7 @@ def wanted(workdirs):
     out = {}
     for name, workdir in workdirs.items():
         own = TEXTS if name != "pairs" else list(zip(TEXTS, TEXTS[::-1], strict=True))
-        out[name] = hypelora_jax.load(workdir).predict(own)
+        out[name] = hypelora_jax.load(workdir, batch_sizes=(8,)).predict(own)
     return out
 
 
