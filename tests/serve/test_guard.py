@@ -6,7 +6,7 @@ import json
 import pytest
 
 from hypelora_jax.serve import guard as guards
-from hypelora_jax.serve.batching import cheapest
+from hypelora_jax.serve.batching import best_rows
 from hypelora_jax.serve.guard import Limits, guarded
 from hypelora_jax.serve.meters import KEPT, Meters, prometheus
 
@@ -84,15 +84,18 @@ def test_a_whole_body_reaches_the_service_and_a_large_one_does_not():
     [
         ({1: 1.0, 4: 1.1, 16: 1.2}, 3, 4),  # a row more costs nothing: all at once
         ({1: 1.0, 4: 1.1, 16: 1.2}, 13, 16),
-        ({1: 1.0, 4: 4.0, 16: 16.0}, 3, 1),  # each costs the same: no padding
-        ({1: 1.0, 4: 2.0, 16: 7.0}, 3, 4),  # half a row's cost: padding pays
+        ({1: 1.0, 4: 1.1, 16: 1.2}, 1, 1),
+        ({1: 1.0, 4: 4.0, 16: 16.0}, 2, 1),  # each costs the same: no padding
+        ({1: 1.0, 4: 4.0, 16: 16.0}, 7, 4),
+        ({1: 1.0, 4: 4.0, 16: 16.0}, 13, 16),  # but for a little
+        ({1: 1.0, 4: 2.0, 16: 7.0}, 2, 4),  # half a row's cost: padding pays
         ({1: 1.0, 4: 2.0, 16: 7.0}, 9, 4),
         ({1: 1.0, 4: 2.0, 16: 7.0}, 40, 16),
     ],
 )
 def test_the_batch_that_costs_least_a_text(costs, waiting, rows):
     seconds = {(n, 8): s for n, s in costs.items()} | {(64, 16): 0.0}
-    assert cheapest(seconds, 8, waiting) == rows
+    assert best_rows(seconds, 8, waiting) == rows
 
 
 def test_labels_are_escaped_and_quantiles_are_of_the_latest():

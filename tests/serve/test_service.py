@@ -13,7 +13,7 @@ import serving
 from prometheus_client import parser
 
 import hypelora_jax
-from hypelora_jax.serve import server, shelf
+from hypelora_jax.serve import batching, server, shelf
 from hypelora_jax.serve.guard import Limits
 
 TEXTS = [f"{n} " + "word " * (n % 6) for n in range(24)]
@@ -67,7 +67,7 @@ def wanted(workdirs):
     out = {}
     for name, workdir in workdirs.items():
         own = TEXTS if name != "pairs" else list(zip(TEXTS, TEXTS[::-1], strict=True))
-        out[name] = hypelora_jax.load(workdir).predict(own)
+        out[name] = hypelora_jax.load(workdir, batch_sizes=(8,)).predict(own)
     return out
 
 
@@ -226,6 +226,14 @@ def test_no_http_at_all_and_a_client_that_leaves_harm_nobody(port):
     ):
         with socket.create_connection(("127.0.0.1", port)) as raw:
             raw.sendall(sent)
+    assert serving.ask(port, {"text": "ab"})[0] == 200
+
+
+def test_a_fault_of_ours_is_500_and_the_next_is_answered(port, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(batching, "_fields", None)
+        status, got = serving.ask(port, {"text": "ab"})
+    assert status == 500 and got == {"error": "a fault of ours; its log says more"}
     assert serving.ask(port, {"text": "ab"})[0] == 200
 
 

@@ -1,5 +1,6 @@
 """Which runs stand behind one backbone, and what a user may ask for wrongly."""
 
+import signal
 import socket
 import sys
 import threading
@@ -88,11 +89,41 @@ def test_without_the_extra_a_line_says_so(run, monkeypatch, capsys):
     assert "serve needs uvicorn" in capsys.readouterr().err
 
 
+HALF = (
+    b"POST /predict HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
+    b'content-type: application/json\r\ncontent-length: 14\r\n\r\n{"text": '
+)
+
+
 def test_told_to_stop_it_answers_what_it_was_asked(run):
-    """A whole process: SIGTERM while a question waits for company."""
-    flags = (f"--workdir={run}", "--max_batch=2", "--window_ms=1000")
-    with serving.started(*flags) as (command, port):
+    """A whole process: SIGTERM while half a question is there."""
+    with serving.started(f"--workdir={run}", "--max_batch=1") as (command, port):
         assert serving.ask(port, {"text": "ab"})[0] == 200
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as asked:
+            asked.sendall(HALF)
+            serving.ask(port, {"text": "ab"})  # what came before has been read
+            command.terminate()
+            serving.wait_for(lambda: refuses(port), lambda: True)
+            asked.sendall(b'"ab"}')
+            answer = asked.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 200") and b'"confidence"' in answer
+        assert command.wait(60) == 0
+        assert command.stderr.read() == "stopped\n"
+        assert command.stdout.read() == ""
+
+
+def refuses(port):
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.soak
+def test_told_to_stop_it_answers_what_waits_for_company(run):
+    flags = (f"--workdir={run}", "--max_batch=4", "--window_ms=2000")
+    with serving.started(*flags) as (command, port):
         found = []
         asked = threading.Thread(
             target=lambda: found.append(serving.ask(port, {"text": "ab"}))
@@ -102,9 +133,7 @@ def test_told_to_stop_it_answers_what_it_was_asked(run):
             lambda: "waiting_texts 1" in serving.call(port, "GET", "/metrics")[2],
             asked.is_alive,
         )
-        command.terminate()
+        command.send_signal(signal.SIGINT)
         asked.join(60)
         assert found[0][0] == 200
         assert command.wait(60) == 0
-        assert command.stderr.read() == "stopped\n"
-        assert command.stdout.read() == ""

@@ -54,6 +54,8 @@ def serve(
     with bound(host, port) as place:
         shelf = shelves.open_all(workdirs, batch_sizes(batching.max_batch), **how)
         server = made(shelf, host, batching, limits)
+        if host not in LOOPBACK:
+            logging.warning("no password is asked for: whoever reaches it may ask")
         place.listen(2048)
         shown = f"[{host}]" if ":" in host else host
         where = f"http://{shown}:{place.getsockname()[1]}"
