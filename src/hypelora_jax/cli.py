@@ -48,7 +48,7 @@ EXAMPLES = """examples:
 COMMAND --help shows the flags of a command.
 """
 COMMANDS = {
-    "train": (commands.train, ("own_config", "workdir")),
+    "train": (commands.train, ("run_config", "workdir")),
     "evaluate": (commands.evaluate, ("workdir", "split")),
     "calibrate": (commands.calibrate, ("workdir", "method")),
     "uncertainty": (commands.uncertainty, UNCERTAINTY),

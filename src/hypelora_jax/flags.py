@@ -65,6 +65,10 @@ FLAGS: dict[str, dict[str, Any]] = {
     "bins": {"type": int, "default": 10, "help": "of calibration errors; 10"},
     "seed": {"type": int, "default": 0, "help": "of replicas and drawn labels; 0"},
     "topology": {"required": True, "help": "v5e:4x4, v5p:4x4x4, v6e:4x4, ...; cpu-N"},
+    "run_config": {
+        "help": "NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
+        "file; without it that of the run in --workdir, which goes on",
+    },
     "own_config": {
         "help": "as in train; without it: that of the run or export, if there is one",
     },
@@ -147,5 +151,10 @@ UNCERTAINTY = ("workdir", "kind", "samples", "dropout", "link", "folder")
 IMPORT = ("adapter", "model", "workdir", "own_config", "factors")
 # Keys of FLAGS that are not the flag.
 NAMES = {"workdirs": "workdir", "html": "output", "redraws": "replicas"}
-NAMES |= {"own_config": "config", "export_format": "format", "folder": "output"}
+NAMES |= {
+    "own_config": "config",
+    "run_config": "config",
+    "export_format": "format",
+    "folder": "output",
+}
 NAMES |= {"rows_format": "format", "on_error": "on-error"}
