@@ -3,8 +3,9 @@
     python benchmarks/serve.py --workdir=DIR [--workdir=DIR2] [--seconds=60]
 
 Every client asks one text at a time, of the adapters in turn, on a connection it keeps;
-every answer is compared with `predict`. Clients and service share the machine. Ends
-with one JSON object, and exit code 1 where an answer was wrong or missing.
+every answer is compared with `predict`. Clients and service share the machine. First
+comes the load, then both services in turns. Ends with one JSON object, and exit code 1
+where an answer was wrong or missing.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -25,6 +27,7 @@ WORDS = (
     "never better worse than first one two hours charming dull but that with it"
 ).split()
 TOLERANCE = 1e-5
+ROUNDS = 3
 
 
 def drawn(n, seed=0):
@@ -117,14 +120,22 @@ async def metrics(port):
     return {name: float(value) for name, value in lines if name[0] != "#"}
 
 
-def measured(workdirs, questions, clients, seconds, *flags):
+@contextmanager
+def service(workdirs, *flags):
+    """The port of a service, and at the end what it says of itself."""
     process, port = started(workdirs, *flags)
+    own = {}
     try:
-        tally, seconds = asyncio.run(load(port, questions, clients, seconds))
-        own = asyncio.run(metrics(port))
+        yield port, own
+        told = asyncio.run(metrics(port))
+        own["mean_batch"] = round(told["hypelora_batch_size_mean"], 2)
+        own["compiled"] = int(told["hypelora_programs_total"])
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
+        own["exit_code"] = process.wait(60)
+
+
+def summary(tally, seconds):
     p50, p99 = (float(x) for x in np.quantile(tally["seconds"], (0.5, 0.99)))
     return {
         "questions": len(tally["seconds"]),
@@ -132,21 +143,37 @@ def measured(workdirs, questions, clients, seconds, *flags):
         "per_second": round(len(tally["seconds"]) / seconds, 1),
         "p50_ms": round(1000 * p50, 1),
         "p99_ms": round(1000 * p99, 1),
-        "mean_batch": round(own["hypelora_batch_size_mean"], 2),
-        "compiled": int(own["hypelora_programs_total"]),
         "errors": tally["errors"],
         "wrong": tally["wrong"],
         "largest_difference": tally["off"],
-        "exit_code": code,
     }
+
+
+def alternated(ports, questions, clients, seconds):
+    """Rates of several services, asked in turns: the machine may be busy at times."""
+    tallies = {name: [] for name in ports}
+    for _ in range(ROUNDS):
+        for name, port in ports.items():
+            slice_ = load(port, questions, clients, seconds / ROUNDS)
+            tallies[name].append(asyncio.run(slice_))
+    out = {}
+    for name, parts in tallies.items():
+        both = {"seconds": [], "off": 0.0, "errors": 0, "wrong": 0}
+        for tally, _ in parts:
+            both = {
+                n: max(x, tally[n]) if n == "off" else x + tally[n]
+                for n, x in both.items()
+            }
+        out[name] = summary(both, sum(seconds for _, seconds in parts))
+    return out
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", action="append", required=True, dest="workdirs")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=60, help="with batching")
-    parser.add_argument("--unbatched_seconds", type=float, default=20, help="without")
+    parser.add_argument("--seconds", type=float, default=60, help="of the load")
+    parser.add_argument("--compare", type=float, default=30, help="seconds of each")
     parser.add_argument("--texts", type=int, default=500)
     parser.add_argument("--max_batch", type=int, default=32)
     parser.add_argument("--window_ms", type=float, default=2)
@@ -159,15 +186,19 @@ def main():
         for i, text in enumerate(texts)
         for name, answers in pairs
     ]
-    out = {}
-    flags = [f"--max_batch={args.max_batch}", f"--window_ms={args.window_ms}"]
-    kinds = {
-        "batched": (args.seconds, *flags),
-        "unbatched": (args.unbatched_seconds, "--max_batch=1"),
-    }
-    for name, own in kinds.items():
-        out[name] = measured(args.workdirs, questions, args.clients, *own)
-        print(f"{name:10s}", *(f"{k}={v}" for k, v in out[name].items()), flush=True)
+    flags = (f"--max_batch={args.max_batch}", f"--window_ms={args.window_ms}")
+    with (
+        service(args.workdirs, *flags) as (port, own),
+        service(args.workdirs, "--max_batch=1") as (other, others),
+    ):
+        tally, seconds = asyncio.run(load(port, questions, args.clients, args.seconds))
+        out = {"load": summary(tally, seconds)}
+        ports = {"batched": port, "unbatched": other}
+        out |= alternated(ports, questions, args.clients, args.compare)
+    out["load"] |= own
+    out["unbatched"] |= others
+    for name, one in out.items():
+        print(f"{name:10s}", *(f"{k}={v}" for k, v in one.items()))
     speedup = out["batched"]["per_second"] / out["unbatched"]["per_second"]
     print(json.dumps(out | {"speedup": round(speedup, 2)}))
     bad = sum(one[key] for one in out.values() for key in ("errors", "wrong"))
