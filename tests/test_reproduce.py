@@ -64,6 +64,7 @@ def steps_of(workdir: Path) -> list[int]:
     return [row["step"] for row in process.rows(workdir) if row["split"] == "train"]
 
 
+@pytest.mark.soak  # in short: tests/train/test_resume.py, each row being a run
 def test_an_interrupted_table_repeats_nothing(
     script, flags, tmp_path, monkeypatch, capsys
 ):

@@ -34,8 +34,8 @@ def same_tensors(left, right) -> None:
 
 # every mode is loaded by peft itself in tests/oracle/test_peft.py
 LONG = [("mlp_blended", "binary"), ("hyper_and_static", "binary")]
-LONG += [("uneven", "binary"), ("rslora", "binary")]
-CASES = [("lora", "binary"), ("mlp_random", "regression"), ("transformer", "three")]
+LONG += [("uneven", "binary"), ("rslora", "binary"), ("transformer", "three")]
+CASES = [("lora", "binary"), ("mlp_random", "regression")]
 CASES += [pytest.param(*case, marks=pytest.mark.soak) for case in LONG]
 
 
