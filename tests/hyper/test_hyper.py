@@ -13,6 +13,8 @@ from hypelora_jax.settings import BlendConfig, HyperConfig
 from hypelora_jax.types import UserError
 
 METHODS = ("hyper_mlp", "hyper_transformer")
+# For laws that hold for any trunk: the Transformer's, slow to compile, in soak.
+QUICK = ("hyper_mlp", pytest.param("hyper_transformer", marks=pytest.mark.soak))
 HALF = jnp.asarray(0.5)
 
 
@@ -161,7 +163,7 @@ def test_multiply_by_a_zero_b_is_refused():
     assert BlendConfig(b="multiply", b_init="lora").b == "multiply"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", QUICK)
 def test_non_square_sites_have_their_own_head(method):
     config = tiny.settings(method, lora={"targets": ("q", "up", "down")})
     lora = emitted(config, shake=True)
@@ -196,7 +198,7 @@ def test_given_conditioning_that_is_absent_or_misshaped_is_refused():
             built.parts.cond.apply({}, batch)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", QUICK)
 def test_a_as_input(method):
     # in canonical order k comes after q, in a sorted dict before it
     config = tiny.settings(
@@ -250,7 +252,7 @@ def test_transformer_dropout_only_with_a_key():
     assert np.abs(b(jax.random.key(0)) - b(None)).max() > 1e-4
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", QUICK)
 def test_emission_is_pure(method):
     config = tiny.settings(method, hyper={"a": "random"})
     built = tiny.model(config)

@@ -58,7 +58,11 @@ def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "task"), [("hyper_and_static", "three"), ("uneven", "regression")]
+    ("mode", "task"),
+    [
+        ("hyper_and_static", "three"),
+        pytest.param("uneven", "regression", marks=pytest.mark.soak),
+    ],
 )
 def test_the_merged_folder_gives_the_runs_logits(mode, task, tmp_path):
     run = benches.run_folder(tmp_path / "run", mode, task)
