@@ -79,12 +79,13 @@ def encoder(tmp_path_factory):
 @pytest.mark.parametrize("name", CLAIMS)
 def test_training_reaches_the_optimum(encoder, tmp_path, name):
     claim = CLAIMS[name]
+    epochs = 4 if claim.proper else 7  # focal losses are flat near their minimum
     config = settings(
         dataclasses.asdict(claim.config),
         method="hyper_mlp",
         hyper={"widths": (32,), "cond_dim": 16},
         lora={"rank": 2},
-        optim={"lr": 4e-3, "num_epochs": 4},
+        optim={"lr": 4e-3, "num_epochs": epochs},
     )
     trained, z_NY, p_NY = fit(config, tmp_path / "run", encoder)
     t = claim.config.temperature
