@@ -132,7 +132,8 @@ def service(workdirs, *flags):
         own["compiled"] = int(told["hypelora_programs_total"])
     finally:
         process.send_signal(signal.SIGTERM)
-        own["exit_code"] = process.wait(60)
+        process.communicate(timeout=60)
+        own["exit_code"] = process.returncode
 
 
 def summary(tally, seconds):

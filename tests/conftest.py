@@ -51,6 +51,9 @@ def _own_verbosity():
 
 # Files that take longest, first: else one worker ends alone with the last of them.
 LONG = (
+    "train/test_optimum.py",
+    "sharding/test_equal.py",
+    "test_docs_run.py",
     "train/test_resume.py",
     "test_faults.py",
     "parity/test_training.py",

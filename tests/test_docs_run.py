@@ -5,6 +5,7 @@ import io
 import re
 import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import corpora
 import documented
 import process
 import pytest
+import serving
 
 from hypelora_jax import cli
 
@@ -23,16 +25,15 @@ TPU, CLOUD = "needs a TPU", "needs a cloud account"
 DOWNLOAD, LONG = "a download", "more than 5 minutes"
 # The one table of lines that are parsed and not run: how a line begins, and why.
 NOT_RUN = {
-    "hypelora serve": LONG,  # until it is stopped; tests/serve
     "make demo": LONG,
     "make lint test": LONG,
     "make plan": DOWNLOAD,
     "pytest -m soak tests/calibration/test_coverage.py": LONG,
     "python benchmarks/metrics.py": DOWNLOAD,  # the extra bench, to compare with
-    "python benchmarks/serve.py": LONG,  # short: tests/serve
     "python experiments/launch/gke.py": CLOUD,
     "python experiments/study_cola.py": LONG,
 }
+READS = ("benchmarks/serve.py",)  # scripts that read a run; the others make one
 # What makes a training line small, by its config: what it downloads is made here.
 SYNTHETIC = ("--config.data.source=synthetic", "--config.data.num_examples=96")
 GLUE = ("--config.data.source=glue_dir", "--config.data.dir=GLUE")
@@ -52,6 +53,7 @@ ONE_ROW = ("--rows=lora", "--tasks=cola", "--seeds=1", "--budget=0", "--data=GLU
 ONE_ROW += ("--backbone=random:tiny",)
 # Flags of scripts at smoke size; those of `hypelora train` too where they take them.
 SCRIPTS = {
+    "benchmarks/serve.py": ("--seconds=1", "--compare=1", "--clients=4", "--texts=8"),
     "experiments/launch/local.py": (*SYNTHETIC[1:], *SMALL),
     "experiments/pictures.py": (),
     "experiments/reproduce.py": (*ONE_ROW, *SMALL),
@@ -115,13 +117,16 @@ def world(tmp_path_factory):
     return folder
 
 
+def makes_a_run(line: documented.Line) -> bool:
+    script = line.word == "python" and line.argv[1] not in READS
+    return script or line.argv[1] in ("train", "import")
+
+
 def made_ready(line: documented.Line, world: Path) -> None:
     """Gives the line the folders it reads, and takes away those it makes."""
-    name = line.argv[1]
-    makes = {"train": "workdir", "import": "workdir"}
     for folder in values(line, "workdir"):
         path = world / folder
-        if name in makes or line.word == "python":
+        if makes_a_run(line):
             shutil.rmtree(path, ignore_errors=True)
         elif not path.exists():
             shutil.copytree(world / "template" / "run", path)
@@ -142,7 +147,7 @@ def made_ready(line: documented.Line, world: Path) -> None:
 
 def placed(line: documented.Line) -> documented.Line:
     """The line with names for what it only calls FILE, DIR, HOST:PORT,COUNT,RANK."""
-    new = "train" in line.text or line.word == "python"
+    new = makes_a_run(line)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -179,6 +184,15 @@ def in_process(argv: list[str], monkeypatch) -> None:
         assert not end.code
 
 
+def served(flags: list[str]) -> None:
+    """The service of a line, on a free port, until it is asked to stop."""
+    flags = [flag for flag in flags if not flag.startswith("--port=")]
+    with serving.started(*flags) as (command, port):
+        assert serving.call(port, "GET", "/healthz")[0] == 200
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(60) == 0
+
+
 RUN = [line for line in LINES if not not_run(line) and line.word != "pytest"]
 
 
@@ -193,6 +207,9 @@ def test_every_line_runs(line, world, monkeypatch, capsys):
     line = placed(line)
     made_ready(line, world)
     argv = small(line)
+    if argv[0] == "serve":
+        served(argv[1:])
+        return
     if line.word == "python" and "--distributed" not in line.text:
         in_process(argv, monkeypatch)
         return
