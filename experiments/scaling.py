@@ -125,6 +125,21 @@ def page(found: dict[tuple[str, str], dict]) -> str:
         main=table(main),
         others=table(others),
         missing=missing(found),
+        compared=compared(found),
+    )
+
+
+def compared(found: dict[tuple[str, str], dict]) -> str:
+    """What the methods sum on 256 chips, where all three were planned."""
+    methods = ("full", "hyper_mlp", "lora")
+    if any((m, "v5e:16x16") not in found for m in methods):
+        return ""
+    moved = [sum(found[m, "v5e:16x16"]["collective_bytes"].values()) for m in methods]
+    full, hyper, lora = (f"{n / 1e6:,.1f} MB" for n in moved)
+    less = f"{moved[0] / moved[1]:,.0f} times less"
+    return (
+        f" A step moves {full}\nwith full fine-tuning, {hyper} with the hyper-network "
+        f"({less}), {lora} with LoRA."
     )
 
 
