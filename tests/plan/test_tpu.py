@@ -74,6 +74,15 @@ def test_roberta_large_fits_and_says_what_it_needs(name):
     assert 0.5 < found["mfu"] < 1
 
 
+@pytest.mark.parametrize("name", ["v5p:2x2x1", "v6e:2x2"])
+def test_chips_with_a_sparse_core_are_planned_too(name):
+    code, found, _ = planned(
+        *LARGE, "--config.optim.batch_size=128", f"--topology={name}"
+    )
+    assert code == 0 and found["fits"]
+    assert found["collective_bytes"]["all-reduce"] > 0 < found["hbm_traffic_bytes"]
+
+
 def test_temporaries_do_not_grow_with_the_slice():
     sizes = [large(n)["bytes_per_device"]["temporaries"] for n in CHIPS]
     assert max(sizes[1:]) <= 1.05 * min(sizes[1:])

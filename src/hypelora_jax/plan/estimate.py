@@ -58,7 +58,7 @@ def estimate(settings: Settings, topology: Topology) -> Estimate:
         "chips": step.mesh.size,
     }
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=dict(topology.chip.options))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -25,14 +25,22 @@ class Chip(NamedTuple):
     hbm_rate: float | None  # bytes per second
     ici_rate: float | None  # bytes per second, sum of the links, one way
     topologies: tuple[str, ...]
+    options: tuple[tuple[str, str], ...] = ()  # of the compiler
 
 
 _2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+# Chips with a SparseCore give the embeddings' gathers to it, and jaxlib 0.10.2 fails to
+# read such a program back ("async-update instruction should have 1 operands"): none of
+# its bytes could be counted. With these options the gathers stay on the TensorCore.
+_NO_SPARSECORE = (
+    ("xla_tpu_offload_gather_to_sparsecore", "false"),
+    ("xla_tpu_offload_all_supported_gathers_to_sparsecore", "false"),
+)
 CHIPS = {
     "v5e": Chip(16 * GIB, 197e12, 819e9, 200e9, _2D),
-    "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9, _3D),
-    "v6e": Chip(32 * GIB, 918e12, 1638e9, 400e9, _2D),
+    "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9, _3D, _NO_SPARSECORE),
+    "v6e": Chip(32 * GIB, 918e12, 1638e9, 400e9, _2D, _NO_SPARSECORE),
 }
 CPU = Chip(None, None, None, None, ())  # fake devices: same program, no figures
 ENVIRONMENT = {  # libtpu then asks no metadata server and no network for a TPU
