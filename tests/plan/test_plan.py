@@ -164,7 +164,7 @@ def test_a_step_that_compiles_and_is_too_large_does_not_fit():
 
 def test_the_compilers_refusal_is_read_and_not_guessed(monkeypatch):
     class Refuses:
-        def compile(self):
+        def compile(self, compiler_options):
             raise jax.errors.JaxRuntimeError(
                 "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory "
                 "required for HLO temporaries (36.69G) exceeds available HBM (15.75G)."
