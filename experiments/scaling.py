@@ -1,7 +1,7 @@
 """Writes docs/scaling.md: the paper's method on RoBERTa-large, on slices nobody owns.
 
     make plan                                       libtpu, in an environment of its own
-    .venv-plan/bin/python experiments/scaling.py    about 10 minutes on 2 CPU cores
+    .venv-plan/bin/python experiments/scaling.py    about 4 minutes on 2 CPU cores
 
 Runs `hypelora plan` once for each row. What it printed is kept in --cache, so that a
 run that was stopped goes on.
