@@ -94,7 +94,10 @@ def test_minilm(tmp_path):
 
 
 def test_a_random_roberta_base(tmp_path):
-    run = benches.run_folder(tmp_path / "run", "mlp", model="random:roberta_base")
+    mesh = {"data": 1, "fsdp": 8}  # not eight copies of 125 million weights
+    run = benches.run_folder(
+        tmp_path / "run", "mlp", model="random:roberta_base", mesh=mesh
+    )
     check(run, tmp_path, str(tmp_path / "adapter" / "base"), "binary", 1e-4)
 
 
