@@ -24,9 +24,8 @@ from hypelora_jax.settings import (
     Settings,
 )
 
-ROOT = pathlib.Path(
-    os.environ.get("HYPELORA_GOLDEN", pathlib.Path(__file__).parents[1] / "golden")
-)
+NAMED = os.environ.get("HYPELORA_GOLDEN")
+ROOT = pathlib.Path(NAMED or pathlib.Path(__file__).parents[1] / "golden")
 INDEX = json.loads((ROOT / "index.json").read_text())
 MODELS = {case["file"]: case for case in INDEX["models"]}
 HYPERNETS = INDEX["hypernets"]

@@ -1,14 +1,10 @@
 """Every metric of the reference, on the probabilities stored with it, in float64."""
 
-import os
 from functools import partial
-from pathlib import Path
 
-import numpy as np
+from parity import golden
 
 from hypelora_jax.calibration import metrics
-
-GOLDEN = Path(os.environ.get("HYPELORA_GOLDEN", Path(__file__).parents[1] / "golden"))
 
 
 def _ours(name):
@@ -21,8 +17,8 @@ def _ours(name):
 
 def _cases():
     """(key, probs, labels, function, its settings, wanted) of each stored number."""
-    held = np.load(GOLDEN / "metrics.npz", allow_pickle=False)
-    for key in held.files:
+    held = golden.load("metrics.npz")
+    for key in held:
         case, name, *bins = key.split("/")
         if name not in ("probs", "labels"):
             settings = {"bins": int(bins[0])} if bins else {}

@@ -15,8 +15,13 @@ from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
 
 ALL = [*golden.MODELS, *golden.BASELINES]
-# In float64; the others are in tests/oracle/test_golden.py, as they take minutes.
-IN_SHORT = ["model_1_mlp_generated_replace_replace.npz", "baseline_lora.npz"]
+# In float64, of the folder in the tree; its others are in tests/oracle/test_golden.py,
+# as they take a minute. Of a folder that is named, every case.
+ONE_OF_EACH = [
+    *[n for n, case in golden.MODELS.items() if case["A"] == "generated"][:1],
+    *[n for n, case in golden.BASELINES.items() if case["method"] == "lora"],
+]
+IN_SHORT = ALL if golden.NAMED else ONE_OF_EACH
 
 
 class Case:
