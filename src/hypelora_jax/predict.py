@@ -63,37 +63,20 @@ def is_per_example(lora: Lora) -> bool:
 def predictor(parts: Parts) -> Predictor:
     """The functions of a model made of `parts`."""
 
-    def condition(params: Params, batch: Batch) -> jax.Array | None:
-        if parts.hyper is None:
-            return None
-        return parts.cond.apply(params.get("cond", {}), batch)
-
-    def write(
-        params: Params, cond_SC: jax.Array | None, alpha, key: Key | None
-    ) -> list:
-        made = []
-        if parts.hyper is not None:
-            lora = parts.hyper.apply(params["hyper"], cond_SC, alpha, key)
-            made.append((parts.hyper_sites, lora))
-        if parts.lora_sites:
-            made.append((parts.lora_sites, params["lora"]))
-        return made
-
     def compact(
         params: Params, batch: Batch, alpha: jax.Array, key: Key | None = None
     ) -> list[tuple[Sites, Lora]]:
-        return write(params, condition(params, batch), alpha, maybe(key, "hyper"))
+        cond = _condition(parts, params, batch)
+        return _write(parts, params, cond, alpha, maybe(key, "hyper"))
 
     def adapt(
         params: Params, batch: Batch, alpha: jax.Array, key: Key | None = None
     ) -> Lora:
-        key, cond = maybe(key, "hyper"), condition(params, batch)
+        key, cond = maybe(key, "hyper"), _condition(parts, params, batch)
 
         def one(cond_SC: jax.Array | None) -> Lora:
-            placed = lora_lib.place(
-                write(params, cond_SC, alpha, key), parts.num_layers
-            )
-            return lora_lib.fold(placed, parts.scale)
+            made = _write(parts, params, cond_SC, alpha, key)
+            return lora_lib.fold(lora_lib.place(made, parts.num_layers), parts.scale)
 
         if cond is None or cond.ndim == 2:
             return one(cond)
@@ -124,6 +107,30 @@ def predictor(parts: Parts) -> Predictor:
         return classify(params, adapt(params, batch, alpha, key), batch, key)
 
     return Predictor(compact, adapt, classify, predict)
+
+
+def _condition(parts: Parts, params: Params, batch: Batch) -> jax.Array | None:
+    """cond_SC, or cond_BSC per example; None without a hyper-network."""
+    if parts.hyper is None:
+        return None
+    return parts.cond.apply(params.get("cond", {}), batch)
+
+
+def _write(
+    parts: Parts,
+    params: Params,
+    cond_SC: jax.Array | None,
+    alpha: jax.Array,
+    key: Key | None,
+) -> list[tuple[Sites, Lora]]:
+    """Compact factors of all sites, generated ones first, unscaled."""
+    made = []
+    if parts.hyper is not None:
+        lora = parts.hyper.apply(params["hyper"], cond_SC, alpha, key)
+        made.append((parts.hyper_sites, lora))
+    if parts.lora_sites:
+        made.append((parts.lora_sites, params["lora"]))
+    return made
 
 
 def _shared(

@@ -84,9 +84,10 @@ class Adapted(nn.Module):
         self.static = {
             k: nn.Parameter(x.double()) for k, x in (static or {}).items()
         }  # by peft's names
-        for name, module in base.named_modules():
-            if name.endswith(("self.query", "self.value")):
-                module.register_forward_hook(self._hook(name))
+        if generated or static:
+            for name, module in base.named_modules():
+                if name.endswith(("self.query", "self.value")):
+                    module.register_forward_hook(self._hook(name))
 
     def _hook(self, name):
         layer = int(name.split(".")[3])
@@ -94,8 +95,6 @@ class Adapted(nn.Module):
             layers = self.generated.layers
             slot = layers.index(layer) + len(layers) * name.endswith("value")
             return lambda _, x, y: y + x[0] @ self.a[slot] @ self.b[slot] * self.scale
-        if not self.static:
-            return lambda _, x, y: y
         a, b = (self.static[f"{name}.lora_{f}.weight"] for f in "AB")
         return lambda _, x, y: y + x[0] @ a.T @ b.T * self.scale
 

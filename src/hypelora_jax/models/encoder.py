@@ -35,18 +35,11 @@ def encoder(
     """
     if remat not in REMAT:
         raise UserError(f"remat is {remat!r}; wanted one of {', '.join(REMAT)}")
-    embed, block = Embed(config), Block(config, lora_dropout)
-
-    def start(params: Params, batch: Batch, key: Key | None) -> jax.Array:
-        ids = batch["ids"]
-        _check_length(config, ids.shape[-1])
-        where = _positions(config, ids), _types(config, batch)
-        x = embed.apply({"params": params["embed"]}, ids, *where)
-        x = dropout(x.astype(dtype), config.hidden_dropout, maybe(key, "embed"))
-        return pin_rows(x)
+    block = Block(config, lora_dropout)
 
     def layers(params, lora, batch, key, keep):
-        x = start(params, batch, key)
+        x = _embedded(config, params["embed"], batch).astype(dtype)
+        x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
         layers_key = maybe(key, "layers")
 
         def body(x, row):
@@ -75,6 +68,13 @@ def encoder(
 
     init = jax.jit(partial(_init, config))  # eagerly it would compile op by op
     return Backbone(init, apply, trace)
+
+
+def _embedded(config: EncoderConfig, params: Params, batch: Batch) -> jax.Array:
+    ids = batch["ids"]
+    _check_length(config, ids.shape[-1])
+    where = _positions(config, ids), _types(config, batch)
+    return Embed(config).apply({"params": params}, ids, *where)
 
 
 def _check_length(config: EncoderConfig, tokens: int) -> None:

@@ -27,11 +27,8 @@ from hypelora_jax.train.state import TrainState
 from hypelora_jax.types import Batch, Lora, Params
 
 Info = dict[str, jax.Array]
-DIRECT = (
-    "backbone",
-    "head",
-    "loss",
-)  # what `classify` and the loss read; the rest adapts
+# What `classify` and the loss read; the rest adapts.
+DIRECT = ("backbone", "head", "loss")
 
 
 def _pick(tree: Params, direct: bool) -> Params:
@@ -138,6 +135,24 @@ def _over_micros(
     return summed
 
 
+def _updated(
+    tx: optax.GradientTransformation,
+    state: TrainState,
+    gradient: Params,
+    keep: jax.Array | None,
+) -> TrainState:
+    """The next state; where `keep` is given and False, only its number is new."""
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if keep is not None:
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(keep, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+    return TrainState(state.step + 1, params, opt_state, state.key)
+
+
 def build_step(
     model: Model,
     tx: optax.GradientTransformation,
@@ -183,18 +198,11 @@ def build_step(
         loss, weight, gradient = grads(
             state.params, frozen, batch, alpha(state.step), keys
         )
-        updates, opt_state = tx.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        if skip_nonfinite:
-            params, opt_state = jax.tree.map(
-                lambda new, old: jnp.where(finite, new, old),
-                (params, opt_state),
-                (state.params, state.opt_state),
-            )
+        new = _updated(tx, state, gradient, finite if skip_nonfinite else None)
         info = {"loss": loss, "weight": weight, "grad_norm": norm, "finite": finite}
-        return TrainState(state.step + 1, params, opt_state, state.key), info
+        return new, info
 
     whole = replicated(mesh)
     of_state, of_frozen = shardings or (whole, whole)
