@@ -1,6 +1,6 @@
 """What all configs share: the defaults, and the arguments after the colon.
 
-The defaults are those of the dataclasses in `hypelora_jax.settings`; here they only get
+The defaults are those of the dataclasses in `hypelora_jax.config`; here they only get
 the form that `--config.SECTION.FIELD=VALUE` can override.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from hypelora_jax.settings import SECTIONS, Settings
-from hypelora_jax.types import UserError
+from hypelora_jax.config.settings import SECTIONS, Settings
+from hypelora_jax.errors import UserError
 
 # Peak rates by method for MiniLM, batch 32; configs/sweeps/cola.py looks around them.
 RATES = {

@@ -57,7 +57,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from hypelora_jax.configs import common
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 PATHS = {"base": "FacebookAI/roberta-base", "large": "FacebookAI/roberta-large"}
 TASKS = ("cola", "sst2", "qnli", "mnli", "qqp", "mrpc", "rte")

@@ -19,7 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hypelora_jax import choices, cli, flags, settings
+from hypelora_jax import cli, flags
+from hypelora_jax.config import ranges, settings
 
 ROOT = Path(__file__).parent.parent
 COMMENT = re.compile(r"<!-- (flags|fields|config): (\S+) -->")
@@ -69,7 +70,7 @@ def fields_of(section: str) -> str:
             continue
         path = field.name if top else f"{section}.{field.name}"
         text = about.get(field.name, "")
-        if known := choices.CHOICES.get(path):
+        if known := ranges.CHOICES.get(path):
             listed = ", ".join(f"`{name}`" for name in known)
             text = f"{listed}; {text}" if text else listed
         rows.append((f"`{path}`", f"`{field.default!r}`", text))

@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 
 from hypelora_jax import cli, runs
+from hypelora_jax.config.settings import from_dict
 from hypelora_jax.report import html, tables
-from hypelora_jax.settings import from_dict
 
 REPLICAS = 500  # of the bootstrap: intervals good to a tenth of their width
 METHODS = {"LoRA": "lora", "HypeLoRA": "hyper_mlp", "head only": "head"}

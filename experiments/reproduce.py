@@ -23,15 +23,16 @@ from typing import Any
 from etils import epath
 from rich.console import Console
 
-from hypelora_jax import cli, folder, lock, runs, store
-from hypelora_jax.calibration import scores
+from hypelora_jax import cli, files, runs
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data import sources
 from hypelora_jax.data.tasks import glue_task
+from hypelora_jax.errors import UserError
 from hypelora_jax.report import beside, figures, tables
 from hypelora_jax.report import runs as finished
-from hypelora_jax.settings import Settings, from_dict
+from hypelora_jax.run import lock, records
 from hypelora_jax.train import pace
-from hypelora_jax.types import UserError
 
 HERE = Path(__file__).parent / "paper"
 NAMES = {
@@ -88,7 +89,7 @@ class Record:
         self._path, self._args = epath.Path(args.workdir) / "lengths.json", args
         asked = {n: getattr(args, n) for n in ("budget", "backbone", "seeds")}
         new = {"asked": asked, "lengths": {}, "paces": {}}
-        self.held = folder.read_json(self._path) if self._path.exists() else new
+        self.held = records.read_json(self._path) if self._path.exists() else new
         if self.held["asked"] != asked:
             raise UserError(
                 f"{args.workdir} was begun with {self.held['asked']}, now there is "
@@ -118,7 +119,7 @@ class Record:
             share = left / len(new) / args.seeds
             self.held["lengths"][task] = pace.fit(held, share, most)
             self.held["paces"][task] = {row: p._asdict() for row, p in held.items()}
-        store.write_json(self._path, self.held)
+        files.write_json(self._path, self.held)
 
     def say(self) -> None:
         """One line a row."""
@@ -147,7 +148,7 @@ def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any
 def reproduce(args: argparse.Namespace) -> None:
     """Trains what is missing, then prints and writes what was asked for."""
     began = time.monotonic()
-    args.workdir = Path(folder.open_workdir(str(args.workdir)))
+    args.workdir = Path(records.open_workdir(str(args.workdir)))
     record = Record(args)
     if args.data == "tfds":
         for task in args.tasks:
@@ -161,9 +162,9 @@ def reproduce(args: argparse.Namespace) -> None:
     made, rows = compare(args, record, found)
     out = {"table": args.table, "minutes": round(minutes, 1), **record.held}
     name = args.table if args.table.startswith("figure") else f"table{args.table}"
-    store.write_json(args.workdir / f"{name}.json", out | {"tasks": rows})
+    files.write_json(args.workdir / f"{name}.json", out | {"tasks": rows})
     text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
-    store.write_whole(args.workdir / f"{name}.md", text)
+    files.write_whole(args.workdir / f"{name}.md", text)
     for one in made:
         Console(width=110).print(tables.to_rich(one))
     if args.table == "figure2":

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from hypelora_jax import afterwards, cli, folder, runs, store
+from hypelora_jax import cli, files, runs
 from hypelora_jax.calibration.calibrators import softmax
+from hypelora_jax.config.settings import UncertaintyConfig, from_dict
+from hypelora_jax.evaluate import derivation
 from hypelora_jax.report import tables
-from hypelora_jax.settings import UncertaintyConfig, from_dict
+from hypelora_jax.run import records
 
 TRAINED = {  # row: config arguments, kind
     "LoRA": ("method=lora", "none"),
@@ -36,7 +38,7 @@ SHOWN = ("accuracy", "nll", "ece", "brier")
 
 def intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, dict[str, float]]:
     """Each metric with its 95 % interval over 1,000 bootstrap replicas."""
-    from hypelora_jax.calibration import bootstrap
+    from hypelora_jax.calibration.metrics import bootstrap
 
     return bootstrap.intervals(probs_NY, label_N, replicas=1000, seed=0, names=SHOWN)
 
@@ -56,7 +58,7 @@ def judge_afterwards(samples: int, workdir: Path) -> dict:
     """Summaries of the kinds chosen after training LoRA, each in its own folder."""
     trained = str(workdir / folder_of("LoRA"))
     return {
-        name: afterwards.derive(
+        name: derivation.derive(
             trained,
             str(workdir / folder_of(name)),
             UncertaintyConfig(kind=kind, samples=samples),
@@ -72,7 +74,7 @@ def folder_of(name: str) -> str:
 
 def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Metrics of the test split by stage: averaged, and after temperature scaling."""
-    metrics = folder.read_json(path / "eval/test/metrics.json")
+    metrics = records.read_json(path / "eval/test/metrics.json")
     about = {n: summary[n] for n in ("trained_parameters", "train_seconds")}
     about["train_seconds"] = round(about["train_seconds"])
     about |= metrics.get("uncertainty", {"members": 1})
@@ -92,7 +94,7 @@ def table(
     summaries = train(config, overrides, samples, workdir)
     summaries |= judge_afterwards(samples, workdir)
     rows = {name: row(workdir / folder_of(name), summaries[name]) for name in ORDER}
-    store.write_json(workdir / "uncertainty.json", rows)
+    files.write_json(workdir / "uncertainty.json", rows)
     titles = {"averaged": "averaged probabilities", "calibrated": "and a temperature"}
     return [
         tables.of_metrics(
@@ -108,7 +110,7 @@ def run(config: str, overrides: list[str], samples: int, workdir: Path) -> None:
     """The experiment: its tables, printed and written."""
     made = table(config, overrides, samples, workdir)
     text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
-    store.write_whole(workdir / "uncertainty.md", text)
+    files.write_whole(workdir / "uncertainty.md", text)
     for one in made:
         Console(width=200).print(tables.to_rich(one))
 

@@ -3,12 +3,14 @@
 import jax
 import tiny
 
-from hypelora_jax import assemble, evaluate, folder, store, trees
+from hypelora_jax import files, model, trees
 from hypelora_jax.calibration import calibrators
+from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.settings import Settings, from_dict
-from hypelora_jax.train import loop, setup
-from hypelora_jax.train.setup import Plan
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.run import records
+from hypelora_jax.train import loop, session
+from hypelora_jax.train.session import Plan
 
 TASKS = {
     "binary": Task("toy", "classification", ("no", "yes"), ("accuracy",), False),
@@ -58,23 +60,23 @@ def settings(mode: str = "lora", model: str = "random:tiny", **more) -> Settings
 
 def bench(config: Settings, task: str = "binary", by: float = 0.1):
     """A workbench whose own leaves, head included, are all noisy."""
-    made = setup.workbench(config, TASKS[task])
+    made = session.workbench(config, TASKS[task])
     params = trees.union(made.trainable, made.frozen)
     own = {n: x for n, x in params.items() if n != "backbone"}
     params = params | tiny.shaken(own, by=by)
-    trainable, frozen = assemble.split(config, params)
+    trainable, frozen = model.split(config, params)
     return made._replace(trainable=trainable, frozen=frozen)
 
 
 def save(path, made, temperature: float | None = None):
     """A run folder at step 0 of a bench."""
-    path = folder.open_workdir(str(path))
+    path = records.open_workdir(str(path))
     plan = Plan({}, (16, 32), 1, 1)
-    store.write_json(path / "config.json", folder.record(made, plan))
+    files.write_json(path / "config.json", records.record(made, plan))
     loop.begin(made, plan, path)
     if temperature:
         text = calibrators.to_json(calibrators.Temperature(temperature))
-        store.write_whole(path / "calibrator.json", text)
+        files.write_whole(path / "calibrator.json", text)
     return path
 
 
@@ -84,10 +86,10 @@ def run_folder(path, mode="lora", task="binary", temperature=None, **more):
 
 def logits(workdir, batch):
     """Raw logits of a run folder for ids, mask and types."""
-    return of_run(evaluate.open_run(str(workdir)), batch)
+    return of_run(evaluation.open_run(str(workdir)), batch)
 
 
-def of_run(run: evaluate.Fitted, batch):
+def of_run(run: evaluation.Fitted, batch):
     params = trees.union(run.trainable, run.frozen)
     lora = run.forward.adapt(params, run.alpha)
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
@@ -96,7 +98,7 @@ def of_run(run: evaluate.Fitted, batch):
 
 def without_adapter(workdir, batch):
     """Logits of a run folder's base and head alone."""
-    run = evaluate.open_run(str(workdir))
+    run = evaluation.open_run(str(workdir))
     params = trees.union(run.trainable, run.frozen)
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
     return jax.device_get(run.forward.classify(params, {}, rows))

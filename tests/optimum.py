@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hypelora_jax.calibration import losses
-from hypelora_jax.settings import LossConfig
-from hypelora_jax.train.optim import loss_temperature
+from hypelora_jax.config.settings import LossConfig
+from hypelora_jax.objectives import training_loss
+from hypelora_jax.train.optimizer import loss_temperature
 
 STEPS = 2500
 
@@ -87,7 +87,7 @@ def best_table(config, probs_KY, share_K):
 
     One row of free logits for each kind of example: nothing but the loss is tried.
     """
-    loss = losses.build(config, regression=False)
+    loss = training_loss.build(config, regression=False)
     kind, label, weight = map(jnp.asarray, expected_rows(config, probs_KY, share_K))
     anneal = loss_temperature(config, STEPS)
     tx = optax.adam(optax.cosine_decay_schedule(0.05, STEPS))
@@ -95,7 +95,7 @@ def best_table(config, probs_KY, share_K):
     def mean_loss(tree, step):
         own = tree["loss"] if anneal is None else {"temperature": anneal(step)}
         loss_N = loss.apply(own, tree["table"][kind], label, weight)
-        return losses.total(loss_N, weight)
+        return training_loss.total(loss_N, weight)
 
     def body(carry, step):
         tree, opt_state = carry
@@ -108,7 +108,7 @@ def best_table(config, probs_KY, share_K):
         lambda tree: jax.lax.scan(body, (tree, tx.init(tree)), np.arange(STEPS))
     )
     tree = run(start)[0][0]
-    t = losses.temperature_of(tree["loss"])
+    t = training_loss.temperature_of(tree["loss"])
     if config.anneal == "none" and config.temperature != "learned":
         t = config.temperature
     return np.asarray(tree["table"]) / t, t

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import process
 
 from hypelora_jax.serve import server as servers
-from hypelora_jax.serve.guard import Limits
+from hypelora_jax.serve.limits import Limits
 
 JSON = {"content-type": "application/json"}
 

@@ -7,10 +7,11 @@ import pytest
 from test_runs import few
 from uncertain import with_kind
 
-from hypelora_jax import afterwards, evaluate, runs
+from hypelora_jax import runs
+from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import derivation, evaluation
 from hypelora_jax.report import html
-from hypelora_jax.settings import UncertaintyConfig
-from hypelora_jax.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def trained(tmp_path_factory):
 
 
 def derive(workdir, name, how):
-    return afterwards.derive(str(workdir / "lora"), str(workdir / name), how)
+    return derivation.derive(str(workdir / "lora"), str(workdir / name), how)
 
 
 @pytest.mark.soak
@@ -33,7 +34,7 @@ def test_the_folder_is_a_run_like_one_trained_with_that_kind(trained, tmp_path):
     whole = runs.train(settings, str(tmp_path / "whole"), progress=False)
     assert summary["metrics"] == whole["metrics"], "the same model, judged alike"
     assert summary["nll"] == whole["nll"] and summary["deltas"] == whole["deltas"]
-    again = evaluate.evaluate(str(workdir / "laplace"), "test")
+    again = evaluation.evaluate(str(workdir / "laplace"), "test")
     assert again["nll"] == pytest.approx(summary["metrics"]["test"]["nll"], abs=1e-6)
     assert again["uncertainty"]["kind"] == "laplace"
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import hypelora_jax
-from hypelora_jax import cli, settings
-from hypelora_jax.types import Preempted, UserError
+from hypelora_jax import cli
+from hypelora_jax.config import settings
+from hypelora_jax.errors import Preempted, UserError
 
 RUN = ["train", "--config=smoke", "--workdir=unused"]
 

@@ -5,7 +5,8 @@ import re
 import documented
 import pytest
 
-from hypelora_jax import cli, flags, settings
+from hypelora_jax import cli, flags
+from hypelora_jax.config import settings
 
 ROOT = documented.ROOT
 LINES = documented.lines()

@@ -6,10 +6,10 @@ import pytest
 import tiny
 from jax import export
 
-from hypelora_jax import assemble
-from hypelora_jax.settings import MeshConfig
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import optim, validate
+from hypelora_jax.train import optimizer, scoring
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step
 
@@ -19,16 +19,16 @@ from hypelora_jax.train.step import build_step
 def test_steps_export(method, dtype):
     config = tiny.settings(method, model={"dtype": dtype})
     model = tiny.model(config)
-    trainable, frozen = assemble.split(config, tiny.params(config, model))
+    trainable, frozen = model_lib.split(config, tiny.params(config, model))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    tx = optim.optimizer(config.optim, 10)
-    step = build_step(model, tx, optim.blend_alpha(config.blend, 10), mesh)
+    tx = optimizer.optimizer(config.optim, 10)
+    step = build_step(model, tx, optimizer.blend_alpha(config.blend, 10), mesh)
     state = init_state(trainable, tx, jax.random.key(0))
     batch = tiny.batch()
     platforms = ["cuda", "tpu"]
     exported = export.export(step, platforms=platforms)(state, frozen, batch)
     assert exported.platforms == ("cuda", "tpu")
-    forward = validate.forward(model, mesh)
+    forward = scoring.forward(model, mesh)
     params = trainable | frozen if method == "lora" else {**frozen, **trainable}
     alpha = jnp.zeros(())
     adapt = export.export(forward.adapt, platforms=platforms)(params, alpha)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hypelora_jax import cli
-from hypelora_jax.train.journal import rows_until
+from hypelora_jax.run.metric_log import rows_until
 
 
 def last_line(err: str) -> str:

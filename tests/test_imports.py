@@ -98,7 +98,7 @@ def test_imports_point_down(path):
     unit = unit_of(path)
     if unit == "__init__":
         # in its function `load`
-        assert imported(path.read_text()) == {"hypelora_jax.inference.loaded"}
+        assert imported(path.read_text()) == {"hypelora_jax.inference.predictor"}
         return
     assert unit in RANK, f"{unit} is in no layer; add it to LAYERS"
     assert complaints(unit, path.read_text()) == []
@@ -109,8 +109,8 @@ def test_imports_point_down(path):
     [
         ("types", "from hypelora_jax import trees"),
         ("models", "from hypelora_jax.hyper.mlp import mlp_hyper"),
-        ("hyper", "import hypelora_jax.models.encoder"),
-        ("calibration", "from hypelora_jax.lora import scale"),
+        ("hyper", "import hypelora_jax.families.encoder"),
+        ("calibration", "from hypelora_jax.adapters.lora import scale"),
         ("calibration", "from hypelora_jax import trees"),
         ("data", "def f():\n    from hypelora_jax.train import loop"),
         ("lora", "from hypelora_jax.utilities import x"),
@@ -126,7 +126,9 @@ def test_a_wrong_import_is_found(unit, line):
 
 
 def test_a_right_import_is_not_complained_about():
-    source = "from absl import logging\nfrom hypelora_jax.settings import Settings"
+    source = (
+        "from absl import logging\nfrom hypelora_jax.config.settings import Settings"
+    )
     assert complaints("cli", source) == []
     assert complaints("calibration", source) == []
     assert complaints("models", "from hypelora_jax.models import layers") == []

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypelora_jax import lora
-from hypelora_jax.lora import Site
-from hypelora_jax.settings import LoraConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.adapters import lora
+from hypelora_jax.adapters.lora import Site
+from hypelora_jax.config.settings import LoraConfig
+from hypelora_jax.errors import UserError
 
 DIMS = {
     "q": (6, 6),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from hypelora_jax import assemble, lora, trees
+from hypelora_jax import model as model_lib
+from hypelora_jax import trees
+from hypelora_jax.adapters import lora
 
 METHODS = ("lora", "hyper_mlp", "hyper_transformer")
 ALPHA = jnp.zeros(())
@@ -128,7 +130,7 @@ def test_the_key_changes_logits_only_when_given(method):
 def test_static_lora_beside_the_hyper_network():
     config, model, params = ready(hyper={"layers": (2,)})
     assert params["lora"]["q"]["a"].shape[0] == 2
-    trainable, frozen = assemble.split(config, params)
+    trainable, frozen = model_lib.split(config, params)
     assert set(trainable) == {"hyper", "cond", "lora", "head"}
     batch = tiny.batch()
     before = logits(model, params, batch)
@@ -160,7 +162,7 @@ def test_static_lora_beside_the_hyper_network():
 )
 def test_what_trains(method, a, trained, not_trained):
     config, _, params = ready(method, hyper={"a": a}, shake=False)
-    trainable, frozen = assemble.split(config, params)
+    trainable, frozen = model_lib.split(config, params)
     assert set(trainable) == trained and set(frozen) == not_trained
     joined = trees.flatten(trees.union(trainable, frozen))
     assert joined.keys() == trees.flatten(params).keys()
@@ -172,5 +174,5 @@ def test_what_trains(method, a, trained, not_trained):
 
 def test_learned_temperature_trains():
     config, _, params = ready(loss={"temperature": "learned"}, shake=False)
-    trainable, _ = assemble.split(config, params)
+    trainable, _ = model_lib.split(config, params)
     assert trainable["loss"]["log_t"] == 0

@@ -6,12 +6,18 @@ import shutil
 import numpy as np
 import pytest
 
-from hypelora_jax import choices, cli, evaluate, posthoc, recalibrate, runs
+from hypelora_jax import cli, runs
 from hypelora_jax.calibration import calibrators, conformal, metrics
-from hypelora_jax.report import predictions
+from hypelora_jax.config import ranges
+from hypelora_jax.config.settings import from_dict
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import (
+    calibration_split,
+    evaluation,
+    recalibration,
+)
 from hypelora_jax.report import runs as report_runs
-from hypelora_jax.settings import from_dict
-from hypelora_jax.types import UserError
+from hypelora_jax.run import predictions
 
 SETTINGS = {
     "method": "head",
@@ -45,7 +51,7 @@ def arrays(run, split="validation"):
 
 def test_training_ends_with_a_temperature_and_tells_of_sets(run):
     held = read(run)
-    state = posthoc.load(run)
+    state = calibration_split.load(run)
     assert held["temperature"] == state.temperature
     assert held["uncalibrated"]["temperature"] != state.temperature
     sets = held["conformal"]
@@ -61,7 +67,7 @@ def test_calibrate_rewrites_what_rests_on_it(method, run, capsys):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("method", choices.CALIBRATORS)
+@pytest.mark.parametrize("method", ranges.CALIBRATORS)
 def test_every_method_rewrites_what_rests_on_it(method, run, capsys):
     check_rewritten(method, run, capsys)
 
@@ -70,7 +76,7 @@ def check_rewritten(method, run, capsys):
     before = read(run)
     assert cli.main(["calibrate", f"--workdir={run}", f"--method={method}"]) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    state = posthoc.load(run)
+    state = calibration_split.load(run)
     assert calibrators.kind(state) == printed["method"] == method
     assert printed["calibrator"] == calibrators.describe(state)
     logits, labels = arrays(run)
@@ -83,20 +89,20 @@ def check_rewritten(method, run, capsys):
     assert after.get("calibrator") == (None if method == "temperature" else method)
     for name in ("step", "split"):
         assert after[name] == before[name]
-    again = evaluate.evaluate(str(run), "validation")  # from the model, not the file
+    again = evaluation.evaluate(str(run), "validation")  # from the model, not the file
     assert again.keys() == after.keys()
     assert again["nll"] == pytest.approx(after["nll"], abs=1e-6)
     assert again["conformal"]["thr"] == after["conformal"]["thr"]
 
 
 def test_calibrate_shows_before_and_after(run, capsys):
-    t = calibrators.describe(posthoc.load(run))
+    t = calibrators.describe(calibration_split.load(run))
     assert cli.main(["calibrate", f"--workdir={run}", "--method=vector"]) == 0
     out = capsys.readouterr().out
     result = json.loads(out.splitlines()[-1])
     assert (result["was"], result["calibrator"]) == (t, "vector")
     assert max(map(len, out.splitlines()[:-1])) <= 80
-    for name in recalibrate.SHOWN:
+    for name in recalibration.SHOWN:
         before, after = result["before"][name], result["after"][name]
         assert before["low"] <= before["value"] <= before["high"]
         change = result["difference"][name]
@@ -107,8 +113,10 @@ def test_calibrate_shows_before_and_after(run, capsys):
 
 def test_identity_is_back_to_no_calibrator(run):
     held = read(run)["uncalibrated"]
-    result = recalibrate.calibrate(str(run), "identity")
-    assert posthoc.load(run) is None and not (run / "calibrator.json").exists()
+    result = recalibration.calibrate(str(run), "identity")
+    assert (
+        calibration_split.load(run) is None and not (run / "calibrator.json").exists()
+    )
     after = read(run)
     assert after["temperature"] == held["temperature"]
     for name in ("nll", "ece"):
@@ -117,7 +125,7 @@ def test_identity_is_back_to_no_calibrator(run):
     # what was not fitted on the split is exact on it: no cross-fitting
     logits, labels = arrays(run, "calibration")
     probs = calibrators.softmax(logits, held["temperature"])
-    state = evaluate.open_run(str(run)).calibrator
+    state = evaluation.open_run(str(run)).calibrator
     np.testing.assert_array_equal(
         calibrators.cross_fitted(state, logits, labels), probs
     )
@@ -139,24 +147,26 @@ def test_a_broken_calibrator_is_one_line_with_its_file(text, message, run, capsy
     assert f"{run}/calibrator.json: " in err and message in err
     assert err.count("\n") == 1 and err.endswith(f"calibrate --workdir={run}\n")
     with pytest.raises(UserError, match=message):
-        posthoc.load(run)
+        calibration_split.load(run)
 
 
 def test_saved_predictions_that_lack_an_array_are_one_line(run):
     file = run / "eval" / "calibration" / "predictions.npz"
     np.savez(file, labels=np.array([0, 1]))
     with pytest.raises(UserError, match="predictions.npz has no logits; run evaluate"):
-        posthoc.saved(run)
+        calibration_split.saved(run)
     np.savez(file, labels=np.array([0, 1]), logits=np.zeros((3, 2)))
     with pytest.raises(UserError, match=r"'labels': \[2\]\}; wanted logits and soft"):
-        posthoc.saved(run)
+        calibration_split.saved(run)
 
 
 def test_calibrate_evaluates_what_is_missing(run):
     shutil.rmtree(run / "eval")
-    wanted = posthoc.load(run)
-    recalibrate.calibrate(str(run))
-    assert posthoc.load(run).temperature == pytest.approx(wanted.temperature, rel=1e-4)
+    wanted = calibration_split.load(run)
+    recalibration.calibrate(str(run))
+    assert calibration_split.load(run).temperature == pytest.approx(
+        wanted.temperature, rel=1e-4
+    )
     assert read(run)["n"] and read(run, "calibration")["n"]
 
 
@@ -164,7 +174,7 @@ def test_predict_emits_sets(run, tmp_path):
     lines = tmp_path / "in.jsonl"
     texts = [f"a text with the number {i}" for i in range(5)] + ["a text"] * 2
     lines.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    state = posthoc.load(run)
+    state = calibration_split.load(run)
 
     def answers(*flags):
         out = tmp_path / "out.jsonl"
@@ -173,14 +183,14 @@ def test_predict_emits_sets(run, tmp_path):
         return [json.loads(line) for line in out.read_text().splitlines()]
 
     assert all("set" not in row for row in answers())
-    wanted = posthoc.SetMaker(0.8)
-    threshold = posthoc.threshold(
-        run, evaluate.open_run(str(run)).bench.task, state, wanted
+    wanted = calibration_split.SetMaker(0.8)
+    threshold = calibration_split.threshold(
+        run, evaluation.open_run(str(run)).bench.task, state, wanted
     )
     for row in answers("--coverage=0.8"):
         inside = [k for k, p in row["probs"].items() if 1 - p <= threshold.score_Y[0]]
         assert row["set"] == sorted(inside, key=lambda k: -row["probs"][k])
-    for kind in choices.SETS:
+    for kind in ranges.SETS:
         rows = answers("--coverage=0.99", f"--sets={kind}", "--by_class")
         assert rows[5]["set"] == rows[6]["set"], "equal texts, equal sets"
         assert np.mean([len(row["set"]) for row in rows]) > 2
@@ -212,10 +222,10 @@ def test_wrong_flags_are_one_line(flags, message, run, tmp_path, capsys):
 
 def test_sets_need_predictions_of_the_calibration_split(run):
     shutil.rmtree(run / "eval" / "calibration")
-    task = evaluate.open_run(str(run)).bench.task
-    wanted = posthoc.SetMaker(0.9)
+    task = evaluation.open_run(str(run)).bench.task
+    wanted = calibration_split.SetMaker(0.9)
     with pytest.raises(UserError, match="evaluate --workdir=.*--split=calibration"):
-        posthoc.threshold(run, task, posthoc.load(run), wanted)
+        calibration_split.threshold(run, task, calibration_split.load(run), wanted)
 
 
 def test_a_regression_has_neither(run, trained):
@@ -224,7 +234,9 @@ def test_a_regression_has_neither(run, trained):
     task = {"kind": "regression", "labels": [], "metrics": ["pearson"]}
     file.write_text(json.dumps(record | {"task": record["task"] | task}))
     with pytest.raises(UserError, match="predicts a number"):
-        recalibrate.calibrate(str(run))
-    number = evaluate.open_run(str(trained)).bench.task._replace(kind="regression")
+        recalibration.calibrate(str(run))
+    number = evaluation.open_run(str(trained)).bench.task._replace(kind="regression")
     with pytest.raises(UserError, match="--coverage=0.9 asks for sets of classes"):
-        posthoc.threshold(run, number, posthoc.load(run), posthoc.SetMaker(0.9))
+        calibration_split.threshold(
+            run, number, calibration_split.load(run), calibration_split.SetMaker(0.9)
+        )

@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from hypelora_jax.choices import CHOICES
-from hypelora_jax.settings import SECTIONS, Settings, from_dict
-from hypelora_jax.types import UserError
+from hypelora_jax.config.ranges import CHOICES
+from hypelora_jax.config.settings import SECTIONS, Settings, from_dict
+from hypelora_jax.errors import UserError
 
 
 def test_json_of_settings_gives_the_settings_back():

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypelora_jax import choices, cli, flags, settings
-from hypelora_jax.calibration import losses, objectives
-from hypelora_jax.hyper import conditioning
-from hypelora_jax.rng import named_key
+from hypelora_jax import cli, flags
+from hypelora_jax.config import ranges, settings
+from hypelora_jax.hyper import conditioners
+from hypelora_jax.keys import named_key
+from hypelora_jax.objectives import losses as losses_lib
+from hypelora_jax.objectives import training_loss
 
 ROOT = documented.ROOT
 
@@ -63,7 +65,7 @@ def test_the_tables_say_what_the_program_does(hooks):
     assert "| `optim.lr` | `0.001` |" in hooks.fields_of("optim")
     for section in settings.SECTIONS:
         made = hooks.fields_of(section)
-        for path, known in choices.CHOICES.items():
+        for path, known in ranges.CHOICES.items():
             if path.startswith(f"{section}.") and known:
                 assert f"| `{path}` |" in made and f"`{known[-1]}`" in made
 
@@ -115,12 +117,12 @@ def code_of(page: str, space: dict) -> dict:
 
 
 def test_the_loss_on_the_page_is_proper(monkeypatch):
-    spherical = code_of("loss.md", dict(vars(objectives)))["spherical"]
-    monkeypatch.setitem(losses.LOSSES, "spherical", lambda config: spherical)
-    names = (*choices.CHOICES["loss.name"], "spherical")
-    monkeypatch.setitem(choices.CHOICES, "loss.name", names)
+    spherical = code_of("loss.md", dict(vars(losses_lib)))["spherical"]
+    monkeypatch.setitem(training_loss.LOSSES, "spherical", lambda config: spherical)
+    names = (*ranges.CHOICES["loss.name"], "spherical")
+    monkeypatch.setitem(ranges.CHOICES, "loss.name", names)
     config = settings.LossConfig(name="spherical", temperature=2.0)
-    built = losses.build(config, regression=False).apply({}, 2 * LOGITS, LABELS)
+    built = training_loss.build(config, regression=False).apply({}, 2 * LOGITS, LABELS)
     np.testing.assert_allclose(built, spherical(LOGITS, LABELS), rtol=1e-6)
     assert float(built[0]) == pytest.approx(-np.sqrt(0.5))
     truth = jax.nn.softmax(LOGITS)
@@ -131,7 +133,7 @@ def test_the_loss_on_the_page_is_proper(monkeypatch):
 
 
 def test_the_conditioning_on_the_page_is_one():
-    names = {**vars(conditioning), "named_key": named_key}
+    names = {**vars(conditioners), "named_key": named_key}
     made = code_of("conditioning.md", names)["added"](6, 5, 3)
     cond = np.asarray(made.apply(made.init(jax.random.key(0)), {}))
     assert cond.shape == (6, 5)

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax import assemble
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
-from hypelora_jax.models.presets import preset
-from hypelora_jax.settings import Settings, from_dict
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax.families.encoder import encoder
+from hypelora_jax.families.sequence_head import head
+from hypelora_jax.families.sizes import preset
 
 CONFIG = dataclasses.replace(preset("tiny"), layers=3)
 CLASSES = 3
@@ -39,12 +39,12 @@ def _base(key: jax.Array, classes: int) -> dict:
     }
 
 
-def model(config: Settings, classes: int = CLASSES) -> assemble.Model:
-    return assemble.build(config, CONFIG, classes)
+def model(config: Settings, classes: int = CLASSES) -> model_lib.Model:
+    return model_lib.build(config, CONFIG, classes)
 
 
-def params(config: Settings, built: assemble.Model, seed: int = 0) -> dict:
-    return assemble.init_params(built, jax.random.key(seed), base(seed))
+def params(config: Settings, built: model_lib.Model, seed: int = 0) -> dict:
+    return model_lib.init_params(built, jax.random.key(seed), base(seed))
 
 
 @functools.partial(jax.jit, static_argnames=("seed", "by"))

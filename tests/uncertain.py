@@ -7,9 +7,9 @@ import numpy as np
 import scipy.special
 from test_runs import few
 
-from hypelora_jax.settings import Settings, UncertaintyConfig
-from hypelora_jax.train import setup, validate
-from hypelora_jax.uncertainty import kinds
+from hypelora_jax.config.settings import Settings, UncertaintyConfig
+from hypelora_jax.evaluate import averaging
+from hypelora_jax.train import scoring, session
 
 __all__ = ["few"]
 K = 3
@@ -23,15 +23,17 @@ def with_kind(settings: Settings, kind: str, **fields) -> Settings:
 
 def opened(settings: Settings, shake: float = 0.3):
     """A model whose factors are not zero, and its validation split."""
-    corpus = setup.load_corpus(settings)
-    bench = setup.workbench(settings, corpus.task)
-    plan = setup.plan(bench, corpus)
+    corpus = session.load_corpus(settings)
+    bench = session.workbench(settings, corpus.task)
+    plan = session.plan(bench, corpus)
     leaves, structure = jax.tree.flatten(bench.trainable)
     draw = np.random.default_rng(0)
     noisy = [x + shake * draw.normal(size=x.shape).astype(np.float32) for x in leaves]
     trainable = jax.tree.unflatten(structure, noisy)
-    forward = validate.forward(bench.model, bench.mesh)
-    chosen = kinds.Chosen(bench, forward, trainable, bench.frozen, ALPHA, plan.edges)
+    forward = scoring.forward(bench.model, bench.mesh)
+    chosen = averaging.Chosen(
+        bench, forward, trainable, bench.frozen, ALPHA, plan.edges
+    )
     return chosen, plan.datasets
 
 

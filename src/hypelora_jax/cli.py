@@ -24,8 +24,9 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 import hypelora_jax
-from hypelora_jax import commands, settings, store
-from hypelora_jax.exits import explain
+from hypelora_jax import commands, files
+from hypelora_jax.config import settings
+from hypelora_jax.errors import UserError, explain
 from hypelora_jax.flags import (
     EXPORT,
     FLAGS,
@@ -36,7 +37,6 @@ from hypelora_jax.flags import (
     SERVE,
     UNCERTAINTY,
 )
-from hypelora_jax.types import UserError
 
 EXAMPLES = """examples:
   hypelora train --config=demo --workdir=runs/demo
@@ -154,7 +154,7 @@ def launch(file: str, work: Callable[[], None]) -> int:
     `file` is the launcher's; its messages count as ours.
     """
     log_to_stderr(file)
-    store.keep_compiled()
+    files.keep_compiled()
     try:
         work()
     except (Exception, KeyboardInterrupt) as error:

@@ -7,24 +7,25 @@ command that checks something returns False for "no".
 import json
 import sys
 
-from hypelora_jax import store
-from hypelora_jax.settings import Settings
-from hypelora_jax.types import UserError
+from hypelora_jax import files
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.errors import UserError
 
 
 def train(config: Settings | None, workdir: str) -> None:
     """Train a run, or go on with one that was stopped or imported."""
-    from hypelora_jax import folder, runs
+    from hypelora_jax import runs
+    from hypelora_jax.run import records
 
-    store.keep_compiled()
+    files.keep_compiled()
     if config is None:
-        record = folder.saved_record(folder.absolute(workdir))
+        record = records.saved_record(records.absolute(workdir))
         if record is None:
             raise UserError(
                 f"the following argument is required: --config ({workdir} holds no "
                 "run to go on with); see hypelora train --help"
             )
-        config = folder.settings_of(record)
+        config = records.settings_of(record)
     runs.train(config, workdir)
 
 
@@ -32,11 +33,11 @@ def evaluate(workdir: str, split: str) -> None:
     """Evaluate a run on a split: a table, then one JSON object on the last line."""
     from rich.console import Console
 
-    from hypelora_jax import evaluate
+    from hypelora_jax.evaluate import evaluation
     from hypelora_jax.report import tables
 
-    store.keep_compiled()
-    result = evaluate.evaluate(workdir, split)
+    files.keep_compiled()
+    result = evaluation.evaluate(workdir, split)
     raw = result.get("uncalibrated")
     rows = {"uncalibrated": raw, "calibrated": result} if raw else {split: result}
     table = tables.of_metrics(f"{workdir}, {split}", rows)
@@ -48,12 +49,12 @@ def calibrate(workdir: str, method: str) -> None:
     """Fit a calibrator on the calibration split; before and after on validation."""
     from rich.console import Console
 
-    from hypelora_jax import recalibrate
+    from hypelora_jax.evaluate import recalibration
     from hypelora_jax.report import tables
 
-    store.keep_compiled()
-    result = recalibrate.calibrate(workdir, method)
-    Console(file=sys.stdout).print(tables.to_rich(recalibrate.table(result)))
+    files.keep_compiled()
+    result = recalibration.calibrate(workdir, method)
+    Console(file=sys.stdout).print(tables.to_rich(recalibration.table(result)))
     print(json.dumps(result))
 
 
@@ -66,12 +67,12 @@ def uncertainty(
     output: str,
 ) -> None:
     """Judge a trained run by averaged predictions, in a run folder of its own."""
-    from hypelora_jax import afterwards
-    from hypelora_jax.settings import UncertaintyConfig
+    from hypelora_jax.config.settings import UncertaintyConfig
+    from hypelora_jax.evaluate import derivation
 
-    store.keep_compiled()
+    files.keep_compiled()
     how = UncertaintyConfig(kind, samples, dropout, link)
-    print(json.dumps(afterwards.derive(workdir, output, how)["metrics"]))
+    print(json.dumps(derivation.derive(workdir, output, how)["metrics"]))
 
 
 def predict(
@@ -89,12 +90,12 @@ def predict(
 ) -> None:
     """Add label, confidence and probabilities to rows, and sets if asked to."""
     _check_sets(coverage, sets, by_class)
-    from hypelora_jax.inference import loaded, stream
+    from hypelora_jax.inference import predictor, stream
 
-    store.keep_compiled()
+    files.keep_compiled()
     plan = stream.Plan(input, output, format, on_error == "skip", text, text_b)
     stream.kinds(plan)  # says what is wrong before the model is loaded
-    model = loaded.load(workdir, coverage, sets or "thr", by_class, abstain)
+    model = predictor.load(workdir, coverage, sets or "thr", by_class, abstain)
     stream.run(model, plan)
 
 
@@ -128,7 +129,7 @@ def serve(
     _check_sets(coverage, sets, by_class)
     try:
         from hypelora_jax.serve import server
-        from hypelora_jax.serve.guard import Limits
+        from hypelora_jax.serve.limits import Limits
     except ModuleNotFoundError as e:
         if (e.name or "").startswith("hypelora_jax"):
             raise
@@ -137,7 +138,7 @@ def serve(
             "pip install 'hypelora-jax[serve]'"
         ) from e
 
-    store.keep_compiled()
+    files.keep_compiled()
     batching = server.Batching(max_batch, window_ms / 1000, max_waiting)
     limits = Limits(max_body, max_texts, max_chars, rate)
     how = {"coverage": coverage, "sets": sets or "thr", "by_class": by_class}
@@ -153,10 +154,10 @@ def metrics(
             f"--level={level:g} is of intervals, and without replicas there are none; "
             "wanted --replicas=1000 beside it, or no --level"
         )
-    from hypelora_jax.report.predictions import metrics_of_file
+    from hypelora_jax.run.predictions import metrics_of_file
 
     if replicas:
-        store.keep_compiled()
+        files.keep_compiled()
     how = {"replicas": replicas, "level": 0.95 if level is None else level}
     print(json.dumps(metrics_of_file(predictions, bins, seed=seed, **how)))
 
@@ -167,16 +168,16 @@ def report(
     """Write one HTML file about one or more runs, tables and figures beside it."""
     from hypelora_jax.report import html
 
-    store.keep_compiled()
+    files.keep_compiled()
     methods = html.load_all(workdirs)
     html.write_report(methods, output, split, replicas, formats.split(","))
 
 
 def export(workdir: str, format: str, output: str, calibrated: bool, only: str) -> None:
     """Write a run as a peft adapter or a merged model, with tokenizer and card."""
-    from hypelora_jax import exports
+    from hypelora_jax.exchange import exports
 
-    store.keep_compiled()
+    files.keep_compiled()
     names = [name for name in only.split(",") if name]
     for path in exports.export(workdir, output, format, calibrated, names):
         print(path)
@@ -186,9 +187,9 @@ def import_adapter(
     adapter: str, model: str, workdir: str, config: Settings | None, factors: str
 ) -> None:
     """Make a run folder of a peft adapter, to use, calibrate, train on or export."""
-    from hypelora_jax import imports
+    from hypelora_jax.exchange import imports
 
-    store.keep_compiled()
+    files.keep_compiled()
     print(imports.import_adapter(adapter, workdir, model, config, factors))
 
 
@@ -203,7 +204,7 @@ def plan(config: Settings, topology: str) -> bool:
     """Compile the training step for a TPU slice nobody has to own: does it fit?"""
     from rich.console import Console
 
-    from hypelora_jax.plan import changes, report
+    from hypelora_jax.plan import changes, estimate_table
     from hypelora_jax.plan.estimate import estimate
     from hypelora_jax.plan.topology import topology as slice_of
     from hypelora_jax.report import tables
@@ -211,10 +212,10 @@ def plan(config: Settings, topology: str) -> bool:
     where = slice_of(topology)
     found = estimate(config, where)
     better = [] if found.fits else changes.changes(config, where, found)
-    Console(file=sys.stderr).print(tables.to_rich(report.table(found, where)))
-    for line in report.advice(found, better):
+    Console(file=sys.stderr).print(tables.to_rich(estimate_table.table(found, where)))
+    for line in estimate_table.advice(found, better):
         print(line, file=sys.stderr)
-    print(json.dumps(report.as_dict(found, where, better)))
+    print(json.dumps(estimate_table.as_dict(found, where, better)))
     return found.fits
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hypelora_jax import store
+from hypelora_jax import files
 
 PACKAGES = (
     "hypelora_jax jax jaxlib flax optax orbax-checkpoint grain numpy tokenizers "
@@ -53,7 +53,7 @@ def cache_folders() -> dict[str, Path]:
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     hub = Path(os.environ.get("HF_HOME", home / "huggingface"))
     return {
-        "cache": store.root(),
+        "cache": files.root(),
         "cache Hugging Face": Path(os.environ.get("HF_HUB_CACHE", hub / "hub")),
     }
 
@@ -127,5 +127,5 @@ def _caches() -> Iterator[Finding]:
             tempfile.TemporaryFile(dir=nearest).close()
             yield Finding(name, True, str(folder))
         except OSError as error:
-            way_out = f"set {store.ENV} or HF_HOME to a writable folder"
+            way_out = f"set {files.ENV} or HF_HOME to a writable folder"
             yield Finding(name, False, f"{folder}: {error.strerror}; {way_out}")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypelora_jax import choices
+from hypelora_jax.config import ranges
 
 FLAGS: dict[str, dict[str, Any]] = {
     "config": {
@@ -28,12 +28,12 @@ FLAGS: dict[str, dict[str, Any]] = {
     },
     "rows_format": {
         "default": "",
-        "choices": choices.ROWS,
+        "choices": ranges.ROWS,
         "help": "of stdin, stdout and files whose suffix does not say it; jsonl",
     },
     "on_error": {
         "default": "stop",
-        "choices": choices.ON_ERROR,
+        "choices": ranges.ON_ERROR,
         "help": "at a bad line: stop (the default), or skip it and say so",
     },
     "text": {"default": "", "metavar": "COLUMN", "help": "of the text; found by name"},
@@ -43,12 +43,12 @@ FLAGS: dict[str, dict[str, Any]] = {
         "metavar": "P",
         "help": "give no label where the confidence is below P",
     },
-    "method": {"default": "temperature", "choices": choices.TO_CALIBRATE},
+    "method": {"default": "temperature", "choices": ranges.TO_CALIBRATE},
     "coverage": {"type": float, "help": "add sets that hold the label so often: 0.9"},
-    "sets": {"choices": choices.SETS, "help": "kind of these sets; thr"},
+    "sets": {"choices": ranges.SETS, "help": "kind of these sets; thr"},
     "kind": {
         "required": True,
-        "choices": choices.AFTERWARDS,
+        "choices": ranges.AFTERWARDS,
         "help": "what predictions average over; docs/uncertainty.md",
     },
     "samples": {"type": int, "default": 5, "help": "members K; 5"},

@@ -2,12 +2,12 @@
 
 from absl import logging
 
+from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import sources
-from hypelora_jax.data.pipeline import dataset, warn_of_cuts
-from hypelora_jax.data.tokenize import tokenizer
+from hypelora_jax.data.batches import dataset, warn_of_cuts
+from hypelora_jax.data.tokens import tokenizer
 from hypelora_jax.interop import base as bases
-from hypelora_jax.settings import Settings
-from hypelora_jax.train import setup
+from hypelora_jax.train import session
 
 
 def prepare(settings: Settings) -> None:
@@ -19,13 +19,13 @@ def prepare(settings: Settings) -> None:
       UserError: a download fails, or the data is bad.
     """
     base = bases.resolve(settings.model.path, settings.model.revision)
-    length = setup.max_length(settings, base)
+    length = session.max_length(settings, base)
     logging.info("model %s %s", base.name, base.revision)
     logging.info("data %s", sources.prepare(settings.data))
     words = tokenizer(base.folder, base.config.family, base.config.pad_id)
     datasets = {
         name: dataset(table, words, length)
-        for name, table in setup.load_corpus(settings).splits.items()
+        for name, table in session.load_corpus(settings).splits.items()
     }
     warn_of_cuts(datasets.values(), length)
     for name, data in datasets.items():

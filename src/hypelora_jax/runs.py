@@ -12,15 +12,16 @@ from absl import logging
 from etils import epath
 from rich.console import Console
 
-from hypelora_jax import evaluate, folder, lock, overview, store, trees
-from hypelora_jax.data.pipeline import Dataset, take
-from hypelora_jax.report import html, tables
-from hypelora_jax.settings import Settings
+from hypelora_jax import files, trees
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.batches import Dataset, take
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import averaging, evaluation
+from hypelora_jax.report import html, run_tables, tables
+from hypelora_jax.run import lock, records
 from hypelora_jax.sharding import processes
-from hypelora_jax.train import loop, members, setup, validate
-from hypelora_jax.train.stop import StopRequest
-from hypelora_jax.types import UserError
-from hypelora_jax.uncertainty import kinds
+from hypelora_jax.train import ensembles, loop, scoring, session
+from hypelora_jax.train.interruption import StopRequest
 
 TRAIN_SAMPLE = 1000  # examples of train that its NLL is computed on
 
@@ -36,10 +37,10 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
       UserError: the folder holds another run, is in use, or cannot be written.
       KeyboardInterrupt, Preempted: asked to stop; the same call goes on.
     """
-    settings = folder.located(settings)
+    settings = records.located(settings)
     if not processes.is_main():
         logging.set_verbosity(logging.WARNING)
-    path = processes.together(lambda: folder.open_workdir(workdir))
+    path = processes.together(lambda: records.open_workdir(workdir))
     processes.check_shared(path)
     with _held(path), StopRequest(at_once=True):  # the loop itself saves first
         return _all_seeds(settings, workdir, path, progress)
@@ -67,15 +68,15 @@ def _all_seeds(
     _claim_for_seeds(settings, path)
     runs = []
     for i in range(settings.num_seeds):
-        seed = settings.seed + i * members.seeds(settings)
+        seed = settings.seed + i * ensembles.seeds(settings)
         own = dataclasses.replace(settings, seed=seed, num_seeds=1)
         at = str(path / f"seed_{i}")
-        seed_path = processes.together(lambda at=at: folder.open_workdir(at))
+        seed_path = processes.together(lambda at=at: records.open_workdir(at))
         with _held(seed_path):
             runs.append(_one(own, seed_path, progress))
     summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
     if processes.is_main():
-        store.write_json(path / "summary.json", summary)
+        files.write_json(path / "summary.json", summary)
         report = path / "report" / "report.html"
         html.write_report([html.load(path)], report, replicas=0)
     processes.barrier("all seeds are done")
@@ -91,10 +92,10 @@ def _claim_for_seeds(settings: Settings, path: epath.Path) -> None:
         )
     record = path / "seeds.json"
     if record.exists():
-        folder.check_same(path, settings, folder.read_json(record))
+        records.check_same(path, settings, records.read_json(record))
     processes.barrier("seeds.json is read")
     if processes.is_main() and not record.exists():
-        store.write_json(record, {"config": folder.as_dict(settings)})
+        files.write_json(record, {"config": records.as_dict(settings)})
 
 
 def _std(values: list[float]) -> float:
@@ -120,12 +121,12 @@ def _begun(settings: Settings, path: epath.Path) -> dict[str, Any] | None:
     Raises:
       UserError: the folder holds another run.
     """
-    record = folder.saved_record(path)
+    record = records.saved_record(path)
     begun = (path / "checkpoints").exists() and any((path / "checkpoints").iterdir())
     if record is not None and not begun:
         record = None  # stopped before its first checkpoint: nothing to go on with
     if record is not None:
-        folder.check_same(path, settings, record)
+        records.check_same(path, settings, record)
     elif begun and not (path / "config.json").exists():
         raise UserError(
             f"{path} holds checkpoints and no config.json that says of what; choose "
@@ -136,16 +137,16 @@ def _begun(settings: Settings, path: epath.Path) -> dict[str, Any] | None:
 
 def _prepare(
     settings: Settings, path: epath.Path, record: dict[str, Any] | None
-) -> tuple[setup.Workbench, setup.Plan]:
+) -> tuple[session.Workbench, session.Plan]:
     """Model and data of a run, the same as when it was begun."""
-    corpus = setup.load_corpus(settings)
+    corpus = session.load_corpus(settings)
     revision = record["model"]["revision"] if record else None
-    bench = setup.workbench(settings, corpus.task, revision)
-    plan = setup.plan(bench, corpus)
-    kinds.check(bench, plan.datasets["calibration"].label)
+    bench = session.workbench(settings, corpus.task, revision)
+    plan = session.plan(bench, corpus)
+    averaging.check(bench, plan.datasets["calibration"].label)
     if record is not None:
-        folder.check_weights(path, bench, record)
-        folder.check_data(path, bench, plan, record)
+        records.check_weights(path, bench, record)
+        records.check_data(path, bench, plan, record)
     return bench, plan
 
 
@@ -154,20 +155,20 @@ def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]
     finished = path / "summary.json"
     if record is not None and finished.exists():
         logging.info("%s is finished; nothing to do", path)
-        done = folder.read_json(finished)
+        done = records.read_json(finished)
     processes.barrier("the folder is read")  # before process 0 writes in it
     if done is not None:
         return done
     started = time.monotonic()
     bench, plan = processes.together(lambda: _prepare(settings, path, record))
     if record is None and processes.is_main():
-        store.write_json(path / "config.json", folder.record(bench, plan))
-    _print(overview.opening(bench, plan))
+        files.write_json(path / "config.json", records.record(bench, plan))
+    _print(run_tables.opening(bench, plan))
     begun_training = time.monotonic()
     trained = loop.train(bench, plan, path, progress)
     train_seconds = time.monotonic() - begun_training
     own = (trained.trainable, trained.frozen, trained.alpha, trained.step)
-    run = evaluate.fitted(path, bench, *own, plan.edges)
+    run = evaluation.fitted(path, bench, *own, plan.edges)
     judged = summary_of(run, plan.datasets)
     times = {
         "epochs": trained.epochs,
@@ -185,13 +186,13 @@ def close(path: epath.Path, summary: dict[str, Any]) -> dict[str, Any]:
     if processes.is_main():
         view = html.load_run(path)
         html.write_report([view], path / "report" / "report.html", replicas=0)
-        store.write_json(path / "summary.json", summary)
+        files.write_json(path / "summary.json", summary)
     processes.barrier("the run is written")
-    _print(overview.closing(summary))
+    _print(run_tables.closing(summary))
     return summary
 
 
-def summary_of(run: evaluate.Fitted, datasets: dict[str, Dataset]) -> dict[str, Any]:
+def summary_of(run: evaluation.Fitted, datasets: dict[str, Dataset]) -> dict[str, Any]:
     """Calibrate a chosen model and evaluate every split: what there is to say of it.
 
     The files of the splits are written to the run's folder.
@@ -201,7 +202,7 @@ def summary_of(run: evaluate.Fitted, datasets: dict[str, Dataset]) -> dict[str, 
     unit = "nll" if run.bench.task.kind == "classification" else "mse"
     losses = {s: m.get("uncalibrated", m).get(unit) for s, m in judged.items()}
     losses["train"] = _train_loss(run, datasets["train"], unit)
-    one = members.member(settings, run.trainable, run.frozen, 0)
+    one = ensembles.member(settings, run.trainable, run.frozen, 0)
     return {
         "method": settings.method,
         "step": run.step,
@@ -209,35 +210,35 @@ def summary_of(run: evaluate.Fitted, datasets: dict[str, Dataset]) -> dict[str, 
         "temperature": judged["calibration"].get("temperature"),
         "selection_metric": unit,
         unit: {s: x for s, x in losses.items() if x is not None},
-        "deltas": overview.deltas(run.bench, *one, run.alpha),
+        "deltas": run_tables.deltas(run.bench, *one, run.alpha),
         "metrics": {s: m for s, m in judged.items() if "n" in m},
     }
 
 
 def judge(
-    run: evaluate.Fitted, datasets: dict[str, Dataset]
-) -> tuple[evaluate.Fitted, dict[str, dict[str, Any]]]:
+    run: evaluation.Fitted, datasets: dict[str, Dataset]
+) -> tuple[evaluation.Fitted, dict[str, dict[str, Any]]]:
     """(calibrated run, metrics of every split but train), written to the run's folder.
 
     What is fitted after training is fitted here, on train and calibration only.
     """
-    run = evaluate.fit_posterior(run, datasets["train"], datasets["calibration"])
+    run = evaluation.fit_posterior(run, datasets["train"], datasets["calibration"])
     data = {name: part for name, part in datasets.items() if name != "train"}
     answers = {split: run.answer(part) for split, part in data.items()}
-    run = evaluate.calibrated(
+    run = evaluation.calibrated(
         run, answers["calibration"].logits, data["calibration"].label
     )
     return run, {
-        split: evaluate.write_split(run, split, part, answers[split])
+        split: evaluation.write_split(run, split, part, answers[split])
         for split, part in data.items()
     }
 
 
-def _train_loss(run: evaluate.Fitted, train: Dataset, unit: str) -> float:
+def _train_loss(run: evaluation.Fitted, train: Dataset, unit: str) -> float:
     """NLL or squared error on the first examples of train, uncalibrated."""
     part = take(train, np.arange(min(TRAIN_SAMPLE, len(train.ids))))
-    logits_NY = evaluate.logits_of(run, part)
-    judged = validate.judge(run.bench.task, logits_NY, part.label, run.uncalibrated)
+    logits_NY = evaluation.logits_of(run, part)
+    judged = scoring.judge(run.bench.task, logits_NY, part.label, run.uncalibrated)
     return judged[unit]
 
 

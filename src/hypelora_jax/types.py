@@ -27,14 +27,6 @@ Batch = Mapping[str, jax.Array]  # see below
 MODULES = ("q", "k", "v", "o", "up", "down", "gate")  # canonical order of sites
 
 
-class UserError(ValueError):
-    """A mistake of the user's: one line that says got, wanted and the way out."""
-
-
-class Preempted(Exception):
-    """The machine asked the run to stop; its state is saved, so it can be resumed."""
-
-
 class Backbone(NamedTuple):
     """Frozen transformer as pure functions.
 

@@ -7,15 +7,10 @@ import pytest
 import scipy.optimize
 import simulated
 
-from hypelora_jax import choices
-from hypelora_jax.calibration import (
-    affine,
-    calibrators,
-    metrics,
-    regression,
-    stepwise,
-)
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration import calibrators, metrics
+from hypelora_jax.calibration.calibrators import affine, logistic, stepwise
+from hypelora_jax.config import ranges
+from hypelora_jax.errors import UserError
 
 NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
 
@@ -28,7 +23,7 @@ def fit(name, logits, labels, weights=None):
 
 
 def test_the_command_line_offers_every_calibrator():
-    assert list(choices.CALIBRATORS) == NAMES
+    assert list(ranges.CALIBRATORS) == NAMES
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -189,7 +184,7 @@ def test_the_search_sees_true_slopes_and_curvatures(monkeypatch):
         return scipy.optimize.OptimizeResult(x=x, fun=f(x)[0])
 
     logits, labels = simulated.split(3, 50)
-    monkeypatch.setattr(regression.scipy.optimize, "minimize", spy)
+    monkeypatch.setattr(logistic.scipy.optimize, "minimize", spy)
     affine.fit_dirichlet(logits, labels, penalty=0.1)
     f, hessp = seen["f"], seen["hessp"]
     x, v = np.random.default_rng(0).normal(size=(2, 12))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.calibration import temperature as scaling
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration.calibrators import temperature as scaling
+from hypelora_jax.errors import UserError
 
 WIDEST, MOST = 6, 60  # classes and examples of a case
 

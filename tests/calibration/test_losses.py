@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from hypelora_jax.calibration import losses, objectives
-from hypelora_jax.choices import CHOICES
-from hypelora_jax.settings import LossConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.config.ranges import CHOICES
+from hypelora_jax.config.settings import LossConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.objectives import losses as losses_lib
+from hypelora_jax.objectives import training_loss
 
 LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
 LABELS = jnp.asarray([0, 2, 1, 1, 0, 2])
 
 
 def _apply(logits, labels, regression=False, params=None, **config):
-    loss = losses.build(LossConfig(**config), regression)
+    loss = training_loss.build(LossConfig(**config), regression)
     return loss.apply(loss.init() if params is None else params, logits, labels)
 
 
@@ -81,35 +82,35 @@ def test_brier_by_hand():
 def test_focal_keeps_its_digits_where_the_model_is_sure(gamma):
     logits = jnp.asarray([[40.0, 0.0], [-40.0, 0.0], [1e4, 0.0]])
     labels = jnp.asarray([0, 0, 0])
-    value = objectives.focal(logits, labels, gamma)
+    value = losses_lib.focal(logits, labels, gamma)
     # 1 - p = exp(-40), which float32 cannot tell from 0 as a difference
     np.testing.assert_allclose(value[1], 40.0, rtol=1e-5)
-    gradient = jax.grad(lambda z: objectives.focal(z, labels, gamma).sum())(logits)
+    gradient = jax.grad(lambda z: losses_lib.focal(z, labels, gamma).sum())(logits)
     assert np.isfinite(value).all() and np.isfinite(gradient).all()
 
 
 def test_main_and_penalty_add_up():
     weight = jnp.asarray([1.0, 1, 0, 1, 2, 1])
     main = {"name": "brier", "temperature": 1.5}
-    alone = losses.build(LossConfig(**main), False)
+    alone = training_loss.build(LossConfig(**main), False)
     both = {"weight": 2.0, "penalty": "mmce", "penalty_weight": 0.3, "smoothing": 0.2}
-    got = losses.build(LossConfig(**main, **both), False)
+    got = training_loss.build(LossConfig(**main, **both), False)
     got = got.apply({}, LOGITS, LABELS, weight)
-    share = losses.PENALTIES["mmce"](LossConfig())(LOGITS / 1.5, LABELS, weight)
-    smooth = objectives.smoothed(LABELS, LOGITS, 0.2)
+    share = training_loss.PENALTIES["mmce"](LossConfig())(LOGITS / 1.5, LABELS, weight)
+    smooth = losses_lib.smoothed(LABELS, LOGITS, 0.2)
     wanted = 2 * alone.apply({}, LOGITS, smooth, weight) + 0.3 * share
     real = np.asarray(weight) > 0
     np.testing.assert_allclose(got[real], wanted[real], rtol=1e-6)
 
 
 def test_the_names_in_the_tables_are_the_choices():
-    assert {"auto", *losses.LOSSES} == set(CHOICES["loss.name"])
-    assert set(losses.PENALTIES) == set(CHOICES["loss.penalty"])
+    assert {"auto", *training_loss.LOSSES} == set(CHOICES["loss.name"])
+    assert set(training_loss.PENALTIES) == set(CHOICES["loss.penalty"])
 
 
 EVERY = [
-    *({"name": n} for n in losses.LOSSES if n != "mse"),
-    *({"penalty": n, "margin": 0.5} for n in losses.PENALTIES),
+    *({"name": n} for n in training_loss.LOSSES if n != "mse"),
+    *({"penalty": n, "margin": 0.5} for n in training_loss.PENALTIES),
     {"smoothing": 0.1},
     {"temperature": "learned"},
 ]
@@ -118,14 +119,14 @@ EVERY = [
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("config", EVERY, ids=str)
 def test_weight_zero_is_dropping_the_row_even_one_of_nan(config, soft):
-    loss = losses.build(LossConfig(**config), False)
+    loss = training_loss.build(LossConfig(**config), False)
     label = jax.nn.softmax(LOGITS[::-1]) if soft else LABELS
     weight = jnp.asarray([1.0, 0, 2, 1, 0, 1])
     kept = np.flatnonzero(weight)
     poisoned = LOGITS.at[1].set(jnp.nan).at[4].set(jnp.inf)
 
     def mean(z, label, weight):
-        return losses.mean(loss.apply(loss.init(), z, label, weight), weight)
+        return training_loss.mean(loss.apply(loss.init(), z, label, weight), weight)
 
     grad = jax.value_and_grad(mean)
     value, gradient = grad(poisoned, label, weight)
@@ -148,8 +149,8 @@ def test_learned_temperature_at_a_value_is_the_fixed_one():
     learned = _apply(LOGITS, LABELS, params=params, temperature="learned")
     fixed = _apply(LOGITS, LABELS, temperature=1.7)
     np.testing.assert_allclose(learned, fixed, rtol=1e-6)
-    np.testing.assert_allclose(losses.temperature_of(params), 1.7, rtol=1e-6)
-    assert losses.temperature_of({}) == 1
+    np.testing.assert_allclose(training_loss.temperature_of(params), 1.7, rtol=1e-6)
+    assert training_loss.temperature_of({}) == 1
 
 
 def test_a_learned_temperature_starts_at_one():
@@ -161,7 +162,7 @@ def test_a_learned_temperature_starts_at_one():
 @pytest.mark.parametrize("config", EVERY, ids=str)
 def test_gradients_of_every_loss(config, soft):
     with jax.enable_x64(True):
-        loss = losses.build(LossConfig(**config), False)
+        loss = training_loss.build(LossConfig(**config), False)
         logits = jnp.asarray(np.asarray(LOGITS), jnp.float64)
         label = jax.nn.softmax(logits[::-1]) if soft else jnp.asarray(LABELS)
         params = jax.tree.map(lambda x: x + 0.3, loss.init())
@@ -174,31 +175,31 @@ def test_gradients():
     with jax.enable_x64(True):
         logits = jnp.asarray(np.asarray(LOGITS), jnp.float64)
         labels = jnp.asarray(np.asarray(LABELS))
-        loss = losses.build(LossConfig(temperature="learned"), False)
+        loss = training_loss.build(LossConfig(temperature="learned"), False)
         params = {"log_t": jnp.asarray(0.3)}
         check_grads(lambda p, z: loss.apply(p, z, labels), (params, logits), 1)
-        mse = losses.build(LossConfig(), True)
+        mse = training_loss.build(LossConfig(), True)
         score = jnp.linspace(0.0, 5.0, 6)
         check_grads(lambda z: mse.apply({}, z, score), (logits,), 1)
 
 
 def test_weight_zero_is_dropping_the_row():
     x, weight = jnp.asarray([1.0, 5.0, 3.0]), jnp.asarray([1.0, 0.0, 1.0])
-    assert float(losses.mean(x, weight)) == 2.0
+    assert float(training_loss.mean(x, weight)) == 2.0
     poisoned = jnp.asarray([1.0, jnp.nan, 3.0])
-    assert float(losses.mean(poisoned, weight)) == 2.0
-    assert float(losses.total(poisoned, weight)) == 4.0
-    gradient = jax.grad(losses.mean)(poisoned, weight)
+    assert float(training_loss.mean(poisoned, weight)) == 2.0
+    assert float(training_loss.total(poisoned, weight)) == 4.0
+    gradient = jax.grad(training_loss.mean)(poisoned, weight)
     np.testing.assert_array_equal(gradient, [0.5, 0.0, 0.5])
 
 
 def test_the_mean_is_weighted():
-    got = losses.mean(jnp.asarray([1.0, 4.0]), jnp.asarray([2.0, 1.0]))
+    got = training_loss.mean(jnp.asarray([1.0, 4.0]), jnp.asarray([2.0, 1.0]))
     assert float(got) == 2.0
 
 
 def test_no_rows_give_a_finite_mean_and_gradient():
-    value, gradient = jax.value_and_grad(losses.mean)(jnp.ones(2), jnp.zeros(2))
+    value, gradient = jax.value_and_grad(training_loss.mean)(jnp.ones(2), jnp.zeros(2))
     assert float(value) == 0 and not np.any(gradient)
 
 
@@ -228,4 +229,4 @@ def test_half_precision_is_widened_and_float64_kept():
 )
 def test_refuses(config, regression, message):
     with pytest.raises(UserError, match=message):
-        losses.build(LossConfig(**config), regression)
+        training_loss.build(LossConfig(**config), regression)

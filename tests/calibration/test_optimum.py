@@ -6,8 +6,8 @@ import pytest
 import scipy.special
 from optimum import CLAIMS, best_table
 
+from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.data import synthetic
-from hypelora_jax.settings import LossConfig
 
 
 def kinds(num_classes):

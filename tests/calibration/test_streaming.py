@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypelora_jax.calibration import metrics, streaming
+from hypelora_jax.calibration import metrics
+from hypelora_jax.calibration.metrics import streaming
 
 
 def drawn(n=333, classes=4):

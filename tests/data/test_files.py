@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import sources
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 ROWS = [
     {"text": f'say "{i}", or\nnot', "text_b": f"b\t{i}", "label": "ny"[i % 2]}

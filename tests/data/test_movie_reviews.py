@@ -5,9 +5,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import movie_reviews, sources
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 TEXTS = "1\t1.5\tA fine film.\r\n2\t0.0\tA film.\r\n3\t-0.5\t A dull film. \r\n"
 RATINGS = (

@@ -7,8 +7,8 @@ import pytest
 import tokenizers
 
 from hypelora_jax.data.tables import Table
-from hypelora_jax.data.tokenize import BYTE_VOCAB, tokenizer
-from hypelora_jax.types import UserError
+from hypelora_jax.data.tokens import BYTE_VOCAB, tokenizer
+from hypelora_jax.errors import UserError
 
 
 def minilm_folder():

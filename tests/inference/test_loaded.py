@@ -6,11 +6,11 @@ import pytest
 from uncertain import softmax
 
 import hypelora_jax
-from hypelora_jax import evaluate, posthoc
-from hypelora_jax.data import bucketing
+from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.data import buckets
 from hypelora_jax.data.tables import Table
-from hypelora_jax.settings import UncertaintyConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import calibration_split, evaluation
 
 MASKS = "mc_dropout"
 TEXTS = [f"{n} " + "word " * (n % 6) for n in range(40)]
@@ -26,7 +26,7 @@ KINDS = {  # kind -> mode of benches, calibrator's temperature
 
 def tokenised(run, texts):
     label = np.arange(len(texts), dtype=np.int32) % 2
-    return evaluate.tokenised(run, Table(np.arange(len(texts)), texts, None, label))
+    return evaluation.tokenised(run, Table(np.arange(len(texts)), texts, None, label))
 
 
 def run_of(kind, path):
@@ -35,9 +35,11 @@ def run_of(kind, path):
         path / "run", KINDS[kind], temperature=1.5, uncertainty=own
     )
     if kind == "laplace":
-        plain = evaluate.open_run(str(benches.run_folder(path / "plain", KINDS[kind])))
-        run = evaluate.with_uncertainty(plain, UncertaintyConfig("laplace"), made)
-        evaluate.fit_posterior(run, *[tokenised(run, TEXTS)] * 2)
+        plain = evaluation.open_run(
+            str(benches.run_folder(path / "plain", KINDS[kind]))
+        )
+        run = evaluation.with_uncertainty(plain, UncertaintyConfig("laplace"), made)
+        evaluation.fit_posterior(run, *[tokenised(run, TEXTS)] * 2)
     return str(made)
 
 
@@ -45,7 +47,7 @@ def run_of(kind, path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_answers_as_evaluate_does_and_twice_the_same(kind, tmp_path):
     path = run_of(kind, tmp_path)
-    run = evaluate.open_run(path)
+    run = evaluation.open_run(path)
     answer = run.answer(tokenised(run, TEXTS))
     wanted = softmax(answer.logits / 1.5)
     if answer.members is not None:
@@ -91,15 +93,15 @@ def test_the_adapter_is_made_once(model):
 
     forward = model.run.forward._replace(adapt=counted)
     run = model.run._replace(forward=forward)
-    answerers = {32: evaluate.answerer(run, model.edges, 32)}
+    answerers = {32: evaluation.answerer(run, model.edges, 32)}
     model = model._replace(answerers=answerers)
     assert model.predict([("ab", "cd")]) == model.predict([("ab", "cd")])
     assert len(calls) == 1
 
 
 def test_lengths_reach_max_length_by_doubling():
-    assert bucketing.extended((12, 24), 128) == (12, 24, 48, 96, 128)
-    assert bucketing.extended((128,), 128) == (128,)
+    assert buckets.extended((12, 24), 128) == (12, 24, 48, 96, 128)
+    assert buckets.extended((128,), 128) == (128,)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +128,12 @@ def test_no_question_no_answer(model):
 def test_sets_and_abstention_reach_the_api(pairs, model):
     run = model.run
     label = np.arange(40, dtype=np.int32) % 3
-    data = evaluate.tokenised(run, Table(np.arange(40), TEXTS, TEXTS[::-1], label))
-    evaluate.write_split(run, "calibration", data, model.answerers[32](data))
-    wanted = posthoc.SetMaker(0.8, "aps")
-    threshold = posthoc.threshold(run.workdir, model.task, run.calibrator, wanted)
+    data = evaluation.tokenised(run, Table(np.arange(40), TEXTS, TEXTS[::-1], label))
+    evaluation.write_split(run, "calibration", data, model.answerers[32](data))
+    wanted = calibration_split.SetMaker(0.8, "aps")
+    threshold = calibration_split.threshold(
+        run.workdir, model.task, run.calibrator, wanted
+    )
     model = model._replace(threshold=threshold, abstain=1.0)
     for one in model.predict([(t, t) for t in TEXTS]):
         assert one["label"] is None and one["abstained"] and one["confidence"] < 1

@@ -9,9 +9,9 @@ from threading import Thread
 
 import pytest
 
+from hypelora_jax.errors import UserError
 from hypelora_jax.inference import lines, rows, writers
 from hypelora_jax.inference.rows import Bad, Names, Row
-from hypelora_jax.types import UserError
 
 ONE = Names(("text", "sentence"))
 PAIR = Names(("text",), ("text_b",))

@@ -10,11 +10,12 @@ import benches
 import numpy as np
 import pytest
 
-from hypelora_jax import cli, evaluate
+from hypelora_jax import cli
 from hypelora_jax.data.tables import Table
-from hypelora_jax.inference import loaded as loaded_lib
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.inference import predictor as loaded_lib
 from hypelora_jax.inference import stream
-from hypelora_jax.report import predictions
+from hypelora_jax.run import predictions
 
 TEXTS = ["ab", "a longer text", 'with "quotes", and\nlines', "x" * 60, "ü", "a\u2028b"]
 
@@ -108,9 +109,9 @@ def test_predict_gives_the_numbers_of_evaluate(run, loaded, tmp_path):
     """Of logits that `evaluate` writes: a whole split at once, its own buckets."""
     texts = many(300)
     label = np.zeros(len(texts), np.int32)
-    fitted = evaluate.open_run(str(run))
-    data = evaluate.tokenised(fitted, Table(np.arange(300), texts, None, label))
-    evaluate.write_split(fitted, "validation", data, fitted.answer(data))
+    fitted = evaluation.open_run(str(run))
+    data = evaluation.tokenised(fitted, Table(np.arange(300), texts, None, label))
+    evaluation.write_split(fitted, "validation", data, fitted.answer(data))
     file = run / "eval/validation/predictions.npz"
     z = predictions.arrays(file)["logits"].astype(np.float64) / 1.7
     p = np.exp(z - z.max(1, keepdims=True))

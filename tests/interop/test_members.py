@@ -5,8 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from hypelora_jax import cli, evaluate, imports, trees
-from hypelora_jax.train import members
+from hypelora_jax import cli, trees
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.exchange import imports
+from hypelora_jax.train import ensembles
 
 
 def export(run, output, *flags):
@@ -15,7 +17,7 @@ def export(run, output, *flags):
 
 def of_member(run, k, batch):
     """Logits of one member, as its run predicts them."""
-    own = members.member(run.bench.settings, run.trainable, run.frozen, k)
+    own = ensembles.member(run.bench.settings, run.trainable, run.frozen, k)
     params = trees.union(*own)
     lora = run.forward.adapt(params, run.alpha)
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
@@ -36,7 +38,7 @@ def test_members_leave_as_they_predict(kind, mode, tmp_path, capsys):
     names = [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()]
     assert names == ["member_0", "member_2"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
-    run, batch, found = evaluate.open_run(str(path)), benches.batch(), {}
+    run, batch, found = evaluation.open_run(str(path)), benches.batch(), {}
     for k in (0, 2):
         back = tmp_path / f"back_{k}"
         imports.import_adapter(str(tmp_path / f"out/member_{k}"), str(back))

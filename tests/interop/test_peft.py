@@ -12,10 +12,13 @@ from parity import golden
 from safetensors.numpy import load_file, save_file
 
 import hypelora_jax
-from hypelora_jax import cli, evaluate, exports, folder, imports, notes
-from hypelora_jax.interop import adapter, base, hf, peft
-from hypelora_jax.models.presets import preset
-from hypelora_jax.types import UserError
+from hypelora_jax import cli
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.exchange import export_record, exports, imports
+from hypelora_jax.families.sizes import preset
+from hypelora_jax.interop import adapter, base, huggingface, peft
+from hypelora_jax.run import records
 
 GOLDEN = golden.ROOT / "peft_adapter"
 BASE = golden.ROOT / "base"
@@ -72,7 +75,7 @@ def test_the_merged_folder_gives_the_runs_logits(mode, task, tmp_path):
     assert config["id2label"] == {str(i): x for i, x in enumerate(labels)}
     held = base.resolve(str(merged))
     params = base.load(held, len(labels), jax.random.key(9))
-    opened = evaluate.open_run(str(run))
+    opened = evaluation.open_run(str(run))
     batch = benches.batch()
     got = jax.jit(opened.bench.model.predictor.classify)(params, {}, batch)
     np.testing.assert_allclose(got, benches.logits(run, batch), rtol=0, atol=1e-5)
@@ -82,7 +85,7 @@ def test_the_golden_adapter_comes_in_and_goes_out_key_for_key(tmp_path):
     back = tmp_path / "back"
     flags = [f"--adapter={GOLDEN}", f"--model={BASE}", f"--workdir={back}"]
     assert cli.main(["import", *flags]) == 0
-    run = evaluate.open_run(str(back))
+    run = evaluation.open_run(str(back))
     predict = jax.jit(run.bench.model.predictor.predict)
     got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
     wanted = golden.load("baseline_lora.npz")["end_logits"]
@@ -103,8 +106,8 @@ def bert_folder(path):
     config = dataclasses.replace(config, family="bert", pad_id=0, type_vocab=2)
     backbone = base.encoder(config).init(jax.random.key(0))
     head = base.head(config, 2).init(jax.random.key(1))
-    tensors = hf.to_hf(config, {"backbone": backbone, "head": head})
-    hf.write_folder(path, hf.make_config(config), tensors, "float32")
+    tensors = huggingface.to_hf(config, {"backbone": backbone, "head": head})
+    huggingface.write_folder(path, huggingface.make_config(config), tensors, "float32")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
     (path / "vocab.txt").write_text("\n".join(words))
     return path
@@ -125,8 +128,10 @@ def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
     kept |= {f"{root}.lora_A.weight": a, f"{root}.lora_B.weight": b}
     save_file(kept, first / peft.TENSORS)
     back = imports.import_adapter(str(first), str(tmp_path / "back"))
-    got = np.asarray(evaluate.open_run(str(back)).trainable["head"]["dense"]["kernel"])
-    own = hf.read_tensors(model)["bert.pooler.dense.weight"]
+    got = np.asarray(
+        evaluation.open_run(str(back)).trainable["head"]["dense"]["kernel"]
+    )
+    own = huggingface.read_tensors(model)["bert.pooler.dense.weight"]
     np.testing.assert_allclose(got, (own + 5 / 3 * b @ a).T, rtol=1e-5, atol=1e-6)
 
 
@@ -197,7 +202,7 @@ def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
     run = str(benches.run_folder(tmp_path / "run"))
     with pytest.raises(UserError, match="no temperature was fitted"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
-    monkeypatch.setattr(notes, "temperature_of", lambda run: (None, "isotonic"))
+    monkeypatch.setattr(export_record, "temperature_of", lambda run: (None, "isotonic"))
     with pytest.raises(UserError, match="'isotonic', which no division"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     assert [p.name for p in tmp_path.iterdir()] == ["run"], "nothing half written"
@@ -219,7 +224,7 @@ def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
     assert [p.name for p in full.iterdir()] == ["thesis.txt"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert exports.export(str(run), str(empty)) == [folder.absolute(str(empty))]
+    assert exports.export(str(run), str(empty)) == [records.absolute(str(empty))]
 
 
 def test_methods_without_an_adapter_leave_merged_only(tmp_path):
@@ -317,4 +322,4 @@ def test_a_run_without_data_predicts_and_says_what_else_it_wants(tmp_path):
     (answer,) = hypelora_jax.load(back).predict(["a b"])
     assert set(answer["probs"]) == {"LABEL_0", "LABEL_1"}
     with pytest.raises(UserError, match="config.data.train is empty"):
-        evaluate.evaluate(back)
+        evaluation.evaluate(back)

@@ -9,11 +9,13 @@ import pytest
 from parity import golden
 from safetensors.numpy import save_file
 
-from hypelora_jax import cli, evaluate, imports, runs
+from hypelora_jax import cli, runs
+from hypelora_jax.config.settings import from_dict
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.exchange import imports
 from hypelora_jax.interop import peft
 from hypelora_jax.report import html
-from hypelora_jax.settings import from_dict
-from hypelora_jax.types import UserError
 
 CONFIG = {
     "method": "lora",
@@ -30,18 +32,18 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
     imports.import_adapter(first, str(back), config=from_dict(CONFIG))
     record = json.loads((back / "config.json").read_text())
     assert record["config"]["method"] == "lora" and record["total_steps"] == 2
-    before = evaluate.evaluate(str(back), "calibration")
+    before = evaluation.evaluate(str(back), "calibration")
     assert before["step"] == 0 and before["temperature"] == 2.0
-    opened = evaluate.open_run(str(back))
+    opened = evaluation.open_run(str(back))
     assert cli.main(["train", f"--workdir={back}"]) == 0
     summary = json.loads((back / "summary.json").read_text())
     rows = [json.loads(x) for x in (back / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows if r["split"] == "train"] == [1, 2]
-    after = evaluate.evaluate(str(back), "calibration")
+    after = evaluation.evaluate(str(back), "calibration")
     # the imported state competes: what is chosen is never worse on the split
     assert after["uncalibrated"]["nll"] <= before["uncalibrated"]["nll"] + 1e-6
     assert summary["step"] in (0, 2)
-    trained = evaluate.open_run(str(back))
+    trained = evaluation.open_run(str(back))
     if summary["step"]:
         moved = trained.trainable["lora"]["q"]["b"] - opened.trainable["lora"]["q"]["b"]
         assert 0 < float(np.abs(moved).max()) < 0.05, "it went on from the adapter"
@@ -119,7 +121,7 @@ def test_a_saved_hyper_network_of_the_reference_comes_in(file, tmp_path):
     factors = beside(tmp_path / "beside.npz", wanted, tensors)
     back = str(tmp_path / "back")
     imports.import_adapter(str(path), back, str(golden.ROOT / "base"), config, factors)
-    run = evaluate.open_run(back)
+    run = evaluation.open_run(back)
     assert run.bench.settings.method == wanted.method
     assert run.bench.settings.hyper.a == wanted.hyper.a
     predict = jax.jit(run.bench.model.predictor.predict)
@@ -139,6 +141,6 @@ def test_saved_states_that_cannot_be_taken_up(tmp_path):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
     config = from_dict(CONFIG | {"hyper": {"a": "random"}})
     back = imports.import_adapter(str(path), str(tmp_path / "any"), model, config)
-    run = evaluate.open_run(str(back))
+    run = evaluation.open_run(str(back))
     assert run.bench.settings.hyper.a == "random"
     assert run.frozen["hyper"]["a"]["q"].shape == (3, 32, 4)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypelora_jax import lora as lora_lib
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.presets import max_tokens, preset, site_dims
-from hypelora_jax.types import UserError
+from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.encoder import encoder
+from hypelora_jax.families.sizes import max_tokens, preset, site_dims
 
 ROBERTA = preset("tiny")
 BERT = replace(ROBERTA, family="bert", pad_id=0, type_vocab=2, max_positions=16)

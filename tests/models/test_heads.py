@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypelora_jax.models.heads import head
-from hypelora_jax.models.presets import preset
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sequence_head import head
+from hypelora_jax.families.sizes import preset
 
 ROBERTA = preset("tiny")
 BERT = replace(ROBERTA, family="bert", pad_id=0)

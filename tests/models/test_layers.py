@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from hypelora_jax.models.layers import (
+from hypelora_jax.families.blocks import (
     ACTIVATION,
     LayerNorm,
     LoraDense,

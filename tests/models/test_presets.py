@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from hypelora_jax.models.presets import max_tokens, preset, site_dims
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import max_tokens, preset, site_dims
 
 
 def test_presets_have_their_published_sizes():

@@ -14,8 +14,9 @@ import transformers
 from parity import golden
 
 import hypelora_jax
-from hypelora_jax import evaluate, exports, imports
-from hypelora_jax.interop import hf
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.exchange import exports, imports
+from hypelora_jax.interop import huggingface
 from hypelora_jax.interop.base import resolve
 
 # peft 0.21 asks transformers 5.23 for a name that goes with its version 6
@@ -61,7 +62,7 @@ def load_adapter(path, base, outputs):
 
 def check(run, tmp_path, base, task, tolerance):
     """Adapter and merged folder against the run; how far the adapter is from none."""
-    config = evaluate.open_run(str(run)).bench.base.config
+    config = evaluation.open_run(str(run)).bench.base.config
     batch, outputs = batch_of(config), benches.TASKS[task].num_outputs
     wanted = benches.logits(run, batch)
     (adapter,) = exports.export(str(run), str(tmp_path / "adapter"))
@@ -130,7 +131,7 @@ def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
     model.save_pretrained(tmp_path / "theirs")
     back = tmp_path / "back"
     imports.import_adapter(str(tmp_path / "theirs"), str(back), BASE)
-    batch = batch_of(hf.load_config(BASE))
+    batch = batch_of(huggingface.load_config(BASE))
     wanted = torch_logits(model, batch)
     np.testing.assert_allclose(benches.logits(back, batch), wanted, rtol=0, atol=1e-5)
     (out,) = exports.export(str(back), str(tmp_path / "out"))

@@ -8,12 +8,12 @@ import pytest
 import torch
 import transformers
 
-from hypelora_jax.interop import hf
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.encoder import encoder
+from hypelora_jax.families.sequence_head import head
+from hypelora_jax.families.sizes import preset
+from hypelora_jax.interop import huggingface
 from hypelora_jax.interop.base import load, resolve
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
-from hypelora_jax.models.presets import preset
-from hypelora_jax.types import UserError
 
 SIZES = {
     "vocab_size": 60,
@@ -98,7 +98,7 @@ def roberta_base(tmp_path_factory):
 @pytest.mark.parametrize("lengths, total", [((20, 3, 11, 1), 24), ((16, 16), 16)])
 def test_random_roberta_base_logits(roberta_base, lengths, total):
     model, folder = roberta_base
-    assert hf.load_config(folder) == preset("roberta_base")
+    assert huggingface.load_config(folder) == preset("roberta_base")
     batch = make_batch(preset("roberta_base"), lengths, total)
     wanted = run_torch(model, batch).logits.numpy()
     got = our_logits(folder, batch, 2)
@@ -110,12 +110,14 @@ def test_roberta_for_sequence_classification(tmp_path, labels):
     config = transformers.RobertaConfig(**ROBERTA, num_labels=labels)
     model = shake(transformers.RobertaForSequenceClassification(config))
     model.save_pretrained(tmp_path)
-    batch = make_batch(hf.load_config(tmp_path), (9, 4), 10)
+    batch = make_batch(huggingface.load_config(tmp_path), (9, 4), 10)
     wanted = run_torch(model, batch).logits.numpy()
     got = our_logits(tmp_path, batch, labels)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
-    tensors = hf.read_tensors(tmp_path)
-    _, report = hf.from_hf(hf.load_config(tmp_path), tensors, 5 - labels)
+    tensors = huggingface.read_tensors(tmp_path)
+    _, report = huggingface.from_hf(
+        huggingface.load_config(tmp_path), tensors, 5 - labels
+    )
     assert report.fresh == ("head/out",)
 
 
@@ -124,7 +126,7 @@ def test_bert_for_sequence_classification(tmp_path):
     model = shake(transformers.BertForSequenceClassification(config))
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert (tmp_path / "model.safetensors.index.json").exists()
-    batch = make_batch(hf.load_config(tmp_path), (9, 4), 10)
+    batch = make_batch(huggingface.load_config(tmp_path), (9, 4), 10)
     wanted = run_torch(model, batch).logits.numpy()
     got = our_logits(tmp_path, batch, 3)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
@@ -132,8 +134,8 @@ def test_bert_for_sequence_classification(tmp_path):
 
 def check_states(model, encoder_of_model, folder, fresh):
     """The saved file gives the states of the model's own encoder."""
-    config = hf.load_config(folder)
-    params, report = hf.from_hf(config, hf.read_tensors(folder), 2)
+    config = huggingface.load_config(folder)
+    params, report = huggingface.from_hf(config, huggingface.read_tensors(folder), 2)
     assert report.fresh == fresh
     batch = make_batch(config, (9, 4), 10)
     wanted = run_torch(encoder_of_model, batch).last_hidden_state.numpy()
@@ -180,7 +182,7 @@ def test_half_precision_files(tmp_path, dtype):
     model = shake(transformers.RobertaForSequenceClassification(config))
     model.to(getattr(torch, dtype)).save_pretrained(tmp_path)
     model.to(torch.float32)
-    batch = make_batch(hf.load_config(tmp_path), (9, 4), 10)
+    batch = make_batch(huggingface.load_config(tmp_path), (9, 4), 10)
     wanted = run_torch(model, batch).logits.numpy()
     got = our_logits(tmp_path, batch, 2)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5)
@@ -196,7 +198,7 @@ def test_transformers_loads_what_we_save(tmp_path, family, shard):
         "backbone": encoder(config).init(jax.random.key(0)),
         "head": head(config, 3).init(jax.random.key(1)),
     }
-    hf.save_folder(
+    huggingface.save_folder(
         tmp_path, config, params, max_shard_bytes=shard, labels=["a", "b", "c"]
     )
     auto = transformers.AutoModelForSequenceClassification

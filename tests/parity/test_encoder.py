@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from parity import golden
 
+from hypelora_jax.families.encoder import encoder
+from hypelora_jax.families.sequence_head import head
 from hypelora_jax.interop.base import load, resolve
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@
 import jax
 
 from hypelora_jax import trees
+from hypelora_jax.config.settings import from_dict
 from hypelora_jax.plan.program import Step
-from hypelora_jax.settings import from_dict
 
 
 def summed(step: Step) -> int:

@@ -6,8 +6,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.plan import cost, hlo
-from hypelora_jax.settings import MeshConfig
 from hypelora_jax.sharding.mesh import make_mesh
 
 LOOP = """HloModule m, is_scheduled=true

@@ -5,10 +5,10 @@ import pytest
 from plan.sizes import settings
 
 from hypelora_jax import trees
+from hypelora_jax.errors import UserError
 from hypelora_jax.plan import program
 from hypelora_jax.plan.topology import topology
-from hypelora_jax.train import setup
-from hypelora_jax.types import UserError
+from hypelora_jax.train import session
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,9 +29,9 @@ def eight():
 def test_the_state_planned_for_is_the_state_trained(sections):
     config = settings(**sections)
     where = topology("cpu-1")
-    corpus = setup.load_corpus(config)
-    bench = setup.workbench(config, corpus.task)
-    state, _, _ = setup.start(bench, 10)
+    corpus = session.load_corpus(config)
+    bench = session.workbench(config, corpus.task)
+    state, _, _ = session.start(bench, 10)
     step = program.build(config, where)
     planned, frozen, _ = step.arguments
 

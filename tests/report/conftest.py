@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.report import predictions
+from hypelora_jax.run import predictions
 
 
 def _write_split(folder, logits, labels, temperature, scores):

@@ -3,9 +3,10 @@ import json
 import numpy as np
 import pytest
 
-from hypelora_jax.calibration import metrics, scores
-from hypelora_jax.report import beside, compare, figures, runs
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration import metrics
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.errors import UserError
+from hypelora_jax.report import beside, comparison, figures, runs
 
 PAPER = {("lora", "mcc"): beside.Published(0.6394, 0.0021)}
 PAPER |= {("lora", "ece"): beside.Published(0.043, None)}
@@ -22,7 +23,7 @@ def test_one_seed_has_intervals_over_examples(make_run):
     for name in ("mcc", "ece"):
         assert held[name].low < held[name].value < held[name].high
     told = every["tace_0.01_reference"]
-    assert held["tace_0.01_reference"] == compare.Cell(told), "has no interval"
+    assert held["tace_0.01_reference"] == comparison.Cell(told), "has no interval"
     assert beside.cells(method, ("mcc",), replicas=0)["mcc"].low is None
 
 

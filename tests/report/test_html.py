@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from hypelora_jax.errors import UserError
 from hypelora_jax.report import figures, html, markup, plots, runs, tables
-from hypelora_jax.types import UserError
 
 VOID = ("img", "meta")
 # What makes a browser ask for something when it opens a page.

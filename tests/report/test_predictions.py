@@ -5,8 +5,8 @@ import pytest
 from etils import epath
 
 from hypelora_jax.calibration import metrics
-from hypelora_jax.report import predictions
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.run import predictions
 
 PROBS = np.array([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]])
 LABELS = np.array([0, 1, 1])

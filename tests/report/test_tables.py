@@ -6,8 +6,8 @@ import re
 import rich.console
 
 from hypelora_jax.calibration import calibrators
-from hypelora_jax.report import results, runs, sets, tables
-from hypelora_jax.report.compare import Cell, Row
+from hypelora_jax.report import result_tables, runs, sets, tables
+from hypelora_jax.report.comparison import Cell, Row
 
 
 def test_before_after_table(make_run):
@@ -75,7 +75,7 @@ ROWS = [
 
 
 def test_table_of_methods():
-    table = results.table("test", ROWS)
+    table = result_tables.table("test", ROWS)
     assert table.columns == ("method", "calibrator", "N", "MCC", "NLL")
     assert table.rows == (
         ("lora", "-", "600", "0.3000", "0.5000\n[0.4000, 0.6000]"),
@@ -89,12 +89,12 @@ def test_table_of_methods():
         ("minus lora", "", "", "+0.0100", "-0.1000\n[-0.2000, +0.0000]\np = 0.049"),
     )
     assert table.sections == (1, 3)
-    assert results.p_value(0.0004) == "p < 0.001"
+    assert result_tables.p_value(0.0004) == "p < 0.001"
 
 
 def test_csv_is_tidy_and_in_full_precision():
     third = Row("x", 1, 3, "-", {"nll": Cell(1 / 3, 0.1, 0.7)}, {})
-    text = results.to_csv(
+    text = result_tables.to_csv(
         {("test", "as trained"): ROWS, ("test", "calibrated"): [third]}
     )
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -112,17 +112,17 @@ def test_csv_is_tidy_and_in_full_precision():
 
 
 def test_the_error_stands_beside_its_noise_floor():
-    assert results.checks("title", ROWS) is None
+    assert result_tables.checks("title", ROWS) is None
     held = {"ece": Cell(0.02), "ece_noise_floor": Cell(0.018)}
     p = [Cell(0.4), Cell(0.0002), Cell(0.2, values=(0.01, 0.39))]
     rows = [Row("x", 1, 9, "-", {**held, "consistency_p": one}, {}) for one in p]
-    table = results.checks("title", rows)
+    table = result_tables.checks("title", rows)
     assert [row[2:] for row in table.rows] == [
         ("0.0200", "0.0180", "0.400", "not to be told from noise"),
         ("0.0200", "0.0180", "< 0.001", "yes"),
         ("0.0200", "0.0180", "0.010 to 0.390", "yes for 1 of 2 seeds"),
     ]
-    assert "consistency_p" not in results.to_csv({("a", "b"): rows[2:]})
+    assert "consistency_p" not in result_tables.to_csv({("a", "b"): rows[2:]})
 
 
 def _with_sets(name, *coverages):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hypelora_jax.calibration import calibrators, metrics
+from hypelora_jax.errors import UserError
 from hypelora_jax.report import html, runs, tables
-from hypelora_jax.types import UserError
 
 
 def test_load_run(make_run):

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from hypelora_jax.serve import guard as guards
+from hypelora_jax.serve import limits as guards
 from hypelora_jax.serve.batching import best_rows
-from hypelora_jax.serve.guard import Limits, guarded
+from hypelora_jax.serve.limits import Limits, guarded
 from hypelora_jax.serve.meters import KEPT, Meters, prometheus
 
 

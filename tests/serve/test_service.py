@@ -13,8 +13,8 @@ import serving
 from prometheus_client import parser
 
 import hypelora_jax
-from hypelora_jax.serve import batching, server, shelf
-from hypelora_jax.serve.guard import Limits
+from hypelora_jax.serve import adapter_pool, batching, server
+from hypelora_jax.serve.limits import Limits
 
 TEXTS = [f"{n} " + "word " * (n % 6) for n in range(24)]
 LIMITS = Limits(max_body=20_000, max_texts=30, max_chars=500)
@@ -41,7 +41,7 @@ def workdirs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def adapters(workdirs):
-    return shelf.open_all(list(workdirs.values()), batch_sizes=(8,))
+    return adapter_pool.open_all(list(workdirs.values()), batch_sizes=(8,))
 
 
 @pytest.fixture(scope="module")

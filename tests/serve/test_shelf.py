@@ -9,9 +9,10 @@ import benches
 import pytest
 import serving
 
-from hypelora_jax import cli, folder, store
-from hypelora_jax.serve import server, shelf
-from hypelora_jax.types import UserError
+from hypelora_jax import cli, files
+from hypelora_jax.errors import UserError
+from hypelora_jax.run import records
+from hypelora_jax.serve import adapter_pool, server
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +21,15 @@ def run(tmp_path_factory):
 
 
 def test_names_are_as_long_as_they_must_be():
-    assert list(shelf.names_of(["runs/cola/", "/x/mrpc"])) == ["cola", "mrpc"]
+    assert list(adapter_pool.names_of(["runs/cola/", "/x/mrpc"])) == ["cola", "mrpc"]
     same = ["runs/cola/seed_0", "runs/mrpc/seed_0", "runs/mrpc/seed_1"]
-    assert list(shelf.names_of(same)) == ["cola/seed_0", "mrpc/seed_0", "mrpc/seed_1"]
+    assert list(adapter_pool.names_of(same)) == [
+        "cola/seed_0",
+        "mrpc/seed_0",
+        "mrpc/seed_1",
+    ]
     with pytest.raises(UserError, match="runs/x/ stands there twice"):
-        shelf.names_of(["runs/y", "runs/x/", "runs/x"])
+        adapter_pool.names_of(["runs/y", "runs/x/", "runs/x"])
 
 
 def test_batch_sizes_end_with_the_largest():
@@ -34,12 +39,12 @@ def test_batch_sizes_end_with_the_largest():
 
 
 def test_other_weights_are_refused_before_any_is_loaded(run, tmp_path):
-    record = folder.read_json(run / "config.json")
+    record = records.read_json(run / "config.json")
     record["model"] |= {"sha256": "ab", "name": "another"}
-    other = folder.open_workdir(str(tmp_path / "other"))
-    store.write_json(other / "config.json", record)
+    other = records.open_workdir(str(tmp_path / "other"))
+    files.write_json(other / "config.json", record)
     with pytest.raises(UserError, match="other adapts another and run adapts .*tiny"):
-        shelf.open_all([str(run), str(other)], (8,))
+        adapter_pool.open_all([str(run), str(other)], (8,))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +58,7 @@ def test_runs_that_share_no_backbone(run, tmp_path, monkeypatch, mode, more, mes
     monkeypatch.setitem(benches.MODES, "full", ("full", {}))
     other = benches.run_folder(tmp_path / "other", mode, **more)
     with pytest.raises(UserError, match=message):
-        shelf.open_all([str(run), str(other)], (8,))
+        adapter_pool.open_all([str(run), str(other)], (8,))
 
 
 @pytest.mark.parametrize(

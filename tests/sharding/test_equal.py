@@ -10,7 +10,7 @@ from sharding.sharded import batch, host, mesh_of, ready, same, settings, train,
 from hypelora_jax import trees
 from hypelora_jax.plan import hlo
 from hypelora_jax.sharding.mesh import put_batch
-from hypelora_jax.train import setup, validate
+from hypelora_jax.train import scoring, session
 
 METHODS = ("lora", "hyper_mlp", "hyper_transformer", "full")
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
@@ -102,15 +102,15 @@ def judged(sizes):
         "data": {"source": "synthetic", "num_examples": 64, "max_length": 32},
     }
     config = tiny.settings("hyper_mlp", **sections)
-    corpus = setup.load_corpus(config)
-    bench = setup.workbench(config, corpus.task, mesh=mesh_of(sizes))
-    data = setup.plan(bench, corpus).datasets["validation"]
+    corpus = session.load_corpus(config)
+    bench = session.workbench(config, corpus.task, mesh=mesh_of(sizes))
+    data = session.plan(bench, corpus).datasets["validation"]
     data = data._replace(label=data.label[:45], ids=data.ids[:45], soft=None)
     encoded = data.encoded._replace(
         ids=data.encoded.ids[:45], types=data.encoded.types[:45]
     )
-    logits = validate.split_logits(
-        validate.forward(bench.model, bench.mesh),
+    logits = scoring.split_logits(
+        scoring.forward(bench.model, bench.mesh),
         bench.trainable,
         bench.frozen,
         np.zeros((), np.float32),
@@ -119,7 +119,7 @@ def judged(sizes):
         6,  # 8 devices cannot cut this: evaluation makes it 8
     )
     params = host(trees.union(bench.trainable, bench.frozen))
-    return params, logits, validate.judge(corpus.task, logits, data.label)
+    return params, logits, scoring.judge(corpus.task, logits, data.label)
 
 
 @pytest.mark.soak  # in short: tests/sharding/test_processes.py

@@ -6,15 +6,16 @@ import tiny
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
-from hypelora_jax import assemble, trees
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
-from hypelora_jax.models.presets import PRESETS
-from hypelora_jax.settings import OptimConfig
+from hypelora_jax import model as model_lib
+from hypelora_jax import trees
+from hypelora_jax.config.settings import OptimConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.encoder import encoder
+from hypelora_jax.families.sequence_head import head
+from hypelora_jax.families.sizes import PRESETS
 from hypelora_jax.sharding import rules
-from hypelora_jax.train import optim
+from hypelora_jax.train import optimizer
 from hypelora_jax.train.state import init_state, state_shardings
-from hypelora_jax.types import UserError
 
 PAPER = {"widths": (2048, 2048), "cond_dim": 128}
 BIG = {"width": 1024, "heads": 16, "depth": 2, "ff": 2048, "cond_dim": 128}
@@ -31,16 +32,16 @@ def shapes(method, preset="roberta_large", **sections):
     sections["lora"] = {"rank": 8, "targets": "all-linear"}
     settings = tiny.settings(method, **sections)
     config = PRESETS[preset]
-    model = assemble.build(settings, config, 2)
+    model = model_lib.build(settings, config, 2)
 
     def draw(key):
         base = {
             "backbone": encoder(config).init(key),
             "head": head(config, 2).init(key),
         }
-        return assemble.init_params(model, key, base)
+        return model_lib.init_params(model, key, base)
 
-    return assemble.split(settings, jax.eval_shape(draw, jax.random.key(0)))
+    return model_lib.split(settings, jax.eval_shape(draw, jax.random.key(0)))
 
 
 @pytest.mark.parametrize("sizes", [(256, 1, 1), (16, 16, 1), (16, 4, 4), (1, 16, 16)])
@@ -48,7 +49,7 @@ def shapes(method, preset="roberta_large", **sections):
 def test_roberta_large_on_256_chips(method, sizes):
     mesh = abstract_mesh(*sizes)
     trainable, frozen = shapes(method)
-    tx = optim.optimizer(OptimConfig(), 10)
+    tx = optimizer.optimizer(OptimConfig(), 10)
     state = jax.eval_shape(lambda p: init_state(p, tx, jax.random.key(0)), trainable)
     where = state_shardings(state, tx, mesh, "roberta")
     assert jax.tree.structure(where) == jax.tree.structure(state)
@@ -65,7 +66,7 @@ def test_roberta_large_on_256_chips(method, sizes):
 
 def test_moments_follow_their_parameter_and_the_rest_is_whole():
     trainable, _ = shapes("hyper_mlp")
-    tx = optim.optimizer(OptimConfig(), 10)
+    tx = optimizer.optimizer(OptimConfig(), 10)
     state = jax.eval_shape(lambda p: init_state(p, tx, jax.random.key(0)), trainable)
     where = state_shardings(state, tx, abstract_mesh(4, 2, 2), "roberta")
     (adam,) = [s for s in where.opt_state if hasattr(s, "mu")]

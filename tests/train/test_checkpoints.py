@@ -14,11 +14,11 @@ import optax
 import pytest
 from etils import epath
 
-from hypelora_jax.train import manifest, stored
-from hypelora_jax.train.checkpoints import Checkpoints
+from hypelora_jax.errors import UserError
+from hypelora_jax.train.checkpoint import manifest, selection
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.checkpoint.selection import Selection
 from hypelora_jax.train.state import TrainState
-from hypelora_jax.train.stored import Selection
-from hypelora_jax.types import UserError
 
 PROGRESS = ("best", "bad_epochs")
 DATA = "process_0-of-1.json"
@@ -181,7 +181,7 @@ def test_an_unfinished_save_is_no_checkpoint(workdir):
         save(saved, 3)
         saved.wait()
         assert restored(saved) == 3
-    assert stored.steps(folder) == [2, 3]
+    assert selection.steps(folder) == [2, 3]
     assert not (folder / "3.orbax-checkpoint-tmp").exists()
 
 
@@ -194,7 +194,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path):
         saved.wait()
         assert saved.best() == 4, "the latest among equals"
         assert restored(saved) == 6
-    assert stored.complete(saved.directory) == [4, 5, 6]
+    assert selection.complete(saved.directory) == [4, 5, 6]
 
 
 def test_a_save_in_the_background_keeps_the_values_of_its_step(tmp_path):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import tiny
 
-from hypelora_jax import assemble
-from hypelora_jax.settings import MeshConfig
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import MeshConfig
+from hypelora_jax.errors import UserError
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train.guard import Guard, all_finite
-from hypelora_jax.train.optim import blend_alpha, optimizer
+from hypelora_jax.train.divergence import Guard, all_finite
+from hypelora_jax.train.optimizer import blend_alpha, optimizer
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import UserError
 
 YES, NO = jnp.asarray(True), jnp.asarray(False)
 
@@ -51,7 +51,7 @@ def test_all_finite(bad):
 def test_a_skipped_step_leaves_every_bit_but_its_number(skip):
     config = tiny.settings("lora")
     model = tiny.model(config)
-    trainable, frozen = assemble.split(config, tiny.params(config, model))
+    trainable, frozen = model_lib.split(config, tiny.params(config, model))
     tx, alpha = optimizer(config.optim, 4), blend_alpha(config.blend, 4, 1)
     mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
     step = build_step(model, tx, alpha, mesh, skip_nonfinite=skip)

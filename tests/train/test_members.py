@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
-from hypelora_jax import assemble
-from hypelora_jax.rng import named_keys
-from hypelora_jax.settings import MeshConfig, Settings
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import MeshConfig, Settings
+from hypelora_jax.keys import named_keys
 from hypelora_jax.sharding.mesh import make_mesh, replicated
-from hypelora_jax.train import members, optim
+from hypelora_jax.train import ensembles, optimizer
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
 
@@ -29,28 +29,28 @@ def ensemble(kind: str, method: str, **sections) -> Settings:
     return dataclasses.replace(config, uncertainty=uncertainty)
 
 
-def seeds_of(config: Settings, model: assemble.Model) -> list:
+def seeds_of(config: Settings, model: model_lib.Model) -> list:
     """(trainable, frozen) of K seeds with one backbone, factors not zero."""
     base, parts = tiny.base(), []
     for k in range(K):
-        params = assemble.init_params(model, jax.random.key(k), base)
+        params = model_lib.init_params(model, jax.random.key(k), base)
         own = {n: x for n, x in params.items() if n != "backbone"}
         if config.method != "full":
             own = tiny.shaken(own, seed=k + 1)
-        parts.append(assemble.split(config, {**params, **own}))
+        parts.append(model_lib.split(config, {**params, **own}))
     return parts
 
 
 def trainer(config, model, seeds):
     """`train(trainable, frozen, keys)`: state and info after a few steps."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    tx = optim.optimizer(config.optim, STEPS)
-    alpha = optim.blend_alpha(config.blend, STEPS)
+    tx = optimizer.optimizer(config.optim, STEPS)
+    alpha = optimizer.blend_alpha(config.blend, STEPS)
     step = build_step(model, tx, alpha, mesh, seeds=seeds)
     whole = replicated(mesh)  # as the loop places it: one trace
 
     def train(trainable, frozen, keys):
-        state = jax.device_put(members.start(trainable, tx, keys), whole)
+        state = jax.device_put(ensembles.start(trainable, tx, keys), whole)
         for i in range(STEPS):
             state, info = step(state, frozen, tiny.batch(seed=i))
         return state, info
@@ -71,14 +71,14 @@ def test_seeds_under_vmap_equal_the_same_seeds_alone(method, sections):
     model = tiny.model(config)
     parts = seeds_of(config, model)
     keys = [jax.random.key(10 + k) for k in range(K)]
-    trainable, frozen = members.stack(parts)
+    trainable, frozen = ensembles.stack(parts)
     assert frozen["backbone"] is parts[0][1]["backbone"], "one frozen backbone"
     state, info = trainer(config, model, K)(trainable, frozen, keys)
     assert state.step.shape == () and int(state.step) == STEPS
     losses, train = [], trainer(config, model, 1)
     for k, (own, own_frozen) in enumerate(parts):
         alone, alone_info = train(own, own_frozen, keys[k : k + 1])
-        got, got_frozen = members.member(config, state.params, frozen, k)
+        got, got_frozen = ensembles.member(config, state.params, frozen, k)
         chex.assert_trees_all_close(got, alone.params, atol=1e-5, rtol=0)
         chex.assert_trees_all_equal(got_frozen, own_frozen)
         key_k = jax.random.key_data(state.key[k])
@@ -93,11 +93,11 @@ def test_each_row_trains_the_member_it_is_dealt_to():
     model = tiny.model(config)
     params = tiny.params(config, model)
     own = {n: x for n, x in params.items() if n != "backbone"}
-    trainable, frozen = assemble.split(config, {**params, **tiny.shaken(own)})
+    trainable, frozen = model_lib.split(config, {**params, **tiny.shaken(own)})
     assert trainable["cond"]["embedding"].shape[0] == K
     batch = tiny.batch(rows=6)
     batch["weight"] = jnp.asarray([1, 1, 1, 1, 1, 0], jnp.float32)
-    dealt = members.dealt(batch, jnp.asarray(2), K)
+    dealt = ensembles.dealt(batch, jnp.asarray(2), K)
     np.testing.assert_array_equal(dealt["member"], [2, 0, 1, 2, 0, 1])
     keys = named_keys(jax.random.key(0), 0, "adapt", "rows")
 
@@ -110,7 +110,7 @@ def test_each_row_trains_the_member_it_is_dealt_to():
     alone = grads_of(tiny.settings("hyper_mlp"))
     sums, embedding = [], []
     for k in range(K):
-        one, _ = members.member(config, trainable, frozen, k)
+        one, _ = ensembles.member(config, trainable, frozen, k)
         mine = jnp.asarray(dealt["member"] == k, jnp.float32)
         rows = {**batch, "weight": batch["weight"] * mine}
         loss_k, weight_k, grads_k = alone(one, rows)
@@ -131,10 +131,10 @@ def test_a_member_of_a_hyper_ensemble_is_an_ordinary_tree():
     config = ensemble("hyper_ensemble", "hyper_mlp")
     model, plain = tiny.model(config), tiny.settings("hyper_mlp")
     params = tiny.params(config, model)
-    trainable, frozen = assemble.split(config, params)
+    trainable, frozen = model_lib.split(config, params)
     wanted = jax.eval_shape(lambda: tiny.params(plain, tiny.model(plain)))
     for k in range(K):
-        one, rest = members.member(config, trainable, frozen, k)
+        one, rest = ensembles.member(config, trainable, frozen, k)
         chex.assert_trees_all_equal_shapes_and_dtypes({**rest, **one}, wanted)
         own = one["cond"]["embedding"]
         np.testing.assert_array_equal(own, params["cond"]["embedding"][k])
@@ -143,24 +143,24 @@ def test_a_member_of_a_hyper_ensemble_is_an_ordinary_tree():
 
 def test_dealing_moves_on_with_the_steps():
     batch = tiny.batch(rows=K)
-    seen = [members.dealt(batch, jnp.asarray(s), K)["member"][0] for s in range(K)]
+    seen = [ensembles.dealt(batch, jnp.asarray(s), K)["member"][0] for s in range(K)]
     assert sorted(map(int, seen)) == list(range(K))
 
 
 def test_one_seed_starts_as_an_ordinary_run():
     config = tiny.settings("lora")
-    trainable, _ = assemble.split(config, tiny.params(config, tiny.model(config)))
-    tx = optim.optimizer(config.optim, STEPS)
+    trainable, _ = model_lib.split(config, tiny.params(config, tiny.model(config)))
+    tx = optimizer.optimizer(config.optim, STEPS)
     key = jax.random.key(3)
-    got, wanted = members.start(trainable, tx, [key]), init_state(trainable, tx, key)
+    got, wanted = ensembles.start(trainable, tx, [key]), init_state(trainable, tx, key)
     chex.assert_trees_all_equal(got, wanted)
-    assert members.member(config, trainable, {}, 0) == (trainable, {})
+    assert ensembles.member(config, trainable, {}, 0) == (trainable, {})
 
 
 def test_temperatures_of_seeds_are_their_own():
     config = ensemble("deep_ensemble", "lora", loss={"temperature": "learned"})
     trainable = {"loss": {"log_t": jnp.log(jnp.asarray([1.0, 2.0, 4.0]))}}
-    np.testing.assert_allclose(members.temperatures(config, trainable), [1, 2, 4])
+    np.testing.assert_allclose(ensembles.temperatures(config, trainable), [1, 2, 4])
     logits_KNY = np.random.default_rng(0).normal(size=(K, 5, 2))
-    _, temperature = members.pool(config, trainable, logits_KNY)
+    _, temperature = ensembles.pool(config, trainable, logits_KNY)
     assert temperature == pytest.approx(1.0)

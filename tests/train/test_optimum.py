@@ -15,14 +15,14 @@ import scipy.special
 from etils import epath
 from optimum import CLAIMS
 
-from hypelora_jax.calibration import losses
-from hypelora_jax.models import presets
-from hypelora_jax.settings import Settings, from_dict
-from hypelora_jax.train import loop, setup, validate
+from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax.families import sizes
+from hypelora_jax.objectives import training_loss
+from hypelora_jax.train import loop, scoring, session
 
 pytestmark = pytest.mark.soak
 PLAIN = dataclasses.replace(
-    presets.preset("tiny"), hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0
+    sizes.preset("tiny"), hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0
 )
 
 
@@ -43,14 +43,14 @@ def settings(loss: dict, **sections) -> Settings:
 
 def fit(config: Settings, workdir, backbone=None):
     """(trained parameters, raw logits (N, Y) on test, true probabilities)."""
-    corpus = setup.load_corpus(config)
-    bench = setup.workbench(config, corpus.task)
+    corpus = session.load_corpus(config)
+    bench = session.workbench(config, corpus.task)
     if backbone is not None:
         bench = bench._replace(frozen={**bench.frozen, "backbone": backbone})
-    plan = setup.plan(bench, corpus)
+    plan = session.plan(bench, corpus)
     got = loop.train(bench, plan, epath.Path(workdir), progress=False)
-    run, data = validate.forward(bench.model, bench.mesh), plan.datasets["test"]
-    logits = validate.split_logits(
+    run, data = scoring.forward(bench.model, bench.mesh), plan.datasets["test"]
+    logits = scoring.split_logits(
         run, got.trainable, got.frozen, got.alpha, data, plan.edges, 64
     )
     return got.trainable, logits.astype(np.float64), data.soft.astype(np.float64)
@@ -68,7 +68,7 @@ def entropy(p_NY):
 def encoder(tmp_path_factory):
     """Backbone that knows the grammar, from random weights by cross-entropy alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(presets.PRESETS, "tiny_plain", PLAIN)
+        patch.setitem(sizes.PRESETS, "tiny_plain", PLAIN)
         config = settings({}, method="full", optim={"lr": 4e-3, "num_epochs": 18})
         trained, z_NY, p_NY = fit(config, tmp_path_factory.mktemp("full"))
         print(f"full: NLL {nll(p_NY, z_NY):.5f}, entropy {entropy(p_NY):.5f}")
@@ -90,7 +90,7 @@ def test_training_reaches_the_optimum(encoder, tmp_path, name):
     trained, z_NY, p_NY = fit(config, tmp_path / "run", encoder)
     t = claim.config.temperature
     if t == "learned":
-        t = losses.temperature_of(trained["loss"])
+        t = training_loss.temperature_of(trained["loss"])
     z_NY = z_NY / (t if claim.config.anneal == "none" else 1.0)
     if claim.proper:
         got, wanted = nll(p_NY, z_NY), entropy(p_NY)
@@ -105,7 +105,7 @@ def test_training_reaches_the_optimum(encoder, tmp_path, name):
 
 def loss_of(config, p_NY, z_NY) -> np.ndarray:
     """Loss (N,) over labels drawn from p: these losses are linear in the label."""
-    loss = losses.build(config, regression=False)
+    loss = training_loss.build(config, regression=False)
     with jax.enable_x64(True):
         return np.asarray(loss.apply({}, jax.numpy.asarray(z_NY), p_NY))
 

@@ -3,10 +3,10 @@
 import pytest
 from etils import epath
 
+from hypelora_jax.config.settings import from_dict
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.settings import from_dict
-from hypelora_jax.train import pace, setup, validate
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.train import pace, scoring, session
 
 FAST = pace.Pace(once=20, step=0.1, judging=5, steps=100, examples=3200, batch=32)
 SLOW = FAST._replace(step=0.2)
@@ -56,8 +56,8 @@ def test_a_run_is_measured_and_leaves_nothing(tmp_path):
         }
     )
     found = pace.measure(settings, epath.Path(tmp_path))
-    bench = setup.workbench(settings, setup.load_corpus(settings).task)
-    plan = setup.plan(bench, setup.load_corpus(settings))
+    bench = session.workbench(settings, session.load_corpus(settings).task)
+    plan = session.plan(bench, session.load_corpus(settings))
     assert (found.steps, found.batch) == (plan.steps_per_epoch, 16)
     assert found.examples == len(plan.datasets["train"].ids)
     assert 0 < found.step < 1 and found.once > pace.REPORT and found.judging > 0
@@ -72,7 +72,7 @@ def test_the_best_epoch_by_score_is_the_first_of_equals():
         {"accuracy": 0.5, "f1": 0.6, "nll": 0.2},
     ]
     how = [
-        (by, [validate.selection(by, task, i + 1, e) for i, e in enumerate(epochs)])
+        (by, [scoring.selection(by, task, i + 1, e) for i, e in enumerate(epochs)])
         for by in ("validation_score", "validation", "last")
     ]
     best = {by: min(found, key=lambda s: s.score) for by, found in how}

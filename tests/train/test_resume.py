@@ -9,11 +9,13 @@ import process
 import pytest
 from etils import epath
 
-from hypelora_jax import cli, folder
-from hypelora_jax.data.pipeline import train_iterator
-from hypelora_jax.train import setup, stored
-from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.train.journal import RATES
+from hypelora_jax import cli
+from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.run import records
+from hypelora_jax.run.metric_log import RATES
+from hypelora_jax.train import session
+from hypelora_jax.train.checkpoint import selection
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
 
 STEPS = 12  # of process.TINY
 
@@ -29,16 +31,16 @@ def unbroken(tmp_path_factory):
 def final_state(workdir, steps, epochs):
     """All that the last checkpoint holds, as arrays; the data iterator's state."""
     workdir = epath.Path(workdir)
-    settings = folder.settings_of(folder.saved_record(workdir))
-    corpus = setup.load_corpus(settings)
-    bench = setup.workbench(settings, corpus.task)
-    plan = setup.plan(bench, corpus)
-    state, _, _ = setup.start(bench, plan.total_steps)
-    data, keys = plan.datasets["train"], setup.keys(settings)
+    settings = records.settings_of(records.saved_record(workdir))
+    corpus = session.load_corpus(settings)
+    bench = session.workbench(settings, corpus.task)
+    plan = session.plan(bench, corpus)
+    state, _, _ = session.start(bench, plan.total_steps)
+    data, keys = plan.datasets["train"], session.keys(settings)
     iterator = train_iterator(data, plan.edges, 16, keys.data, epochs)
-    own = setup.own_frozen(bench.frozen)
+    own = session.own_frozen(bench.frozen)
     with Checkpoints(workdir) as saved:
-        got = saved.restore(steps, state, own, stored.Progress._fields, iterator)
+        got = saved.restore(steps, state, own, selection.Progress._fields, iterator)
     key = jax.random.key_data(got.state.key)
     arrays = got.state.step, got.state.params, got.state.opt_state, key, got.frozen
     return arrays, got.progress, iterator.get_state()
@@ -64,7 +66,7 @@ def same_bits(one, two, last=STEPS, epochs=2):
 def newest_array_file(workdir):
     """The biggest file of the newest complete checkpoint: the arrays of the state."""
     folder = workdir / "checkpoints"
-    step = stored.complete(epath.Path(folder))[-1]
+    step = selection.complete(epath.Path(folder))[-1]
     files = [p for p in (folder / str(step)).rglob("*") if p.is_file()]
     return max(files, key=lambda p: p.stat().st_size)
 

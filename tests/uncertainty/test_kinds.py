@@ -7,30 +7,30 @@ import numpy as np
 import pytest
 from uncertain import ALPHA, K, few, opened, softmax, with_kind
 
-from hypelora_jax.data.pipeline import eval_batches
-from hypelora_jax.settings import UncertaintyConfig
-from hypelora_jax.train import members, validate
-from hypelora_jax.types import UserError
-from hypelora_jax.uncertainty import kinds
+from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.data.batches import eval_batches
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import averaging
+from hypelora_jax.train import ensembles, scoring
 
 
 @pytest.fixture(scope="module")
 def plain():
     """An ordinary HypeLoRA model with random A, and what it predicts."""
     chosen, data = opened(few(hyper={"a": "random"}))
-    return chosen, data, kinds.answerer(chosen)(data["validation"]).logits
+    return chosen, data, averaging.answerer(chosen)(data["validation"]).logits
 
 
-def asked(plain, kind: str, **fields) -> kinds.Answer:
+def asked(plain, kind: str, **fields) -> averaging.Answer:
     chosen, data, _ = plain
     own = UncertaintyConfig(kind=kind, **{"samples": K, **fields})
-    bench = kinds.chosen_afterwards(chosen.bench, own)
-    return kinds.answerer(chosen._replace(bench=bench))(data["validation"])
+    bench = averaging.chosen_afterwards(chosen.bench, own)
+    return averaging.answerer(chosen._replace(bench=bench))(data["validation"])
 
 
 def test_none_is_the_ordinary_prediction(plain):
     chosen, data, logits = plain
-    wanted = validate.split_logits(
+    wanted = scoring.split_logits(
         chosen.forward,
         chosen.trainable,
         chosen.frozen,
@@ -77,11 +77,13 @@ def test_mc_dropout_by_default_takes_the_rates_of_training(plain):
 
 def test_each_batch_has_masks_of_its_own(plain):
     chosen, data, _ = plain
-    bench = kinds.chosen_afterwards(chosen.bench, UncertaintyConfig("mc_dropout", K))
+    bench = averaging.chosen_afterwards(
+        chosen.bench, UncertaintyConfig("mc_dropout", K)
+    )
     first = next(eval_batches(data["validation"], chosen.edges, 32))
     twice = {name: first[name] for name in ("ids", "mask", "types")}
-    draw = kinds.dropout.masks(bench.settings, bench.base.config, 2, bench.mesh)(0)
-    params = kinds.trees.union(chosen.trainable, chosen.frozen)
+    draw = averaging.dropout.masks(bench.settings, bench.base.config, 2, bench.mesh)(0)
+    params = averaging.trees.union(chosen.trainable, chosen.frozen)
     lora = draw.adapt(params, ALPHA)
     one, two = (np.asarray(draw.classify(params, lora, twice)) for _ in range(2))
     assert np.abs(one - two).max() > 1e-3
@@ -105,8 +107,8 @@ def test_an_ensemble_of_one_is_the_plain_model_to_the_bit(plain, kind):
         lambda x, y: np.array_equal(x, y), one.trainable, wanted.trainable
     )
     assert all(jax.tree.leaves(same))
-    got = kinds.answerer(one)(data["validation"])
-    logits = kinds.answerer(wanted)(data["validation"]).logits
+    got = averaging.answerer(one)(data["validation"])
+    logits = averaging.answerer(wanted)(data["validation"]).logits
     assert got.members is None and got.logits.tobytes() == logits.tobytes()
 
 
@@ -116,24 +118,24 @@ def test_a_member_of_a_stack_predicts_as_it_does_alone():
         (opened(few(method="lora"), s)[0].trainable, chosen.frozen)
         for s in (0.1, 0.3, 0.5)
     ]
-    trainable, frozen = members.stack(parts)
+    trainable, frozen = ensembles.stack(parts)
     settings = with_kind(chosen.bench.settings, "deep_ensemble")
     stacked = chosen._replace(
         bench=chosen.bench._replace(settings=settings),
         trainable=trainable,
         frozen=frozen,
     )
-    answer = kinds.answerer(stacked)(data["validation"])
+    answer = averaging.answerer(stacked)(data["validation"])
     for own_NY, (own, own_frozen) in zip(answer.members, parts, strict=True):
         alone = chosen._replace(trainable=own, frozen=own_frozen)
-        logits = kinds.answerer(alone)(data["validation"]).logits
+        logits = averaging.answerer(alone)(data["validation"]).logits
         assert own_NY.tobytes() == logits.tobytes()
 
 
 def test_features_end_in_the_logits(plain):
     chosen, data, logits = plain
-    features_ND = kinds.features(chosen)(data["validation"])
-    last = kinds._last_layer(chosen)
+    features_ND = averaging.features(chosen)(data["validation"])
+    last = averaging._last_layer(chosen)
     got = features_ND.astype(np.float64) @ last[:-1] + last[-1]
     np.testing.assert_allclose(got, logits, atol=1e-5)
 
@@ -142,11 +144,13 @@ def test_features_end_in_the_logits(plain):
 def test_laplace_flattens_the_prediction_and_keeps_its_mean(plain, link):
     chosen, data, logits = plain
     own = UncertaintyConfig("laplace", 200, link=link)
-    bench = kinds.chosen_afterwards(chosen.bench, own)
+    bench = averaging.chosen_afterwards(chosen.bench, own)
     run = chosen._replace(bench=bench)
-    assert kinds.answerer(run)(data["validation"]).logits.tobytes() == logits.tobytes()
-    posterior = kinds.fit_laplace(run, data["train"], data["calibration"])
-    answer = kinds.answerer(run, posterior)(data["validation"])
+    assert (
+        averaging.answerer(run)(data["validation"]).logits.tobytes() == logits.tobytes()
+    )
+    posterior = averaging.fit_laplace(run, data["train"], data["calibration"])
+    answer = averaging.answerer(run, posterior)(data["validation"])
     got, before = softmax(answer.logits).max(axis=1), softmax(logits).max(axis=1)
     assert answer.logits.shape == logits.shape
     if link == "mean_field":
@@ -155,15 +159,15 @@ def test_laplace_flattens_the_prediction_and_keeps_its_mean(plain, link):
         np.testing.assert_array_equal(answer.logits.argmax(1), logits.argmax(1))
     else:
         assert answer.members.shape == (200, *logits.shape)
-        formula = kinds.laplace.predict(
-            posterior, kinds.features(run)(data["validation"])
+        formula = averaging.laplace.predict(
+            posterior, averaging.features(run)(data["validation"])
         )
         # four standard errors of 200 draws, and 0.01 of the formula's own error
         error = 4 * softmax(answer.members).std(axis=0) / np.sqrt(200) + 0.01
         assert np.all(np.abs(softmax(answer.logits) - softmax(formula)) < error)
 
 
-@pytest.mark.parametrize("kind", kinds.TRAINED)
+@pytest.mark.parametrize("kind", averaging.TRAINED)
 def test_a_kind_that_is_trained_is_not_chosen_afterwards(plain, kind):
     with pytest.raises(UserError, match=f"{kind} is trained, not chosen afterwards"):
         asked(plain, kind)
@@ -171,13 +175,15 @@ def test_a_kind_that_is_trained_is_not_chosen_afterwards(plain, kind):
 
 def test_members_of_a_hyper_ensemble_disagree_by_their_embeddings_alone():
     chosen, data = opened(with_kind(few(), "hyper_ensemble"))
-    answer = kinds.answerer(chosen)(data["validation"])
+    answer = averaging.answerer(chosen)(data["validation"])
     out = chosen.trainable["head"]["out"]  # untrained, it gives all rows one class
     out["bias"] = out["bias"] - np.median(answer.logits, axis=0)
-    answer = kinds.answerer(chosen)(data["validation"])
-    about = kinds.about(chosen.bench.settings.uncertainty, answer)["uncertainty"]
+    answer = averaging.answerer(chosen)(data["validation"])
+    about = averaging.about(chosen.bench.settings.uncertainty, answer)["uncertainty"]
     assert 0 < about["disagreement"] <= 1
     same = chosen.trainable["cond"]["embedding"][:1].repeat(K, axis=0)
     trainable = {**chosen.trainable, "cond": {"embedding": same}}
-    answer = kinds.answerer(chosen._replace(trainable=trainable))(data["validation"])
+    answer = averaging.answerer(chosen._replace(trainable=trainable))(
+        data["validation"]
+    )
     np.testing.assert_array_equal(answer.members[0], answer.members[1])

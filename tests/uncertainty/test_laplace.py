@@ -5,8 +5,8 @@ import pytest
 import scipy.special
 from etils import epath
 
-from hypelora_jax.types import UserError
-from hypelora_jax.uncertainty import kinds, laplace
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import averaging, laplace
 
 
 def problem(n=30, width=4, classes=3, seed=0):
@@ -184,10 +184,10 @@ def test_a_posterior_is_saved_and_belongs_to_one_model(tmp_path):
     state = laplace.fit(phi, mean_FY, held, labels())
     folder = epath.Path(tmp_path)
     with pytest.raises(UserError, match="holds no laplace.npz"):
-        kinds.load_posterior(folder, 3)
-    kinds.save_posterior(folder, state, 3)
-    again = kinds.load_posterior(folder, 3)
+        averaging.load_posterior(folder, 3)
+    averaging.save_posterior(folder, state, 3)
+    again = averaging.load_posterior(folder, 3)
     for got, wanted in zip(again, state, strict=True):
         np.testing.assert_array_equal(got, wanted)
     with pytest.raises(UserError, match="does not belong to the model of step 4"):
-        kinds.load_posterior(folder, 4)
+        averaging.load_posterior(folder, 4)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 # raps with few classes: the second class is free of charge in ImageNet's setting of the
 # paper (5 free, 0.01 each), which would be aps itself for up to 5 classes.

@@ -8,8 +8,8 @@ from typing import Any
 
 from etils import epath
 
-from hypelora_jax.data.rows import BadRows, decode, read
-from hypelora_jax.types import UserError
+from hypelora_jax.data.records import BadRows, decode, read
+from hypelora_jax.errors import UserError
 
 Row = tuple[int, dict[str, Any]]  # line number (Parquet: row from 1), cells by column
 

@@ -6,12 +6,12 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import store
-from hypelora_jax.data.rows import BadRows, decode, listed, shown
+from hypelora_jax import files
+from hypelora_jax.config.settings import DataConfig
+from hypelora_jax.data.records import BadRows, decode, listed, shown
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.data.tasks import GlueTask, glue_task
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 
 def load_dir(config: DataConfig) -> Splits:
@@ -119,7 +119,7 @@ def _builder(config: DataConfig, cache_dir: str | os.PathLike | None):
     # Imported here: it takes seconds, and only this source needs it.
     from tensorflow_datasets.text import glue as tfds_glue
 
-    folder = config.dir or str(store.root(cache_dir) / "tfds")
+    folder = config.dir or str(files.root(cache_dir) / "tfds")
     name = glue_task(config.task).config
     return tfds_glue.Glue(config=name, data_dir=folder, file_format="array_record")
 

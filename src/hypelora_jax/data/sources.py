@@ -5,7 +5,8 @@ import os
 import numpy as np
 from absl import logging
 
-from hypelora_jax.data import files, glue, movie_reviews, synthetic
+from hypelora_jax.config.settings import DataConfig
+from hypelora_jax.data import glue, movie_reviews, synthetic, user_files
 from hypelora_jax.data.tables import (
     Corpus,
     Splits,
@@ -15,7 +16,6 @@ from hypelora_jax.data.tables import (
     take,
 )
 from hypelora_jax.data.tasks import Task, glue_task
-from hypelora_jax.settings import DataConfig
 
 __all__ = ["Corpus", "Splits", "Table", "load", "prepare"]
 
@@ -58,7 +58,7 @@ def _read(config: DataConfig, seed: int, cache_dir: CacheDir) -> tuple[Task, Spl
     if config.source == "tfds":
         return glue_task(config.task).task, glue.load_tfds(config, cache_dir)
     if config.source == "files":
-        return files.load(config, seed)
+        return user_files.load(config, seed)
     if config.source == "movie_reviews":
         return movie_reviews.load(config, seed, cache_dir)
     return synthetic.load(config, seed)

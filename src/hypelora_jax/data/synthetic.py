@@ -9,10 +9,10 @@ log-likelihood is the mean entropy, which is logged, and `soft` holds the truth.
 import numpy as np
 from absl import logging
 
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 _ONSETS = "bdfgklmnprstvz"  # one a class
 _STRONG, _WEAK = ("onda", "indo"), ("asu", "uli")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 
 class Table(NamedTuple):

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 
 class Task(NamedTuple):

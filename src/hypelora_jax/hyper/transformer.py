@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypelora_jax.hyper.emit import linear_init, num_sites
-from hypelora_jax.hyper.trunks import Trunk, assemble, input_width
-from hypelora_jax.lora import Sites
-from hypelora_jax.rng import named_key
-from hypelora_jax.settings import BlendConfig, HyperConfig
-from hypelora_jax.types import HyperNet, Key, Params, UserError
+from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.config.settings import BlendConfig, HyperConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.hyper.factors import linear_init, num_sites
+from hypelora_jax.hyper.network import Trunk, assemble, input_width
+from hypelora_jax.keys import named_key
+from hypelora_jax.types import HyperNet, Key, Params
 
 
 class SlotAttention(nn.Module):

@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from hypelora_jax.data.files import COLUMNS
-from hypelora_jax.data.rows import listed, shown
+from hypelora_jax.data.records import listed, shown
+from hypelora_jax.data.user_files import COLUMNS
+from hypelora_jax.errors import UserError
 from hypelora_jax.inference.lines import Line, Lines
-from hypelora_jax.inference.loaded import broken, fault
-from hypelora_jax.types import UserError
+from hypelora_jax.inference.predictor import broken, fault
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 DELIMITERS = {"csv": ",", "tsv": "\t"}

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from absl import logging
 from tqdm.auto import tqdm
 
-from hypelora_jax.data.pipeline import warn_of_cut
+from hypelora_jax.data.batches import warn_of_cut
+from hypelora_jax.errors import UserError
 from hypelora_jax.inference import lines, rows, writers
-from hypelora_jax.inference.loaded import WINDOW, Loaded, answer
+from hypelora_jax.inference.predictor import WINDOW, Loaded, answer
 from hypelora_jax.inference.rows import Bad, Row, Rows
 from hypelora_jax.inference.writers import Writer, json_lines, table
-from hypelora_jax.types import UserError
 
 FIRST = 64  # rows of the first window: an early answer; each window doubles
 

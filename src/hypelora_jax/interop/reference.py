@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hypelora_jax.hyper.emit import groups
-from hypelora_jax.lora import Sites
-from hypelora_jax.settings import HyperConfig
+from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.config.settings import HyperConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.hyper.factors import groups
 from hypelora_jax.trees import unflatten
-from hypelora_jax.types import Lora, Params, UserError
+from hypelora_jax.types import Lora, Params
 
 Tensors = Mapping[str, np.ndarray]
 _LAYER = r"transformer\.layers\.(\d+)\."

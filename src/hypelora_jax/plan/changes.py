@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.errors import UserError
 from hypelora_jax.plan import topology as topologies
 from hypelora_jax.plan.estimate import Estimate, estimate
 from hypelora_jax.plan.topology import Topology
-from hypelora_jax.settings import Settings
-from hypelora_jax.types import UserError
 
 WANTED = 2
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
+from hypelora_jax.config.settings import MeshConfig, Settings
 from hypelora_jax.plan import cost, hlo, program
 from hypelora_jax.plan.topology import GIB, Topology
-from hypelora_jax.settings import MeshConfig, Settings
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 

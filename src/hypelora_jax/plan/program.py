@@ -12,25 +12,26 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from hypelora_jax import assemble
-from hypelora_jax.assemble import Model
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import glue_task
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import EncoderConfig, max_tokens, preset
 from hypelora_jax.interop import base as bases
-from hypelora_jax.interop.hf import load_config
-from hypelora_jax.models.presets import EncoderConfig, max_tokens, preset
+from hypelora_jax.interop.huggingface import load_config
+from hypelora_jax.model import Model
 from hypelora_jax.plan.topology import Topology
-from hypelora_jax.settings import Settings
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import (
     batch_shardings,
     batch_size_per_device,
     make_mesh,
 )
-from hypelora_jax.train import members
-from hypelora_jax.train.optim import blend_alpha, loss_temperature, optimizer
+from hypelora_jax.train import ensembles
+from hypelora_jax.train.optimizer import blend_alpha, loss_temperature, optimizer
 from hypelora_jax.train.state import TrainState, state_shardings
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import Params, UserError
+from hypelora_jax.types import Params
 
 HUB = {  # sizes are known without asking the hub
     "FacebookAI/roberta-base": "roberta_base",
@@ -89,7 +90,7 @@ def build(settings: Settings, topology: Topology) -> Step:
     mesh = make_mesh(settings.mesh, topology.devices)
     optim = settings.optim
     rows = batch_size_per_device(optim.batch_size // optim.accumulate, mesh)
-    model = assemble.build(settings, config, outputs)
+    model = model_lib.build(settings, config, outputs)
     state, frozen, tx = abstract(settings, model, config, outputs)
     batch = batch_shapes(settings, outputs)
     if settings.hyper.cond == "given" and model.parts.hyper is not None:
@@ -106,8 +107,8 @@ def build(settings: Settings, topology: Topology) -> Step:
         cond_rank=cond_rank,
         temperature=loss_temperature(settings.loss, STEPS),
         skip_nonfinite=optim.skip_nonfinite > 0,
-        conditions=members.conditions(settings),
-        seeds=members.seeds(settings),
+        conditions=ensembles.conditions(settings),
+        seeds=ensembles.seeds(settings),
         shardings=where,
     )
     where = (*where, batch_shardings(mesh, cond_rank))
@@ -166,10 +167,10 @@ def abstract(
     base = bases.Base(config, None, "", "", None)
 
     def make(key) -> tuple:
-        params = assemble.init_params(model, key, bases.load(base, outputs, key))
-        parts = [assemble.split(settings, params)] * members.seeds(settings)
-        trainable, frozen = parts[0] if len(parts) == 1 else members.stack(parts)
-        return members.start(trainable, tx, [key] * len(parts)), frozen
+        params = model_lib.init_params(model, key, bases.load(base, outputs, key))
+        parts = [model_lib.split(settings, params)] * ensembles.seeds(settings)
+        trainable, frozen = parts[0] if len(parts) == 1 else ensembles.stack(parts)
+        return ensembles.start(trainable, tx, [key] * len(parts)), frozen
 
     return *jax.eval_shape(make, jax.eval_shape(lambda: jax.random.key(0))), tx
 

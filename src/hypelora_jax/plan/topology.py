@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 GIB = 2**30
 

@@ -9,11 +9,12 @@ from etils import epath
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hypelora_jax.calibration import metrics, scores
+from hypelora_jax.calibration import metrics
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.errors import UserError
 from hypelora_jax.report import figures, tables
-from hypelora_jax.report.compare import Cell, over_seeds
+from hypelora_jax.report.comparison import Cell, over_seeds
 from hypelora_jax.report.runs import Method, examples
-from hypelora_jax.types import UserError
 
 SPLIT = "validation"
 
@@ -79,7 +80,7 @@ def cells(method: Method, names: Sequence[str], replicas: int) -> dict[str, Cell
 def _over_examples(
     probs_NY: np.ndarray, label_N: np.ndarray, names: Sequence[str], number: int
 ) -> dict[str, Cell]:
-    from hypelora_jax.calibration import bootstrap, replicas  # compiles
+    from hypelora_jax.calibration.metrics import bootstrap, replicas  # compiles
 
     of_task = [name for name in names if name in scores.SCORES]
     known = replicas.names(False, len(label_N))

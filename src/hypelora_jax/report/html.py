@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 from etils import epath
 
+from hypelora_jax.errors import UserError
 from hypelora_jax.report import (
-    compare,
+    comparison,
     markup,
     pictures,
-    results,
+    result_tables,
     sets,
     tables,
 )
 from hypelora_jax.report.runs import Method, RunView, load, load_all, load_run
-from hypelora_jax.types import UserError
 
 __all__ = ["Method", "RunView", "load", "load_all", "load_run"]
 __all__ += ["write_report"]
@@ -63,7 +63,7 @@ class _Content(NamedTuple):
     """What the formats of a report have in common."""
 
     title: str
-    rows: Mapping[tuple[str, str], Sequence[compare.Row]]  # of a split and stage
+    rows: Mapping[tuple[str, str], Sequence[comparison.Row]]  # of a split and stage
     sections: Sequence[tuple[tables.Table, str]]  # tables and how to read them
 
 
@@ -109,7 +109,7 @@ def write_report(
     writers: dict[str, Callable[[], str]] = {
         "html": lambda: _page(content, drawn, methods, split),
         "md": lambda: _markdown(content),
-        "csv": lambda: results.to_csv(content.rows),
+        "csv": lambda: result_tables.to_csv(content.rows),
         "tex": lambda: "\n".join(tables.to_latex(t) for t, _ in content.sections),
     }
     for name in formats:
@@ -138,16 +138,16 @@ def _split(methods: Sequence[Method], wanted: str) -> str:
 
 def _content(methods: Sequence[Method], split: str, replicas: int) -> _Content:
     """Tables of the split compared, then of every split as the files have it."""
-    calibrated = compare.has_calibrated(methods, split)
-    stages = compare.STAGES if calibrated else compare.STAGES[:1]
+    calibrated = comparison.has_calibrated(methods, split)
+    stages = comparison.STAGES if calibrated else comparison.STAGES[:1]
     rows, sections = {}, []
     for stage in stages:
-        held = compare.compare(methods, split, stage, replicas)
+        held = comparison.compare(methods, split, stage, replicas)
         if held:
             rows[split, stage] = held
-            sections.append((results.table(f"{split}, {stage}", held), "methods"))
+            sections.append((result_tables.table(f"{split}, {stage}", held), "methods"))
     for (_, stage), held in rows.items():
-        checked = results.checks(f"{split}, {stage}: is the error noise?", held)
+        checked = result_tables.checks(f"{split}, {stage}: is the error noise?", held)
         sections += [(checked, "checks")] if checked else []
     covered = sets.table(methods, split)
     sections += [(covered, "sets")] if covered else []

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hypelora_jax.calibration import binned, calibrators, metrics
+from hypelora_jax.calibration import calibrators, metrics
+from hypelora_jax.calibration.metrics import binned
 from hypelora_jax.report import figures
 from hypelora_jax.report.figures import save
 from hypelora_jax.report.runs import (

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from hypelora_jax.calibration import calibrators, scores
-from hypelora_jax.report import saved
-from hypelora_jax.report.saved import Arrays
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.errors import UserError
+from hypelora_jax.run import arrays_file
+from hypelora_jax.run.arrays_file import Arrays
 
 
 class RunView(NamedTuple):
@@ -96,7 +97,7 @@ def load_run(workdir: epath.PathLike) -> RunView:
             f"{folder} holds no config.json; wanted a run folder: {way_out}"
         )
     config, curve = _json(folder / "config.json"), _curve(folder / "metrics.jsonl")
-    state = saved.calibrator(folder)
+    state = arrays_file.calibrator(folder)
     files = sorted((folder / "eval").glob("*/metrics.json"), key=_validation_first)
     held = {file.parent.name: _json(file) for file in files}
     return RunView(
@@ -191,7 +192,7 @@ def _metrics(held: dict[str, Any], fitted: bool) -> dict[str, Any]:
 def _arrays(folder: epath.Path) -> dict[str, Arrays]:
     files = (folder / "eval").glob("*/predictions.npz")
     files = sorted(files, key=_validation_first)
-    return {file.parent.name: saved.arrays(file) for file in files}
+    return {file.parent.name: arrays_file.arrays(file) for file in files}
 
 
 def _validation_first(file: epath.Path) -> tuple[bool, str]:

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from starlette.exceptions import HTTPException
 
 import hypelora_jax
-from hypelora_jax.inference import loaded
-from hypelora_jax.serve import page, reference
+from hypelora_jax.errors import UserError
+from hypelora_jax.inference import predictor
+from hypelora_jax.serve import api_page, page
+from hypelora_jax.serve.adapter_pool import Shelf
 from hypelora_jax.serve.batching import Batcher, Fields, Full
-from hypelora_jax.serve.guard import App, Limits, Refusal, guarded, refuse
+from hypelora_jax.serve.limits import App, Limits, Refusal, guarded, refuse
 from hypelora_jax.serve.meters import Meters, prometheus
-from hypelora_jax.serve.shelf import Shelf
-from hypelora_jax.types import UserError
 
 WANTED = 'wanted {"text": "..."}, or a list of such objects'
 ABOUT = """Calibrated predictions of fine-tuned runs. The numbers are those of
@@ -161,7 +161,7 @@ def _pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(reference.html(app.openapi()), headers=head)
+        return HTMLResponse(api_page.html(app.openapi()), headers=head)
 
 
 async def answers(service: Service, questions: list[Question]) -> list[Fields]:
@@ -203,12 +203,12 @@ def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str
         line = f"texts[{i}] has {long[0]} characters; wanted at most {most}"
         raise Refusal(413, line)
     try:
-        return loaded.as_fields(texts, i, service.shelf[name].task.pair)
+        return predictor.as_fields(texts, i, service.shelf[name].task.pair)
     except UserError as e:
         raise Refusal(422, str(e)) from e
 
 
-def _about(name: str, one: loaded.Loaded) -> Adapter:
+def _about(name: str, one: predictor.Loaded) -> Adapter:
     task, settings = one.task, one.run.bench.settings
     labels, length = list(task.labels), settings.data.max_length
     return Adapter(

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hypelora_jax.inference import loaded
+from hypelora_jax.inference import predictor
+from hypelora_jax.serve.adapter_pool import Shelf
 from hypelora_jax.serve.meters import Meters
-from hypelora_jax.serve.shelf import Shelf
 
 Key = tuple[str, int]  # adapter, T of the bucket
 Fields = dict[str, Any]
@@ -104,7 +104,7 @@ class Batcher:
         try:
             loop = asyncio.get_running_loop()
             encoded = await loop.run_in_executor(
-                self._tokens, loaded.tokenised, self._shelf[name], texts
+                self._tokens, predictor.tokenised, self._shelf[name], texts
             )
             self._meters.cut += encoded.truncated
             rows = zip(texts, encoded.ids, encoded.types, strict=True)
@@ -173,6 +173,6 @@ class Batcher:
                 question.answer.set_result(one)
 
 
-def _fields(own: loaded.Loaded, rows: int, batch: list[Question]) -> list[Fields]:
-    data = loaded.of_tokens(own, [q.ids for q in batch], [q.types for q in batch])
-    return loaded.fields_of(own, [q.texts for q in batch], data, rows)
+def _fields(own: predictor.Loaded, rows: int, batch: list[Question]) -> list[Fields]:
+    data = predictor.of_tokens(own, [q.ids for q in batch], [q.types for q in batch])
+    return predictor.fields_of(own, [q.texts for q in batch], data, rows)

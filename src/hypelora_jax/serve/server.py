@@ -10,13 +10,13 @@ import jax
 import uvicorn
 from absl import logging
 
-from hypelora_jax.serve import shelf as shelves
+from hypelora_jax.errors import UserError
+from hypelora_jax.serve import adapter_pool as shelves
+from hypelora_jax.serve.adapter_pool import Shelf
 from hypelora_jax.serve.app import Service, application
 from hypelora_jax.serve.batching import Batcher
-from hypelora_jax.serve.guard import LOOPBACK, Limits
+from hypelora_jax.serve.limits import LOOPBACK, Limits
 from hypelora_jax.serve.meters import Meters
-from hypelora_jax.serve.shelf import Shelf
-from hypelora_jax.types import UserError
 
 GRACE = 30  # seconds for what is being answered when the service is told to stop
 CONNECTIONS = 1000  # more at a time are answered 503

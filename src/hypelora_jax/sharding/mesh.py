@@ -7,9 +7,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hypelora_jax.settings import MeshConfig
+from hypelora_jax.config.settings import MeshConfig
+from hypelora_jax.errors import UserError
 from hypelora_jax.sharding.rules import BATCH
-from hypelora_jax.types import Batch, UserError
+from hypelora_jax.types import Batch
 
 AXES = ("data", "fsdp", "model")
 BATCH_NAMES = ("ids", "mask", "types", "label", "weight")

@@ -18,7 +18,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 T = TypeVar("T")
 MESSAGE = 400  # bytes of another process's message that are passed on

@@ -18,7 +18,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hypelora_jax import trees
-from hypelora_jax.types import Lora, Params, UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.types import Lora, Params
 
 T = TypeVar("T")
 Table = tuple[tuple[str, P], ...]

@@ -6,16 +6,17 @@ import jax
 from absl import logging
 from etils import epath
 
+from hypelora_jax.errors import UserError
+from hypelora_jax.run.metric_log import Journal, Meter, Muted, summary
 from hypelora_jax.sharding import processes
 from hypelora_jax.sharding.mesh import put_batch
-from hypelora_jax.train import members, setup, validate
-from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.train.journal import Journal, Meter, Muted, summary
+from hypelora_jax.train import ensembles, scoring, session
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.checkpoint.selection import Progress
+from hypelora_jax.train.interruption import Asked, StopRequest
 from hypelora_jax.train.running import Run
-from hypelora_jax.train.setup import Plan, Workbench
-from hypelora_jax.train.stop import Asked, StopRequest
-from hypelora_jax.train.stored import Progress
-from hypelora_jax.types import Params, UserError
+from hypelora_jax.train.session import Plan, Workbench
+from hypelora_jax.types import Params
 
 
 class Trained(NamedTuple):
@@ -61,9 +62,9 @@ def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
     """
     with Checkpoints(workdir, bench.settings.ckpt.keep) as saved:
         if "train" not in plan.datasets:
-            abstract, tx, _ = setup.start(bench, plan.total_steps)
-            state = setup.first_state(bench, abstract, tx)
-            own = setup.own_frozen(bench.frozen)
+            abstract, tx, _ = session.start(bench, plan.total_steps)
+            state = session.first_state(bench, abstract, tx)
+            own = session.own_frozen(bench.frozen)
             saved.save(state, own, None, Progress()._asdict())
             return
         with StopRequest(at_once=True) as stop:
@@ -74,7 +75,7 @@ def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
             params, alpha = run.state.params, run.alpha_after(0)
             judged = run.judge(_split_of(select_on), params, alpha)
         if judged:
-            saved.select(0, validate.selection(select_on, bench.task, 0, judged))
+            saved.select(0, scoring.selection(select_on, bench.task, 0, judged))
 
 
 def _journal(run: Run, workdir: epath.Path, step: int, show: bool) -> Journal | Muted:
@@ -161,7 +162,7 @@ def _temperature(run: Run, step: int) -> dict[str, float]:
     if run.temperature is not None:
         return {"loss_temperature": float(run.temperature(step - 1))}
     if "loss" in run.state.params:
-        t_K = members.temperatures(run.bench.settings, run.state.params)
+        t_K = ensembles.temperatures(run.bench.settings, run.state.params)
         return {"loss_temperature": float(t_K.mean())}
     return {}
 
@@ -184,7 +185,7 @@ def _end_epoch(run: Run, journal: Journal, step: int) -> None:
             f"the split {chosen} has no labels to choose a model by; wanted "
             "config.select_on=calibration"
         )
-    rank = validate.selection(select_on, run.bench.task, step, judged[chosen])
+    rank = scoring.selection(select_on, run.bench.task, step, judged[chosen])
     journal.flush()  # first: what was selected is not evaluated again
     run.saved.select(step, rank)
     run.progress = run.progress.after(rank.loss)
@@ -202,8 +203,8 @@ def _validations(plan: Plan) -> list[str]:
 def _chosen(run: Run) -> Trained:
     """The best checkpoint of the run, read back."""
     step = run.saved.best()
-    own = setup.own_frozen(run.frozen)
+    own = session.own_frozen(run.frozen)
     got = run.saved.restore(step, run.abstract, own)
-    frozen = setup.with_own(run.frozen, got.frozen)
+    frozen = session.with_own(run.frozen, got.frozen)
     epochs = int(run.state.step) // run.plan.steps_per_epoch
     return Trained(got.state.params, frozen, run.alpha_after(step), step, epochs)

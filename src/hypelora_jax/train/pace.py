@@ -14,11 +14,12 @@ from absl import logging
 from etils import epath
 
 from hypelora_jax import trees
-from hypelora_jax.data import bucketing
-from hypelora_jax.data.pipeline import Dataset, take
-from hypelora_jax.settings import LogConfig, Settings
-from hypelora_jax.train import journal, loop, setup
-from hypelora_jax.types import UserError
+from hypelora_jax.config.settings import LogConfig, Settings
+from hypelora_jax.data import buckets
+from hypelora_jax.data.batches import Dataset, take
+from hypelora_jax.errors import UserError
+from hypelora_jax.run import metric_log
+from hypelora_jax.train import loop, session
 
 STEPS = 8  # taken; the first compiles
 FORWARD = 0.4  # of a step's time, an evaluation of as many examples: 0.36 for LoRA
@@ -60,11 +61,11 @@ def measure(settings: Settings, workdir: epath.Path) -> Pace:
       workdir: folder to write to meanwhile; nothing stays there.
     """
     began = time.monotonic()
-    corpus = setup.load_corpus(settings)
-    bench = setup.workbench(settings, corpus.task)
-    plan = setup.plan(bench, corpus)
+    corpus = session.load_corpus(settings)
+    bench = session.workbench(settings, corpus.task)
+    plan = session.plan(bench, corpus)
     train, size = plan.datasets["train"], settings.optim.batch_size
-    batches = bucketing.plan(train.lengths, plan.edges, size, seed=0)
+    batches = buckets.plan(train.lengths, plan.edges, size, seed=0)
     lengths = np.array([length for _, length in batches])
     common = int(np.bincount(lengths).argmax())
     rows = next(rows for rows, length in batches if length == common)
@@ -88,7 +89,7 @@ def measure(settings: Settings, workdir: epath.Path) -> Pace:
 
 
 def _first_steps(
-    bench: setup.Workbench,
+    bench: session.Workbench,
     train: Dataset,
     rows: np.ndarray,
     length: int,
@@ -106,10 +107,10 @@ def _first_steps(
     path = workdir / "pace"
     if path.exists():  # left by a process that was killed
         path.rmtree()
-    cut = setup.Plan(few, (length,), STEPS, STEPS)
+    cut = session.Plan(few, (length,), STEPS, STEPS)
     try:
         loop.train(bench._replace(settings=settings), cut, path, progress=False)
-        taken = journal.rows_until(path / "metrics.jsonl", STEPS)
+        taken = metric_log.rows_until(path / "metrics.jsonl", STEPS)
     finally:
         path.rmtree(missing_ok=True)
     return [size / row["examples_per_s"] for row in taken if row["split"] == "train"]

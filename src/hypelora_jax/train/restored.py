@@ -3,11 +3,12 @@
 import jax
 from etils import epath
 
-from hypelora_jax.train import setup
-from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.train.setup import Workbench
+from hypelora_jax.errors import UserError
+from hypelora_jax.train import session
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.session import Workbench
 from hypelora_jax.train.state import TrainState
-from hypelora_jax.types import Params, UserError
+from hypelora_jax.types import Params
 
 
 def chosen(
@@ -25,7 +26,7 @@ def chosen(
                 f"{workdir} holds no complete checkpoint; wanted a run trained for an "
                 "epoch at least: run hypelora train with the same --workdir"
             )
-        abstract, _, alpha = setup.start(bench, total_steps)
-        got = saved.restore(step, abstract, setup.own_frozen(bench.frozen))
-        frozen = setup.with_own(bench.frozen, got.frozen)
+        abstract, _, alpha = session.start(bench, total_steps)
+        got = saved.restore(step, abstract, session.own_frozen(bench.frozen))
+        frozen = session.with_own(bench.frozen, got.frozen)
         return got.state, frozen, alpha(max(step - 1, 0)), step

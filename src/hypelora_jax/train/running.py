@@ -5,18 +5,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypelora_jax.data.pipeline import train_iterator
+from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.errors import UserError
 from hypelora_jax.sharding.mesh import batch_size_per_device, own_rows
-from hypelora_jax.train import members, setup, validate
-from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.train.guard import Guard, all_finite, last_good
-from hypelora_jax.train.optim import learning_rate, loss_temperature
-from hypelora_jax.train.setup import Plan, Workbench
+from hypelora_jax.train import ensembles, scoring, session
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.checkpoint.selection import Progress
+from hypelora_jax.train.divergence import Guard, all_finite, last_good
+from hypelora_jax.train.interruption import StopRequest
+from hypelora_jax.train.optimizer import learning_rate, loss_temperature
+from hypelora_jax.train.session import Plan, Workbench
 from hypelora_jax.train.state import TrainState
 from hypelora_jax.train.step import build_step
-from hypelora_jax.train.stop import StopRequest
-from hypelora_jax.train.stored import Progress
-from hypelora_jax.types import Params, UserError
+from hypelora_jax.types import Params
 
 
 class Run:
@@ -28,7 +29,7 @@ class Run:
         settings = bench.settings
         self.bench, self.plan, self.saved = bench, plan, saved
         self.optim = settings.optim
-        self.abstract, self.tx, self.alpha = setup.start(bench, plan.total_steps)
+        self.abstract, self.tx, self.alpha = session.start(bench, plan.total_steps)
         self.state: TrainState = self.abstract  # until `resume` or `fresh`
         self.rate = learning_rate(settings.optim, plan.total_steps)
         self.temperature = loss_temperature(settings.loss, plan.total_steps)
@@ -43,18 +44,18 @@ class Run:
             accumulate=self.optim.accumulate,
             temperature=self.temperature,
             skip_nonfinite=self.optim.skip_nonfinite > 0,
-            conditions=members.conditions(settings),
-            seeds=members.seeds(settings),
+            conditions=ensembles.conditions(settings),
+            seeds=ensembles.seeds(settings),
             shardings=jax.tree.map(lambda x: x.sharding, (self.abstract, bench.frozen)),
         )
-        forward = validate.forward(bench.model, bench.mesh)
+        forward = scoring.forward(bench.model, bench.mesh)
         self.forward = forward._replace(classify=stop.between(forward.classify))
         self.frozen = bench.frozen
         self.data = train_iterator(
             plan.datasets["train"],
             plan.edges,
             self.optim.batch_size,
-            setup.keys(settings).data,
+            session.keys(settings).data,
             self.optim.num_epochs,
             soft=settings.loss.labels == "soft",
             own=own_rows(self.optim.batch_size, bench.mesh),
@@ -66,7 +67,7 @@ class Run:
 
     def fresh(self) -> None:
         """Go to the state before the first step."""
-        self.state = setup.first_state(self.bench, self.abstract, self.tx)
+        self.state = session.first_state(self.bench, self.abstract, self.tx)
 
     def resume(self) -> int:
         """Go to the newest undamaged checkpoint; its step, 0 where there is none.
@@ -77,10 +78,10 @@ class Run:
         if step is None:
             self.fresh()
             return 0
-        own = setup.own_frozen(self.frozen)
+        own = session.own_frozen(self.frozen)
         got = self.saved.restore(step, self.abstract, own, Progress._fields, self.data)
         self.state = got.state
-        self.frozen = setup.with_own(self.frozen, got.frozen)
+        self.frozen = session.with_own(self.frozen, got.frozen)
         best, bad, skipped = (got.progress[name] for name in Progress._fields)
         self.progress = Progress(best, int(bad), int(skipped))
         self.guard = Guard(
@@ -103,7 +104,7 @@ class Run:
                 "raise optim.warmup"
             )
         self.progress = self.progress._replace(skipped=self.guard.skipped)
-        own, progress = setup.own_frozen(self.frozen), self.progress._asdict()
+        own, progress = session.own_frozen(self.frozen), self.progress._asdict()
         self.saved.save(self.state, own, self.data, progress)
 
     def alpha_after(self, step: int) -> jax.Array:
@@ -113,7 +114,7 @@ class Run:
     def judge(self, split: str, trainable: Params, alpha: jax.Array) -> dict[str, Any]:
         """Metrics of a split, as training knows them: without a post-hoc calibrator."""
         data, settings = self.plan.datasets[split], self.bench.settings
-        own = members.split_logits(
+        own = ensembles.split_logits(
             settings,
             self.forward,
             trainable,
@@ -127,6 +128,6 @@ class Run:
                 f"the logits of {split} are not finite at step {int(self.state.step)}; "
                 "the run diverged: lower config.optim.lr, or raise optim.warmup"
             )
-        logits, temperature = members.pool(settings, trainable, own)
+        logits, temperature = ensembles.pool(settings, trainable, own)
         known = (data.label, temperature, data.soft)
-        return validate.judge(self.bench.task, logits, *known)
+        return scoring.judge(self.bench.task, logits, *known)

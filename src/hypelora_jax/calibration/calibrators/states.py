@@ -1,0 +1,198 @@
+"""Fitted calibrators as JSON: strict both ways, no pickle."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hypelora_jax.calibration.calibrators.affine import Dirichlet, Vector
+from hypelora_jax.calibration.calibrators.monotone import Beta, Isotonic
+from hypelora_jax.calibration.calibrators.stepwise import Histogram, PlattBinner
+from hypelora_jax.calibration.calibrators.temperature import Temperature
+from hypelora_jax.errors import UserError
+
+
+class Identity(NamedTuple):
+    """State of no calibrator: probabilities are the softmax of the logits."""
+
+
+STATES: dict[str, type] = {
+    "identity": Identity,
+    "temperature": Temperature,
+    "vector": Vector,
+    "dirichlet": Dirichlet,
+    "isotonic": Isotonic,
+    "histogram": Histogram,
+    "beta": Beta,
+    "platt_binner": PlattBinner,
+}
+
+
+def kind(state: Any) -> str:
+    """Name of a state's calibrator, a key of STATES."""
+    return next(name for name, cls in STATES.items() if isinstance(state, cls))
+
+
+def num_classes(state: Any) -> int | None:
+    """Classes Y that a state was fitted for; None where any number will do."""
+    if isinstance(state, Identity | Temperature):
+        return None
+    k = len(state[0])
+    return k if isinstance(state, Vector | Dirichlet) or k > 1 else 2
+
+
+def to_json(state: Any) -> str:
+    """One JSON object: `kind` and the fields of the state; NaN is written as null."""
+    values = {name: _plain(value) for name, value in state._asdict().items()}
+    return json.dumps({"kind": kind(state), **values}, allow_nan=False)
+
+
+def from_json(text: str) -> Any:
+    """State from what `to_json` wrote.
+
+    Raises:
+      UserError: no JSON object, an unknown kind, a field too many or too few, or a
+        value that no fit gives.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"calibrator is not JSON ({e}); fit it again") from None
+    name = values.pop("kind", None) if isinstance(values, dict) else None
+    if not isinstance(name, str) or name not in STATES:
+        raise UserError(
+            f"calibrator has kind {name!r}; wanted one of {', '.join(sorted(STATES))}"
+        )
+    cls = STATES[name]
+    if unknown := sorted(set(values) - set(cls._fields)):
+        raise UserError(f"calibrator {name} has an unknown field {unknown[0]!r}")
+    if name == "temperature":
+        return _temperature(values)
+    if missing := [field for field in cls._fields if field not in values]:
+        raise UserError(f"calibrator {name} has no field {missing[0]!r}; fit it again")
+    return cls(**_arrays(name, values))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _temperature(values: dict[str, Any]) -> Temperature:
+    t = values.get("temperature")
+    if isinstance(t, bool) or not isinstance(t, int | float) or not 0 < t < math.inf:
+        raise UserError(f"calibrator has temperature {t!r}; wanted a number above 0")
+    for name, value in values.items():
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float)
+        ):
+            raise UserError(f"calibrator has {name} {value!r}; wanted a number")
+    nothing = {name: math.nan for name, value in values.items() if value is None}
+    return Temperature(**{**values, **nothing})
+
+
+def _arrays(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Fields as arrays, checked against each other."""
+    out = {
+        field: _list_of_arrays(field, v)
+        if field in ("x", "y", "edges", "values")
+        else _array(field, v)
+        for field, v in values.items()
+    }
+    lengths = {len(v) for v in out.values() if not isinstance(v, float)}
+    if len(lengths) > 1 or 0 in lengths:
+        raise UserError(
+            f"calibrator {name} has fields for {sorted(lengths)} classes; wanted one "
+            "number of them: fit it again"
+        )
+    for field, wanted, right in CHECKS.get(name, ()):
+        if not right(out):
+            raise UserError(f"calibrator {name} has a wrong {field}; wanted {wanted}")
+    return out
+
+
+def _array(field: str, value: Any) -> np.ndarray | float:
+    def numbers(v: Any) -> bool:
+        if isinstance(v, list):
+            return all(map(numbers, v))
+        return isinstance(v, int | float) and not isinstance(v, bool)
+
+    try:
+        array = np.array(value, np.float64) if numbers(value) else None
+    except ValueError:  # rows of unequal lengths
+        array = None
+    if array is None or not np.isfinite(array).all():
+        raise UserError(f"calibrator has no finite numbers as {field!r}; fit it again")
+    return float(array) if array.ndim == 0 else array
+
+
+def _list_of_arrays(field: str, value: Any) -> tuple[np.ndarray, ...]:
+    arrays = tuple(_array(field, v) for v in value) if isinstance(value, list) else ()
+    if not all(np.ndim(a) == 1 for a in arrays):
+        raise UserError(f"calibrator has no lists of numbers as {field!r}")
+    return arrays
+
+
+def _vectors(*fields: str) -> tuple:
+    return tuple(
+        (field, "a list of numbers", lambda out, f=field: np.ndim(out[f]) == 1)
+        for field in fields
+    )
+
+
+def _each(low: str, high: str, longer: int) -> Callable[[dict], bool]:
+    """Whether points increase within [0, 1] and there are as many values, or more."""
+
+    def right(out: dict[str, Any]) -> bool:
+        return all(
+            np.all(np.diff(x) > 0)
+            and len(y) == len(x) + longer
+            and all(((0 <= v) & (v <= 1)).all() for v in (x, y))
+            for x, y in zip(out[low], out[high], strict=True)
+        )
+
+    return right
+
+
+_STEPS = (
+    "edges or values",
+    "edges that increase in [0, 1] and a value in [0, 1] more",
+    _each("edges", "values", 1),
+)
+CHECKS: dict[str, tuple[tuple[str, str, Callable[[dict], bool]], ...]] = {
+    "vector": _vectors("scale", "bias"),
+    "dirichlet": (
+        *_vectors("bias"),
+        (
+            "weight",
+            "a square matrix",
+            lambda out: np.shape(out["weight"]) == (len(out["bias"]),) * 2,
+        ),
+        ("penalty", "a number", lambda out: np.ndim(out["penalty"]) == 0),
+    ),
+    "isotonic": (
+        (
+            "x or y",
+            "knots that increase in [0, 1] and values that do not fall",
+            lambda out: (
+                _each("x", "y", 0)(out)
+                and all(len(y) and np.all(np.diff(y) >= 0) for y in out["y"])
+            ),
+        ),
+    ),
+    "histogram": (_STEPS,),
+    "beta": (
+        *_vectors("a", "b", "c"),
+        (
+            "a or b",
+            "numbers of at least 0",
+            lambda out: (out["a"] >= 0).all() and (out["b"] >= 0).all(),
+        ),
+    ),
+    "platt_binner": (*_vectors("slope", "intercept"), _STEPS),
+}

@@ -1,0 +1,250 @@
+"""Batches for training and evaluation: padded arrays, and an iterator that resumes."""
+
+import asyncio
+import functools
+import json
+from collections.abc import Awaitable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import logging
+from etils import epath
+
+from hypelora_jax.data import buckets as buckets_lib
+from hypelora_jax.data.tables import Table
+from hypelora_jax.data.tokens import Encoded, Tokenizer
+from hypelora_jax.errors import UserError
+from hypelora_jax.sharding import processes
+
+STATE = "position.json"  # of the iterator, in a checkpoint
+Edges = tuple[int, ...]
+NumpyBatch = dict[str, np.ndarray]
+
+
+class Dataset(NamedTuple):
+    """N tokenised examples: `encoded`, and `label`, `soft` and `ids` as in `Table`."""
+
+    encoded: Encoded
+    label: np.ndarray
+    soft: np.ndarray | None
+    ids: np.ndarray
+    pad_id: int
+    max_length: int | None = None  # tokens that longer texts were cut to
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example (N,)."""
+        return np.asarray([len(x) for x in self.encoded.ids], np.int64)
+
+
+def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
+    """A table, tokenised; texts longer than max_length are cut (`warn_of_cuts`)."""
+    encoded = tokenizer.encode(table, max_length)
+    return Dataset(
+        encoded, table.label, table.soft, table.ids, tokenizer.pad_id, max_length
+    )
+
+
+def take(data: Dataset, rows: np.ndarray) -> Dataset:
+    """The dataset of some rows, in the order given; it counts no cuts."""
+    ids, types = ([x[i] for i in rows] for x in data.encoded[:2])
+    soft = None if data.soft is None else data.soft[rows]
+    own = {"encoded": Encoded(ids, types, 0), "label": data.label[rows]}
+    return data._replace(**own, soft=soft, ids=data.ids[rows])
+
+
+def warn_of_cuts(datasets: Iterable[Dataset], max_length: int) -> None:
+    """One warning line that counts the texts cut to max_length, if any."""
+    datasets = list(datasets)
+    cut = sum(data.encoded.truncated for data in datasets)
+    warn_of_cut(cut, sum(len(data.ids) for data in datasets), max_length)
+
+
+def warn_of_cut(cut: int, total: int, max_length: int) -> None:
+    """One warning line where texts were cut to max_length, if any were."""
+    if cut:
+        logging.warning(
+            "cut %d of %d texts to %d tokens (data.max_length)", cut, total, max_length
+        )
+
+
+def collate(
+    data: Dataset,
+    rows: np.ndarray,
+    length: int,
+    batch_size: int,
+    soft: bool = False,
+    own: np.ndarray | None = None,
+) -> NumpyBatch:
+    """One batch of the keys in `types.Batch`, and "index": row numbers, -1 for padding.
+
+    Padding rows repeat the first row with weight 0, so that whatever is computed from
+    them is finite. `soft` gives soft labels (B, Y). "index" is for the host only, and
+    always of the whole batch; the rest has the rows at the positions `own` (None: all).
+
+    Raises:
+      UserError: soft labels are asked for and the source has none.
+    """
+    _check_soft(data, soft)
+    n = len(rows)
+    full = np.concatenate([rows, np.full(batch_size - n, rows[0])])
+    own = np.arange(batch_size) if own is None else own
+    ids = np.full((len(own), length), data.pad_id, np.int32)
+    types = np.zeros((len(own), length), np.int32)
+    mask = np.zeros((len(own), length), bool)
+    for i, row in enumerate(full[own]):
+        tokens = data.encoded.ids[row]
+        ids[i, : len(tokens)] = tokens
+        types[i, : len(tokens)] = data.encoded.types[row]
+        mask[i, : len(tokens)] = True
+    real = np.arange(batch_size) < n
+    return {
+        "ids": ids,
+        "mask": mask,
+        "types": types,
+        "label": (data.soft if soft else data.label)[full[own]],
+        "weight": real[own].astype(np.float32),
+        "index": np.where(real, full, -1).astype(np.int64),
+    }
+
+
+def _check_soft(data: Dataset, soft: bool) -> None:
+    if soft and data.soft is None:
+        raise UserError(
+            "soft labels are asked for and this source has none; wanted movie_reviews "
+            "or synthetic as config.data.source, or config.loss.labels=hard"
+        )
+
+
+class _Plan:
+    """Random access to the batches (rows, T) of all epochs: (seed, i) decides."""
+
+    def __init__(
+        self, lengths: np.ndarray, edges: Edges, batch_size: int, seed: int, epochs: int
+    ):
+        self.steps = buckets_lib.steps_per_epoch(lengths, edges, batch_size)
+        self._epochs = epochs
+        self._of_epoch = functools.lru_cache(maxsize=2)(
+            lambda epoch: buckets_lib.plan(lengths, edges, batch_size, seed, epoch)
+        )
+
+    def __len__(self) -> int:
+        return self.steps * self._epochs
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        epoch, step = divmod(i, self.steps)
+        return self._of_epoch(epoch)[step]
+
+
+class TrainIterator:
+    """Iterator of training batches; its state goes with checkpoints.
+
+    The state is one number, the same for all processes. Process 0 writes it in one
+    file, so that a run goes on with any number of processes (grain's own checkpoint has
+    a file for each process).
+    """
+
+    def __init__(self, batches: grain.DatasetIterator):
+        self._batches = batches
+
+    def __iter__(self) -> "TrainIterator":
+        return self
+
+    def __next__(self) -> NumpyBatch:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        """Position, as JSON values."""
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position that `get_state` gave."""
+        self._batches.set_state(state)
+
+    async def save(self, directory: Any) -> Awaitable[None]:
+        """Write the state into a checkpoint: orbax's StatefulCheckpointable."""
+        state = json.dumps(self.get_state())
+
+        async def write() -> None:
+            folder = await directory.await_creation()
+            if processes.is_main():
+                await asyncio.to_thread((folder / STATE).write_text, state)
+
+        return write()
+
+    async def load(self, directory: epath.Path) -> Awaitable[None]:
+        """Go to the position a checkpoint holds."""
+
+        async def read() -> None:
+            self.set_state(json.loads(await asyncio.to_thread(_read_state, directory)))
+
+        return read()
+
+
+def _read_state(directory: epath.Path) -> str:
+    return (epath.Path(directory) / STATE).read_text()
+
+
+def train_iterator(
+    data: Dataset,
+    edges: Edges,
+    batch_size: int,
+    seed: int,
+    num_epochs: int,
+    soft: bool = False,
+    own: np.ndarray | None = None,
+) -> TrainIterator:
+    """Iterator of the batches of all epochs; its state is one number.
+
+    Batch i depends on (seed, i) alone. The state goes through `get_state` and
+    `set_state`, or the iterator into an orbax checkpoint. Of several processes each
+    gets its `own` rows of every batch (`sharding.mesh.own_rows`), at the same T.
+
+    Raises:
+      UserError: soft labels are asked for and there are none: here, not in the thread
+        that reads ahead.
+    """
+    _check_soft(data, soft)
+
+    def to_batch(rows_and_length: tuple[np.ndarray, int]) -> NumpyBatch:
+        return collate(data, *rows_and_length, batch_size, soft, own)
+
+    plan = _Plan(data.lengths, edges, batch_size, seed, num_epochs)
+    # One thread is enough: a batch takes well under a millisecond.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+    source = grain.MapDataset.source(plan).map(to_batch)
+    return TrainIterator(iter(source.to_iter_dataset(options)))
+
+
+def eval_batches(
+    data: Dataset,
+    edges: Edges,
+    batch_size: int,
+    soft: bool = False,
+    own: np.ndarray | None = None,
+) -> Iterator[NumpyBatch]:
+    """Batches that hold each example exactly once, bucket by bucket, in order.
+
+    An example longer than the last edge gets one more bucket. Of several processes each
+    gets its `own` rows of every batch, so all see the same number of batches.
+    """
+    lengths = data.lengths
+    edges = buckets_lib.cover(edges, lengths, data.max_length)
+    for rows, length in buckets_lib.plan(lengths, edges, batch_size, seed=None):
+        yield collate(data, rows, length, batch_size, soft, own)
+
+
+def describe(data: Dataset, edges: Edges, batch_size: int) -> str:
+    """One line for logs: lengths, buckets, steps an epoch, and how much is padding."""
+    lengths = data.lengths
+    bucket = buckets_lib.bucket_of(lengths, edges)
+    counts = np.bincount(bucket, minlength=len(edges))
+    padded = np.asarray(edges)[bucket].sum()
+    buckets = ", ".join(f"{e}: {c}" for e, c in zip(edges, counts, strict=True))
+    return (
+        f"{len(lengths)} examples of {lengths.mean():.1f} tokens (longest "
+        f"{lengths.max()}), buckets {buckets}; "
+        f"{buckets_lib.steps_per_epoch(lengths, edges, batch_size)} steps an epoch, "
+        f"{1 - lengths.sum() / padded:.0%} padding"
+    )

@@ -1,0 +1,263 @@
+"""The user's own data: columns found by name, classes or numbers told by the labels."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from hypelora_jax.config.settings import DataConfig
+from hypelora_jax.data.formats import READERS
+from hypelora_jax.data.records import BadRows, listed, shown
+from hypelora_jax.data.tables import Splits, Table, hold_out
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.errors import UserError
+
+# Names looked for, in this order, where the config gives no column.
+COLUMNS = {
+    "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
+    "text_b": ("text_b", "sentence2", "hypothesis", "question2"),
+    "label": ("label",),
+}
+KINDS = ("", "classification", "regression")
+
+
+class Raw(NamedTuple):
+    """Rows of a file before labels have ids; `where` is "file:line" of each.
+
+    The last three are None where the file has no such column; a missing label is None.
+    """
+
+    where: list[str]
+    text: list[str]
+    text_b: list[str] | None
+    label: list[str | float | None] | None
+
+
+def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
+    """The task and the splits train, validation and, if given, calibration and test.
+
+    Labels that are all numbers, one of them not a whole number, make a regression;
+    `data.task` says "regression" or "classification" where that guess is wrong. With no
+    validation file a tenth of train is held out, and the log says so.
+
+    Raises:
+      UserError: a file, column, row or label that cannot be used.
+    """
+    if config.task not in KINDS:
+        raise UserError(
+            f"config.data.task is {config.task!r}; wanted one of "
+            f"{', '.join(KINDS[1:])}, or nothing to tell them by the labels"
+        )
+    if not config.train:
+        raise UserError(
+            "config.data.train is empty; wanted a file of examples (.csv, .tsv, "
+            ".jsonl, .parquet): set --config.data.train=FILE"
+        )
+    names = ("train", "validation", "calibration", "test")
+    paths = {n: getattr(config, n) for n in names if getattr(config, n)}
+    bad = BadRows(config.on_bad_row)
+    raws = {n: read_raw(epath.Path(p), config, n, bad) for n, p in paths.items()}
+    task = _task(raws["train"], config)
+    _check_pairs(task, raws, paths)
+    splits = Splits({n: _table(task, raw, n, bad) for n, raw in raws.items()})
+    bad.warn()
+    for name, table in splits.items():
+        _check_size(table, paths[name])
+    if "validation" not in splits:
+        splits = _hold_out_validation(splits, seed)
+    return task, splits
+
+
+def _hold_out_validation(splits: Splits, seed: int) -> Splits:
+    train = splits["train"]
+    kept, held = hold_out(train, max(round(len(train.ids) / 10), 1), seed, salt=1)
+    logging.info(
+        "no validation file: held %d of %d train examples out for validation",
+        len(held.ids),
+        len(train.ids),
+    )
+    return Splits({**splits, "train": kept, "validation": held})
+
+
+def read_raw(path: epath.Path, config: DataConfig, split: str, bad: BadRows) -> Raw:
+    """Texts and labels of one file as they stand; bad rows go to `bad`.
+
+    Raises:
+      UserError: an unknown suffix, a broken file, or a column that is not there.
+    """
+    if path.suffix.lower() not in READERS:
+        raise UserError(
+            f"{path} has the suffix {path.suffix!r}; wanted one of {', '.join(READERS)}"
+        )
+    header, rows = READERS[path.suffix.lower()](path, bad)
+    text = _column(path, header, config, "text")
+    text_b = _column(path, header, config, "text_b", needed=False)
+    label = _column(path, header, config, "label", needed=split != "test")
+    columns = [c for c in (text, text_b) if c]
+    out = Raw([], [], [] if text_b else None, [] if label else None)
+    for line, cells in rows:
+        where = f"{path}:{line}"
+        value = cells.get(label) if label else None
+        if what := _text_fault(cells, columns) or _label_fault(value):
+            bad.add(where, what)
+            continue
+        out.where.append(where)
+        out.text.append(cells[text])
+        if text_b:
+            out.text_b.append(cells[text_b])
+        if label:
+            out.label.append(_scalar(value))
+    return out
+
+
+def _column(
+    path: epath.Path,
+    header: list[str],
+    config: DataConfig,
+    what: str,
+    needed: bool = True,
+) -> str | None:
+    asked = getattr(config, what)
+    found = [n for n in ([asked] if asked else COLUMNS[what]) if n in header]
+    if found and header.count(found[0]) > 1:
+        raise UserError(f"{path} has two columns {found[0]!r}; wanted one: rename it")
+    if found:
+        return found[0]
+    if not needed and (not asked or what == "label"):
+        return None
+    wanted = repr(asked) if asked else " or ".join(COLUMNS[what])
+    raise UserError(
+        f"{path} has no column {wanted}; it has {listed(header)}: name the column "
+        f"with --config.data.{what}=COLUMN"
+    )
+
+
+def _text_fault(cells: dict[str, Any], columns: list[str]) -> str:
+    for name in columns:
+        value = cells.get(name)
+        if value is not None and not isinstance(value, str):
+            return f"{name} is {shown(value)}; wanted a text"
+        if not (value or "").strip():
+            return f"the text of column {name} is empty; wanted text"
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON can spell half a character, "\\ud800"
+            return f"the text of column {name} is not Unicode; wanted whole characters"
+    return ""
+
+
+def _label_fault(value: Any) -> str:
+    if isinstance(value, list | dict | bytes):
+        return f"the label is {shown(value)}; wanted a string or a number"
+    return ""
+
+
+def _scalar(value: Any) -> str | float | None:
+    """A label as a stripped string or a number; None where it is missing."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float) or value is None:
+        return value
+    return str(value).strip() or None
+
+
+def _number(label: str | float | None) -> float | None:
+    try:
+        return float(label)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _class_name(label: str | float) -> str:
+    """The label as it is written; a whole number has no decimal point."""
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label)
+
+
+def _task(train: Raw, config: DataConfig) -> Task:
+    labels = [x for x in train.label if x is not None]
+    numbers = [_number(x) for x in labels]
+    numeric = bool(numbers) and None not in numbers
+    finite = [x for x in numbers if x is not None and math.isfinite(x)]
+    real = numeric and any(not x.is_integer() for x in finite)
+    pair = train.text_b is not None
+    if config.task == "regression" or (not config.task and real):
+        return Task("files", "regression", (), ("pearson", "spearman"), pair)
+    if numeric:  # NaN or inf among whole numbers is no class
+        labels = [x for x in labels if math.isfinite(float(x))]
+    names = {_class_name(x) for x in labels}
+    whole = all((_number(x) or 0.5).is_integer() or _number(x) == 0 for x in names)
+    classes = sorted(names, key=float if whole and names else None)
+    if len(classes) < 2:
+        raise UserError(
+            f"{config.train} has {len(classes)} class{'es' * (not classes)} "
+            f"({listed(classes)}); wanted two or more different labels to train on"
+        )
+    metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy",)
+    return Task("files", "classification", tuple(classes), metrics, pair)
+
+
+def _check_pairs(task: Task, raws: dict[str, Raw], paths: dict[str, str]) -> None:
+    for name, raw in raws.items():
+        if (raw.text_b is not None) != task.pair:
+            has = "one text" if task.pair else "two texts"
+            wanted = "two" if task.pair else "one"
+            raise UserError(
+                f"{paths[name]} has {has} an example; wanted {wanted} as in "
+                f"{paths['train']}: add or remove the column"
+            )
+
+
+def _check_size(table: Table, path: str) -> None:
+    if not len(table.ids):
+        raise UserError(f"{path} has no usable rows; wanted at least one example")
+
+
+def _table(task: Task, raw: Raw, split: str, bad: BadRows) -> Table:
+    to_id = _reader_of(task)
+    none = -1 if task.kind == "classification" else math.nan
+    keep, ids = [], []
+    for n, where in enumerate(raw.where):
+        label = raw.label[n] if raw.label is not None else None
+        if label is None and split == "test":
+            value, what = none, ""
+        else:
+            value, what = to_id(label)
+        if what:
+            bad.add(where, what)
+            continue
+        keep.append(n)
+        ids.append(value)
+    kind = np.int32 if task.kind == "classification" else np.float32
+    return Table(
+        np.asarray(keep, np.int64),
+        [raw.text[n] for n in keep],
+        None if raw.text_b is None else [raw.text_b[n] for n in keep],
+        np.asarray(ids, kind),
+    )
+
+
+def _reader_of(task: Task) -> Callable[[str | float | None], tuple[float, str]]:
+    """Label -> (id or number, what is wrong with it)."""
+    ids = {name: i for i, name in enumerate(task.labels)}
+    names = listed(task.labels)
+
+    def read_class(label: str | float | None) -> tuple[float, str]:
+        if label is None:
+            return -1, "the label is missing; wanted a label"
+        name = _class_name(label)
+        if name in ids:
+            return ids[name], ""
+        return -1, f"unknown label {shown(name)}; wanted one of train's classes {names}"
+
+    def read_number(label: str | float | None) -> tuple[float, str]:
+        value = _number(label)
+        if value is None or not math.isfinite(value):
+            return 0.0, f"label {shown(label)}; wanted a finite number"
+        return value, ""
+
+    return read_class if task.kind == "classification" else read_number

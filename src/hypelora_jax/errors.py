@@ -1,0 +1,63 @@
+"""From an error to an exit code and one line, in one place."""
+
+import errno
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that says got, wanted and the way out."""
+
+
+class Preempted(Exception):
+    """The machine asked the run to stop; its state is saved, so it can be resumed."""
+
+
+# What disks, folders and names can do to a run: not our fault, so one line says it.
+USERS_ERRNOS = {
+    getattr(errno, name)
+    for name in "EACCES EDQUOT EEXIST EISDIR ENAMETOOLONG ENOENT ENOSPC ENOTDIR "
+    "EPERM EROFS".split()
+    if hasattr(errno, name)
+}
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and the one line that says what went wrong and the way out.
+
+    Codes: 2 the user's mistake, 3 our fault, 75 preempted and saved, 130 interrupted
+    and saved.
+    """
+    code, line = _explain(error)
+    return code, " ".join(line.split())
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    detail = f": {error}" if error.args else ""
+    if isinstance(error, UserError):
+        return 2, f"error{detail}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f"interrupted{detail}"
+    if isinstance(error, Preempted):
+        return 75, f"preempted{detail}"
+    if isinstance(error, OSError) and error.errno in USERS_ERRNOS:
+        return 2, f"error: {_os_error(error)}"
+    if "No space left on device" in str(error):  # as tensorstore reports it
+        return 2, f"error: No space left on device; {_WAY_OUT[errno.ENOSPC]}"
+    if "Unable to initialize backend" in str(error):
+        return 2, f"error{detail}; `hypelora doctor` says more"
+    fault = f"{type(error).__name__}{detail}"
+    return 3, f"internal error: {fault}; --debug shows the traceback"
+
+
+_WAY_OUT = {
+    errno.ENOSPC: "free some, then run the same command again",
+    errno.ENOENT: "wanted a file or folder that exists",
+    errno.ENOTDIR: "a part of that path is a file; wanted folders",
+    errno.EEXIST: "that is there already; wanted another name",
+    errno.EISDIR: "that is a folder; wanted a file",
+}
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    way_out = _WAY_OUT.get(error.errno, "wanted a place this user may read and write")
+    return f"{where}{error.strerror}; {way_out}"

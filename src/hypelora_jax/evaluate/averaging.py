@@ -1,0 +1,224 @@
+"""One way to ask a trained run for predictions, whatever they are averaged over."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from hypelora_jax import files, trees
+from hypelora_jax.calibration import pooling
+from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.data.batches import Dataset
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import dropout, laplace
+from hypelora_jax.run import predictions
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import replicated
+from hypelora_jax.train import ensembles, scoring
+from hypelora_jax.train.scoring import Forward
+from hypelora_jax.train.session import Workbench
+from hypelora_jax.types import Lora, Params
+
+TRAINED = ("deep_ensemble", "hyper_ensemble")  # the others are chosen afterwards
+FILE = "laplace.npz"
+
+
+class Answer(NamedTuple):
+    """Predictions of N examples.
+
+    softmax(logits / T) is the averaged probability, T the training temperature of the
+    run (1 unless it learned one); a regression's logit is the mean score.
+    """
+
+    logits: np.ndarray  # (N, Y)
+    members: np.ndarray | None = None  # (K, N, Y) raw; None where nothing is averaged
+
+
+class Chosen(NamedTuple):
+    """A trained model, as every kind needs it."""
+
+    bench: Workbench
+    forward: Forward
+    trainable: Params
+    frozen: Params
+    alpha: jax.Array
+    edges: tuple[int, ...]
+
+
+Answerer = Callable[[Dataset], Answer]
+Adapters = dict[int, Lora]  # of the trained members, made at the first question
+
+
+def answerer(run: Chosen, posterior: laplace.Posterior | None = None) -> Answerer:
+    """What a run predicts, by `uncertainty.kind`.
+
+    A Laplace run without a posterior predicts as an ordinary one: the posterior is
+    fitted around that.
+    """
+    settings, task = run.bench.settings, run.bench.task
+    kind, samples = settings.uncertainty.kind, settings.uncertainty.samples
+    if kind == "laplace" and posterior is not None:
+        return _of_posterior(run, posterior)
+    draw = None
+    if kind in ("mc_dropout", "random_a"):
+        build = dropout.masks if kind == "mc_dropout" else dropout.random_a
+        config = run.bench.base.config
+        draw = build(settings, config, task.num_outputs, run.bench.mesh)
+
+    kept: list[Adapters] = [{} for _ in range(samples if draw else 1)]
+
+    def answer(data: Dataset) -> Answer:
+        forwards = [draw(k) for k in range(samples)] if draw else [run.forward]
+        pairs = zip(forwards, kept, strict=True)
+        parts = [_logits(run, forward, data, own) for forward, own in pairs]
+        own_KNY = np.concatenate(parts)
+        logits_NY, _ = ensembles.pool(settings, run.trainable, own_KNY)
+        return Answer(logits_NY, own_KNY if len(own_KNY) > 1 else None)
+
+    return answer
+
+
+def _logits(run: Chosen, forward: Forward, data: Dataset, kept: Adapters) -> np.ndarray:
+    """(K, N, Y) of the members that were trained; K = 1 where there are none."""
+    settings, rest = run.bench.settings, (run.alpha, data, run.edges, kept)
+    return ensembles.split_logits(settings, forward, run.trainable, run.frozen, *rest)
+
+
+def features(run: Chosen) -> Callable[[Dataset], np.ndarray]:
+    """Jitted: what the head's last layer reads, (N, D), without dropout."""
+    parts, mesh = run.bench.model.parts, run.bench.mesh
+
+    def of_rows(params: Params, lora, batch):
+        hidden_BTD = parts.backbone.apply(params["backbone"], lora, batch, None)
+        return parts.head.features(params["head"], hidden_BTD)
+
+    of_rows = jax.jit(rules.over(mesh, of_rows), out_shardings=replicated(mesh))
+    forward, kept = run.forward._replace(classify=of_rows), {}
+    return lambda data: _logits(run, forward, data, kept)[0]
+
+
+def check(bench: Workbench, held_label_N: np.ndarray) -> None:
+    """Refuse before training what could not be fitted after it.
+
+    Args:
+      held_label_N: labels of the calibration split.
+
+    Raises:
+      UserError: a Laplace run of a regression, of a last layer too wide, or without
+        calibration labels.
+    """
+    if bench.settings.uncertainty.kind != "laplace":
+        return
+    if bench.task.kind == "regression":
+        raise UserError(
+            "config.uncertainty.kind=laplace wants classes; the task is a regression, "
+            "whose mean prediction it would not change: use mc_dropout or deep_ensemble"
+        )
+    last = trees.union(bench.trainable, bench.frozen)["head"]["out"]
+    features, classes = last["kernel"].shape
+    laplace.check_size(features + 1, classes)
+    if not scoring.labelled(held_label_N).any():
+        raise UserError(
+            "config.uncertainty.kind=laplace chooses its prior precision on the "
+            "calibration split, which has no labels; wanted labels there"
+        )
+
+
+def _last_layer(run: Chosen) -> np.ndarray:
+    """Kernel and, as last row, bias of the head's last layer, (D + 1, Y) float64."""
+    last = trees.union(run.trainable, run.frozen)["head"]["out"]
+    kernel, bias = (np.asarray(last[n], np.float64) for n in ("kernel", "bias"))
+    return np.concatenate([kernel, bias[None]])
+
+
+def fit_laplace(run: Chosen, train: Dataset, held: Dataset) -> laplace.Posterior:
+    """Posterior of the last layer from the training split, tau from the held-out one.
+
+    Raises:
+      UserError: as `check`.
+    """
+    check(run.bench, held.label)
+    mean_FY = _last_layer(run)
+    of, keep = features(run), scoring.labelled(held.label)
+    t = scoring.train_temperature(run.trainable)
+    phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
+    link = run.bench.settings.uncertainty.link
+    return laplace.fit(phi_NF, mean_FY, held_NF[keep], held.label[keep], t, link)
+
+
+def _of_posterior(run: Chosen, state: laplace.Posterior) -> Answerer:
+    of, uncertainty = features(run), run.bench.settings.uncertainty
+    seed = run.bench.settings.seed
+
+    def answer(data: Dataset) -> Answer:
+        features_ND = of(data)
+        if uncertainty.link != "mc":
+            logits_NY = laplace.predict(state, features_ND, uncertainty.link)
+            return Answer(logits_NY.astype(np.float32))
+        own_KNY = laplace.draw(seed, state, features_ND, uncertainty.samples)
+        own_KNY = own_KNY.astype(np.float32)
+        logits_NY = pooling.pool(own_KNY, state.temperature)
+        return Answer(logits_NY, own_KNY if len(own_KNY) > 1 else None)
+
+    return answer
+
+
+def chosen_afterwards(bench: Workbench, config: UncertaintyConfig) -> Workbench:
+    """The workbench of a trained run, to be judged with another kind of uncertainty.
+
+    Raises:
+      UserError: the run's kind or the new one is part of training.
+    """
+    for kind in (bench.settings.uncertainty.kind, config.kind):
+        if kind in TRAINED:
+            raise UserError(
+                f"uncertainty.kind={kind} is trained, not chosen afterwards; train a "
+                f"run with --config.uncertainty.kind={kind}"
+            )
+    settings = dataclasses.replace(bench.settings, uncertainty=config)
+    return bench._replace(settings=settings)
+
+
+def about(config: UncertaintyConfig, answer: Answer) -> dict:
+    """What metrics.json says of the kind; {} for `none`."""
+    if config.kind == "none":
+        return {}
+    out = {"kind": config.kind, "members": 1}
+    if answer.members is not None:
+        out["members"] = len(answer.members)
+        out["disagreement"] = pooling.disagreement(answer.members)
+    return {"uncertainty": out}
+
+
+def save_posterior(workdir: epath.Path, state: laplace.Posterior, step: int) -> None:
+    """DIR/laplace.npz, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, step=step, **state._asdict())
+    files.write_whole(workdir / FILE, buffer.getvalue())
+
+
+def load_posterior(workdir: epath.Path, step: int) -> laplace.Posterior:
+    """The posterior of a run folder, around the model of that step.
+
+    Raises:
+      UserError: none there, or that of another model.
+    """
+    path = workdir / FILE
+    if not path.exists():
+        raise UserError(
+            f"{workdir} holds no {FILE}; wanted a finished run of "
+            "uncertainty.kind=laplace: run hypelora train with the same --workdir"
+        )
+    held = predictions.arrays(path)
+    fields = set(laplace.Posterior._fields)
+    if not fields | {"step"} <= held.keys() or int(held["step"]) != step:
+        raise UserError(
+            f"{path} does not belong to the model of step {step}; delete summary.json "
+            "and run hypelora train with the same --workdir to fit it again"
+        )
+    one = {n: float(held[n]) for n in ("precision", "temperature")}
+    return laplace.Posterior(held["mean_FY"], held["cov_FYFY"], **one)

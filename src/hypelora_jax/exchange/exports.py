@@ -1,0 +1,252 @@
+"""A run as files that peft and transformers load: adapter or merged model, and card."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from hypelora_jax import files as files_lib
+from hypelora_jax import trees
+from hypelora_jax.adapters import lora
+from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.data.tokens import hugging_face_files
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.evaluate.evaluation import Fitted
+from hypelora_jax.exchange import export_record
+from hypelora_jax.interop import huggingface, peft
+from hypelora_jax.run import records
+from hypelora_jax.train import ensembles
+from hypelora_jax.types import MODULES, Lora, Params
+
+FORMATS = ("peft", "merged")
+Compact = list[tuple[Sites, Lora]]
+
+
+class Adapted(NamedTuple):
+    """One adapter: its compact factors, and the whole tree they belong to."""
+
+    compact: Compact
+    params: Params
+
+
+def export(
+    workdir: str,
+    output: str,
+    kind: str = "peft",
+    calibrated: bool = False,
+    only: Sequence[str] = (),
+    cond: Any = None,
+) -> list[epath.Path]:
+    """Write a run as a peft adapter or a merged model; the folders written.
+
+    A folder of seeds, an ensemble, and a hyper-network with several conditions give one
+    folder for each below `output`: seed_0, ..., member_0, ..., condition_0, ...
+
+    Args:
+      workdir: run folder, or folder of seeds.
+      output: folder that does not exist, or is empty.
+      kind: "peft" or "merged".
+      calibrated: divide the head's last layer by the fitted temperature.
+      only: names of the folders wanted, of those below `output`; (): all.
+      cond: conditioning vectors (S, C) or (K, S, C), for runs with hyper.cond=given.
+
+    Raises:
+      UserError: an output that is not empty, a method or calibrator that cannot be
+        exported this way, or a name that there is not.
+    """
+    if kind not in FORMATS:
+        raise UserError(f"format is {kind!r}; wanted one of {', '.join(FORMATS)}")
+    target = _free(output)
+    path = records.absolute(workdir)
+    seeds = {} if (path / "config.json").exists() else _seeds(path)
+    jobs = _chosen(seeds, only) if seeds else {"": str(path)}
+    written = []
+    for name, one in jobs.items():
+        run = evaluation.open_run(one)
+        made = adapters(run, cond)
+        if set(made) != {""}:
+            made = _chosen(made, () if seeds else only)
+        elif only and not seeds:
+            raise UserError(f"{workdir} has one adapter; wanted no choice, got {only}")
+        for part, adapted in made.items():
+            names = [n for n in (name, part) if n]
+            last = target.joinpath(*names)
+            _whole(last, "/".join([output, *names]), run, adapted, kind, calibrated)
+            written.append(last)
+    return written
+
+
+def _free(output: str) -> epath.Path:
+    """The output folder as a path; refused where something is in it."""
+    path = records.absolute(output)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{output} is a file; wanted a folder that is not there yet")
+    if path.exists() and any(path.iterdir()):
+        raise UserError(
+            f"{output} is not empty; nothing there is overwritten: choose another "
+            "--output, or empty it yourself"
+        )
+    return path
+
+
+def _seeds(path: epath.Path) -> dict[str, str]:
+    found = [p for p in path.glob("seed_*") if (p / "config.json").exists()]
+    found.sort(key=lambda p: (len(p.name), p.name))
+    return {p.name: str(p) for p in found}
+
+
+def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
+    for name in only:
+        if name not in named:
+            raise UserError(f"there is no {name!r}; wanted some of {', '.join(named)}")
+    return {name: x for name, x in named.items() if not only or name in only}
+
+
+def adapters(run: Fitted, cond: Any = None) -> dict[str, Adapted]:
+    """Adapter of each member of an ensemble and each condition; "" where there is one.
+
+    They are those of evaluation: alpha of the last finished step, the A of mode
+    `random` that is kept, no dropout.
+    """
+    settings, out = run.bench.settings, {}
+    for k in range(ensembles.count(settings)):
+        own = ensembles.member(settings, run.trainable, run.frozen, k)
+        params = trees.union(*own)
+        name = f"member_{k}" if ensembles.count(settings) > 1 else ""
+        for part, compact in _conditions(run, params, cond).items():
+            key = "_".join(n for n in (name, part) if n)
+            out[key] = Adapted(compact, params)
+    return out
+
+
+def _conditions(run: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
+    """Compact factors of each condition, by name; one condition has the name ""."""
+    parts = run.bench.model.parts
+    if parts.hyper is None:
+        return {"": run.bench.model.predictor.compact(params, {}, run.alpha)}
+    given = {} if cond is None else {"cond": jnp.asarray(cond)}
+    conds = parts.cond.apply(params.get("cond", {}), given)
+    write = jax.jit(lambda hyper, c: parts.hyper.apply(hyper, c, run.alpha, None))
+    static = [(parts.lora_sites, params["lora"])] if parts.lora_sites else []
+
+    def one(c: jax.Array) -> Compact:
+        return [(parts.hyper_sites, write(params["hyper"], c)), *static]
+
+    if conds.ndim == 2:
+        return {"": one(conds)}
+    return {f"condition_{k}": one(c) for k, c in enumerate(conds)}
+
+
+def _head(run: Fitted, params: Params, calibrated: bool) -> Params:
+    """The head as it is written: on the host, divided by the temperature if wanted."""
+    head = jax.tree.map(np.asarray, params["head"])
+    if not calibrated:
+        return head
+    if run.bench.task.kind == "regression":
+        raise UserError("--calibrated wants a classification; this run is a regression")
+    divisor, kind = export_record.temperature_of(run)
+    if (averages := run.bench.settings.uncertainty.kind) != "none":
+        raise UserError(
+            f"the run's calibrator is fitted to predictions averaged by {averages}; "
+            "one member alone is not calibrated by it: export without --calibrated"
+        )
+    if divisor is None:
+        raise UserError(
+            f"the run's calibrator is {kind!r}, which no division of the head's last "
+            "layer can do; wanted a temperature: hypelora calibrate "
+            "--method=temperature, or export without --calibrated"
+        )
+    if not kind:
+        raise UserError(
+            "no temperature was fitted for this run; wanted calibrator.json in its "
+            "folder: run hypelora calibrate first, or export without --calibrated"
+        )
+    out = {n: (x.astype(np.float64) / divisor) for n, x in head["out"].items()}
+    return head | {"out": {n: x.astype(np.float32) for n, x in out.items()}}
+
+
+def _whole(
+    target: epath.Path,
+    name: str,
+    run: Fitted,
+    adapted: Adapted,
+    kind: str,
+    calibrated: bool,
+) -> None:
+    """Write one folder, which appears whole or not at all; `name` as the user says."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        _write(part, name, run, adapted, kind, calibrated)
+        if target.exists():
+            target.rmdir()  # empty, or this fails
+        part.rename(target)
+    except BaseException:
+        if part.exists():
+            part.rmtree()  # ours, made above
+        raise
+
+
+def _write(
+    part: epath.Path,
+    name: str,
+    run: Fitted,
+    adapted: Adapted,
+    kind: str,
+    calibrated: bool,
+) -> None:
+    bench, (compact, params) = run.bench, adapted
+    head, base = _head(run, params, calibrated), bench.base
+    part.mkdir(parents=True)
+    if kind == "merged":
+        _merged(part, run, compact, {**params, "head": head})
+    else:
+        if not bench.model.parts.hyper_sites and not bench.model.parts.lora_sites:
+            raise UserError(
+                f"method {bench.settings.method} trains no adapter; wanted "
+                "--format=merged for it"
+            )
+        where = base.name
+        if base.folder is None:  # random weights: peft needs them in a folder
+            huggingface.save_folder(
+                part / "base", base.config, {"backbone": params["backbone"]}
+            )
+            where = f"{name}/base"
+        tensors, ranks = peft.to_peft(base.config, compact, head)
+        sites = _all_sites(compact)
+        fields = peft.make_config(
+            bench.settings.lora, sites, ranks, base.config, where, base.revision
+        )
+        peft.write(part, fields, tensors)
+    length = bench.settings.data.max_length
+    files = hugging_face_files(bench.tokenizer, base.config.family, length)
+    for where in (part, part / "base"):
+        for file, text in files.items() if where.exists() else ():
+            files_lib.write_whole(where / file, text)
+    export_record.write_record(part, run, kind, calibrated)
+    export_record.write_card(part, name, run, kind, calibrated)
+
+
+def _all_sites(compact: Compact) -> Sites:
+    """All adapted sites, each module's layers in ascending order."""
+    out: Sites = {}
+    for sites, _ in compact:
+        for module, site in sites.items():
+            held = out[module].layers if module in out else ()
+            out[module] = site._replace(layers=tuple(sorted((*held, *site.layers))))
+    return {m: out[m] for m in MODULES if m in out}
+
+
+def _merged(part: epath.Path, run: Fitted, compact: Compact, params: Params) -> None:
+    bench = run.bench
+    parts = bench.model.parts
+    placed = lora.fold(lora.place(compact, parts.num_layers), parts.scale)
+    backbone = jax.jit(lora.merge)(params["backbone"], placed)
+    tree = {"backbone": backbone, "head": params["head"]}
+    labels = bench.task.labels or None
+    huggingface.save_folder(part, bench.base.config, tree, labels=labels)

@@ -1,0 +1,281 @@
+"""Files of a Hugging Face folder: `config.json`, safetensors, shards and their index.
+
+Safetensors only: a pickle runs code when it is read.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import FAMILIES, EncoderConfig
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+# field of config.json -> ours, and the least value; all are required
+_SIZES = {
+    "vocab_size": ("vocab", 1),
+    "hidden_size": ("width", 1),
+    "num_attention_heads": ("heads", 1),
+    "num_hidden_layers": ("layers", 1),
+    "intermediate_size": ("ff", 1),
+    "max_position_embeddings": ("max_positions", 1),
+}
+_PAD = {"roberta": 1, "bert": 0}  # transformers' defaults, where a file has no field
+_ARCHITECTURE = {
+    "roberta": ("RobertaModel", "RobertaForSequenceClassification"),
+    "bert": ("BertModel", "BertForSequenceClassification"),
+}
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """The JSON object in a file; a missing or malformed one is a `UserError`."""
+    try:
+        fields = json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise UserError(
+            f"{path} does not exist; wanted a folder with config.json and"
+            " model.safetensors: check model.path"
+        ) from e
+    except (OSError, ValueError) as e:  # ValueError: not JSON, not UTF-8
+        raise UserError(
+            f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object:"
+            " copy the file again"
+        ) from e
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} holds no JSON object; copy the file again")
+    return fields
+
+
+def _number(path: epath.Path, fields: dict, name: str, low: float, default=None) -> Any:
+    got = fields.get(name)
+    got = default if got is None else got
+    if got is None:
+        raise UserError(f"{path} has no {name}; wanted the config saved with the model")
+    kinds = (int,) if isinstance(low, int) else (int, float)
+    if isinstance(got, bool) or not isinstance(got, kinds) or not got >= low:
+        what = "an integer" if kinds == (int,) else "a number"
+        raise UserError(f"{path} has {name}={got!r}; wanted {what} of at least {low}")
+    return got
+
+
+def _rate(path: epath.Path, fields: dict, name: str, default: float) -> float:
+    got = _number(path, fields, name, 0.0, default)
+    if not got < 1:
+        raise UserError(f"{path} has {name}={got}; wanted a rate in [0, 1)")
+    return float(got)
+
+
+def load_config(folder: epath.PathLike) -> EncoderConfig:
+    """Sizes and constants of the model in a folder, from its `config.json`.
+
+    Raises:
+      UserError: no file, not JSON, a field missing or out of range, another model type.
+    """
+    path = epath.Path(folder) / "config.json"
+    fields = read_json(path)
+    family = fields.get("model_type")
+    if family not in FAMILIES:
+        raise UserError(
+            f"{path} has model_type={family!r}; wanted one of {', '.join(FAMILIES)}:"
+            " other architectures are not supported"
+        )
+    for name, only in (("position_embedding_type", "absolute"), ("is_decoder", False)):
+        if fields.get(name, only) != only:
+            raise UserError(f"{path} has {name}={fields[name]!r}; wanted {only!r}")
+    sizes = {
+        ours: _number(path, fields, name, low) for name, (ours, low) in _SIZES.items()
+    }
+    hidden = _rate(path, fields, "hidden_dropout_prob", 0.1)
+    try:
+        return EncoderConfig(
+            family,
+            **sizes,
+            type_vocab=_number(path, fields, "type_vocab_size", 1, 2),
+            norm_eps=float(_number(path, fields, "layer_norm_eps", 0.0, 1e-12)),
+            pad_id=_number(path, fields, "pad_token_id", 0, _PAD[family]),
+            hidden_dropout=hidden,
+            attention_dropout=_rate(path, fields, "attention_probs_dropout_prob", 0.1),
+            head_dropout=_rate(path, fields, "classifier_dropout", hidden),
+            act=fields.get("hidden_act", "gelu"),
+        )
+    except UserError as e:
+        raise e if str(path) in str(e) else UserError(f"{path}: {e}") from e
+
+
+def make_config(
+    config: EncoderConfig,
+    dtype: str = "float32",
+    outputs: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Fields of `config.json`: the inverse of `load_config`; no outputs, no head."""
+    names = labels or [f"LABEL_{i}" for i in range(outputs or 0)]
+    ours = {name: getattr(config, field) for name, (field, _) in _SIZES.items()}
+    head = {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": "regression" if outputs == 1 else None,
+    }
+    return {
+        "architectures": [_ARCHITECTURE[config.family][outputs is not None]],
+        "model_type": config.family,
+        **ours,
+        "type_vocab_size": config.type_vocab,
+        "layer_norm_eps": config.norm_eps,
+        "pad_token_id": config.pad_id,
+        "hidden_dropout_prob": config.hidden_dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "classifier_dropout": config.head_dropout,
+        "hidden_act": config.act,
+        "dtype": dtype,
+        "torch_dtype": dtype,  # transformers before 5
+        **({} if outputs is None else head),
+    }
+
+
+def read_file(path: epath.Path) -> dict[str, np.ndarray]:
+    """Tensors of one file; the three float types become float32, others stay bytes."""
+    try:
+        entries = safetensors.deserialize(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as e:
+        raise UserError(
+            f"{path} cannot be read as safetensors ({e}); wanted a whole file:"
+            " copy or download it again"
+        ) from e
+    tensors = {}
+    for name, entry in entries:
+        stored = DTYPES.get(_STORED.get(entry["dtype"], ""), np.dtype(np.uint8))
+        x = np.frombuffer(entry["data"], stored)
+        if stored != np.uint8:
+            x = x.reshape(entry["shape"]).astype(np.float32, copy=False)
+        tensors[name] = x
+    return tensors
+
+
+def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
+    path = folder / INDEX
+    where = read_json(path).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise UserError(f"{path} has no weight_map; copy the file again")
+    for shard in where.values():  # a plain name: the index cannot point elsewhere
+        if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(shard)):
+            raise UserError(
+                f"{path} names the shard {shard!r}; wanted a plain file name that ends"
+                " in .safetensors, in the same folder"
+            )
+    tensors: dict[str, np.ndarray] = {}
+    for shard in sorted(set(where.values())):
+        for name, x in read_file(folder / shard).items():
+            if where.get(name) != shard:
+                raise UserError(
+                    f"{folder / shard} holds {name!r}, which {INDEX} places in"
+                    f" {where.get(name)}; wanted both to agree: copy the folder again"
+                )
+            tensors[name] = x
+    for name, shard in where.items():
+        if name not in tensors:
+            raise UserError(
+                f"{folder / shard} lacks {name!r}, which {INDEX} places there;"
+                " wanted both to agree: copy the folder again"
+            )
+    return tensors
+
+
+def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
+    """Tensors of a folder by name: `model.safetensors`, or the shards of its index.
+
+    float32, float16 and bfloat16 become float32; of others the bytes are given (uint8).
+
+    Raises:
+      UserError: no safetensors (pickles are refused), a damaged file, an index that
+        does not agree with its shards or points out of the folder.
+    """
+    folder = epath.Path(folder)
+    if (folder / SINGLE).exists():
+        return read_file(folder / SINGLE)
+    if (folder / INDEX).exists():
+        return _read_shards(folder)
+    if any(
+        (folder / f"pytorch_model.bin{end}").exists() for end in ("", ".index.json")
+    ):
+        raise UserError(
+            f"{folder} has only pytorch_model.bin, a pickle, which can run code when"
+            f" read; wanted {SINGLE}: load it with transformers where you trust it and"
+            " call save_pretrained, which writes safetensors"
+        )
+    raise UserError(f"{folder} has no {SINGLE}; wanted it (or {INDEX}) there")
+
+
+def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
+    """Tensors in order, a new shard where the next would pass `limit` bytes."""
+    shards, size = [{}], 0
+    for name, x in tensors.items():
+        if shards[-1] and size + x.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = x
+        size += x.nbytes
+    return shards
+
+
+def write_bytes(path: epath.Path, data: bytes) -> None:
+    """Write a file whole or not at all: a reader never sees half of it."""
+    part = path.parent / f"{path.name}.part"
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def write_folder(
+    folder: epath.PathLike,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    dtype: str,
+    max_shard_bytes: int | None = None,
+) -> None:
+    """Write tensors and then `config.json`, so that what has a config is whole.
+
+    Raises:
+      UserError: an unknown dtype, or a folder that cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
+    folder = epath.Path(folder)
+    cast = {k: np.ascontiguousarray(x, DTYPES[dtype]) for k, x in tensors.items()}
+    total = sum(x.nbytes for x in cast.values())
+    shards = [cast] if max_shard_bytes is None else _shards(cast, max_shard_bytes)
+    named = {SINGLE: cast}
+    if len(shards) > 1:
+        stem = f"of-{len(shards):05d}.safetensors"
+        named = {f"model-{i:05d}-{stem}": s for i, s in enumerate(shards, start=1)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in (SINGLE, INDEX):  # else a former save would hide this one
+            (folder / old).unlink(missing_ok=True)
+        for name, shard in named.items():
+            data = safetensors.numpy.save(shard, metadata={"format": "pt"})
+            write_bytes(folder / name, data)
+        if len(shards) > 1:
+            where = {n: file for file, shard in named.items() for n in shard}
+            index = {"metadata": {"total_size": total}, "weight_map": where}
+            write_bytes(folder / INDEX, json.dumps(index, indent=1).encode())
+        text = json.dumps(dict(fields), indent=1)
+        write_bytes(folder / "config.json", text.encode())
+    except OSError as e:
+        raise UserError(
+            f"cannot write {folder} ({e.strerror or e}); wanted a folder with room and"
+            " leave to write: choose another"
+        ) from e
