@@ -21,6 +21,7 @@ from hypelora_jax.data.tokens import Encoded
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
 from hypelora_jax.evaluate.averaging import Answerer
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding.mesh import BATCH
 
 WINDOW = 2048  # texts sorted into length buckets at a time: bounds memory
@@ -125,7 +126,7 @@ def load(
     if coverage is not None:
         maker = calibration_split.SetMaker(coverage, sets, by_class)
         threshold = calibration_split.threshold(
-            run.workdir, task, run.calibrator, maker
+            Run(run.workdir), task, run.calibrator, maker
         )
     edges = buckets.extended(run.edges, settings.data.max_length)
     ways = math.prod(run.bench.mesh.shape[name] for name in BATCH[0])

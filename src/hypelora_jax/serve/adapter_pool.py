@@ -15,6 +15,7 @@ from hypelora_jax.evaluate import evaluation
 from hypelora_jax.inference import predictor
 from hypelora_jax.inference.predictor import Loaded
 from hypelora_jax.run import records
+from hypelora_jax.run.paths import unique_names
 from hypelora_jax.types import Params
 
 Shelf = dict[str, Loaded]  # by name; the first one answers where none is asked for
@@ -48,27 +49,13 @@ def names_of(workdirs: Sequence[str]) -> dict[str, str]:
     Raises:
       UserError: the same folder twice.
     """
-    parts = [str(records.absolute(w)).rstrip("/").split("/") for w in workdirs]
-    if twice := [
-        w for w, own in zip(workdirs, parts, strict=True) if _many(own, parts)
-    ]:
-        raise UserError(
-            f"--workdir={twice[0]} stands there twice; wanted each run once"
-        )
-    for depth in range(1, 1 + max(map(len, parts))):
-        names = ["/".join(own[-depth:]) for own in parts]
-        if len(set(names)) == len(names):
-            break
-    return dict(zip(names, workdirs, strict=True))
-
-
-def _many(item: Any, items: list) -> bool:
-    return items.count(item) > 1
+    twice = "--workdir={} stands there twice; wanted each run once"
+    return dict(zip(unique_names(workdirs, twice), workdirs, strict=True))
 
 
 def _check_same_base(names: dict[str, str]) -> None:
     """Refuse runs of different weights, from config.json, before any is loaded."""
-    models = {n: records.wanted_record(w)[1]["model"] for n, w in names.items()}
+    models = {n: records.open_record(w)[1]["model"] for n, w in names.items()}
     (first, wanted), *others = models.items()
     for name, model in others:
         if model["sha256"] != wanted["sha256"]:

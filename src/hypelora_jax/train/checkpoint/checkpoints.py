@@ -18,6 +18,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train.checkpoint import selection
 from hypelora_jax.train.checkpoint.selection import Selection
 from hypelora_jax.train.state import TrainState
@@ -59,7 +60,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.Path, keep: int = 2):
-        self.directory = epath.Path(workdir) / "checkpoints"
+        self.directory = Run(epath.Path(workdir)).checkpoints
         self._scores = selection.scores(self.directory)
         self._policy = _Keep(keep, self._scores)  # sees it grow
         self._saving: int | None = None

@@ -17,10 +17,9 @@ from jax.experimental import multihost_utils
 
 from hypelora_jax import files
 from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import COMMITTED, SELECTION
 from hypelora_jax.train.checkpoint import manifest
 
-SELECTION = "selection.json"
-COMMITTED = "commit_success.txt"  # orbax adds it after the manifest
 LATER = frozenset({SELECTION, COMMITTED})
 
 

@@ -8,7 +8,7 @@ import rich.table
 import rich.text
 
 from hypelora_jax.calibration import calibrators
-from hypelora_jax.report.runs import RunView
+from hypelora_jax.run.results import Results
 
 SCORES = ("mcc", "f1", "pearson", "spearman", "mse")  # task scores, if there are any
 SHORT = (*SCORES, "accuracy", "nll", "ece", "brier")  # fits 80 columns
@@ -71,7 +71,7 @@ def of_metrics(
 
 
 def before_after(
-    runs: Iterable[RunView], split: str = "validation", names: Iterable[str] = SHORT
+    runs: Iterable[Results], split: str = "validation", names: Iterable[str] = SHORT
 ) -> Table:
     """Runs by metrics, a second row for each run that has a fitted calibrator.
 
@@ -93,7 +93,7 @@ def before_after(
     return Table(title, columns, (*rows,), (*sections,))
 
 
-def every(runs: Iterable[RunView], split: str) -> Table:
+def every(runs: Iterable[Results], split: str) -> Table:
     """All metrics of a split under their names in metrics.json, a row each.
 
     A column for each run, and one more for each that has a fitted calibrator.
