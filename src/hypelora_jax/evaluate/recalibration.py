@@ -57,10 +57,10 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     was, now = map(calibrators.describe, states)
     probs = [calibrators.apply(state, judged.logits) for state in states]
     before, after = (_with_intervals(p, judged) for p in probs)
-    result = {"method": method, "was": was, "calibrator": now}
+    result: dict[str, Any] = {"method": method, "was": was, "calibrator": now}
     result |= {"before": before, "after": after}
     change = bootstrap.paired(
-        *probs[::-1], judged.labels, soft=judged.soft, names=_shown(judged)
+        probs[1], probs[0], judged.labels, soft=judged.soft, names=_shown(judged)
     )
     return result | {"difference": change}
 

@@ -126,8 +126,8 @@ def _described(method: Series, stage: str) -> str:
 
 def _averaged(method: Series, split: str) -> str:
     """Kind of uncertainty, members and their mean pairwise disagreement."""
-    held = [run.metrics.get(split, {}).get("uncertainty") for run in method.seeds]
-    held = [one for one in held if one]
+    every = [run.metrics.get(split, {}).get("uncertainty") for run in method.seeds]
+    held = [one for one in every if one]
     if not held:
         return "-"
     said = f"{held[0]['kind']}, K = {held[0]['members']}"
@@ -227,6 +227,8 @@ def _over_examples(
 def _aligned(first: _Judged, run: _Judged) -> np.ndarray | None:
     """Order of a run's examples that makes them the first one's; None: others."""
     if first.ids is None or run.ids is None or len(first.ids) != len(run.ids):
+        return None
+    if first.labels is None or run.labels is None:
         return None
     order = np.arange(len(run.ids))
     if not np.array_equal(first.ids, run.ids):

@@ -94,9 +94,14 @@ def _curve(axes: Sequence[Axes], run: Results, number: int, several: bool) -> No
     loss, first = _points(train, "loss", unit), number == 0
     dot = "." if len(loss[0]) < 30 else None  # few points make no line
     thin = 0.6 if several else 1
-    said = {"label": "train loss"} if first else {}
+    said: dict[str, Any] = {"label": "train loss"} if first else {}
     axes[0].plot(*loss, color=figures.PALE, lw=thin, marker=dot, zorder=1, **said)
-    style = {"color": figures.AFTER, "marker": "o", "ms": 4, "lw": 1.6 * thin}
+    style: dict[str, Any] = {
+        "color": figures.AFTER,
+        "marker": "o",
+        "ms": 4,
+        "lw": 1.6 * thin,
+    }
     for one, key in zip(axes, ("nll", "ece"), strict=True):
         x, y = _points(epochs, key, unit)
         said = {"label": "validation NLL"} if first and key == "nll" else {}
@@ -106,10 +111,19 @@ def _curve(axes: Sequence[Axes], run: Results, number: int, several: bool) -> No
         at = run.best_step / unit
         said = {"label": "chosen"} if first and key == "nll" else {}
         if not several:
-            dashes = {"color": figures.INK, "lw": 1.1, "ls": figures.DASHED}
+            dashes: dict[str, Any] = {
+                "color": figures.INK,
+                "lw": 1.1,
+                "ls": figures.DASHED,
+            }
             one.axvline(at, zorder=1, **dashes, **said)
         elif at in x:
-            star = {"marker": "*", "ms": 11, "ls": "", "mec": figures.INK}
+            star: dict[str, Any] = {
+                "marker": "*",
+                "ms": 11,
+                "ls": "",
+                "mec": figures.INK,
+            }
             one.plot(at, y[x.index(at)], color="white", zorder=5, **star, **said)
 
 

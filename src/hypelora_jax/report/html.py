@@ -1,6 +1,6 @@
 """A report: one self-contained HTML page, and its tables and figures as files."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -174,10 +174,9 @@ def _page(
         body += [markup.note(HOW_TO_READ[name])] if held else []
     runs = _named(methods)
     body.append("<h2>All metrics</h2>")
-    held = dict.fromkeys(name for run in runs for name in run.metrics)
-    for name in held:
-        body.append(markup.table(metric_tables.every(runs, name)))
-    body += [] if held else [NOTHING]
+    splits = dict.fromkeys(name for run in runs for name in run.metrics)
+    body += [markup.table(metric_tables.every(runs, name)) for name in splits]
+    body += [] if splits else [NOTHING]
     body.append(f"<h2>Configuration</h2>{markup.configs(runs)}")
     return markup.page(content.title, body)
 
@@ -213,30 +212,33 @@ def _markdown(content: _Content) -> str:
 
 
 def _draw(methods: Sequence[Series], split: str) -> dict[str, Pictures]:
-    """Pictures by the names of FIGURES: one a method, but one in all of risk."""
-    panels = _panels(methods, split)
-    limits = reliability.limits_of(panels) if panels else None
-    diagrams = []
-    for panel in panels:
-        errors = ", ".join(f"{s.name} ECE {s.ece:.4f}" for s in panel.stages)
-        figure = reliability.diagram([panel], limits=limits)
-        diagrams.append((f"Reliability diagram of {panel.title}: {errors}", figure))
+    """Pictures by the names of FIGURES: one a series, but one in all of risk."""
     risk = curves.risk_coverage(methods, split)
     names = ", ".join(method.name for method in methods)
     trained = [m for m in methods if any(run.curve for run in m.seeds)]
     tops = curves.highest(trained)
-    drawn = {
-        "reliability": diagrams,
-        "risk_coverage": [(f"Risk over coverage of {names}", risk)] if risk else [],
+    drawn: dict[str, list[tuple[str, Figure | None]]] = {
+        "reliability": [*_diagrams(methods, split)],
+        "risk_coverage": [(f"Risk over coverage of {names}", risk)],
         "curves": [
             (f"Loss and ECE of {m.name} over epochs", curves.training([m], tops))
             for m in trained
         ],
     }
     return {
-        name: [(text, figures.png(figure)) for text, figure in held]
-        for name, held in drawn.items()
+        name: [(text, figures.png(figure)) for text, figure in found if figure]
+        for name, found in drawn.items()
     }
+
+
+def _diagrams(methods: Sequence[Series], split: str) -> Iterator[tuple[str, Figure]]:
+    """(text, reliability diagram) of each series that has one, with equal axes."""
+    panels = _panels(methods, split)
+    limits = reliability.limits_of(panels) if panels else None
+    for panel in panels:
+        errors = ", ".join(f"{s.name} ECE {s.ece:.4f}" for s in panel.stages)
+        figure = reliability.diagram([panel], limits=limits)
+        yield f"Reliability diagram of {panel.title}: {errors}", figure
 
 
 def _panels(methods: Sequence[Series], split: str) -> list[reliability.Panel]:
@@ -256,6 +258,8 @@ def _write_pictures(
         "curves": lambda: curves.training(methods),
     }
     for name, held in pictures.items():
-        if held:
-            data = held[0][1] if len(held) == 1 else figures.png(together[name]())
-            output.with_name(f"{output.stem}_{name}.png").write_bytes(data)
+        if not held:
+            continue
+        figure = together[name]() if len(held) > 1 else None
+        data = held[0][1] if figure is None else figures.png(figure)
+        output.with_name(f"{output.stem}_{name}.png").write_bytes(data)

@@ -128,7 +128,7 @@ def _flat(tree: Any, path: str = "") -> dict[str, str]:
     """Dotted path -> JSON of each leaf of nested dicts."""
     if not isinstance(tree, dict) or not tree:
         return {path: json.dumps(tree)}
-    out = {}
+    out: dict[str, str] = {}
     for name, value in tree.items():
         out |= _flat(value, f"{path}.{name}" if path else str(name))
     return out

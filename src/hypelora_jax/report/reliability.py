@@ -106,7 +106,7 @@ def limits_of(panels: Sequence[Panel], bins: int = 10) -> Limits:
     confident = min(np.floor(bins / panel.classes) / bins for panel in panels)
     low = min(confident, *(held.low.min() for held in every))
     # a tick of .2 below what is drawn, so that the diagonal begins on the axis
-    share = max((held.count / held.count.sum()).max() for held in every)
+    share = max((held.examples / held.examples.sum()).max() for held in every)
     return Limits(float(np.floor(5 * low + 1e-9) / 5), float(share))
 
 
@@ -161,7 +161,7 @@ class _Binned(NamedTuple):
     accuracy: np.ndarray
     low: np.ndarray  # ends of the interval of the accuracy
     high: np.ndarray
-    count: np.ndarray
+    examples: np.ndarray
     drawn_again: np.ndarray  # (M,) bool: the ends are the bootstrap's
 
 

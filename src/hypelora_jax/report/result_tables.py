@@ -12,8 +12,16 @@ from hypelora_jax.report.metric_tables import SCORES, Table, cell, title_of
 from hypelora_jax.report.series import Series
 
 SHOWN = (*SCORES, *COMPARED)
-CSV = ("split", "stage", "method", "averages_over", "seeds", "n", "calibrator")
-CSV += ("metric", "value")
+CSV: tuple[str, ...] = (
+    "split",
+    "stage",
+    "method",
+    "averages_over",
+    "seeds",
+    "n",
+    "calibrator",
+)
+CSV += ("calibrator", "metric", "value")
 CSV += ("low", "high", "spread", "difference", "difference_low", "difference_high")
 CSV += ("difference_spread", "p")
 SETS = ("coverage", "size", "single", "empty", "worst_class")
@@ -104,8 +112,9 @@ def sets(methods: Sequence[Series], split: str) -> Table | None:
     sections: list[int] = []
     wanted: set[float] = set()
     for method in methods:
-        held = [run.metrics.get(split, {}).get("conformal") for run in method.seeds]
-        if not all(held):
+        every = [run.metrics.get(split, {}).get("conformal") for run in method.seeds]
+        held = [one for one in every if one]
+        if len(held) < len(every):
             continue
         wanted |= {summary["wanted"] for summary in held}
         kinds = [k for k, found in held[0].items() if isinstance(found, Mapping)]
@@ -141,16 +150,18 @@ def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
     writer.writerow(CSV)
     for (split, stage), held in rows.items():
         for row in held:
-            about = (split, stage, row.name, row.averaged, row.seeds, row.n)
-            about += (row.calibrator,)
+            about = (split, stage, row.name, row.averaged)
+            about_seeds = (row.seeds, row.n, row.calibrator)
             for name, found in row.cells.items():
                 if name == "consistency_p" and found.values:
                     continue  # p-values must not be averaged
                 other = row.differences.get(name)
-                difference = (None,) * 5
+                difference: tuple[float | None, ...] = (None,) * 5
                 if other is not None:
                     difference = (other.value, other.low, other.high)
                     difference += (other.spread, other.p)
                 ends = (found.low, found.high, found.spread)
-                writer.writerow((*about, name, found.value, *ends, *difference))
+                writer.writerow(
+                    (*about, *about_seeds, name, found.value, *ends, *difference)
+                )
     return out.getvalue()

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 from tqdm.auto import tqdm
@@ -39,7 +39,8 @@ class MetricLog:
                 if row["step"] < resume_step or row["split"] == "train"
             ]
         _write_whole(self._path, self._rows)
-        self._file = self._board = None
+        self._file: IO[str] | None = None
+        self._board: Any = None  # set if and only if the file is
         if appends(run.path):
             self._file = self._path.open("a")
             # local: tensorboardX imports torch where that is installed, which takes 5 s

@@ -83,12 +83,11 @@ def metrics_of_file(
         logging.getLogger(__name__).warning(
             "%s: %d rows without a label are left out", path, held.dropped
         )
-    rows, options = (held.probs, held.labels), {"bins": bins, "soft": held.soft}
-    options["seed"] = seed
-    out = metrics.compute_all(*rows, **options)
+    own: dict[str, Any] = {"bins": bins, "soft": held.soft, "seed": seed}
+    out = metrics.compute_all(held.probs, held.labels, **own)
     if replicas:
-        options |= {"replicas": replicas, "level": level}
-        out |= bootstrap.intervals(*rows, **options)
+        own |= {"replicas": replicas, "level": level}
+        out |= bootstrap.intervals(held.probs, held.labels, **own)
     return out
 
 
@@ -143,10 +142,7 @@ def _soft(
         )
     soft = soft.astype(np.float64)
     for bad, wanted in _row_checks(soft):
-        _refuse(
-            bad & keep,
-            lambda i, w=wanted: f"{path}: row {i}: soft {_show(soft[i])}; wanted {w}",
-        )
+        _refuse(bad & keep, _says(lambda i: f"{path}: row {i}: soft", soft, wanted))
     return soft[keep]
 
 
@@ -177,6 +173,12 @@ def _refuse(bad: np.ndarray, message: Callable[[int], str]) -> None:
         raise UserError(message(int(np.argmax(bad))))
 
 
+def _says(
+    at: Callable[[int], str], rows: np.ndarray, wanted: str
+) -> Callable[[int], str]:
+    return lambda i: f"{at(i)} {_show(rows[i])}; wanted {wanted}"
+
+
 def _checked(
     path: epath.Path,
     at: Callable[[int], str],
@@ -187,9 +189,7 @@ def _checked(
     """Labelled rows, if every row is a distribution and every label a class or -1."""
     n, num_classes = probs.shape
     for bad, wanted in _row_checks(probs):
-        _refuse(
-            bad, lambda i, w=wanted: f"{at(i)}: probs {_show(probs[i])}; wanted {w}"
-        )
+        _refuse(bad, _says(lambda i: f"{at(i)}: probs", probs, wanted))
     _refuse(
         ((labels < -1) | (labels >= num_classes)).astype(bool),
         lambda i: (
@@ -207,7 +207,7 @@ def _checked(
 
 def _row_checks(probs: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
     """Which rows fail, and what was wanted; a later check may rely on earlier ones."""
-    yield ~np.isfinite(probs).all(axis=1), "finite numbers"
-    yield (probs < 0).any(axis=1), "no negative probability"
-    off = np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE
+    yield np.asarray(~np.isfinite(probs).all(axis=1)), "finite numbers"
+    yield np.asarray((probs < 0).any(axis=1)), "no negative probability"
+    off = np.asarray(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)
     yield off, f"a sum of 1 within {SUM_TOLERANCE}: give logits as .npz, if they are"

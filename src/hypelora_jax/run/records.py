@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
 
 def _commit() -> str:
     """Commit of the checkout this package runs from; "" for an installed one."""
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return ""
     command = ["git", "-C", str(here), "rev-parse", "HEAD"]
@@ -54,7 +54,9 @@ def located(settings: Settings) -> Settings:
     """
     data, model = settings.data, settings.model
     names = ("dir", "train", "calibration", "validation", "test")
-    paths = {n: str(files.absolute(p)) for n in names if (p := getattr(data, n))}
+    paths: dict[str, Any] = {
+        n: str(files.absolute(p)) for n in names if (p := getattr(data, n))
+    }
     if model.path and epath.Path(model.path).expanduser().is_dir():
         is_name = model.path == "minilm" or model.path.startswith("random:")
         if not is_name:

@@ -228,6 +228,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Orbax calls it on process 0 once all processes have written their part."""
+        assert self._saving is not None  # it is set before orbax begins to write
         selection.seal(self.directory, self._saving)
 
     def _save_failed(self, error: Exception) -> UserError:
