@@ -8,6 +8,7 @@ lines of a nested one count twice. A package's files are the Python files of its
 
 import ast
 import graphlib
+import importlib.util
 import re
 import statistics
 from collections import Counter
@@ -234,6 +235,97 @@ def test_a_docstring_that_says_nothing_is_found():
     assert not is_introduced("train", "train.")
     assert not is_introduced("train", "The step, its optimizer and the loop of epochs.")
     assert is_introduced("train", "The loop of epochs.\n\nNo report comes in here.")
+
+
+# docs/architecture.md
+
+
+@pytest.fixture(scope="module")
+def architecture():
+    """The module docs/architecture.py, which draws the imports into its page."""
+    path = source_tree.ROOT / "docs" / "architecture.py"
+    spec = importlib.util.spec_from_file_location("architecture", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_drawing_is_that_of_the_code(architecture, trees):
+    text = architecture.PAGE.read_text()
+    drawn = architecture.page(text, source_tree.unit_graph(trees))
+    assert drawn == text, "run python docs/architecture.py"
+
+
+def test_the_drawing_shows_every_unit_and_arrow(architecture):
+    graph = {unit: set() for layer in source_tree.LAYERS for unit in layer}
+    graph["cli"] = {"commands", "errors"}
+    drawn = architecture.drawing(graph)
+    assert all(f"│ {unit} │" in drawn for unit in graph)
+    assert "        cli ──▶ commands errors" in drawn.splitlines()
+    assert drawn.count("──▶") == 1
+    text = f"a\n{architecture.BEGIN}\nold\n{architecture.END}\nb\n"
+    made = architecture.page(text, graph)
+    assert drawn in made and "old" not in made and made.endswith("\nb\n")
+    assert architecture.page(made, graph) == made
+    with pytest.raises(ValueError, match="needs one line"):
+        architecture.page("a\nb\n", graph)
+
+
+def test_where_to_add_something_names_what_is_there(architecture):
+    """Each path in the table exists, and each table it names stands in that file."""
+    section = architecture.PAGE.read_text().partition("\n## Where do I add")[2]
+    rows = [row for row in section.splitlines() if row.startswith("| a")]
+    assert len(rows) == 13
+    for row in rows:
+        names = re.findall(r"`([\w./]+)`", row)
+        paths = [n for n in names if "/" in n or n.endswith(".py")]
+        roots = [source_tree.ROOT if p.startswith("docs/") else PACKAGE for p in paths]
+        files = [root / path for root, path in zip(roots, paths, strict=True)]
+        assert [str(file) for file in files if not file.exists()] == []
+        text = "".join(file.read_text() for file in files if file.is_file())
+        assert [n for n in set(names) - set(paths) if n not in text] == [], row
+
+
+def test_the_page_has_a_paragraph_for_every_room(architecture):
+    rooms = architecture.PAGE.read_text().partition("\n## Rooms\n")[2]
+    rooms = rooms.partition("\n## ")[0]
+    units = [unit for layer in source_tree.LAYERS for unit in layer]
+    assert [u for u in units if not re.search(rf"`[^`]*\b{u}(/|\.py)", rooms)] == []
+
+
+# CHANGELOG.md
+
+
+def missing_names(text: str, trees: dict[str, ast.Module]) -> list[str]:
+    """New names of the table of moved imports that are not in the source."""
+    out = []
+    for new in re.findall(r"^\| `[\w.]+` \| `([\w.]+)` \|$", text, re.M):
+        module, _, name = f"{NAME}.{new}".rpartition(".")
+        if f"{NAME}.{new}" not in trees and name not in _defined(trees.get(module)):
+            out.append(new)
+    return out
+
+
+def _defined(tree: ast.Module | None) -> set[str]:
+    nodes = tree.body if tree else []
+    names = {n.name for n in nodes if hasattr(n, "name")}
+    targets = [
+        t for n in nodes for t in getattr(n, "targets", [getattr(n, "target", 0)])
+    ]
+    return names | {t.id for t in targets if isinstance(t, ast.Name)}
+
+
+def test_moved_imports_lead_to_what_is_there(trees):
+    text = (source_tree.ROOT / "CHANGELOG.md").read_text()
+    assert text.count("\n| `") > 50
+    assert missing_names(text, trees) == []
+
+
+def test_a_moved_import_to_nowhere_is_found():
+    trees = {"hypelora_jax.a": ast.parse("class C: pass\nX = 1\nY: int = 2")}
+    names = ("a", "a.C", "a.X", "a.Y", "a.Z", "b", "b.C")
+    text = "\n".join(f"| `old` | `{name}` |" for name in names)
+    assert missing_names(text, trees) == ["a.Z", "b", "b.C"]
 
 
 # From the command to the step
