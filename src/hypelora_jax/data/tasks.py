@@ -22,7 +22,7 @@ class Task(NamedTuple):
     @property
     def num_outputs(self) -> int:
         """Width Y of the logits: the number of classes, 1 for regression."""
-        return len(self.labels) if self.kind == "classification" else 1
+        return len(self.labels) or 1
 
 
 class GlueTask(NamedTuple):
@@ -132,3 +132,14 @@ def glue_task(name: str) -> GlueTask:
             f"config.data.task is {name!r}; wanted one of {', '.join(GLUE)}"
         )
     return GLUE[name]
+
+
+def unnamed(outputs: int, name: str = "unnamed") -> Task:
+    """The task of a model of which only the number of outputs is known.
+
+    One output is a regression; the classes of more are called LABEL_0, LABEL_1, ...
+    """
+    if outputs == 1:
+        return Task(name, "regression", (), ("pearson", "spearman"), False)
+    labels = tuple(f"LABEL_{i}" for i in range(outputs))
+    return Task(name, "classification", labels, ("accuracy",), False)

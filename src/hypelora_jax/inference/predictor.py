@@ -109,9 +109,7 @@ class Predictor(NamedTuple):
 
 
 def _probabilistic(fitted: evaluation.Fitted) -> bool:
-    # The objective of the model decides this; until models have one, only a task
-    # with names of classes has probabilities.
-    return len(fitted.bench.task.labels) > 0
+    return fitted.bench.model.objective.probabilistic
 
 
 def _seconds(predict: Answerer, data: Dataset) -> float:
