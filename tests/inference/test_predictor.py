@@ -11,6 +11,7 @@ from hypelora_jax.data import buckets
 from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
+from hypelora_jax.run.paths import Run
 
 MASKS = "mc_dropout"
 TEXTS = [f"{n} " + "word " * (n % 6) for n in range(40)]
@@ -132,7 +133,7 @@ def test_sets_and_abstention_reach_the_api(pairs, model):
     evaluation.write_split(run, "calibration", data, model.answerers[32](data))
     wanted = calibration_split.SetMaker(0.8, "aps")
     threshold = calibration_split.threshold(
-        run.workdir, model.task, run.calibrator, wanted
+        Run(run.workdir), model.task, run.calibrator, wanted
     )
     model = model._replace(threshold=threshold, abstain=1.0)
     for one in model.predict([(t, t) for t in TEXTS]):

@@ -15,7 +15,7 @@ from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.inference import predictor, stream
-from hypelora_jax.run import predictions
+from hypelora_jax.run import npz
 
 TEXTS = ["ab", "a longer text", 'with "quotes", and\nlines', "x" * 60, "ü", "a\u2028b"]
 
@@ -113,7 +113,7 @@ def test_predict_gives_the_numbers_of_evaluate(run, model, tmp_path):
     data = evaluation.tokenised(fitted, Table(np.arange(300), texts, None, label))
     evaluation.write_split(fitted, "validation", data, fitted.answer(data))
     file = run / "eval/validation/predictions.npz"
-    z = predictions.arrays(file)["logits"].astype(np.float64) / 1.7
+    z = npz.read(file)["logits"].astype(np.float64) / 1.7
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     got = [list(one["probs"].values()) for one in model.predict(texts)]

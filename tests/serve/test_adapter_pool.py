@@ -11,7 +11,7 @@ import serving
 
 from hypelora_jax import cli, files
 from hypelora_jax.errors import UserError
-from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.serve import adapter_pool, server
 
 
@@ -39,9 +39,9 @@ def test_batch_sizes_end_with_the_largest():
 
 
 def test_other_weights_are_refused_before_any_is_loaded(run, tmp_path):
-    record = records.read_json(run / "config.json")
+    record = files.read_json(run / "config.json")
     record["model"] |= {"sha256": "ab", "name": "another"}
-    other = records.open_workdir(str(tmp_path / "other"))
+    other = Run.create(tmp_path / "other").path
     files.write_json(other / "config.json", record)
     with pytest.raises(UserError, match="other adapts another and run adapts .*tiny"):
         adapter_pool.open_pool([str(run), str(other)], (8,))

@@ -26,6 +26,7 @@ from hypelora_jax.evaluate.averaging import Answerer
 from hypelora_jax.inference import answers
 from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.texts import Text, as_fields
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding.mesh import BATCH
 
 WINDOW = 2048  # texts sorted into length buckets at a time; this bounds the memory
@@ -148,7 +149,7 @@ def load(
     if coverage is not None:
         maker = calibration_split.SetMaker(coverage, sets, by_class)
         threshold = calibration_split.threshold(
-            fitted.workdir, bench.task, fitted.calibrator, maker
+            Run(fitted.workdir), bench.task, fitted.calibrator, maker
         )
     edges = buckets.extended(fitted.edges, bench.settings.data.max_length)
     ways = math.prod(bench.mesh.shape[name] for name in BATCH[0])

@@ -15,14 +15,14 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from hypelora_jax import families
+from hypelora_jax import families, files
 from hypelora_jax.adapters.lora import Sites
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop.tensor_paths import head_names
-from hypelora_jax.interop.tensors import read_file, read_json, write_bytes
+from hypelora_jax.interop.tensors import read_file, read_json
 from hypelora_jax.types import Lora, Params
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -160,8 +160,9 @@ def write(
     """The two files of an adapter, the config last: what has one is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(dict(tensors), metadata={"format": "pt"})
-    write_bytes(folder / TENSORS, data)
-    write_bytes(folder / CONFIG, (json.dumps(dict(fields), indent=2) + "\n").encode())
+    files.write_whole(folder / TENSORS, data)
+    text = json.dumps(dict(fields), indent=2) + "\n"
+    files.write_whole(folder / CONFIG, text)
 
 
 def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from hypelora_jax import families
+from hypelora_jax import families, files
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 
@@ -30,20 +30,17 @@ _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 def read_json(path: epath.Path) -> dict[str, Any]:
     """The JSON object in a file; a missing or malformed one is a `UserError`."""
     try:
-        fields = json.loads(path.read_text())
+        return files.read_json(path, "copy the file again")
     except FileNotFoundError as e:
         raise UserError(
             f"{path} does not exist; wanted a folder with config.json and"
             " model.safetensors: check model.path"
         ) from e
-    except (OSError, ValueError) as e:  # ValueError: not JSON, not UTF-8
+    except OSError as e:
         raise UserError(
             f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object:"
             " copy the file again"
         ) from e
-    if not isinstance(fields, dict):
-        raise UserError(f"{path} holds no JSON object; copy the file again")
-    return fields
 
 
 def load_config(folder: epath.PathLike) -> EncoderConfig:
@@ -170,13 +167,6 @@ def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
     return shards
 
 
-def write_bytes(path: epath.Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader never sees half of it."""
-    part = path.parent / f"{path.name}.part"
-    part.write_bytes(data)
-    part.replace(path)
-
-
 def write_folder(
     folder: epath.PathLike,
     fields: Mapping[str, Any],
@@ -205,13 +195,13 @@ def write_folder(
             (folder / old).unlink(missing_ok=True)
         for name, shard in named.items():
             data = safetensors.numpy.save(shard, metadata={"format": "pt"})
-            write_bytes(folder / name, data)
+            files.write_whole(folder / name, data)
         if len(shards) > 1:
             where = {n: file for file, shard in named.items() for n in shard}
             index = {"metadata": {"total_size": total}, "weight_map": where}
-            write_bytes(folder / INDEX, json.dumps(index, indent=1).encode())
+            files.write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
         text = json.dumps(dict(fields), indent=1)
-        write_bytes(folder / "config.json", text.encode())
+        files.write_whole(folder / "config.json", text.encode())
     except OSError as e:
         raise UserError(
             f"cannot write {folder} ({e.strerror or e}); wanted a folder with room and"

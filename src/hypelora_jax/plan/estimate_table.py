@@ -5,7 +5,7 @@ from typing import Any
 from hypelora_jax.plan.changes import Change
 from hypelora_jax.plan.estimate import Estimate
 from hypelora_jax.plan.topology import GIB, Topology
-from hypelora_jax.report.tables import Table
+from hypelora_jax.report.metric_tables import Table
 
 
 def as_dict(found: Estimate, where: Topology, changes: list[Change]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.inference.predictor import Predictor, load
 from hypelora_jax.run import records
+from hypelora_jax.run.paths import unique_names
 from hypelora_jax.types import Params
 
 AdapterPool = dict[str, Predictor]  # by name; the first answers if none is named
@@ -53,22 +54,13 @@ def names_of(workdirs: Sequence[str]) -> dict[str, str]:
     Raises:
       UserError: the same folder is given twice.
     """
-    parts = [str(records.absolute(w)).rstrip("/").split("/") for w in workdirs]
-    pairs = zip(workdirs, parts, strict=True)
-    if twice := [workdir for workdir, own in pairs if parts.count(own) > 1]:
-        raise UserError(
-            f"--workdir={twice[0]} stands there twice; wanted each run once"
-        )
-    for depth in range(1, 1 + max(map(len, parts))):
-        names = ["/".join(own[-depth:]) for own in parts]
-        if len(set(names)) == len(names):
-            break
-    return dict(zip(names, workdirs, strict=True))
+    twice = "--workdir={} stands there twice; wanted each run once"
+    return dict(zip(unique_names(workdirs, twice), workdirs, strict=True))
 
 
 def _check_same_base(names: dict[str, str]) -> None:
     """Refuse runs of different weights, from config.json, before any is loaded."""
-    models = {n: records.wanted_record(w)[1]["model"] for n, w in names.items()}
+    models = {n: records.open_record(w)[1]["model"] for n, w in names.items()}
     (first, wanted), *others = models.items()
     for name, model in others:
         if model["sha256"] != wanted["sha256"]:
