@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from hypelora_jax.data.records import listed, shown
+from hypelora_jax.data.readers import listed, shown
 from hypelora_jax.data.user_files import COLUMNS
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.lines import Line, Lines

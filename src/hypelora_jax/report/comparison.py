@@ -140,7 +140,7 @@ def _averaged(method: Method, split: str) -> str:
 
 
 def _bootstrap() -> ModuleType:
-    from hypelora_jax.calibration.metrics import (
+    from hypelora_jax.calibration import (
         bootstrap,  # compiles: not for --replicas=0
     )
 
