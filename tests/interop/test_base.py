@@ -9,11 +9,10 @@ import jax
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from tiny import encoder, head
 
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.encoder import encoder
-from hypelora_jax.families.sequence_head import head
-from hypelora_jax.families.sizes import preset
+from hypelora_jax.families import preset
 from hypelora_jax.interop import base as base_lib
 from hypelora_jax.interop import huggingface
 from hypelora_jax.interop.base import extract, load, resolve

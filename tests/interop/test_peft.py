@@ -16,7 +16,7 @@ from hypelora_jax import cli
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import export_record, exports, imports
-from hypelora_jax.families.sizes import preset
+from hypelora_jax.families import preset
 from hypelora_jax.interop import adapter, base, huggingface, peft
 from hypelora_jax.run import records
 
@@ -77,7 +77,7 @@ def test_the_merged_folder_gives_the_runs_logits(mode, task, tmp_path):
     params = base.load(held, len(labels), jax.random.key(9))
     opened = evaluation.open_run(str(run))
     batch = benches.batch()
-    got = jax.jit(opened.bench.model.predictor.classify)(params, {}, batch)
+    got = jax.jit(opened.bench.model.classify)(params, {}, batch)
     np.testing.assert_allclose(got, benches.logits(run, batch), rtol=0, atol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_the_golden_adapter_comes_in_and_goes_out_key_for_key(tmp_path):
     flags = [f"--adapter={GOLDEN}", f"--model={BASE}", f"--workdir={back}"]
     assert cli.main(["import", *flags]) == 0
     run = evaluation.open_run(str(back))
-    predict = jax.jit(run.bench.model.predictor.predict)
+    predict = jax.jit(run.bench.model.predict)
     got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
     wanted = golden.load("baseline_lora.npz")["end_logits"]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import encoder
 
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.encoder import encoder
-from hypelora_jax.families.sizes import max_tokens, preset, site_dims
+from hypelora_jax.families import preset
+from hypelora_jax.families.roberta import max_tokens
+from hypelora_jax.families.sizes import site_dims
 
 ROBERTA = preset("tiny")
 BERT = replace(ROBERTA, family="bert", pad_id=0, type_vocab=2, max_positions=16)

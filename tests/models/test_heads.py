@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import head
 
+from hypelora_jax import families
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.sequence_head import head
-from hypelora_jax.families.sizes import preset
+from hypelora_jax.families import preset
+from hypelora_jax.families.sequence_head import sequence_head
 
 ROBERTA = preset("tiny")
 BERT = replace(ROBERTA, family="bert", pad_id=0)
@@ -23,20 +25,25 @@ def test_logits_are_tanh_then_linear_of_the_first_token(config):
     hidden = jax.random.normal(jax.random.key(1), (2, 4, config.width))
     dense, out = (np.asarray(params[name]["kernel"]) for name in ("dense", "out"))
     wanted = np.tanh(np.asarray(hidden)[:, 0] @ dense) @ out + np.arange(3.0)
-    logits = module.apply(params, hidden)
+    logits = module.apply(params, hidden, {})
     np.testing.assert_allclose(logits, wanted, atol=1e-6)
-    np.testing.assert_allclose(module.apply(params, hidden[0]), logits[0], atol=1e-6)
-    dropped = module.apply(params, hidden, jax.random.key(2))
+    np.testing.assert_allclose(
+        module.apply(params, hidden[0], {}), logits[0], atol=1e-6
+    )
+    dropped = module.apply(params, hidden, {}, jax.random.key(2))
     assert float(jnp.max(jnp.abs(dropped - logits))) > 1e-3
 
 
 def test_logits_are_at_least_float32():
     params = head(ROBERTA, 1).init(jax.random.key(0))
     hidden = jnp.ones((2, 4, ROBERTA.width), jnp.bfloat16)
-    assert head(ROBERTA, 1, dtype="bfloat16").apply(params, hidden).dtype == jnp.float32
+    assert (
+        head(ROBERTA, 1, dtype="bfloat16").apply(params, hidden, {}).dtype
+        == jnp.float32
+    )
     with jax.enable_x64(True):
         double = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
-        logits = head(ROBERTA, 1, dtype="float64").apply(double, hidden)
+        logits = head(ROBERTA, 1, dtype="float64").apply(double, hidden, {})
         assert logits.dtype == jnp.float64
 
 
@@ -49,4 +56,4 @@ def test_init_is_hugging_face_s():
 
 def test_no_outputs_is_one_line():
     with pytest.raises(UserError, match="0 outputs; wanted 1 or more"):
-        head(ROBERTA, 0)
+        sequence_head(families.of(ROBERTA).sequence, ROBERTA, 0)

@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from hypelora_jax.families.blocks import (
-    ACTIVATION,
-    LayerNorm,
-    LoraDense,
-    attention,
-    dropout,
-)
+from hypelora_jax.families.blocks.activations import ACTIVATION
+from hypelora_jax.families.blocks.attention import attention
+from hypelora_jax.families.blocks.dense import LoraDense, dropout
+from hypelora_jax.families.blocks.norms import LayerNorm
 
 
 def draw(seed, *shape):

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from hypelora_jax import families
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.sizes import max_tokens, preset, site_dims
+from hypelora_jax.families import preset
+from hypelora_jax.families.sizes import site_dims
 
 
 def test_presets_have_their_published_sizes():
@@ -13,7 +15,8 @@ def test_presets_have_their_published_sizes():
     assert (base.width, base.layers, base.heads, base.ff) == (768, 12, 12, 3072)
     assert (large.width, large.layers, large.heads, large.ff) == (1024, 24, 16, 4096)
     assert (mini.width, mini.layers, mini.heads, mini.ff) == (384, 6, 12, 1536)
-    assert max_tokens(base) == 512 and max_tokens(mini) == 512
+    for config in (base, mini):
+        assert families.of(config).max_tokens(config) == 512
 
 
 def test_site_dims():
@@ -38,4 +41,4 @@ def test_an_unknown_name_lists_the_presets():
 )
 def test_a_config_that_cannot_be_is_refused(field, value, message):
     with pytest.raises(UserError, match=message):
-        replace(preset("tiny"), **{field: value})
+        families.of(replace(preset("tiny"), **{field: value}))

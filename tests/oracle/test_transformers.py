@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tiny import encoder, head
 
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.encoder import encoder
-from hypelora_jax.families.sequence_head import head
-from hypelora_jax.families.sizes import preset
+from hypelora_jax.families import preset
 from hypelora_jax.interop import huggingface
 from hypelora_jax.interop.base import load, resolve
 

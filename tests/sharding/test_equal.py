@@ -7,7 +7,7 @@ import pytest
 import tiny
 from sharding.sharded import batch, host, mesh_of, ready, same, settings, train, whole
 
-from hypelora_jax import trees
+from hypelora_jax import objectives, trees
 from hypelora_jax.plan import hlo
 from hypelora_jax.sharding.mesh import put_batch
 from hypelora_jax.train import scoring, session
@@ -119,7 +119,7 @@ def judged(sizes):
         6,  # 8 devices cannot cut this: evaluation makes it 8
     )
     params = host(trees.union(bench.trainable, bench.frozen))
-    return params, logits, scoring.judge(corpus.task, logits, data.label)
+    return params, logits, scoring.judge(objectives.of(corpus.task), logits, data.label)
 
 
 @pytest.mark.soak  # in short: tests/sharding/test_processes.py

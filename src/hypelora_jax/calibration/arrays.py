@@ -1,12 +1,14 @@
 """Helpers shared by all metrics; each works on numpy and on jax arrays."""
 
 from types import ModuleType
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = np.ndarray | jax.Array
+A = TypeVar("A", bound=Array)
 
 
 def namespace(x: Array) -> ModuleType:
@@ -52,14 +54,14 @@ def top(probs_NY: Array, label_N: Array) -> tuple[Array, Array]:
     return xp.max(probs_NY, axis=1), hit_N.astype(probs_NY.dtype)
 
 
-def total(x_N: Array, weight_N: Array) -> Array:
+def total(x_N: A, weight_N: Array) -> A:
     """Weighted sum; rows of weight 0 are ignored, even if they hold NaN."""
     xp = namespace(x_N)
     x_N = xp.where(weight_N > 0, x_N, xp.zeros_like(x_N))
     return xp.sum(x_N * weight_N.astype(x_N.dtype))
 
 
-def share(part: Array, whole: Array) -> Array:
+def share(part: A, whole: Array) -> A:
     """`part / whole`, and 0 where `whole` is 0."""
     xp = namespace(part)
     some = whole > 0

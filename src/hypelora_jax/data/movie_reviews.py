@@ -21,7 +21,7 @@ from hypelora_jax import files
 from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data.tables import Splits, Table, take
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 
 VERSION = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -48,10 +48,7 @@ def load(
       UserError: no such domain, or the archive cannot be fetched.
     """
     domain = config.task or "movie_reviews"
-    if domain not in DOMAINS:
-        raise UserError(
-            f"config.data.task is {domain!r}; wanted one of {', '.join(DOMAINS)}"
-        )
+    choose(DOMAINS, domain, "data.task")
     table = read_table(prepare(cache_dir) / f"{domain}.jsonl")
     return Task(domain, "classification", LABELS, ("accuracy",), False), split(
         table, seed

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import choose
 
 
 class Task(NamedTuple):
@@ -132,8 +132,15 @@ def glue_task(name: str) -> GlueTask:
     Raises:
       UserError: there is no such task.
     """
-    if name not in GLUE:
-        raise UserError(
-            f"config.data.task is {name!r}; wanted one of {', '.join(GLUE)}"
-        )
-    return GLUE[name]
+    return choose(GLUE, name, "data.task")
+
+
+def unnamed(outputs: int, name: str = "unnamed") -> Task:
+    """The task of a model of which only the number of outputs is known.
+
+    One output is a regression; the classes of more are called LABEL_0, LABEL_1, ...
+    """
+    if outputs == 1:
+        return Task(name, "regression", (), ("pearson", "spearman"), False)
+    labels = tuple(f"LABEL_{i}" for i in range(outputs))
+    return Task(name, "classification", labels, ("accuracy",), False)

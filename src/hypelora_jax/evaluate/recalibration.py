@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from hypelora_jax import objectives
 from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
@@ -31,7 +32,7 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
       UserError: no run, a regression, or no labels to fit on or to judge by.
     """
     path, record = records.wanted_record(workdir)
-    if records.task_of(record).kind == "regression":
+    if not objectives.of(records.task_of(record)).probabilistic:
         raise UserError(
             f"{workdir} predicts a number, which has no calibrator; wanted a run of "
             "classes"

@@ -9,20 +9,19 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import files, model, trees
+from hypelora_jax import families, files, model, trees
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
 from hypelora_jax.data.tables import Corpus
-from hypelora_jax.data.tasks import Task
+from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split
 from hypelora_jax.exchange.export_record import RECORD
-from hypelora_jax.families.sizes import max_tokens
 from hypelora_jax.interop import adapter, peft, reference_state
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop.huggingface import read_tensors
-from hypelora_jax.interop.names import HF_HEAD
+from hypelora_jax.interop.tensor_paths import head_names
 from hypelora_jax.run import records
 from hypelora_jax.sharding import rules
 from hypelora_jax.train import loop, session
@@ -107,7 +106,10 @@ def _begun(source: Source, config: Settings | None) -> Settings:
     if own is None and source.note is not None:
         own = settings_lib.from_dict(source.note["config"])
     if own is None:
-        longest = min(DataConfig().max_length, max_tokens(source.base.config))
+        longest = min(
+            DataConfig().max_length,
+            families.of(source.base.config).max_tokens(source.base.config),
+        )
         own = Settings(data=DataConfig(source="files", max_length=longest))
     path = source.base.name
     path = "minilm" if path == bases.MINILM and not source.base.revision else path
@@ -150,7 +152,7 @@ def _of_reference(
     """Settings and parts of the tree of the reference's saved hyper-network."""
     adapter.check_kind(source.fields)
     base, fields = source.base.config, source.fields
-    state = reference_state.sort(source.tensors, base.family)
+    state = reference_state.sort(source.tensors, families.of(base))
     hyper = config.hyper if config else HyperConfig(a="fixed")
     a = "random" if config and hyper.a == "random" else "fixed"
     rank = int(fields["r"])
@@ -183,10 +185,8 @@ def _of_reference(
     settings = dataclasses.replace(
         wanted, method=method, hyper=hyper, blend=blend, lora=lora
     )
-    sites = model.build(settings, base, 2).parts.hyper_sites
-    own |= reference_state.params_of(
-        state, method, hyper, blend, sites, rank, _beside(factors)
-    )
+    sites = model.build(settings, base, unnamed(2)).parts.hyper_sites
+    own |= reference_state.params_of(state, hyper, blend, sites, rank, _beside(factors))
     return settings, own
 
 
@@ -214,16 +214,13 @@ def _task(source: Source, corpus: Corpus | None) -> Task:
         return corpus.task
     if source.note is not None:
         return records.task_of(source.note)
-    if outputs == 1:
-        return Task("imported", "regression", (), ("pearson", "spearman"), False)
-    labels = tuple(f"LABEL_{i}" for i in range(outputs))
-    return Task("imported", "classification", labels, ("accuracy",), False)
+    return unnamed(outputs, "imported")
 
 
 def _outputs(source: Source) -> int:
     """Number of outputs of the adapter's head, else of the base model's."""
     config, base = source.base.config, source.base
-    name = f"{HF_HEAD[config.family]['out']}.weight"  # never under the prefix
+    name = f"{head_names(config)['out']}.weight"  # never under the prefix
     held = source.tensors
     if name not in held and base.folder is not None:
         held = read_tensors(base.folder)
@@ -252,7 +249,9 @@ def _with(bench: Workbench, own: Params) -> Workbench:
         kernel = np.asarray(flat[f"head/{part}/kernel"], np.float64)
         flat[f"head/{part}/kernel"] = (kernel + delta).astype(np.float32)
     params = trees.unflatten(flat)
-    where = rules.shardings(params, bench.mesh, bench.base.config.family)
+    where = rules.shardings(
+        params, bench.mesh, families.of(bench.base.config).shardings
+    )
     params = rules.place(params, where)
     trainable, frozen = model.split(bench.settings, params)
     return bench._replace(trainable=trainable, frozen=frozen)

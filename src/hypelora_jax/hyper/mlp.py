@@ -8,7 +8,7 @@ from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.hyper.factors import linear_init, num_sites
 from hypelora_jax.hyper.network import Trunk, assemble, input_width
 from hypelora_jax.keys import named_key
-from hypelora_jax.types import HyperNet, Key, Params
+from hypelora_jax.types import HyperNet, Key, Network, Params
 
 
 class Mlp(nn.Module):
@@ -55,3 +55,6 @@ def slots(config: HyperConfig, sites: Sites) -> int:
     """S: one slot a site."""
     del config
     return num_sites(sites)
+
+
+NETWORK = Network(slots, mlp_hyper)

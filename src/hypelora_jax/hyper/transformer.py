@@ -14,7 +14,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.hyper.factors import linear_init, num_sites
 from hypelora_jax.hyper.network import Trunk, assemble, input_width
 from hypelora_jax.keys import named_key
-from hypelora_jax.types import HyperNet, Key, Params
+from hypelora_jax.types import HyperNet, Key, Network, Params
 
 
 class SlotAttention(nn.Module):
@@ -162,3 +162,6 @@ def transformer_hyper(
 def slots(config: HyperConfig, sites: Sites) -> int:
     """S: one slot a site, two with generated A."""
     return num_sites(sites) * (2 if config.a == "generated" else 1)
+
+
+NETWORK = Network(slots, transformer_hyper)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hypelora_jax import families
 from hypelora_jax.adapters.lora import Site, Sites
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.sizes import EncoderConfig, site_dims
-from hypelora_jax.interop.names import PREFIX, names
+from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop.peft import CONFIG, SHORT, site_of, target_regex
+from hypelora_jax.interop.tensor_paths import names
 from hypelora_jax.types import MODULES, Lora, Params
 
 # fields that, when set, make an adapter something else than W + scale B A
@@ -113,7 +114,7 @@ def from_peft(
       UserError: no plain LoRA, or tensors that do not fit the base model.
     """
     check_kind(fields)
-    pairs, family = _pairs(tensors), config.family
+    pairs, family = _pairs(tensors), families.of(config)
     found = {name: site_of(name, family) for name in pairs}
     rank = max((p["A"].shape[0] for n, p in pairs.items() if found[n]), default=0)
     if not rank:
@@ -151,7 +152,7 @@ def _filled(
 ) -> dict[str, np.ndarray]:
     """A (I, R) and B (R, O) of a site from peft's tensors."""
     module, layer = site
-    d_in, d_out = site_dims(config)[module]
+    d_in, d_out = families.of(config).sites(config)[module]
     got = pair["A"].shape[1], pair["B"].shape[0]
     if got != (d_in, d_out) or layer >= config.layers:
         raise UserError(
@@ -169,7 +170,7 @@ def _filled(
 
 
 def _sites(held: Iterable[tuple[str, int]], config: EncoderConfig) -> Sites:
-    dims, held = site_dims(config), list(held)
+    dims, held = families.of(config).sites(config), list(held)
     layers = {m: tuple(sorted(i for n, i in held if n == m)) for m in MODULES}
     return {m: Site(*dims[m], own) for m, own in layers.items() if own}
 
@@ -178,7 +179,7 @@ def _with_targets(lora: LoraConfig, sites: Sites, config: EncoderConfig) -> Lora
     """The config whose targets and layers name exactly these sites."""
     layers = {site.layers for site in sites.values()}
     if len(layers) > 1:
-        fields = {"targets": target_regex(sites, config.family)}
+        fields = {"targets": target_regex(sites, families.of(config))}
     else:
         own = layers.pop()
         every = own == tuple(range(config.layers))
@@ -188,11 +189,11 @@ def _with_targets(lora: LoraConfig, sites: Sites, config: EncoderConfig) -> Lora
 
 def _head_parts(config: EncoderConfig) -> dict[str, tuple[str, str]]:
     """(part, leaf) by each name the head's tensors go by, prefix given or not."""
-    found = {}
+    prefix, found = families.of(config).names.prefix, {}
     for name, entry in names(config).items():
         if entry.path.startswith("head/"):
             _, part, leaf = entry.path.split("/")
-            found[name] = found[name.removeprefix(PREFIX[config.family])] = part, leaf
+            found[name] = found[name.removeprefix(prefix)] = part, leaf
     return found
 
 

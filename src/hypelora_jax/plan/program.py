@@ -12,11 +12,12 @@ import optax
 from etils import epath
 from jax.sharding import Mesh
 
+from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
-from hypelora_jax.data.tasks import glue_task
+from hypelora_jax.data.tasks import glue_task, unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.sizes import EncoderConfig, max_tokens, preset
+from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop.huggingface import load_config
 from hypelora_jax.model import Model
@@ -61,9 +62,9 @@ def encoder_config(path: str) -> EncoderConfig:
       UserError: a hub model whose sizes are not built in.
     """
     if path.startswith("random:"):
-        return preset(path.removeprefix("random:"))
+        return families.preset(path.removeprefix("random:"))
     if path in HUB:
-        return preset(HUB[path])
+        return families.preset(HUB[path])
     folder = epath.Path(path).expanduser()
     if (folder / "config.json").exists():
         return load_config(folder)
@@ -90,14 +91,14 @@ def build(settings: Settings, topology: Topology) -> Step:
     mesh = make_mesh(settings.mesh, topology.devices)
     optim = settings.optim
     rows = batch_size_per_device(optim.batch_size // optim.accumulate, mesh)
-    model = model_lib.build(settings, config, outputs)
+    model = model_lib.build(settings, config, unnamed(outputs))
     state, frozen, tx = abstract(settings, model, config, outputs)
     batch = batch_shapes(settings, outputs)
-    if settings.hyper.cond == "given" and model.parts.hyper is not None:
-        shape = (model.parts.hyper.slots, settings.hyper.cond_dim)
-        batch["cond"] = jax.ShapeDtypeStruct(shape, jnp.float32)
-    cond_rank = 2 if "cond" in batch else 0
-    where = shardings(state, frozen, tx, mesh, config.family)
+    reads = {} if model.parts.cond is None else model.parts.cond.reads
+    for name, shape in reads.items():
+        batch[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    cond_rank = 2 if reads else 0
+    where = shardings(state, frozen, tx, mesh, families.of(config).shardings)
     step = build_step(
         model,
         tx,
@@ -118,10 +119,10 @@ def build(settings: Settings, topology: Topology) -> Step:
 def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
     """Sizes of the encoder, and the width of the logits."""
     config, path = encoder_config(settings.model.path), settings.model.path
-    if settings.data.max_length > max_tokens(config):
+    if settings.data.max_length > families.of(config).max_tokens(config):
         raise UserError(
             f"config.data.max_length is {settings.data.max_length}; {path} has room "
-            f"for {max_tokens(config)} tokens"
+            f"for {families.of(config).max_tokens(config)} tokens"
         )
     return config, num_outputs(settings)
 

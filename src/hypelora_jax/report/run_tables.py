@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax import trees
+from hypelora_jax import model, trees
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.model import Parts
 from hypelora_jax.report.tables import Table
@@ -38,8 +38,8 @@ def adapter_bytes(bench: Workbench) -> int:
     params = trees.union(bench.trainable, bench.frozen)
     if bench.settings.method == "full":
         return trees.nbytes({n: params[n] for n in ("backbone", "head")})
-    factors = _factors(parts.hyper_sites, bench.model.rank)
-    factors += _factors(parts.lora_sites, bench.model.rank)
+    factors = _factors(parts.hyper_sites, bench.model.parts.rank)
+    factors += _factors(parts.lora_sites, bench.model.parts.rank)
     factors *= ensembles.count(bench.settings)
     return 4 * factors + trees.nbytes(params["head"])
 
@@ -101,7 +101,7 @@ def opening(bench: Workbench, plan: Plan) -> Table:
 
 
 def _of(bench: Workbench) -> tuple[Parts, int]:
-    return bench.model.parts, bench.model.rank
+    return bench.model.parts, bench.model.parts.rank
 
 
 def deltas(
@@ -115,12 +115,12 @@ def deltas(
     parts = bench.model.parts
     if not parts.hyper_sites and not parts.lora_sites:
         return {}
-    if bench.settings.hyper.cond == "given" and parts.hyper is not None:
+    if parts.cond is not None and parts.cond.reads:
         return {}
     all_sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
 
     def measure(params: Params, alpha: jax.Array) -> tuple[list, jax.Array]:
-        compact = bench.model.predictor.compact(params, {}, alpha)
+        compact = model.compact(parts, params, {}, alpha)
         folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
         placed = lora_lib.place(compact, parts.num_layers)
         return [lora_lib.delta_norms(f) for f in folded], lora_lib.mean_cosine(placed)

@@ -1,21 +1,46 @@
-"""BERT and RoBERTa encoders as a `Backbone`: layers stacked on L and scanned."""
+"""Post-norm encoders as a `Backbone`: layers stacked on L and scanned.
 
+What differs between the families that share it stands in a `Layout`.
+"""
+
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from hypelora_jax.errors import UserError
-from hypelora_jax.families.blocks import Block, Embed, dropout, wide
-from hypelora_jax.families.sizes import EncoderConfig, max_tokens
+from hypelora_jax.errors import UserError, choose
+from hypelora_jax.families.blocks.dense import dropout, wide
+from hypelora_jax.families.blocks.layer import Block, Embed
+from hypelora_jax.families.family import BuildBackbone
+from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import maybe, named_key
 from hypelora_jax.sharding.rules import pin_rows
 from hypelora_jax.types import Backbone, Batch, Key, Lora, Params
 
-REMAT = ("none", "layer")
+
+class Layout(NamedTuple):
+    """What differs between the encoders of different families.
+
+    `positions(config, ids)` gives the row of the position table of each token;
+    `segments` says whether tokens have segment types; `padded` names the embedding
+    tables whose row `pad_id` is zero at the start.
+    """
+
+    positions: Callable[[EncoderConfig, jax.Array], jax.Array]
+    segments: bool
+    padded: tuple[str, ...]
+    max_tokens: Callable[[EncoderConfig], int]
+
+
+def of_layout(layout: Layout) -> BuildBackbone:
+    """The builder of the encoders of a family."""
+    return partial(encoder, layout)
 
 
 def encoder(
+    layout: Layout,
     config: EncoderConfig,
     *,
     dtype: str = "float32",
@@ -34,12 +59,11 @@ def encoder(
     Raises:
       UserError: an unknown `remat`, or (when applied) more tokens than positions.
     """
-    if remat not in REMAT:
-        raise UserError(f"remat is {remat!r}; wanted one of {', '.join(REMAT)}")
+    remember = choose(REMAT, remat, "model.remat")
     block = Block(config, lora_dropout)
 
     def layers(params, lora, batch, key, keep):
-        x = _embedded(config, params["embed"], batch).astype(dtype)
+        x = _embedded(layout, config, params["embed"], batch).astype(dtype)
         x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
         layers_key = maybe(key, "layers")
 
@@ -51,10 +75,8 @@ def encoder(
             x = pin_rows(x)
             return x, (x if keep else None)
 
-        if remat == "layer":  # inside a scan nothing is there to be merged by CSE
-            body = jax.checkpoint(body, prevent_cse=False)
         rows = params["layers"], lora, jnp.arange(config.layers)
-        return x, *jax.lax.scan(body, x, rows)
+        return x, *jax.lax.scan(remember(body), x, rows)
 
     def apply(
         params: Params, lora: Lora, batch: Batch, key: Key | None = None
@@ -67,36 +89,30 @@ def encoder(
         first, _, rest = layers(params, lora, batch, key, keep=True)
         return jnp.concatenate([first[None], rest])
 
-    init = jax.jit(partial(_init, config))  # eagerly it would compile op by op
+    init = jax.jit(partial(_init, layout, config))  # eagerly it would compile op by op
     return Backbone(init, apply, trace)
 
 
-def _embedded(config: EncoderConfig, params: Params, batch: Batch) -> jax.Array:
-    ids = batch["ids"]
-    _check_length(config, ids.shape[-1])
-    where = _positions(config, ids), _types(config, batch)
-    return Embed(config).apply({"params": params}, ids, *where)
+# What the backward pass computes again, by the name that config.model.remat gives.
+# Inside a scan there is nothing that common subexpression elimination could merge.
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda body: body,
+    "layer": partial(jax.checkpoint, prevent_cse=False),
+}
 
 
-def _check_length(config: EncoderConfig, tokens: int) -> None:
-    if tokens > max_tokens(config):
+def _embedded(
+    layout: Layout, config: EncoderConfig, params: Params, batch: Batch
+) -> jax.Array:
+    ids, limit = batch["ids"], layout.max_tokens(config)
+    if ids.shape[-1] > limit:
         raise UserError(
-            f"a sequence of {tokens} tokens; this model has positions for"
-            f" {max_tokens(config)}: set data.max_length to that or less"
+            f"a sequence of {ids.shape[-1]} tokens; this model has positions for"
+            f" {limit}: set data.max_length to that or less"
         )
-
-
-def _positions(config: EncoderConfig, ids: jax.Array) -> jax.Array:
-    """Rows of the position table: RoBERTa counts tokens from pad_id + 1, pads stay."""
-    if config.family == "bert":
-        tokens = jnp.arange(ids.shape[-1], dtype=ids.dtype)
-        return jnp.broadcast_to(tokens, ids.shape)
-    token = (ids != config.pad_id).astype(ids.dtype)
-    return jnp.cumsum(token, axis=-1, dtype=ids.dtype) * token + config.pad_id
-
-
-def _types(config: EncoderConfig, batch: Batch) -> jax.Array:
-    return batch["types"] if config.family == "bert" else jnp.zeros_like(batch["ids"])
+    types = batch["types"] if layout.segments else jnp.zeros_like(ids)
+    embed = Embed(config)
+    return embed.apply({"params": params}, ids, layout.positions(config, ids), types)
 
 
 def _cast(params: Params, dtype: str) -> Params:
@@ -108,12 +124,11 @@ def _cast(params: Params, dtype: str) -> Params:
     }
 
 
-def _init(config: EncoderConfig, key: Key) -> Params:
+def _init(layout: Layout, config: EncoderConfig, key: Key) -> Params:
     """Hugging Face's init: normal(0.02), biases 0, norms 1, pad rows 0; float32."""
     ids = jnp.zeros((1,), jnp.int32)
     embed = Embed(config).init(named_key(key, "embed"), ids, ids, ids)["params"]
-    padded = ("word", "position") if config.family == "roberta" else ("word",)
-    for name in padded:
+    for name in layout.padded:
         table = embed[name]["embedding"]
         embed[name] = {"embedding": table.at[config.pad_id].set(0)}
 

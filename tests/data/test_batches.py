@@ -7,6 +7,7 @@ from hypelora_jax.data import batches as batches_lib
 from hypelora_jax.data import buckets, sources
 from hypelora_jax.data.tokens import tokenizer
 from hypelora_jax.errors import UserError
+from hypelora_jax.families.roberta import ROBERTA
 
 EDGES = (16, 24, 40)
 BATCH = 8
@@ -15,7 +16,7 @@ BATCH = 8
 def make(num_examples=100, pad_id=1):
     config = DataConfig(source="synthetic", num_examples=num_examples)
     table = sources.load(config, seed=0).splits["train"]
-    return batches_lib.dataset(table, tokenizer(None, "roberta", pad_id), 40)
+    return batches_lib.dataset(table, tokenizer(None, ROBERTA.tokens, pad_id), 40)
 
 
 def assert_same(left, right):
@@ -55,7 +56,7 @@ def test_cut_texts_of_all_splits_are_one_warning(caplog):
     assert not warnings()  # nothing was cut
     config = DataConfig(source="synthetic", num_examples=100)
     splits = sources.load(config, seed=0).splits
-    words = tokenizer(None, "roberta", 1)
+    words = tokenizer(None, ROBERTA.tokens, 1)
     short = [batches_lib.dataset(t, words, 5) for t in splits.values()]
     n = sum(len(data.ids) for data in short)
     batches_lib.warn_of_cuts(short, 5)

@@ -9,6 +9,8 @@ import tokenizers
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tokens import BYTE_VOCAB, tokenizer
 from hypelora_jax.errors import UserError
+from hypelora_jax.families.bert import BERT
+from hypelora_jax.families.roberta import ROBERTA
 
 
 def minilm_folder():
@@ -27,7 +29,7 @@ def lists(arrays):
 
 
 def test_bytes_are_ids_from_5():
-    encoded = tokenizer(None, "roberta", 1).encode(table(["aé", "</s> \n\0"]), 20)
+    encoded = tokenizer(None, ROBERTA.tokens, 1).encode(table(["aé", "</s> \n\0"]), 20)
     want = [[0, *(b + 5 for b in t.encode()), 2] for t in ("aé", "</s> \n\0")]
     assert lists(encoded.ids) == want and encoded.truncated == 0
     assert encoded.ids[0].dtype == encoded.types[0].dtype == np.int32
@@ -35,17 +37,17 @@ def test_bytes_are_ids_from_5():
 
 def test_every_byte_of_utf8_has_its_own_id():
     text = "".join(map(chr, range(0x900))) + "中😀"
-    encoded = tokenizer(None, "roberta", 1).encode(table([text]), 10_000)
+    encoded = tokenizer(None, ROBERTA.tokens, 1).encode(table([text]), 10_000)
     assert encoded.ids[0].tolist() == [0, *(b + 5 for b in text.encode()), 2]
 
 
 def test_bytes_of_pairs_by_family():
     pairs = table(["a"], ["bc"])
     a, b, c = (x + 5 for x in b"abc")
-    roberta = tokenizer(None, "roberta", 1)
+    roberta = tokenizer(None, ROBERTA.tokens, 1)
     assert lists(roberta.encode(pairs, 20).ids) == [[0, a, 2, 2, b, c, 2]]
     assert lists(roberta.encode(pairs, 20).types) == [[0] * 7]
-    bert = tokenizer(None, "bert", 1).encode(pairs, 20)
+    bert = tokenizer(None, BERT.tokens, 1).encode(pairs, 20)
     assert lists(bert.ids) == [[0, a, 2, b, c, 2]]
     assert lists(bert.types) == [[0, 0, 0, 1, 1, 1]]
     assert roberta.vocab_size == BYTE_VOCAB == 261 and roberta.name == "bytes"
@@ -64,7 +66,7 @@ def test_bytes_of_pairs_by_family():
 )
 def test_pairs_are_cut_longest_first(left, right, max_length, kept):
     pairs = table(["x" * left], ["y" * right])
-    encoded = tokenizer(None, "roberta", 1).encode(pairs, max_length)
+    encoded = tokenizer(None, ROBERTA.tokens, 1).encode(pairs, max_length)
     ids = encoded.ids[0].tolist()
     assert (ids.count(ord("x") + 5), ids.count(ord("y") + 5)) == kept
     assert [t for t in ids if t < 5] == [0, 2, 2, 2]  # special tokens stay
@@ -73,13 +75,15 @@ def test_pairs_are_cut_longest_first(left, right, max_length, kept):
 
 def test_minilm_ids():
     # ids as transformers' BertTokenizer gives them for this vocabulary
-    tok = tokenizer(minilm_folder(), "bert", 0)
+    tok = tokenizer(minilm_folder(), BERT.tokens, 0)
     encoded = tok.encode(table(["Hello, World!", "a"]), 128)
     assert lists(encoded.ids) == [[101, 7592, 1010, 2088, 999, 102], [101, 1037, 102]]
     pairs = tok.encode(table(["hello hello world"], ["world hello"]), 6)
     assert lists(pairs.ids) == [[101, 7592, 7592, 102, 2088, 102]]
     assert lists(pairs.types) == [[0, 0, 0, 0, 1, 1]]
-    untyped = tokenizer(minilm_folder(), "roberta", 0).encode(table(["a"], ["a"]), 6)
+    untyped = tokenizer(minilm_folder(), ROBERTA.tokens, 0).encode(
+        table(["a"], ["a"]), 6
+    )
     assert lists(untyped.types) == [[0] * 5]
 
 
@@ -92,7 +96,7 @@ def test_minilm_pairs_are_cut_as_its_library_does():
     for max_length in (8, 11, 16):
         raw.enable_truncation(max_length)
         want = raw.encode_batch(list(zip(text, text_b, strict=True)))
-        got = tokenizer(minilm_folder(), "bert", 0).encode(
+        got = tokenizer(minilm_folder(), BERT.tokens, 0).encode(
             table(text, text_b), max_length
         )
         assert lists(got.ids) == [e.ids for e in want]
@@ -102,14 +106,16 @@ def test_minilm_pairs_are_cut_as_its_library_does():
 
 def test_own_padding_and_truncation_are_off():
     # MiniLM's tokenizer.json asks for padding to, and truncation at, 128
-    encoded = tokenizer(minilm_folder(), "bert", 0).encode(
+    encoded = tokenizer(minilm_folder(), BERT.tokens, 0).encode(
         table(["a", "a " * 300]), 512
     )
     assert [len(x) for x in encoded.ids] == [3, 302] and encoded.truncated == 0
 
 
 def test_truncation_is_counted():
-    encoded = tokenizer(None, "roberta", 1).encode(table(["abcdef"] * 3 + ["a"]), 5)
+    encoded = tokenizer(None, ROBERTA.tokens, 1).encode(
+        table(["abcdef"] * 3 + ["a"]), 5
+    )
     assert encoded.truncated == 3
 
 
@@ -117,8 +123,8 @@ def test_vocab_txt_equals_tokenizer_json(tmp_path):
     for name in ("vocab.txt", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((minilm_folder() / name).read_bytes())
     rows = table(["Hello, Wörld! unaffable 中文"], ["Another one."])
-    slow = tokenizer(tmp_path, "bert", 0).encode(rows, 128)
-    fast = tokenizer(minilm_folder(), "bert", 0).encode(rows, 128)
+    slow = tokenizer(tmp_path, BERT.tokens, 0).encode(rows, 128)
+    fast = tokenizer(minilm_folder(), BERT.tokens, 0).encode(rows, 128)
     assert lists(slow.ids) == lists(fast.ids)
     assert lists(slow.types) == lists(fast.types)
 
@@ -132,7 +138,7 @@ def roberta_folder(folder):
 
 
 def test_vocab_json_and_merges(tmp_path):
-    tok = tokenizer(roberta_folder(tmp_path), "roberta", 1)
+    tok = tokenizer(roberta_folder(tmp_path), ROBERTA.tokens, 1)
     encoded = tok.encode(table(["ab a", "a <mask>"], ["b", "a"]), 20)
     # no space is put first; the mask takes the space before it
     assert lists(encoded.ids) == [[0, 9, 8, 2, 2, 6, 2], [0, 5, 4, 2, 2, 5, 2]]
@@ -141,12 +147,12 @@ def test_vocab_json_and_merges(tmp_path):
 
 def test_missing_and_malformed_tokenizers(tmp_path):
     with pytest.raises(UserError, match="has no tokenizer; wanted tokenizer.json"):
-        tokenizer(tmp_path, "roberta", 1)
+        tokenizer(tmp_path, ROBERTA.tokens, 1)
     roberta_folder(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     with pytest.raises(UserError, match="vocab.json is no tokenizer"):
-        tokenizer(tmp_path, "roberta", 1)
+        tokenizer(tmp_path, ROBERTA.tokens, 1)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match="tokenizer.json is no tokenizer") as error:
-        tokenizer(tmp_path, "roberta", 1)
+        tokenizer(tmp_path, ROBERTA.tokens, 1)
     assert "\n" not in str(error.value)
