@@ -8,6 +8,7 @@ import benches
 import jax
 import numpy as np
 import pytest
+import tiny
 from parity import golden
 from safetensors.numpy import load_file, save_file
 
@@ -104,10 +105,10 @@ def bert_folder(path):
     """A tiny BERT: its own words, a pooler, no classifier."""
     config = preset("tiny")
     config = dataclasses.replace(config, family="bert", pad_id=0, type_vocab=2)
-    backbone = base.encoder(config).init(jax.random.key(0))
-    head = base.head(config, 2).init(jax.random.key(1))
+    backbone = tiny.encoder(config).init(jax.random.key(0))
+    head = tiny.head(config, 2).init(jax.random.key(1))
     tensors = huggingface.to_hf(config, {"backbone": backbone, "head": head})
-    huggingface.write_folder(path, huggingface.make_config(config), tensors, "float32")
+    huggingface.write_model(path, huggingface.make_config(config), tensors, "float32")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
     (path / "vocab.txt").write_text("\n".join(words))
     return path

@@ -197,7 +197,7 @@ def test_transformers_loads_what_we_save(tmp_path, family, shard):
         "backbone": encoder(config).init(jax.random.key(0)),
         "head": head(config, 3).init(jax.random.key(1)),
     }
-    huggingface.save_folder(
+    huggingface.save_model(
         tmp_path, config, params, max_shard_bytes=shard, labels=["a", "b", "c"]
     )
     auto = transformers.AutoModelForSequenceClassification

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
-from hypelora_jax import families
+from hypelora_jax import families, files
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 
@@ -160,7 +160,8 @@ def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
 
 def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
     """Tensors in order, a new shard where the next would pass `limit` bytes."""
-    shards, size = [{}], 0
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
     for name, x in tensors.items():
         if shards[-1] and size + x.nbytes > limit:
             shards.append({})
@@ -170,14 +171,7 @@ def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
     return shards
 
 
-def write_bytes(path: epath.Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader never sees half of it."""
-    part = path.parent / f"{path.name}.part"
-    part.write_bytes(data)
-    part.replace(path)
-
-
-def write_folder(
+def write_model(
     folder: epath.PathLike,
     fields: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
@@ -205,13 +199,12 @@ def write_folder(
             (folder / old).unlink(missing_ok=True)
         for name, shard in named.items():
             data = safetensors.numpy.save(shard, metadata={"format": "pt"})
-            write_bytes(folder / name, data)
+            files.write_whole(folder / name, data)
         if len(shards) > 1:
             where = {n: file for file, shard in named.items() for n in shard}
             index = {"metadata": {"total_size": total}, "weight_map": where}
-            write_bytes(folder / INDEX, json.dumps(index, indent=1).encode())
-        text = json.dumps(dict(fields), indent=1)
-        write_bytes(folder / "config.json", text.encode())
+            files.write_json(folder / INDEX, index)
+        files.write_json(folder / "config.json", dict(fields))
     except OSError as e:
         raise UserError(
             f"cannot write {folder} ({e.strerror or e}); wanted a folder with room and"
