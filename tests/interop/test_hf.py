@@ -31,6 +31,16 @@ def tensors(config):
     return huggingface.to_hf(config, make_params(config))
 
 
+every_family = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+def test_every_family_is_tried():
+    assert CONFIGS.keys() == families.FAMILIES.keys()
+    for name, family in families.FAMILIES.items():
+        assert name == family.name == CONFIGS[name].family
+
+
+@every_family
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shard", [None, 10_000])
 def test_export_then_import_is_bit_equal(config, dtype, shard, tmp_path):
@@ -45,6 +55,7 @@ def test_export_then_import_is_bit_equal(config, dtype, shard, tmp_path):
     same(loaded, params)
 
 
+@every_family
 def test_import_then_export_is_bit_equal(config, tensors, tmp_path):
     params, _ = huggingface.from_hf(config, tensors, 2)
     huggingface.save_model(tmp_path, config, params)
@@ -63,6 +74,7 @@ def test_a_later_single_file_replaces_earlier_shards_and_back(tmp_path):
     assert len(huggingface.read_tensors(tmp_path)["classifier.out_proj.bias"]) == 2
 
 
+@every_family
 def test_names_of_modules_are_names_of_kernels(config, tensors):
     for module, pattern in families.of(config).names.modules.items():
         name = families.of(config).names.prefix + pattern.format(layer=1) + ".weight"
@@ -91,6 +103,7 @@ def test_what_may_be_extra_is_left_out_by_name(config, tensors):
     same(params, make_params(config))
 
 
+@every_family
 def test_an_absent_head_is_fresh(config, tensors):
     names = [n for n in tensors if "classifier" not in n and "pooler" not in n]
     params, report = huggingface.from_hf(config, {n: tensors[n] for n in names}, 2)
@@ -98,6 +111,16 @@ def test_an_absent_head_is_fresh(config, tensors):
     same(params, {"backbone": make_params(config)["backbone"]})
 
 
+@every_family
+def test_a_head_may_be_ignored(config, tensors):
+    params, report = huggingface.from_hf(config, tensors, None)
+    assert report.fresh == ()
+    head = {n for n in tensors if "classifier" in n or "pooler" in n}
+    assert len(head) == 4 and set(report.ignored) == head
+    same(params, {"backbone": make_params(config)["backbone"]})
+
+
+@every_family
 def test_a_head_with_other_labels_keeps_its_dense(config, tensors):
     params, report = huggingface.from_hf(config, tensors, 3)
     assert report.fresh == ("head/out",)
