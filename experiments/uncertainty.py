@@ -20,8 +20,8 @@ from hypelora_jax import cli, files, runs
 from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.config.settings import UncertaintyConfig, from_dict
 from hypelora_jax.evaluate import derivation
-from hypelora_jax.report import tables
-from hypelora_jax.run import records
+from hypelora_jax.report import metric_tables as tables
+from hypelora_jax.run.paths import Run
 
 TRAINED = {  # row: config arguments, kind
     "LoRA": ("method=lora", "none"),
@@ -74,11 +74,11 @@ def folder_of(name: str) -> str:
 
 def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Metrics of the test split by stage: averaged, and after temperature scaling."""
-    metrics = records.read_json(path / "eval/test/metrics.json")
+    metrics = files.read_json(Run.open(path).metrics_file("test"))
     about = {n: summary[n] for n in ("trained_parameters", "train_seconds")}
     about["train_seconds"] = round(about["train_seconds"])
     about |= metrics.get("uncertainty", {"members": 1})
-    with np.load(path / "eval/test/predictions.npz") as held:
+    with np.load(Run.open(path).predictions_file("test")) as held:
         logits_NY, label_N = held["logits"].astype(np.float64), held["labels"]
     stages = {"averaged": metrics["uncalibrated"], "calibrated": metrics}
     return {

@@ -16,10 +16,11 @@ def train(config: Settings | None, workdir: str) -> None:
     """Train a run, or go on with one that was stopped or imported."""
     from hypelora_jax import runs
     from hypelora_jax.run import records
+    from hypelora_jax.run.paths import Run
 
     files.keep_compiled()
     if config is None:
-        record = records.saved_record(records.absolute(workdir))
+        record = records.read_record(Run.open(workdir))
         if record is None:
             raise UserError(
                 f"the following argument is required: --config ({workdir} holds no "
@@ -34,7 +35,7 @@ def evaluate(workdir: str, split: str) -> None:
     from rich.console import Console
 
     from hypelora_jax.evaluate import evaluation
-    from hypelora_jax.report import tables
+    from hypelora_jax.report import metric_tables as tables
 
     files.keep_compiled()
     result = evaluation.evaluate(workdir, split)
@@ -50,7 +51,7 @@ def calibrate(workdir: str, method: str) -> None:
     from rich.console import Console
 
     from hypelora_jax.evaluate import recalibration
-    from hypelora_jax.report import tables
+    from hypelora_jax.report import metric_tables as tables
 
     files.keep_compiled()
     result = recalibration.calibrate(workdir, method)
@@ -93,10 +94,10 @@ def predict(
     from hypelora_jax.inference import predictor, stream
 
     files.keep_compiled()
-    plan = stream.Plan(input, output, format, on_error == "skip", text, text_b)
-    stream.kinds(plan)  # says what is wrong before the model is loaded
+    rows = stream.Stream(input, output, format, on_error == "skip", text, text_b)
+    stream.formats(rows)  # report a wrong format before the model is loaded
     model = predictor.load(workdir, coverage, sets or "thr", by_class, abstain)
-    stream.run(model, plan)
+    stream.predict(model, rows)
 
 
 def _check_sets(coverage: float | None, sets: str | None, by_class: bool) -> None:
@@ -154,7 +155,7 @@ def metrics(
             f"--level={level:g} is of intervals, and without replicas there are none; "
             "wanted --replicas=1000 beside it, or no --level"
         )
-    from hypelora_jax.run.predictions import metrics_of_file
+    from hypelora_jax.run.prediction_files import metrics_of_file
 
     if replicas:
         files.keep_compiled()
@@ -166,11 +167,11 @@ def report(
     workdirs: list[str], output: str, split: str, replicas: int, formats: str
 ) -> None:
     """Write one HTML file about one or more runs, tables and figures beside it."""
-    from hypelora_jax.report import html
+    from hypelora_jax.report import html, series
 
     files.keep_compiled()
-    methods = html.load_all(workdirs)
-    html.write_report(methods, output, split, replicas, formats.split(","))
+    rows = series.load_all(workdirs)
+    html.write_report(rows, output, split, replicas, formats.split(","))
 
 
 def export(workdir: str, format: str, output: str, calibrated: bool, only: str) -> None:
@@ -207,7 +208,7 @@ def plan(config: Settings, topology: str) -> bool:
     from hypelora_jax.plan import changes, estimate_table
     from hypelora_jax.plan.estimate import estimate
     from hypelora_jax.plan.topology import topology as slice_of
-    from hypelora_jax.report import tables
+    from hypelora_jax.report import metric_tables as tables
 
     where = slice_of(topology)
     found = estimate(config, where)

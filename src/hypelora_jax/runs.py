@@ -17,8 +17,9 @@ from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.batches import Dataset, take
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import averaging, evaluation
-from hypelora_jax.report import html, run_tables, tables
+from hypelora_jax.report import html, metric_tables, run_tables, series
 from hypelora_jax.run import lock, records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 from hypelora_jax.train import ensembles, loop, scoring, session
 from hypelora_jax.train.interruption import StopRequest
@@ -40,7 +41,7 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     settings = records.located(settings)
     if not processes.is_main():
         logging.set_verbosity(logging.WARNING)
-    path = processes.together(lambda: records.open_workdir(workdir))
+    path = processes.together(lambda: Run.create(workdir).path)
     processes.check_shared(path)
     with _held(path), StopRequest(at_once=True):  # the loop itself saves first
         return _all_seeds(settings, workdir, path, progress)
@@ -50,7 +51,7 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
 def _held(path: epath.Path) -> Iterator[None]:
     """The folder's lock, held by process 0 for all."""
     with contextlib.ExitStack() as stack:
-        hold = lock.hold(path) if processes.is_main() else contextlib.nullcontext()
+        hold = lock.hold(Run(path)) if processes.is_main() else contextlib.nullcontext()
         processes.together(lambda: stack.enter_context(hold))
         yield
 
@@ -59,7 +60,7 @@ def _all_seeds(
     settings: Settings, workdir: str, path: epath.Path, progress: bool
 ) -> dict[str, Any]:
     if settings.num_seeds == 1:
-        if (path / "seeds.json").exists():
+        if Run(path).seeds_file.exists():
             raise UserError(
                 f"{workdir} holds a run of several seeds; choose another --workdir, or "
                 "the num_seeds it was begun with"
@@ -70,29 +71,29 @@ def _all_seeds(
     for i in range(settings.num_seeds):
         seed = settings.seed + i * ensembles.seeds(settings)
         own = dataclasses.replace(settings, seed=seed, num_seeds=1)
-        at = str(path / f"seed_{i}")
-        seed_path = processes.together(lambda at=at: records.open_workdir(at))
+        at = str(Run(path).seed(i).path)
+        seed_path = processes.together(lambda at=at: Run.create(at).path)
         with _held(seed_path):
             runs.append(_one(own, seed_path, progress))
     summary = {"seeds": runs, "mean": _over(runs, np.mean), "std": _over(runs, _std)}
     if processes.is_main():
-        files.write_json(path / "summary.json", summary)
-        report = path / "report" / "report.html"
-        html.write_report([html.load(path)], report, replicas=0)
+        files.write_json(Run(path).summary_file, summary)
+        report = Run(path).report_file
+        html.write_report([series.load(path)], report, replicas=0)
     processes.barrier("all seeds are done")
     return summary
 
 
 def _claim_for_seeds(settings: Settings, path: epath.Path) -> None:
     """Record in seeds.json what the folder is for; refuse another run."""
-    if (path / "config.json").exists():
+    if Run(path).config_file.exists():
         raise UserError(
             f"{path} holds a run of one seed; choose another --workdir for "
             f"num_seeds={settings.num_seeds}"
         )
-    record = path / "seeds.json"
+    record = Run(path).seeds_file
     if record.exists():
-        records.check_same(path, settings, records.read_json(record))
+        records.check_same(path, settings, files.read_json(record))
     processes.barrier("seeds.json is read")
     if processes.is_main() and not record.exists():
         files.write_json(record, {"config": records.as_dict(settings)})
@@ -121,13 +122,14 @@ def _begun(settings: Settings, path: epath.Path) -> dict[str, Any] | None:
     Raises:
       UserError: the folder holds another run.
     """
-    record = records.saved_record(path)
-    begun = (path / "checkpoints").exists() and any((path / "checkpoints").iterdir())
+    record = records.read_record(Run(path))
+    saved = Run(path).checkpoints
+    begun = saved.exists() and any(saved.iterdir())
     if record is not None and not begun:
         record = None  # stopped before its first checkpoint: nothing to go on with
     if record is not None:
         records.check_same(path, settings, record)
-    elif begun and not (path / "config.json").exists():
+    elif begun and not Run(path).config_file.exists():
         raise UserError(
             f"{path} holds checkpoints and no config.json that says of what; choose "
             "another --workdir, or delete that folder"
@@ -145,24 +147,27 @@ def _prepare(
     plan = session.plan(bench, corpus)
     averaging.check(bench, plan.datasets["calibration"].label)
     if record is not None:
-        records.check_weights(path, bench, record)
-        records.check_data(path, bench, plan, record)
+        records.check_weights(path, bench.base, record)
+        own = (bench.task, plan.edges, plan.total_steps)
+        records.check_data(path, *own, record)
     return bench, plan
 
 
 def _one(settings: Settings, path: epath.Path, progress: bool) -> dict[str, Any]:
     record, done = processes.together(lambda: _begun(settings, path)), None
-    finished = path / "summary.json"
+    finished = Run(path).summary_file
     if record is not None and finished.exists():
         logging.info("%s is finished; nothing to do", path)
-        done = records.read_json(finished)
+        done = files.read_json(finished)
     processes.barrier("the folder is read")  # before process 0 writes in it
     if done is not None:
         return done
     started = time.monotonic()
     bench, plan = processes.together(lambda: _prepare(settings, path, record))
     if record is None and processes.is_main():
-        files.write_json(path / "config.json", records.record(bench, plan))
+        own = (settings, bench.task, bench.base, bench.mesh, plan.edges)
+        record = records.record(*own, plan.total_steps)
+        files.write_json(Run(path).config_file, record)
     _print(run_tables.opening(bench, plan))
     begun_training = time.monotonic()
     trained = loop.train(bench, plan, path, progress)
@@ -184,9 +189,9 @@ def close(path: epath.Path, summary: dict[str, Any]) -> dict[str, Any]:
     Of several processes the first writes.
     """
     if processes.is_main():
-        view = html.load_run(path)
-        html.write_report([view], path / "report" / "report.html", replicas=0)
-        files.write_json(path / "summary.json", summary)
+        report = Run(path).report_file
+        html.write_report([series.load(path)], report, replicas=0)
+        files.write_json(Run(path).summary_file, summary)
     processes.barrier("the run is written")
     _print(run_tables.closing(summary))
     return summary
@@ -243,6 +248,6 @@ def _train_loss(run: evaluation.Fitted, train: Dataset, unit: str) -> float:
     return judged[unit]
 
 
-def _print(table: tables.Table) -> None:
+def _print(table: metric_tables.Table) -> None:
     if processes.is_main():
-        Console(file=sys.stderr).print(tables.to_rich(table))
+        Console(file=sys.stderr).print(metric_tables.to_rich(table))

@@ -14,14 +14,13 @@ from parity import golden
 from safetensors.numpy import load_file, save_file
 
 import hypelora_jax
-from hypelora_jax import cli, families
+from hypelora_jax import cli, families, files
 from hypelora_jax.adapters.sites import Site
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import export_record, exports, imports
 from hypelora_jax.families import preset
 from hypelora_jax.interop import adapter, base, huggingface, peft
-from hypelora_jax.run import records
 
 GOLDEN = golden.ROOT / "peft_adapter"
 BASE = golden.ROOT / "base"
@@ -252,7 +251,7 @@ def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
     assert [p.name for p in full.iterdir()] == ["thesis.txt"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert exports.export(str(run), str(empty)) == [records.absolute(str(empty))]
+    assert exports.export(str(run), str(empty)) == [files.absolute(empty)]
 
 
 def test_methods_without_an_adapter_leave_merged_only(tmp_path):

@@ -15,7 +15,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import imports
 from hypelora_jax.interop import peft
-from hypelora_jax.report import html
+from hypelora_jax.report import html, series
 
 CONFIG = {
     "method": "lora",
@@ -48,7 +48,7 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
         moved = trained.trainable["lora"]["q"]["b"] - opened.trainable["lora"]["q"]["b"]
         assert 0 < float(np.abs(moved).max()) < 0.05, "it went on from the adapter"
     page = tmp_path / "page.html"
-    html.write_report([html.load(back)], page, replicas=0)
+    html.write_report([series.load(back)], page, replicas=0)
     assert page.stat().st_size > 1000
     again = runs.train(from_dict(record["config"]), str(back), progress=False)
     assert again == summary

@@ -1,7 +1,6 @@
 """One way to ask a trained run for predictions, whatever they are averaged over."""
 
 import dataclasses
-import io
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,14 +8,15 @@ import jax
 import numpy as np
 from etils import epath
 
-from hypelora_jax import files, trees
+from hypelora_jax import trees
 from hypelora_jax.calibration import pooling
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.data.batches import Dataset
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import dropout, laplace
 from hypelora_jax.objectives.judging import has_label
-from hypelora_jax.run import predictions
+from hypelora_jax.run import npz
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles, scoring
@@ -25,7 +25,6 @@ from hypelora_jax.train.session import Workbench
 from hypelora_jax.types import Lora, Params
 
 TRAINED = ("deep_ensemble", "hyper_ensemble")  # the others are chosen afterwards
-FILE = "laplace.npz"
 
 
 class Answer(NamedTuple):
@@ -197,9 +196,8 @@ def about(config: UncertaintyConfig, answer: Answer) -> dict:
 
 def save_posterior(workdir: epath.Path, state: laplace.Posterior, step: int) -> None:
     """DIR/laplace.npz, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, step=step, **state._asdict())
-    files.write_whole(workdir / FILE, buffer.getvalue())
+    arrays = {name: np.asarray(x) for name, x in state._asdict().items()}
+    npz.write(Run(workdir).posterior_file, {"step": np.asarray(step), **arrays})
 
 
 def load_posterior(workdir: epath.Path, step: int) -> laplace.Posterior:
@@ -208,13 +206,13 @@ def load_posterior(workdir: epath.Path, step: int) -> laplace.Posterior:
     Raises:
       UserError: none there, or that of another model.
     """
-    path = workdir / FILE
+    path = Run(workdir).posterior_file
     if not path.exists():
         raise UserError(
-            f"{workdir} holds no {FILE}; wanted a finished run of "
+            f"{workdir} holds no {path.name}; wanted a finished run of "
             "uncertainty.kind=laplace: run hypelora train with the same --workdir"
         )
-    held = predictions.arrays(path)
+    held = npz.read(path)
     fields = set(laplace.Posterior._fields)
     if not fields | {"step"} <= held.keys() or int(held["step"]) != step:
         raise UserError(

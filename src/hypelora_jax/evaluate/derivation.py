@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any
 
 from absl import logging
-from etils import epath
 
 from hypelora_jax import files, runs
-from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.config.settings import Settings, UncertaintyConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.run import lock, records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train import session
 from hypelora_jax.train.checkpoint import manifest
 
@@ -35,67 +35,62 @@ def derive(workdir: str, output: str, config: UncertaintyConfig) -> dict[str, An
       UserError: a kind that has to be trained, no such run, or data or weights other
         than it was trained on.
     """
-    source, record = records.wanted_record(workdir)
+    source, record = records.open_record(workdir)
     run = evaluation.open_run(workdir)
     settings = dataclasses.replace(run.bench.settings, uncertainty=config)
-    target = records.absolute(output)
-    run = evaluation.with_uncertainty(run, config, target)
-    target = records.open_workdir(output)
+    target = Run.open(output)
+    run = evaluation.with_uncertainty(run, config, target.path)
+    target = Run.create(output)
     with lock.hold(target):
         if finished := _begun(target, source, settings):
             return finished
         corpus = session.load_corpus(settings)
         plan = session.plan(run.bench, corpus)
-        records.check_data(source, run.bench, plan, record)
-        own = record | {
+        own = (run.bench.task, plan.edges, plan.total_steps)
+        records.check_data(source.path, *own, record)
+        config_of = {
             "config": records.as_dict(settings),
-            "derived_from": str(source),
+            "derived_from": str(source.path),
         }
-        files.write_json(target / "config.json", own)
+        files.write_json(target.config_file, record | config_of)
         _copy(source, target, run.step)
         judged = runs.summary_of(run, plan.datasets)
-        return runs.close(target, _times(source) | judged)
+        return runs.close(target.path, _times(source) | judged)
 
 
-def _begun(
-    target: epath.Path, source: epath.Path, settings: Any
-) -> dict[str, Any] | None:
+def _begun(target: Run, source: Run, settings: Settings) -> dict[str, Any] | None:
     """The summary, if all is done already; refuses a folder of something else."""
-    record = records.saved_record(target)
+    record = records.read_record(target)
     if record is None:
-        if any(path.name != lock.NAME for path in target.iterdir()):
-            raise UserError(
-                f"{target} is not empty; nothing there is overwritten: choose another "
-                "--output"
-            )
+        files.check_empty(target.path, "--output", but=(target.lock_file.name,))
         return None
-    records.check_same(target, settings, record)
-    if (theirs := record.get("derived_from")) != str(source):
+    records.check_same(target.path, settings, record)
+    if (theirs := record.get("derived_from")) != str(source.path):
         raise UserError(
-            f"{target} holds a run of {theirs or 'its own training'}, not of {source}; "
-            "choose another --output"
+            f"{target.path} holds a run of {theirs or 'its own training'}, not of "
+            f"{source.path}; choose another --output"
         )
-    if not (target / "summary.json").exists():
+    if not target.summary_file.exists():
         return None
-    logging.info("%s is finished; nothing to do", target)
-    return records.read_json(target / "summary.json")
+    logging.info("%s is finished; nothing to do", target.path)
+    return files.read_json(target.summary_file)
 
 
-def _copy(source: epath.Path, target: epath.Path, step: int) -> None:
+def _copy(source: Run, target: Run, step: int) -> None:
     """The checkpoint of a step and the curve; a half copied checkpoint is replaced."""
-    if (target / "checkpoints").exists():
-        (target / "checkpoints").rmtree()
-    begin, end = (where / "checkpoints" / str(step) for where in (source, target))
+    if target.checkpoints.exists():
+        target.checkpoints.rmtree()
+    begin, end = (run.checkpoints / str(step) for run in (source, target))
     for name, path in manifest.files(begin):
         (end / name).parent.mkdir(parents=True, exist_ok=True)
         path.copy(end / name)
-    if (source / "metrics.jsonl").exists():
-        (source / "metrics.jsonl").copy(target / "metrics.jsonl", overwrite=True)
+    if source.metric_log.exists():
+        source.metric_log.copy(target.metric_log, overwrite=True)
 
 
-def _times(source: epath.Path) -> dict[str, Any]:
+def _times(source: Run) -> dict[str, Any]:
     """What the first run's summary says of its training; {} for an imported one."""
-    path = source / "summary.json"
-    held = records.read_json(path) if path.exists() else {}
+    path = source.summary_file
+    held = files.read_json(path) if path.exists() else {}
     names = ("epochs", "seconds", "train_seconds")
     return {name: held[name] for name in names if name in held}

@@ -19,7 +19,7 @@ from hypelora_jax.evaluate import evaluation
 from hypelora_jax.evaluate.evaluation import Fitted
 from hypelora_jax.exchange import export_record
 from hypelora_jax.interop import huggingface, peft
-from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train import ensembles
 from hypelora_jax.types import MODULES, Lora, Params
 
@@ -61,10 +61,11 @@ def export(
     """
     if kind not in FORMATS:
         raise UserError(f"format is {kind!r}; wanted one of {', '.join(FORMATS)}")
-    target = _free(output)
-    path = records.absolute(workdir)
-    seeds = {} if (path / "config.json").exists() else _seeds(path)
-    jobs = _chosen(seeds, only) if seeds else {"": str(path)}
+    target = files_lib.absolute(output)
+    files_lib.check_empty(target, "--output", output)
+    path = Run.open(workdir)
+    seeds = {} if path.config_file.exists() else _seeds(path)
+    jobs = _chosen(seeds, only) if seeds else {"": str(path.path)}
     written = []
     for name, one in jobs.items():
         run = evaluation.open_run(one)
@@ -81,23 +82,8 @@ def export(
     return written
 
 
-def _free(output: str) -> epath.Path:
-    """The output folder as a path; refused where something is in it."""
-    path = records.absolute(output)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{output} is a file; wanted a folder that is not there yet")
-    if path.exists() and any(path.iterdir()):
-        raise UserError(
-            f"{output} is not empty; nothing there is overwritten: choose another "
-            "--output, or empty it yourself"
-        )
-    return path
-
-
-def _seeds(path: epath.Path) -> dict[str, str]:
-    found = [p for p in path.glob("seed_*") if (p / "config.json").exists()]
-    found.sort(key=lambda p: (len(p.name), p.name))
-    return {p.name: str(p) for p in found}
+def _seeds(path: Run) -> dict[str, str]:
+    return {r.name: str(r.path) for r in path.seeds() if r.config_file.exists()}
 
 
 def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:

@@ -16,13 +16,13 @@ from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, S
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.evaluate import calibration_split
 from hypelora_jax.exchange.export_record import RECORD
 from hypelora_jax.interop import adapter, peft, reference_state
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop.huggingface import read_tensors
 from hypelora_jax.interop.tensor_paths import head_names
-from hypelora_jax.run import records
+from hypelora_jax.run import calibrator, records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.train import loop, session
 from hypelora_jax.train.session import Plan, Workbench
@@ -62,12 +62,8 @@ def import_adapter(
     Raises:
       UserError: no plain LoRA adapter, or one that does not fit the base or the data.
     """
-    path = records.open_workdir(workdir)
-    if any(path.iterdir()):
-        raise UserError(
-            f"{workdir} is not empty; nothing there is overwritten: choose another "
-            "--workdir"
-        )
+    path = Run.create(workdir).path
+    files.check_empty(path, "--workdir", workdir)
     source = _source(epath.Path(adapter_dir).expanduser(), model)
     wanted = _begun(source, config)
     corpus = _corpus(wanted, asked=config is not None)
@@ -78,7 +74,9 @@ def import_adapter(
     task = _task(source, corpus)
     bench = _with(session.workbench(settings, task, _revision(source)), own)
     plan = _plan(bench, corpus)
-    files.write_json(path / "config.json", records.record(bench, plan))
+    about = (bench.settings, bench.task, bench.base, bench.mesh, plan.edges)
+    record = records.record(*about, plan.total_steps)
+    files.write_json(Run(path).config_file, record)
     loop.begin(bench, plan, path)
     _calibrator(source, path)
     logging.info("imported %s into %s: step 0 of a run", adapter_dir, workdir)
@@ -87,7 +85,7 @@ def import_adapter(
 
 def _source(path: epath.Path, model: str) -> Source:
     fields, tensors = peft.read(path)
-    note = records.read_json(path / RECORD) if (path / RECORD).exists() else None
+    note = files.read_json(path / RECORD) if (path / RECORD).exists() else None
     name = model or fields.get("base_model_name_or_path") or ""
     if not name:
         raise UserError(f"{path} names no base model; wanted --model=PATH")
@@ -269,4 +267,4 @@ def _calibrator(source: Source, path: epath.Path) -> None:
     """The calibrator that our export noted; none of what was divided already."""
     fitted = source.note["calibrator"] if source.note else None
     if fitted:
-        calibration_split.save(path, calibrators.from_json(json.dumps(fitted)))
+        calibrator.write(Run(path), calibrators.from_json(json.dumps(fitted)))

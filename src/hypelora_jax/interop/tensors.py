@@ -3,7 +3,6 @@
 Safetensors only: a pickle runs code when it is read.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,20 +29,17 @@ _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 def read_json(path: epath.Path) -> dict[str, Any]:
     """The JSON object in a file; a missing or malformed one is a `UserError`."""
     try:
-        fields = json.loads(path.read_text())
+        return files.read_json(path, "copy the file again")
     except FileNotFoundError as e:
         raise UserError(
             f"{path} does not exist; wanted a folder with config.json and"
             " model.safetensors: check model.path"
         ) from e
-    except (OSError, ValueError) as e:  # ValueError: not JSON, not UTF-8
+    except OSError as e:
         raise UserError(
             f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object:"
             " copy the file again"
         ) from e
-    if not isinstance(fields, dict):
-        raise UserError(f"{path} holds no JSON object; copy the file again")
-    return fields
 
 
 def load_config(folder: epath.PathLike) -> EncoderConfig:

@@ -1,4 +1,4 @@
-"""What `train` says before the first step and after the last one."""
+"""The tables `train` prints: before the first step, and after the last one."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.adapters.deltas import delta_norms, mean_cosine
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.model import Parts
-from hypelora_jax.report.tables import Table
+from hypelora_jax.report.metric_tables import Table
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.session import Plan, Workbench

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from hypelora_jax.serve import limits as guards
+from hypelora_jax.serve import limits
 from hypelora_jax.serve.batching import best_rows
-from hypelora_jax.serve.limits import Limits, guarded
-from hypelora_jax.serve.meters import KEPT, Meters, prometheus
+from hypelora_jax.serve.limits import Limits, limited
+from hypelora_jax.serve.meters import LATEST, Meters, prometheus
 
 
 async def echo(scope, receive, send):
@@ -44,9 +44,9 @@ def respond(app, messages=(), client="10.0.0.1", **headers):
 
 def test_the_rate_is_of_each_address_and_comes_back(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(guards.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now[0])
     meters = Meters()
-    app = guarded(echo, Limits(rate=2), meters, ())
+    app = limited(echo, Limits(rate=2), meters, ())
     assert [respond(app, [b"{}"])[0] for _ in range(3)] == [200, 200, 429]
     assert respond(app, [b"{}"], client="10.0.0.2")[0] == 200
     status, headers, body = respond(app, [b"{}"])
@@ -58,23 +58,22 @@ def test_the_rate_is_of_each_address_and_comes_back(monkeypatch):
 
 
 def test_addresses_are_forgotten_in_the_end(monkeypatch):
-    monkeypatch.setattr(guards, "CLIENTS", 2)
-    app = guarded(echo, Limits(rate=1), Meters(), ())
+    monkeypatch.setattr(limits, "CLIENTS", 2)
+    app = limited(echo, Limits(rate=1), Meters(), ())
     clients = ["a", "a", "b", "c", "a"]
     got = [respond(app, [b"{}"], client=c)[0] for c in clients]
     assert got == [200, 429, 200, 200, 200], "the fifth knows nothing of the first"
 
 
 def test_a_slow_body_is_given_up():
-    app = guarded(echo, Limits(patience=0.05), Meters(), ())
-
+    app = limited(echo, Limits(patience=0.05), Meters(), ())
     status, headers, body = respond(app)
     assert status == 408 and headers[b"connection"] == b"close"
     assert "no whole body" in json.loads(body)["error"]
 
 
 def test_a_whole_body_reaches_the_service_and_a_large_one_does_not():
-    app = guarded(echo, Limits(max_body=6), Meters(), ())
+    app = limited(echo, Limits(max_body=6), Meters(), ())
     assert respond(app, [b"abc", b"def"])[2] == b"abcdef"
     assert respond(app, [b"abc", b"def", b"g"])[0] == 413
 
@@ -101,11 +100,11 @@ def test_the_batch_that_costs_least_a_text(costs, waiting, rows):
 def test_labels_are_escaped_and_quantiles_are_of_the_latest():
     meters = Meters()
     meters.saw_batch('a"b\\c\n', 3, 4)
-    for seconds in [9.0] * 5 + [0.25] * KEPT:
+    for seconds in [9.0] * 5 + [0.25] * LATEST:
         meters.saw_request("/predict", 200, seconds)
     meters.saw_request("/predict", 429, 99.0)
     text = prometheus(meters)
     assert 'hypelora_texts_total{adapter="a\\"b\\\\c\\n"} 3' in text
     assert "hypelora_batch_size_mean 3.0" in text
     assert 'hypelora_request_seconds{quantile="0.99"} 0.25\n' in text
-    assert f"hypelora_request_seconds_count {KEPT + 5}\n" in text
+    assert f"hypelora_request_seconds_count {LATEST + 5}\n" in text

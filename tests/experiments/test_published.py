@@ -1,22 +1,23 @@
 import json
 
 import numpy as np
+import published
 import pytest
 
 from hypelora_jax.calibration import metrics
 from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.errors import UserError
-from hypelora_jax.report import beside, comparison, figures, runs
+from hypelora_jax.report import comparison, figures, series
 
-PAPER = {("lora", "mcc"): beside.Published(0.6394, 0.0021)}
-PAPER |= {("lora", "ece"): beside.Published(0.043, None)}
+PAPER = {("lora", "mcc"): published.Published(0.6394, 0.0021)}
+PAPER |= {("lora", "ece"): published.Published(0.043, None)}
 
 
 def test_one_seed_has_intervals_over_examples(make_run):
-    method = runs.load(make_run("lora"))
+    method = series.load(make_run("lora"))
     names = ("mcc", "ece", "tace_0.01_reference")
-    held = beside.cells(method, names, replicas=50)
-    probs, _, labels = runs.examples(method.runs[0], "validation")[:3]
+    held = published.cells(method, names, replicas=50)
+    probs, _, labels = series.examples(method.seeds[0], "validation")[:3]
     every = metrics.compute_all(probs, labels)
     assert held["mcc"].value == scores.mcc(probs.argmax(axis=1), labels)
     assert held["ece"].value == every["ece"]
@@ -24,35 +25,35 @@ def test_one_seed_has_intervals_over_examples(make_run):
         assert held[name].low < held[name].value < held[name].high
     told = every["tace_0.01_reference"]
     assert held["tace_0.01_reference"] == comparison.Cell(told), "has no interval"
-    assert beside.cells(method, ("mcc",), replicas=0)["mcc"].low is None
+    assert published.cells(method, ("mcc",), replicas=0)["mcc"].low is None
 
 
 def test_several_seeds_have_students_t(make_seeds):
-    method = runs.load(make_seeds("lora", (0, 0.5, 1.0)))
-    held = beside.cells(method, ("mcc", "ece"), replicas=0)
+    method = series.load(make_seeds("lora", (0, 0.5, 1.0)))
+    held = published.cells(method, ("mcc", "ece"), replicas=0)
     values = held["mcc"].values
     assert held["mcc"].value == pytest.approx(np.mean(values))
     assert held["mcc"].spread == pytest.approx(np.std(values, ddof=1))
     half = 4.303 * np.std(values, ddof=1) / np.sqrt(3)
     assert held["mcc"].high - held["mcc"].value == pytest.approx(half, rel=1e-3)
-    table = beside.table("cola", {"lora": (method, held)}, PAPER)
+    table = published.table("cola", {"lora": (method, held)}, PAPER)
     assert table.rows[0][:3] == ("lora", "2/2/2", "MCC")
     assert (
         table.rows[0][3]
         == f"{100 * np.mean(values):.2f} ± {100 * np.std(values, ddof=1):.2f}"
     )
     assert [row[5] for row in table.rows] == ["63.94 ± 0.21", "0.043"]
-    told = beside.as_dict("lora", held, PAPER)
+    told = published.as_dict("lora", held, PAPER)
     assert told["ece"]["paper"] == {"mean": 0.043, "std": None}
     assert json.loads(json.dumps(told))["mcc"]["ours"]["values"] == list(values)
-    assert beside.as_dict("other", held, PAPER)["mcc"]["paper"] is None
+    assert published.as_dict("other", held, PAPER)["mcc"]["paper"] is None
 
 
 def test_a_run_without_predictions_is_refused(make_run):
     folder = make_run("lora")
     (folder / "eval/validation/predictions.npz").unlink()
     with pytest.raises(UserError, match="lora has no labelled predictions of valid"):
-        beside.cells(runs.load(folder), ("ece",), 0)
+        published.cells(series.load(folder), ("ece",), 0)
 
 
 def test_curves_are_means_over_seeds(make_seeds):
@@ -64,12 +65,15 @@ def test_curves_are_means_over_seeds(make_seeds):
     (folder / "seed_1/metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rows = [row | {"mcc": 0.5, "ece": 0.4} for row in rows]
     (folder / "seed_0/metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    got = beside.curve(runs.load(folder), "mcc")
+    got = published.curve(series.load(folder), "mcc")
     assert got.epochs == [1, 2] and got.score == pytest.approx([0.3, 0.35])
     assert got.ece == pytest.approx([0.3, 0.3])
-    other = beside.Curve("MLP", [1], [0.2], [0.1])
-    panels = [beside.Panel("ours", "mcc", [got]), beside.Panel("paper", "mcc", [other])]
-    figure = beside.over_epochs(panels)
+    other = published.Curve("MLP", [1], [0.2], [0.1])
+    panels = [
+        published.Panel("ours", "mcc", [got]),
+        published.Panel("paper", "mcc", [other]),
+    ]
+    figure = published.over_epochs(panels)
     top = figure.axes[0]
     assert top.get_ylabel() == "MCC" and top.get_title() == "ours"
     lines = [one.get_lines()[0] for one in figure.axes[:2]]

@@ -5,7 +5,24 @@ import pytest
 from matplotlib import image
 
 from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.report import curves, figures, html, plots, runs, selective
+from hypelora_jax.report import curves, figures, html, reliability, series
+from hypelora_jax.report.series import Series
+from hypelora_jax.run import results
+from hypelora_jax.run.paths import Run
+from hypelora_jax.run.predictions import Predictions
+from hypelora_jax.run.results import Results
+
+
+def panel_of_split(title, logits, labels, calibrator=None, train_temperature=1.0):
+    own = Results(
+        title,
+        {},
+        {},
+        {"": Predictions(logits, labels)},
+        calibrator,
+        train_temperature=train_temperature,
+    )
+    return reliability.panel_of(Series(title, (own,)), "")
 
 
 def pixels(data):
@@ -13,22 +30,24 @@ def pixels(data):
 
 
 def test_figures_are_drawn(make_run, tmp_path):
-    run = runs.load_run(make_run("three", classes=3))
-    html.write_report([run], tmp_path / "x.html", formats=("png",), replicas=0)
+    run = results.read(Run.open(make_run("three", classes=3)))
+    html.write_report(
+        [Series(run.name, (run,))], tmp_path / "x.html", formats=("png",), replicas=0
+    )
     for name in ("reliability", "risk_coverage", "curves"):
         drawn = pixels((tmp_path / f"x_{name}.png").read_bytes())
         assert drawn.shape[0] > 300 and drawn.std() > 0.05
 
 
 def test_reliability_says_both_errors(make_run):
-    method = runs.load(make_run("lora"))
-    panel = plots.panel_of(method, "validation")
-    top, below = plots.reliability([panel]).axes
+    method = series.load(make_run("lora"))
+    panel = reliability.panel_of(method, "validation")
+    top, below = reliability.diagram([panel]).axes
     labels = [text.get_text() for text in top.get_legend().get_texts()]
-    held = method.runs[0].metrics["validation"]
+    held = method.seeds[0].metrics["validation"]
     assert labels == [
         f"as trained: ECE {held['ece']:.3f}",
-        f"T = {method.runs[0].calibrator.temperature:.3g}: "
+        f"T = {method.seeds[0].calibrator.temperature:.3g}: "
         f"ECE {held['calibrated']['ece']:.3f}",
     ]
     before, _, after = (step.get_data().values for step in below.patches)
@@ -36,13 +55,22 @@ def test_reliability_says_both_errors(make_run):
     assert before[-1] > after[-1]  # a temperature above 1 takes confidence away
 
 
+def test_the_diagram_of_a_split_is_drawn_from_the_files_of_the_run(make_run):
+    folder = make_run("lora")
+    reliability.write_diagram(Run.open(folder), "test")
+    panel = reliability.panel_of(series.load(folder), "test")
+    drawn = (folder / "report" / "reliability_test.png").read_bytes()
+    assert drawn == figures.png(reliability.diagram([panel]))
+    assert len(panel.stages) == 2
+
+
 def test_points_of_a_diagram_are_those_of_the_metric():
     draw = np.random.default_rng(0)
     logits, labels = draw.normal(size=(400, 3)), draw.integers(0, 3, 400)
     logits[:40] = np.log([0.5, 0.3, 0.2])  # on the edge of a bin
-    panel = plots.panel_of_split("x", logits, labels)
+    panel = panel_of_split("x", logits, labels)
     assert len(panel.stages) == 1
-    binned = plots._binned(panel.stages[0], 10)
+    binned = reliability._binned(panel.stages[0], 10)
     wanted = metrics.reliability(calibrators.softmax(logits), labels)
     seen = wanted[2] > 0
     for got, want in zip((binned[0], binned[1], binned[4]), wanted, strict=True):
@@ -52,21 +80,21 @@ def test_points_of_a_diagram_are_those_of_the_metric():
 
 
 def test_without_a_calibrator_there_is_one_stage(make_run):
-    run = runs.load_run(make_run("lora"))
-    held = run.arrays["test"]
+    run = results.read(Run.open(make_run("lora")))
+    held = run.predictions["test"]
     for state in (None, calibrators.Identity(), calibrators.Temperature(1.0)):
-        assert len(plots.panel_of_split("x", *held[:2], state).stages) == 1
-    learned = plots.panel_of_split("x", *held[:2], None, train_temperature=1.5)
+        assert len(panel_of_split("x", *held[:2], state).stages) == 1
+    learned = panel_of_split("x", *held[:2], None, train_temperature=1.5)
     probs = calibrators.softmax(held.logits.astype(np.float64), 1.5)
     np.testing.assert_allclose(learned.stages[0].confidence, probs.max(axis=1))
-    assert plots.panel_of_split("x", held.logits[:, :1], held.labels) is None
+    assert panel_of_split("x", held.logits[:, :1], held.labels) is None
 
 
 def test_the_band_is_the_bootstrap_of_examples():
     """The quick draw of patterns against resampling the examples one by one."""
     draw = np.random.default_rng(1)
     bin_N, hit_N = draw.integers(0, 3, 300), draw.random(300) < 0.7
-    low, high = plots.band(bin_N, hit_N, np.arange(300), 4, replicas=4000)
+    low, high = reliability.band(bin_N, hit_N, np.arange(300), 4, replicas=4000)
     shares = np.full((4000, 3), np.nan)
     for r in range(4000):
         at = draw.integers(0, 300, 300)
@@ -83,33 +111,35 @@ def test_seeds_of_one_example_are_drawn_together():
     """Copies of the same predictions add nothing: the band stays as wide."""
     draw = np.random.default_rng(2)
     bin_N, hit_N = draw.integers(0, 2, 200), draw.random(200) < 0.6
-    one = plots.band(bin_N, hit_N, np.arange(200), 2, replicas=2000)
-    three = plots.band(
+    one = reliability.band(bin_N, hit_N, np.arange(200), 2, replicas=2000)
+    three = reliability.band(
         np.tile(bin_N, 3), np.tile(hit_N, 3), np.tile(np.arange(200), 3), 2, 2000
     )
     np.testing.assert_allclose(one, three, atol=0.012)
-    apart = plots.band(np.tile(bin_N, 3), np.tile(hit_N, 3), np.arange(600), 2, 2000)
+    apart = reliability.band(
+        np.tile(bin_N, 3), np.tile(hit_N, 3), np.arange(600), 2, 2000
+    )
     assert np.all(apart[1] - apart[0] < 0.75 * (three[1] - three[0]))
 
 
 def test_a_bin_that_cannot_be_resampled_has_a_wilson_bar():
     confidence = np.r_[np.full(4, 0.55), np.full(100, 0.65), np.full(100, 0.95)]
     hit = np.r_[True, False, True, True, np.arange(100) < 60, np.full(100, True)]
-    stage = plots.Stage("x", confidence, hit, np.arange(204), 0.1)
-    binned = plots._binned(stage, 10)
+    stage = reliability.Stage("x", confidence, hit, np.arange(204), 0.1)
+    binned = reliability._binned(stage, 10)
     assert binned.drawn_again.tolist() == [False, True, False]
     # Wilson at z = 1.959964: 3 of 4, and 100 of 100
     assert binned.low[0] == pytest.approx(0.300642, abs=1e-5)
     assert binned.high[0] == pytest.approx(0.954413, abs=1e-5)
     assert binned.low[2] == pytest.approx(100 / (100 + 1.959964**2), abs=1e-6)
-    panel = plots.Panel("x", (stage,), 2)
-    limits = plots.limits_of([panel])
+    panel = reliability.Panel("x", (stage,), 2)
+    limits = reliability.limits_of([panel])
     assert limits.lowest == pytest.approx(0.2) and limits.highest == 100 / 204
 
 
 def test_a_series_is_told_by_line_and_marker_without_colour(make_run):
-    method = runs.load(make_run("lora"))
-    top, below = plots.reliability([plots.panel_of(method, "test")]).axes
+    method = series.load(make_run("lora"))
+    top, below = reliability.diagram([reliability.panel_of(method, "test")]).axes
     handles = top.get_legend().legend_handles
     assert len({h.get_marker() for h in handles}) == 2
     assert len({h.get_linestyle() for h in handles}) == 2
@@ -134,21 +164,21 @@ def test_risk_at_by_hand():
 
 
 def test_risk_and_coverage_of_methods(make_run, make_seeds):
-    methods = [runs.load(make_run("a")), runs.load(make_seeds("b", [0.1, 0.9]))]
-    (axes,) = selective.risk_coverage(methods, "test").axes
+    methods = [series.load(make_run("a")), series.load(make_seeds("b", [0.1, 0.9]))]
+    (axes,) = curves.risk_coverage(methods, "test").axes
     assert [line.get_label() for line in axes.lines] == ["a", "b, 2 seeds"]
-    held = runs.examples(methods[0].runs[0], "test")
+    held = series.examples(methods[0].seeds[0], "test")
     error = 1 - metrics.accuracy(held.final, held.labels)
     x, y = axes.lines[0].get_data()
     assert x[0] == pytest.approx(20 / 600) and x[-1] == 1
     assert y[-1] == pytest.approx(error)
     assert len(axes.collections) == 1  # the range of the seeds
-    bare = runs.Method("bare", (runs.RunView("bare", {}, {}),))
-    assert selective.risk_coverage([bare], "test") is None
+    bare = Series("bare", (Results("bare", {}, {}),))
+    assert curves.risk_coverage([bare], "test") is None
 
 
 def test_curves_mark_the_chosen_epoch(make_run):
-    top, below = curves.curves([runs.load(make_run("lora"))]).axes
+    top, below = curves.training([series.load(make_run("lora"))]).axes
     lines = {line.get_label(): line for line in top.lines}
     assert list(lines["chosen"].get_xdata()) == [2, 2]
     assert list(lines["validation NLL"].get_xdata()) == [1, 2, 3, 4]
@@ -157,10 +187,10 @@ def test_curves_mark_the_chosen_epoch(make_run):
 
 
 def test_curves_of_seeds_have_a_star_each(make_seeds):
-    method = runs.load(make_seeds("lora", [0.1, 0.2]))
-    late = method.runs[1]._replace(best_step=75)
-    method = method._replace(runs=(method.runs[0], late))
-    top, below = curves.curves([method]).axes
+    method = series.load(make_seeds("lora", [0.1, 0.2]))
+    late = method.seeds[1]._replace(best_step=75)
+    method = method._replace(seeds=(method.seeds[0], late))
+    top, below = curves.training([method]).axes
     for axes, wanted in ((top, [0.55, 0.57]), (below, [0.04, 0.06])):
         stars = [line for line in axes.lines if line.get_marker() == "*"]
         assert [line.get_xdata()[0] for line in stars] == [2, 3]
@@ -170,12 +200,12 @@ def test_curves_of_seeds_have_a_star_each(make_seeds):
 
 
 def test_curves_of_several_runs_share_their_axes(make_run):
-    low = runs.load_run(make_run("low"))
+    low = results.read(Run.open(make_run("low")))
     rows = [{**row, "ece": 0.5} for row in low.curve if "ece" in row]
     high = low._replace(curve=rows)
-    methods = [runs.Method("low", (low,)), runs.Method("high", (high,))]
-    figure = curves.curves(methods)
-    apart = curves.curves(methods[:1], curves.highest(methods))
+    methods = [Series("low", (low,)), Series("high", (high,))]
+    figure = curves.training(methods)
+    apart = curves.training(methods[:1], curves.highest(methods))
     assert apart.axes[1].get_ylim() == figure.axes[1].get_ylim()
     for axes in figure.axes:
         bottom, top = axes.get_ylim()

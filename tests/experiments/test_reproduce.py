@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import process
+import published
 import pytest
 
 from hypelora_jax.configs import paper
-from hypelora_jax.report import beside
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "reproduce.py"
+SCRIPT = Path(__file__).parents[2] / "experiments" / "reproduce.py"
 SMALL = (
     "--config.hyper.widths=(16,)",
     "--config.data.max_length=48",
@@ -193,7 +193,7 @@ LINE = re.compile(
 
 
 def test_the_files_numbers_are_those_of_the_config(script):
-    lines = beside.read(script.HERE / "tables.csv")
+    lines = published.read(script.HERE / "tables.csv")
     held = {
         (line["task"], line["row"], line["metric"]): (line["mean"], line["std"])
         for line in lines
@@ -215,8 +215,8 @@ def test_the_files_numbers_are_those_of_the_config(script):
 
 
 def test_table_two_and_figure_two_of_the_paper_agree(script):
-    curves = beside.read(script.HERE / "figure2.csv")
-    for line in beside.read(script.HERE / "tables.csv"):
+    curves = published.read(script.HERE / "figure2.csv")
+    for line in published.read(script.HERE / "tables.csv"):
         if line["table"] != "2" or line["metric"] == "ece":
             continue
         mine = [

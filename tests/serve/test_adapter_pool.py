@@ -1,4 +1,4 @@
-"""Which runs stand behind one backbone, and what a user may ask for wrongly."""
+"""Which runs can share one backbone, and the mistakes that a user can make."""
 
 import signal
 import socket
@@ -11,7 +11,7 @@ import serving
 
 from hypelora_jax import cli, files
 from hypelora_jax.errors import UserError
-from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.serve import adapter_pool, server
 
 
@@ -39,12 +39,12 @@ def test_batch_sizes_end_with_the_largest():
 
 
 def test_other_weights_are_refused_before_any_is_loaded(run, tmp_path):
-    record = records.read_json(run / "config.json")
+    record = files.read_json(run / "config.json")
     record["model"] |= {"sha256": "ab", "name": "another"}
-    other = records.open_workdir(str(tmp_path / "other"))
+    other = Run.create(tmp_path / "other").path
     files.write_json(other / "config.json", record)
     with pytest.raises(UserError, match="other adapts another and run adapts .*tiny"):
-        adapter_pool.open_all([str(run), str(other)], (8,))
+        adapter_pool.open_pool([str(run), str(other)], (8,))
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_other_weights_are_refused_before_any_is_loaded(run, tmp_path):
         pytest.param("full", {}, "fine-tuned in full", marks=pytest.mark.soak),
     ],
 )
-def test_runs_that_share_no_backbone(run, tmp_path, monkeypatch, mode, more, message):
+def test_runs_without_one_backbone(run, tmp_path, monkeypatch, mode, more, message):
     monkeypatch.setitem(benches.MODES, "full", ("full", {}))
     other = benches.run_folder(tmp_path / "other", mode, **more)
     with pytest.raises(UserError, match=message):
-        adapter_pool.open_all([str(run), str(other)], (8,))
+        adapter_pool.open_pool([str(run), str(other)], (8,))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ HALF = (
 )
 
 
-def test_told_to_stop_it_answers_what_it_was_asked(run):
+def test_after_sigterm_a_half_sent_question_is_answered(run):
     """A whole process: SIGTERM while half a question is there."""
     with serving.started(f"--workdir={run}", "--max_batch=1") as (command, port):
         assert serving.ask(port, {"text": "ab"})[0] == 200
@@ -126,7 +126,7 @@ def refuses(port):
 
 
 @pytest.mark.soak
-def test_told_to_stop_it_answers_what_waits_for_company(run):
+def test_after_sigint_waiting_questions_are_answered(run):
     flags = (f"--workdir={run}", "--max_batch=4", "--window_ms=2000")
     with serving.started(*flags) as (command, port):
         found = []

@@ -1,12 +1,13 @@
 """How long runs may be: hand numbers, and a run that is really measured."""
 
+import pace
 import pytest
 from etils import epath
 
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
-from hypelora_jax.train import pace, scoring, session
+from hypelora_jax.train import scoring, session
 
 FAST = pace.Pace(once=20, step=0.1, judging=5, steps=100, examples=3200, batch=32)
 SLOW = FAST._replace(step=0.2)

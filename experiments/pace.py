@@ -19,6 +19,7 @@ from hypelora_jax.data import buckets
 from hypelora_jax.data.batches import Dataset, take
 from hypelora_jax.errors import UserError
 from hypelora_jax.run import metric_log
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train import loop, session
 
 STEPS = 8  # taken; the first compiles
@@ -110,7 +111,7 @@ def _first_steps(
     cut = session.Plan(few, (length,), STEPS, STEPS)
     try:
         loop.train(bench._replace(settings=settings), cut, path, progress=False)
-        taken = metric_log.rows_until(path / "metrics.jsonl", STEPS)
+        taken = metric_log.rows_until(Run(path).metric_log, STEPS)
     finally:
         path.rmtree(missing_ok=True)
     return [size / row["examples_per_s"] for row in taken if row["split"] == "train"]

@@ -9,21 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from hypelora_jax import files
 from hypelora_jax.calibration import calibrators, metrics
 from hypelora_jax.calibration.metrics import binned
 from hypelora_jax.report import figures
-from hypelora_jax.report.figures import save
-from hypelora_jax.report.runs import (
-    Arrays,
-    Examples,
-    Method,
-    RunView,
-    changes,
-    examples,
-)
-
-__all__ = ["Panel", "Stage", "band", "panel_of", "panel_of_split", "reliability"]
-__all__ += ["limits_of", "save"]
+from hypelora_jax.report.series import Examples, Series, all_examples, changes
+from hypelora_jax.run import calibrator, predictions, results
+from hypelora_jax.run.paths import Run
+from hypelora_jax.run.results import Results
 
 FEW = 10  # examples of a bin below which resampling says too little
 
@@ -46,19 +39,18 @@ class Panel(NamedTuple):
     classes: int
 
 
-def panel_of(method: Method, split: str, bins: int = 10) -> Panel | None:
-    """Panel of a method; None where it has no labelled predictions of classes."""
-    held = [examples(run, split) for run in method.runs]
-    if not held or any(x is None for x in held):
+def panel_of(series: Series, split: str, bins: int = 10) -> Panel | None:
+    """Panel of a series; None where it has no labelled predictions of classes."""
+    if (held := all_examples(series, split)) is None:
         return None
-    title = method.name
+    title = series.name
     if len(held) > 1:
         title += f", {len(held)} seeds"
     stages = [_stage("as trained", held, [x.before for x in held], bins)]
     if any(x.after is not None for x in held):
         names = {
             calibrators.describe(run.calibrator)
-            for run in method.runs
+            for run in series.seeds
             if changes(run.calibrator, run.train_temperature)
         }
         name = names.pop() if len(names) == 1 else "calibrated"
@@ -66,19 +58,24 @@ def panel_of(method: Method, split: str, bins: int = 10) -> Panel | None:
     return Panel(title, tuple(stages), held[0].before.shape[1])
 
 
-def panel_of_split(
-    title: str,
-    logits_NY: np.ndarray,
-    label_N: np.ndarray,
-    calibrator: Any = None,
-    train_temperature: float = 1.0,
-) -> Panel | None:
-    """Panel of one run's raw logits; None for a regression or without labels."""
-    arrays = {"": Arrays(logits_NY, label_N)}
-    run = RunView(
-        title, {}, {}, arrays, calibrator, train_temperature=train_temperature
+def write_diagram(run: Run, split: str) -> None:
+    """Write the reliability diagram of an evaluated split, from its saved files.
+
+    A regression, or a split without labels, has none.
+    """
+    found = {split: files.read_json(run.metrics_file(split))}
+    state = calibrator.read(run)
+    own = Results(
+        run.name,
+        config={},
+        metrics={},
+        predictions={split: predictions.read(run.predictions_file(split))},
+        calibrator=state,
+        train_temperature=results.train_temperature(found, state is not None),
     )
-    return panel_of(Method(title, (run,)), "")
+    panel = panel_of(Series(run.name, (own,)), split)
+    if panel is not None:
+        figures.save(diagram([panel]), run.diagram_file(split))
 
 
 def _stage(
@@ -109,11 +106,11 @@ def limits_of(panels: Sequence[Panel], bins: int = 10) -> Limits:
     confident = min(np.floor(bins / panel.classes) / bins for panel in panels)
     low = min(confident, *(held.low.min() for held in every))
     # a tick of .2 below what is drawn, so that the diagonal begins on the axis
-    share = max((held.count / held.count.sum()).max() for held in every)
+    share = max((held.examples / held.examples.sum()).max() for held in every)
     return Limits(float(np.floor(5 * low + 1e-9) / 5), float(share))
 
 
-def reliability(
+def diagram(
     panels: Sequence[Panel], bins: int = 10, limits: Limits | None = None
 ) -> Figure:
     """Reliability diagram of each panel, the histogram of its confidences below.
@@ -133,9 +130,9 @@ def reliability(
 
 
 def _panel(axes: Sequence[Axes], panel: Panel, bins: int, limits: Limits) -> None:
-    diagram, histogram = axes
+    above, below = axes
     low = np.floor(bins / panel.classes) / bins  # no confidence is below 1 / classes
-    diagram.plot([0, 1], [0, 1], color=figures.INK, lw=1, ls=figures.DASHED, zorder=1)
+    above.plot([0, 1], [0, 1], color=figures.INK, lw=1, ls=figures.DASHED, zorder=1)
     for number, stage in enumerate(panel.stages):
         last = number == len(panel.stages) - 1  # the probabilities that count
         style = {
@@ -143,16 +140,16 @@ def _panel(axes: Sequence[Axes], panel: Panel, bins: int, limits: Limits) -> Non
             "ls": "-" if last else (0, (3, 1.5)),
         }
         label = f"{stage.name}: ECE {stage.ece:.3f}"
-        _line(diagram, _binned(stage, bins), style, "o" if last else "s", label)
-        _bars(histogram, _share(stage, bins), style, last)
-    diagram.set_title(panel.title, fontsize=10)
+        _line(above, _binned(stage, bins), style, "o" if last else "s", label)
+        _bars(below, _share(stage, bins), style, last)
+    above.set_title(panel.title, fontsize=10)
     bottom = limits.lowest - 0.02 * (1 - limits.lowest)
-    diagram.set(ylim=(bottom, 1.02), ylabel="accuracy", xlim=(low - 0.02, 1.02))
-    diagram.legend(loc="upper left" if low > 0.3 else "best", fontsize=8, frameon=False)
-    histogram.set(xlabel="confidence", ylabel="examples")
-    histogram.set_ylim(0, 1.08 * limits.highest)
-    histogram.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    histogram.yaxis.set_major_locator(MaxNLocator(3))
+    above.set(ylim=(bottom, 1.02), ylabel="accuracy", xlim=(low - 0.02, 1.02))
+    above.legend(loc="upper left" if low > 0.3 else "best", fontsize=8, frameon=False)
+    below.set(xlabel="confidence", ylabel="examples")
+    below.set_ylim(0, 1.08 * limits.highest)
+    below.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    below.yaxis.set_major_locator(MaxNLocator(3))
     for one in axes:
         figures.plain(one)
 
@@ -164,7 +161,7 @@ class _Binned(NamedTuple):
     accuracy: np.ndarray
     low: np.ndarray  # ends of the interval of the accuracy
     high: np.ndarray
-    count: np.ndarray
+    examples: np.ndarray
     drawn_again: np.ndarray  # (M,) bool: the ends are the bootstrap's
 
 

@@ -7,7 +7,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hypelora_jax.config.settings import MeshConfig
-from hypelora_jax.plan import cost, hlo
+from hypelora_jax.plan import cost, traffic
 from hypelora_jax.sharding.mesh import make_mesh
 
 LOOP = """HloModule m, is_scheduled=true
@@ -55,7 +55,7 @@ ENTRY %main (a: f32[5,4], b: f32[4]) -> f32[8] {
 
 
 def test_a_collective_in_a_loop_counts_as_often_as_the_loop_runs():
-    assert hlo.collective_bytes(LOOP) == {"all-reduce": 5 * 16, "all-gather": 32}
+    assert traffic.collective_bytes(LOOP) == {"all-reduce": 5 * 16, "all-gather": 32}
 
 
 def test_a_collective_that_is_started_and_awaited_counts_once():
@@ -73,7 +73,7 @@ def test_a_collective_that_is_started_and_awaited_counts_once():
         "  %sum = f32[4]{0:T(128)S(1)} all-reduce-done(%sum.1)\n  ROOT %next",
     )
     assert text.count("-start(") == text.count("-done(") == 2
-    assert hlo.collective_bytes(text) == {"all-reduce": 5 * 16, "all-gather": 32}
+    assert traffic.collective_bytes(text) == {"all-reduce": 5 * 16, "all-gather": 32}
 
 
 def test_traffic_counts_slices_and_loops_and_leaves_on_chip_memory_out():
@@ -81,15 +81,18 @@ def test_traffic_counts_slices_and_loops_and_leaves_on_chip_memory_out():
     a_trip = (
         16 + 4 + 16
     ) + 16  # slice, index, row written; row read, sum stays on chip
-    assert hlo.traffic(LOOP) == gathered + 5 * a_trip
-    assert hlo.traffic(LOOP, loops=False) == gathered + a_trip
-    assert hlo.traffic(LOOP, hbm_only=False, loops=False) == gathered + a_trip + 16
+    assert traffic.memory_bytes(LOOP) == gathered + 5 * a_trip
+    assert traffic.memory_bytes(LOOP, loops=False) == gathered + a_trip
+    assert (
+        traffic.memory_bytes(LOOP, hbm_only=False, loops=False)
+        == gathered + a_trip + 16
+    )
 
 
 def test_a_loop_without_one_bound_is_an_error_and_not_a_guess():
     text = LOOP.replace("%n = s32[]{:T(128)} constant(5)", "%n = s32[] copy(%i.2)")
     with pytest.raises(ValueError, match="no single bound"):
-        hlo.collective_bytes(text)
+        traffic.collective_bytes(text)
 
 
 def layers(x_BD, w_LDD):
@@ -132,12 +135,12 @@ def test_collectives_of_a_real_program_are_the_bytes_it_sums():
     step = jax.jit(jax.grad(layers, 1), in_shardings=(rows, whole), out_shardings=whole)
     x_BD, w_LDD = jnp.ones((8, 32)), jnp.ones((6, 32, 32))
     text = step.lower(x_BD, w_LDD).compile().as_text()
-    assert hlo.collective_bytes(text) == {"all-reduce": 6 * 32 * 32 * 4}
+    assert traffic.collective_bytes(text) == {"all-reduce": 6 * 32 * 32 * 4}
 
 
 def test_traffic_without_loops_is_what_xla_counts():
     x_BD, w_LDD = jnp.ones((64, 256)), jnp.ones((6, 256, 256))
     program = jax.jit(jax.grad(layers, (0, 1))).lower(x_BD, w_LDD).compile()
-    ours = hlo.traffic(program.as_text(), hbm_only=False, loops=False)
+    ours = traffic.memory_bytes(program.as_text(), hbm_only=False, loops=False)
     assert ours == pytest.approx(program.cost_analysis()["bytes accessed"], rel=0.2)
-    assert hlo.traffic(program.as_text()) > 3 * ours
+    assert traffic.memory_bytes(program.as_text()) > 3 * ours

@@ -1,4 +1,4 @@
-"""Runs beside published numbers: one table a task, and curves over epochs."""
+"""Runs compared with published numbers: one table a task, and curves over epochs."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from hypelora_jax.calibration import metrics
 from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.errors import UserError
-from hypelora_jax.report import figures, tables
+from hypelora_jax.report import figures, metric_tables
 from hypelora_jax.report.comparison import Cell, over_seeds
-from hypelora_jax.report.runs import Method, examples
+from hypelora_jax.report.series import Series, all_examples
 
 SPLIT = "validation"
 
@@ -43,7 +43,7 @@ class Panel(NamedTuple):
     curves: Sequence[Curve]
 
 
-def cells(method: Method, names: Sequence[str], replicas: int) -> dict[str, Cell]:
+def cells(method: Series, names: Sequence[str], replicas: int) -> dict[str, Cell]:
     """Metrics of a method on the validation split, as trained, with 95 % intervals.
 
     One seed: over examples, by bootstrap; some metrics have none. Several: Student's t
@@ -57,8 +57,8 @@ def cells(method: Method, names: Sequence[str], replicas: int) -> dict[str, Cell
     Raises:
       UserError: a run without predictions of classes.
     """
-    held = [examples(run, SPLIT) for run in method.runs]
-    if any(one is None for one in held):
+    held = all_examples(method, SPLIT)
+    if held is None:
         raise UserError(
             f"{method.name} has no labelled predictions of {SPLIT}; wanted a finished "
             "run of classes"
@@ -91,10 +91,10 @@ def _over_examples(
     return {name: Cell(**ends) for name, ends in found.items()}
 
 
-def chosen_epochs(method: Method) -> list[int]:
+def chosen_epochs(method: Series) -> list[int]:
     """The epoch of each run's chosen checkpoint, from 1."""
     out = []
-    for run in method.runs:
+    for run in method.seeds:
         rows = [row for row in run.curve if row.get("split") == SPLIT]
         out += [row["epoch"] for row in rows if row["step"] == run.best_step]
     return out
@@ -102,9 +102,9 @@ def chosen_epochs(method: Method) -> list[int]:
 
 def table(
     title: str,
-    rows: Mapping[str, tuple[Method, Mapping[str, Cell]]],
+    rows: Mapping[str, tuple[Series, Mapping[str, Cell]]],
     published: Mapping[tuple[str, str], Published],
-) -> tables.Table:
+) -> metric_tables.Table:
     """Each metric of each method beside the published one, by (method's key, metric).
 
     Task scores are shown times 100, as papers print them.
@@ -117,12 +117,12 @@ def table(
             theirs = published.get((key, name))
             text = (_value(name, cell), _ends(name, cell), _published(name, theirs))
             out.append(
-                (*first, tables.title_of(name.removesuffix("_reference")), *text)
+                (*first, metric_tables.title_of(name.removesuffix("_reference")), *text)
             )
             first = ("", "")
         sections.append(len(out))
     columns = ("method", "epoch", "metric", "ours", "95 %", "paper")
-    return tables.Table(title, columns, tuple(out), tuple(sections))
+    return metric_tables.Table(title, columns, tuple(out), tuple(sections))
 
 
 def _number(name: str, value: float) -> str:
@@ -158,10 +158,10 @@ def as_dict(
     return out
 
 
-def curve(method: Method, score: str) -> Curve:
+def curve(method: Series, score: str) -> Curve:
     """A method's validation score and ECE over epochs, the mean of its seeds."""
     by_epoch: dict[int, list[dict[str, Any]]] = {}
-    for run in method.runs:
+    for run in method.seeds:
         for row in run.curve:
             if row.get("split") == SPLIT:
                 by_epoch.setdefault(row["epoch"], []).append(row)
@@ -186,7 +186,7 @@ def over_epochs(panels: Sequence[Panel]) -> Figure:
             axes[0, i].plot(one.epochs, one.score, label=one.name, **style)
             axes[1, i].plot(one.epochs, one.ece, **style)
         axes[0, i].set_title(title, fontsize=10)
-        axes[0, i].set_ylabel(tables.title_of(score))
+        axes[0, i].set_ylabel(metric_tables.title_of(score))
         axes[1, i].set(ylabel="ECE", xlabel="epoch", ylim=(0, None))
     for one in axes.ravel():
         one.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -1,4 +1,4 @@
-"""A loaded run: every kind of uncertainty, shapes known beforehand, wrong questions."""
+"""A predictor: every kind of uncertainty, known shapes, wrong questions."""
 
 import benches
 import numpy as np
@@ -11,6 +11,7 @@ from hypelora_jax.data import buckets
 from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
+from hypelora_jax.run.paths import Run
 
 MASKS = "mc_dropout"
 TEXTS = [f"{n} " + "word " * (n % 6) for n in range(40)]
@@ -75,7 +76,7 @@ def test_shapes_are_known_and_compiled_beforehand(pairs):
     assert list(model.answerers) == [8, 16], "multiples of the 8 devices"
     assert model.edges == (16, 32)
     model.warm()
-    classify = model.run.forward.classify
+    classify = model.fitted.forward.classify
     assert classify._cache_size() == 4
     few = model.predict([("ab", "cd")])
     many = model.predict([("ab", "cd" * n) for n in range(1, 40)])
@@ -85,14 +86,14 @@ def test_shapes_are_known_and_compiled_beforehand(pairs):
 
 def test_the_adapter_is_made_once(model):
     calls = []
-    adapt = model.run.forward.adapt
+    adapt = model.fitted.forward.adapt
 
     def counted(*args):
         calls.append(1)
         return adapt(*args)
 
-    forward = model.run.forward._replace(adapt=counted)
-    run = model.run._replace(forward=forward)
+    forward = model.fitted.forward._replace(adapt=counted)
+    run = model.fitted._replace(forward=forward)
     answerers = {32: evaluation.answerer(run, model.edges, 32)}
     model = model._replace(answerers=answerers)
     assert model.predict([("ab", "cd")]) == model.predict([("ab", "cd")])
@@ -126,13 +127,13 @@ def test_no_question_no_answer(model):
 
 
 def test_sets_and_abstention_reach_the_api(pairs, model):
-    run = model.run
+    run = model.fitted
     label = np.arange(40, dtype=np.int32) % 3
     data = evaluation.tokenised(run, Table(np.arange(40), TEXTS, TEXTS[::-1], label))
     evaluation.write_split(run, "calibration", data, model.answerers[32](data))
     wanted = calibration_split.SetMaker(0.8, "aps")
     threshold = calibration_split.threshold(
-        run.workdir, model.task, run.calibrator, wanted
+        Run(run.workdir), model.task, run.calibrator, wanted
     )
     model = model._replace(threshold=threshold, abstain=1.0)
     for one in model.predict([(t, t) for t in TEXTS]):

@@ -8,12 +8,19 @@ import rich.table
 import rich.text
 
 from hypelora_jax.calibration import calibrators
-from hypelora_jax.report.runs import RunView
+from hypelora_jax.run.results import Results
 
 SCORES = ("mcc", "f1", "pearson", "spearman", "mse")  # task scores, if there are any
 SHORT = (*SCORES, "accuracy", "nll", "ece", "brier")  # fits 80 columns
-LONG = (*SHORT, "ece_debiased", "classwise_ece", "mce", "ace", "tace_0.01")
-LONG += ("soft_tv", "soft_kl", "soft_brier")
+LONG: tuple[str, ...] = (
+    *SHORT,
+    "ece_debiased",
+    "classwise_ece",
+    "mce",
+    "ace",
+    "tace_0.01",
+)
+LONG += ("tace_0.01", "soft_tv", "soft_kl", "soft_brier")
 TITLES = {"nll": "NLL", "ece": "ECE", "mce": "MCE", "ace": "ACE", "mcc": "MCC"}
 TITLES |= {"classwise_ece": "class-wise ECE", "tace_0.01": "TACE(.01)", "f1": "F1"}
 TITLES |= {"mse": "MSE", "ece_debiased": "ECE, debiased", "smooth_ece": "smooth ECE"}
@@ -71,7 +78,7 @@ def of_metrics(
 
 
 def before_after(
-    runs: Iterable[RunView], split: str = "validation", names: Iterable[str] = SHORT
+    runs: Iterable[Results], split: str = "validation", names: Iterable[str] = SHORT
 ) -> Table:
     """Runs by metrics, a second row for each run that has a fitted calibrator.
 
@@ -93,7 +100,7 @@ def before_after(
     return Table(title, columns, (*rows,), (*sections,))
 
 
-def every(runs: Iterable[RunView], split: str) -> Table:
+def every(runs: Iterable[Results], split: str) -> Table:
     """All metrics of a split under their names in metrics.json, a row each.
 
     A column for each run, and one more for each that has a fitted calibrator.
