@@ -10,7 +10,8 @@ import jax
 
 from hypelora_jax import families, hyper, objectives, trees
 from hypelora_jax.adapters import lora as lora_lib
-from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.adapters import sites as sites_lib
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import choose
@@ -135,7 +136,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
     names, sites = family.names.modules, {}
     if chosen.adapts:
         dims = family.sites(config)
-        sites = lora_lib.sites(settings.lora, dims, config.layers, names)
+        sites = sites_lib.sites(settings.lora, dims, config.layers, names)
     cond, network, own = _network(settings, chosen, sites, config.layers)
     dtype, dropout = settings.model.dtype, settings.lora.dropout
     remat = settings.model.remat
@@ -145,7 +146,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         cond,
         network,
         own,
-        lora_lib.without(sites, own),
+        sites_lib.without(sites, own),
         lora_lib.scale(settings.lora),
         settings.lora.rank,
         config.layers,
@@ -160,7 +161,7 @@ def _network(
     """(conditioner, hyper-network, its sites), or Nones without a hyper-network."""
     if chosen.network is None:
         return None, None, {}
-    own = lora_lib.restrict(sites, settings.hyper.layers, num_layers)
+    own = sites_lib.restrict(sites, settings.hyper.layers, num_layers)
     slots = chosen.network.slots(settings.hyper, own)
     source = settings.condition.source
     cond = choose(hyper.CONDITIONERS, source, "condition.source")(settings, slots)

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from hypelora_jax import trees
-from hypelora_jax.adapters.lora import Site
+from hypelora_jax.adapters.sites import Site
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.hyper import factors

@@ -24,7 +24,7 @@ from hypelora_jax.config.settings import (
 )
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.interop import huggingface
-from hypelora_jax.interop.reference import by_slot, hyper_params, static_lora
+from hypelora_jax.interop.reference import by_slot, hyper_params
 
 NAMED = os.environ.get("HYPELORA_GOLDEN")
 ROOT = pathlib.Path(NAMED or pathlib.Path(__file__).parents[1] / "golden")
@@ -166,8 +166,22 @@ def hyper_tensors(settings: Settings, model: model_lib.Model, tensors: dict) -> 
 
 
 def lora_tensors(model: model_lib.Model, tensors: dict) -> dict:
+    """Compact static factors from PEFT's tensors; every site must be there once."""
     names = families.of(encoder_config()).names.modules
-    return static_lora(tensors, model.parts.lora_sites, names)
+    return {
+        m: {
+            f: np.stack([_peft(tensors, names[m], layer, f) for layer in site.layers])
+            for f in ("a", "b")
+        }
+        for m, site in model.parts.lora_sites.items()
+    }
+
+
+def _peft(tensors: dict, name: str, layer: int, factor: str) -> np.ndarray:
+    module = re.escape(name.format(layer=layer))
+    pattern = re.compile(rf"(.*\.)?{module}\.lora_{factor.upper()}(\.\w+)?\.weight")
+    (found,) = (n for n in tensors if pattern.fullmatch(n))
+    return np.ascontiguousarray(tensors[found].T)
 
 
 def head_tree(tensors: dict) -> dict:

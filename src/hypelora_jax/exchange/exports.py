@@ -12,7 +12,7 @@ from etils import epath
 from hypelora_jax import families, model, trees
 from hypelora_jax import files as files_lib
 from hypelora_jax.adapters import lora
-from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.data.tokens import hugging_face_files
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
@@ -199,7 +199,7 @@ def _write(
             )
         where = base.name
         if base.folder is None:  # random weights: peft needs them in a folder
-            huggingface.save_folder(
+            huggingface.save_model(
                 part / "base", base.config, {"backbone": params["backbone"]}
             )
             where = f"{name}/base"
@@ -235,4 +235,4 @@ def _merged(part: epath.Path, run: Fitted, compact: Compact, params: Params) -> 
     backbone = jax.jit(lora.merge)(params["backbone"], placed)
     tree = {"backbone": backbone, "head": params["head"]}
     labels = bench.task.labels or None
-    huggingface.save_folder(part, bench.base.config, tree, labels=labels)
+    huggingface.save_model(part, bench.base.config, tree, labels=labels)

@@ -67,7 +67,7 @@ def import_adapter(
     source = _source(epath.Path(adapter_dir).expanduser(), model)
     wanted = _begun(source, config)
     corpus = _corpus(wanted, asked=config is not None)
-    if reference_state.is_saved(source.tensors):
+    if reference_state.is_reference(source.tensors):
         settings, own = _of_reference(source, wanted, config, factors)
     else:
         settings, own = _of_lora(source, wanted)
@@ -194,7 +194,7 @@ def _beside(factors: str) -> dict[str, np.ndarray]:
     try:
         with epath.Path(factors).expanduser().open("rb") as file:
             with np.load(file, allow_pickle=False) as held:
-                return {n: held[n] for n in reference_state.BESIDE if n in held.files}
+                return {n: held[n] for n in reference_state.FACTORS if n in held.files}
     except (OSError, ValueError) as e:
         raise UserError(f"{factors} cannot be read ({e}); wanted an .npz file") from e
 

@@ -10,14 +10,21 @@ from collections.abc import Callable
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.families.bert import BERT
+from hypelora_jax.families.distilbert import DISTILBERT
 from hypelora_jax.families.family import Family
 from hypelora_jax.families.roberta import ROBERTA
 from hypelora_jax.families.sequence_head import sequence_head
 from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.families.xlm_roberta import XLM_ROBERTA
 from hypelora_jax.types import Head
 
 # Architectures, by the `model_type` of a model's config.json.
-FAMILIES: dict[str, Family] = {"roberta": ROBERTA, "bert": BERT}
+FAMILIES: dict[str, Family] = {
+    "roberta": ROBERTA,
+    "bert": BERT,
+    "distilbert": DISTILBERT,
+    "xlm-roberta": XLM_ROBERTA,
+}
 
 
 def _classes(family: Family, config: EncoderConfig, task: Task, dtype: str) -> Head:

@@ -1,5 +1,7 @@
 """Heads that read the first token's state, as Hugging Face's classifiers do."""
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -62,12 +64,12 @@ def sequence_head(
     ) -> jax.Array:
         del batch  # the first token is where it is in every row
         first = hidden_BTD[..., 0, :].astype(wide(dtype))
-        return module.apply({"params": params}, first, key)
+        return cast(jax.Array, module.apply({"params": params}, first, key))
 
     def features(params: Params, hidden_BTD: jax.Array) -> jax.Array:
         first = hidden_BTD[..., 0, :].astype(wide(dtype))
         dense = nn.Dense(config.width, dtype=first.dtype)
         out = dense.apply({"params": params["dense"]}, first)
-        return ACTIVATION[layout.activation](out)
+        return ACTIVATION[layout.activation](cast(jax.Array, out))
 
     return Head(jax.jit(init), apply, features)

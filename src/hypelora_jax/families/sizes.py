@@ -24,7 +24,7 @@ class EncoderConfig:
     layers: int
     ff: int
     max_positions: int  # rows of the position table; RoBERTa uses pad_id + 1 fewer
-    type_vocab: int
+    type_vocab: int  # 0: the model has no table of segment types
     norm_eps: float
     pad_id: int
     hidden_dropout: float = 0.1

@@ -1,5 +1,6 @@
 """A peft LoRA adapter, read: factors of one rank and the head, checked by the base."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -8,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hypelora_jax import families
-from hypelora_jax.adapters.lora import Site, Sites
+from hypelora_jax.adapters.sites import Site, Sites
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
-from hypelora_jax.interop.peft import CONFIG, SHORT, site_of, target_regex
+from hypelora_jax.interop.peft import CONFIG, endings, site_of, target_regex
 from hypelora_jax.interop.tensor_paths import names
-from hypelora_jax.types import MODULES, Lora, Params
+from hypelora_jax.types import MODULES, Params
 
 # fields that, when set, make an adapter something else than W + scale B A
 _OTHER_KINDS = (
@@ -36,7 +37,7 @@ class Adapter(NamedTuple):
 
     lora: LoraConfig
     sites: Sites
-    factors: Lora  # compact
+    factors: dict[str, dict[str, np.ndarray]]  # compact
     head: Params  # the parts of the head that the file has
     head_deltas: dict[str, np.ndarray]  # part of the head -> what to add to its kernel
 
@@ -179,12 +180,13 @@ def _with_targets(lora: LoraConfig, sites: Sites, config: EncoderConfig) -> Lora
     """The config whose targets and layers name exactly these sites."""
     layers = {site.layers for site in sites.values()}
     if len(layers) > 1:
-        fields = {"targets": target_regex(sites, families.of(config))}
-    else:
-        own = layers.pop()
-        every = own == tuple(range(config.layers))
-        fields = {"targets": tuple(sites), "layers": None if every else own}
-    return LoraConfig(lora.rank, lora.alpha, lora.rslora, lora.dropout, **fields)
+        regex = target_regex(sites, families.of(config))
+        return dataclasses.replace(lora, targets=regex)
+    own = layers.pop()
+    every = own == tuple(range(config.layers))
+    return dataclasses.replace(
+        lora, targets=tuple(sites), layers=None if every else own
+    )
 
 
 def _head_parts(config: EncoderConfig) -> dict[str, tuple[str, str]]:
@@ -199,7 +201,8 @@ def _head_parts(config: EncoderConfig) -> dict[str, tuple[str, str]]:
 
 def head_of(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
     """Parts of the head from the modules that were saved whole."""
-    known, head = _head_parts(config), {}
+    known = _head_parts(config)
+    head: Params = {}
     for name, x in tensors.items():
         if name not in known:
             raise UserError(
@@ -226,7 +229,7 @@ def _head_deltas(
         if f"{name}.weight" not in known:
             raise UserError(
                 f"the adapter adapts {name}; wanted projections of the encoder: "
-                f"{', '.join(SHORT.values())}"
+                f"{', '.join(endings(families.of(config)).values())}"
             )
         scale = _scale_of(fields, name, pair["A"].shape[0])
         delta = scale * (pair["B"].astype(np.float64) @ pair["A"]).T

@@ -21,7 +21,7 @@ from hypelora_jax.interop.tensors import (
     load_config,
     make_config,
     read_tensors,
-    write_folder,
+    write_model,
 )
 from hypelora_jax.trees import flatten, unflatten
 from hypelora_jax.types import Params
@@ -31,7 +31,7 @@ __all__ = [
     "from_hf",
     "load_config",
     "read_tensors",
-    "save_folder",
+    "save_model",
     "to_hf",
 ]
 
@@ -98,8 +98,8 @@ def _fresh(
 
 
 def _modules(head: Mapping[str, str]) -> set[str]:
-    """The modules that a head's layers are parts of, such as `classifier`."""
-    return {name.rpartition(".")[0] for name in head.values()}
+    """The modules that a head's layers are, or are parts of, such as `classifier`."""
+    return {name.split(".")[0] for name in head.values()}
 
 
 def _take(name: str, x: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
@@ -122,23 +122,50 @@ def _take(name: str, x: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> np.
 
 
 def from_hf(
-    config: EncoderConfig, tensors: Mapping[str, np.ndarray], num_outputs: int
+    config: EncoderConfig, tensors: Mapping[str, np.ndarray], num_outputs: int | None
 ) -> tuple[Params, Report]:
     """Parameters `{"backbone": ..., "head": ...}` (NumPy, float32) and what was left.
 
     Names may lack the family's prefix, and norms may say gamma and beta. Parts of the
     head in `report.fresh` are absent from the tree: the caller initialises them (no
-    head in the file, or an output layer with another number of labels).
+    head in the file, or an output layer with another number of labels). With
+    `num_outputs` None the file's head is ignored, and the tree has none.
 
     Raises:
       UserError: an unknown, missing, duplicate or mis-shaped tensor, NaN or infinity.
     """
     source, ignored = _sorted_in(config, tensors)
-    fresh = _fresh(config, source, tensors, num_outputs)
-    wanted, flat = shapes(config, num_outputs), {}
-    for full, entry in names(config).items():
-        if entry.path.rpartition("/")[0] in fresh:
-            continue
+    entries = names(config)
+    fresh: list[str] = []
+    if num_outputs is None:
+        entries = {n: e for n, e in entries.items() if not e.path.startswith("head/")}
+        ignored += [source.pop(full) for full in [*source] if full not in entries]
+    else:
+        fresh = _fresh(config, source, tensors, num_outputs)
+        entries = {n: e for n, e in entries.items() if _part(e) not in fresh}
+    flat = _taken(config, entries, source, tensors, shapes(config, num_outputs))
+    if ignored:
+        logging.info("not used: %s", ", ".join(sorted(ignored)))
+    if fresh:
+        logging.info("not in the checkpoint, fresh: %s", ", ".join(sorted(fresh)))
+    return unflatten(flat), Report(tuple(ignored), tuple(fresh))
+
+
+def _part(entry: Entry) -> str:
+    """The layer that a tensor belongs to, such as "head/out"."""
+    return entry.path.rpartition("/")[0]
+
+
+def _taken(
+    config: EncoderConfig,
+    entries: Mapping[str, Entry],
+    source: Mapping[str, str],
+    tensors: Mapping[str, np.ndarray],
+    wanted: Mapping[str, tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+    """The arrays by path of our tree, those of layers stacked."""
+    flat: dict[str, np.ndarray] = {}
+    for full, entry in entries.items():
         if full not in source:
             raise UserError(
                 f"tensor {full!r} is missing; wanted every tensor of config.json's"
@@ -151,11 +178,7 @@ def from_hf(
         else:
             stack = (config.layers, *shape)
             flat.setdefault(entry.path, np.empty(stack, np.float32))[entry.layer] = x
-    if ignored:
-        logging.info("not used: %s", ", ".join(sorted(ignored)))
-    if fresh:
-        logging.info("not in the checkpoint, fresh: %s", ", ".join(sorted(fresh)))
-    return unflatten(flat), Report(tuple(ignored), tuple(fresh))
+    return flat
 
 
 def to_hf(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
@@ -174,7 +197,7 @@ def to_hf(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
     return tensors
 
 
-def save_folder(
+def save_model(
     folder: epath.PathLike,
     config: EncoderConfig,
     params: Params,
@@ -198,4 +221,4 @@ def save_folder(
             f"{len(labels)} labels for a head of {outputs} outputs; wanted one for each"
         )
     fields = make_config(config, dtype, outputs, labels)
-    write_folder(folder, fields, to_hf(config, params), dtype, max_shard_bytes)
+    write_model(folder, fields, to_hf(config, params), dtype, max_shard_bytes)

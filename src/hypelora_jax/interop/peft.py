@@ -5,7 +5,6 @@ lora_A (r, I) and lora_B (O, r) of each site and the modules that were saved who
 head here. Our factors are (I, R) and (R, O), unscaled in both.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ import safetensors.numpy
 from etils import epath
 
 from hypelora_jax import families, files
-from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
@@ -27,16 +26,31 @@ from hypelora_jax.types import Lora, Params
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _ROOT = "base_model.model."
-_LAYERS = "encoder.layer"
-# the ends of names by which peft finds the modules of a list
-SHORT = {
-    "q": "query",
-    "k": "key",
-    "v": "value",
-    "o": "attention.output.dense",
-    "up": "intermediate.dense",
-    "down": "output.dense",  # also the end of o's name
-}
+
+
+def endings(family: Family) -> dict[str, str]:
+    """The end of each module's name by which peft finds it in a list of targets.
+
+    It is the shortest one that no other module has; where there is none, as for BERT's
+    `output.dense`, all that follows the number of the layer.
+    """
+    own = {m: n.partition("{layer}.")[2] for m, n in family.names.modules.items()}
+    found = {}
+    for module, name in own.items():
+        parts = name.split(".")
+        ends = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+        found[module] = next((e for e in ends if _ending(own, e) == {module}), name)
+    return found
+
+
+def _ending(names: Mapping[str, str], end: str) -> set[str]:
+    """The modules whose names end so."""
+    return {m for m, name in names.items() if f".{name}".endswith(f".{end}")}
+
+
+def layers_pattern(family: Family) -> str:
+    """What precedes the number of a layer in the names of projections."""
+    return next(iter(family.names.modules.values())).partition(".{layer}")[0]
 
 
 def target_regex(sites: Sites, family: Family) -> str:
@@ -55,17 +69,18 @@ def targets(sites: Sites, family: Family, num_layers: int) -> dict[str, Any]:
     Names where modules share their layers, as people write them; else one regex.
     """
     layers = {tuple(sorted(site.layers)) for site in sites.values()}
-    if len(layers) > 1 or ("down" in sites and "o" not in sites):
+    ends, named = endings(family), family.names.modules
+    if len(layers) > 1 or any(_ending(named, ends[m]) - sites.keys() for m in sites):
         return {"target_modules": target_regex(sites, family)}
     own = list(layers.pop())
-    where = {"layers_to_transform": own, "layers_pattern": _LAYERS}
+    where = {"layers_to_transform": own, "layers_pattern": layers_pattern(family)}
     return {
-        "target_modules": [SHORT[m] for m in sites],
+        "target_modules": [ends[m] for m in sites],
         **({} if own == list(range(num_layers)) else where),
     }
 
 
-def saved_modules(config: EncoderConfig) -> list[str]:
+def whole_modules(config: EncoderConfig) -> list[str]:
     """What peft keeps whole: its two names of a classifier, and the head's others."""
     prefix, found = families.of(config).names.prefix, ["classifier", "score"]
     for name in head_names(config).values():
@@ -104,7 +119,7 @@ def make_config(
         "use_rslora": lora.rslora,
         "lora_dropout": lora.dropout,
         **targets(sites, families.of(config), config.layers),
-        "modules_to_save": saved_modules(config),
+        "modules_to_save": whole_modules(config),
         "rank_pattern": odd,
         "alpha_pattern": {n: _alpha_for(lora, r) for n, r in odd.items()},
         "bias": "none",
@@ -150,8 +165,8 @@ def to_peft(
     for part, name in head_names(config).items():
         tensors[f"{_ROOT}{name}.weight"] = np.asarray(head[part]["kernel"]).T
         tensors[f"{_ROOT}{name}.bias"] = np.asarray(head[part]["bias"])
-    own = {n: np.ascontiguousarray(x, np.float32) for n, x in tensors.items()}
-    return dict(sorted(own.items())), ranks
+    cast = {n: np.ascontiguousarray(x, np.float32) for n, x in tensors.items()}
+    return dict(sorted(cast.items())), ranks
 
 
 def write(
@@ -161,8 +176,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(dict(tensors), metadata={"format": "pt"})
     files.write_whole(folder / TENSORS, data)
-    text = json.dumps(dict(fields), indent=2) + "\n"
-    files.write_whole(folder / CONFIG, text)
+    files.write_json(folder / CONFIG, dict(fields))
 
 
 def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -45,8 +45,13 @@ def names(config: EncoderConfig) -> dict[str, Entry]:
     return found
 
 
-def shapes(config: EncoderConfig, num_outputs: int) -> dict[str, tuple[int, ...]]:
-    """Shape of each path, one layer's for stacks, in our orientation."""
+def shapes(
+    config: EncoderConfig, num_outputs: int | None
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each path, one layer's for stacks, in our orientation.
+
+    With `num_outputs` None there is no head.
+    """
     family, d = families.of(config), config.width
     rows = {"word": config.vocab, "position": config.max_positions}
     rows |= {"type": config.type_vocab}
@@ -60,10 +65,12 @@ def shapes(config: EncoderConfig, num_outputs: int) -> dict[str, tuple[int, ...]
             f"layers/{module}/kernel": kernel,
             f"layers/{module}/bias": kernel[1:],
         }
-    head = {
+    found = {f"backbone/{path}": shape for path, shape in backbone.items()}
+    if num_outputs is None:
+        return found
+    return found | {
         "head/dense/kernel": (d, d),
         "head/dense/bias": (d,),
         "head/out/kernel": (d, num_outputs),
         "head/out/bias": (num_outputs,),
     }
-    return {f"backbone/{path}": shape for path, shape in backbone.items()} | head

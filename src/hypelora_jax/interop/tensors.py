@@ -3,7 +3,6 @@
 Safetensors only: a pickle runs code when it is read.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -157,7 +156,8 @@ def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
 
 def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
     """Tensors in order, a new shard where the next would pass `limit` bytes."""
-    shards, size = [{}], 0
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
     for name, x in tensors.items():
         if shards[-1] and size + x.nbytes > limit:
             shards.append({})
@@ -167,7 +167,7 @@ def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
     return shards
 
 
-def write_folder(
+def write_model(
     folder: epath.PathLike,
     fields: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
@@ -199,9 +199,8 @@ def write_folder(
         if len(shards) > 1:
             where = {n: file for file, shard in named.items() for n in shard}
             index = {"metadata": {"total_size": total}, "weight_map": where}
-            files.write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
-        text = json.dumps(dict(fields), indent=1)
-        files.write_whole(folder / "config.json", text.encode())
+            files.write_json(folder / INDEX, index)
+        files.write_json(folder / "config.json", dict(fields))
     except OSError as e:
         raise UserError(
             f"cannot write {folder} ({e.strerror or e}); wanted a folder with room and"

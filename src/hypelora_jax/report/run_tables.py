@@ -9,6 +9,8 @@ import numpy as np
 
 from hypelora_jax import model, trees
 from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.adapters.deltas import delta_norms, mean_cosine
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.model import Parts
 from hypelora_jax.report.metric_tables import Table
 from hypelora_jax.sharding.mesh import replicated
@@ -25,7 +27,7 @@ def generated(parts: Parts, rank: int) -> int:
     return _factors(parts.hyper_sites, rank)
 
 
-def _factors(sites: lora_lib.Sites, rank: int) -> int:
+def _factors(sites: Sites, rank: int) -> int:
     return sum(len(s.layers) * rank * (s.d_in + s.d_out) for s in sites.values())
 
 
@@ -123,7 +125,7 @@ def deltas(
         compact = model.compact(parts, params, {}, alpha)
         folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
         placed = lora_lib.place(compact, parts.num_layers)
-        return [lora_lib.delta_norms(f) for f in folded], lora_lib.mean_cosine(placed)
+        return [delta_norms(f) for f in folded], mean_cosine(placed)
 
     # whole on every device, so that each of several processes can read them
     measure = jax.jit(measure, out_shardings=replicated(bench.mesh))

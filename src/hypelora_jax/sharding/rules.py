@@ -112,12 +112,15 @@ def pin_factors(lora: Lora, mesh: Mesh) -> Lora:
 
 def over(mesh: Mesh | None, compute: Callable[..., T]) -> Callable[..., T]:
     """`compute`, traced on a mesh, so that `pin_rows` in it knows where rows are."""
+    if mesh is None:
+        return compute
+    abstract = mesh.abstract_mesh
 
     def on_mesh(*args: Any) -> T:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(abstract):
             return compute(*args)
 
-    return compute if mesh is None else on_mesh
+    return on_mesh
 
 
 def pin_rows(x_BTD: jax.Array) -> jax.Array:

@@ -1,8 +1,10 @@
 """Activations by the names that Hugging Face gives them."""
 
 import math
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -10,10 +12,10 @@ def gelu(x: jax.Array) -> jax.Array:
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
-ACTIVATION = {
+ACTIVATION: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
-    "tanh": jax.numpy.tanh,
+    "tanh": jnp.tanh,
 }

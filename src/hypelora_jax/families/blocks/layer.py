@@ -20,6 +20,7 @@ class Block(nn.Module):
 
     config: EncoderConfig
     lora_dropout: float = 0.0
+    drops_attended: bool = True  # whether dropout follows the projection `o`
 
     @nn.compact
     def __call__(
@@ -35,7 +36,9 @@ class Block(nn.Module):
         q, k, v = (project(name, c.width, x) for name in "qkv")
         rate = c.attention_dropout
         attended = attention(q, k, v, mask, c.heads, rate, maybe(key, "attention"))
-        y = dropout(project("o", c.width, attended), c.hidden_dropout, maybe(key, "1"))
+        y = project("o", c.width, attended)
+        if self.drops_attended:
+            y = dropout(y, c.hidden_dropout, maybe(key, "1"))
         x = LayerNorm(c.norm_eps, name="attn_norm")(x + y)
         y = project("down", c.width, ACTIVATION[c.act](project("up", c.ff, x)))
         y = dropout(y, c.hidden_dropout, maybe(key, "2"))
@@ -43,7 +46,7 @@ class Block(nn.Module):
 
 
 class Embed(nn.Module):
-    """Sum of word, position and type embeddings, normed."""
+    """Sum of word, position and (where the model has them) type embeddings, normed."""
 
     config: EncoderConfig
 
@@ -57,6 +60,8 @@ class Embed(nn.Module):
         def table(name: str, rows: int) -> nn.Embed:
             return nn.Embed(rows, c.width, embedding_init=NORMAL, name=name)
 
-        x = table("word", c.vocab)(ids) + table("type", c.type_vocab)(types)
+        x = table("word", c.vocab)(ids)
+        if c.type_vocab:
+            x = x + table("type", c.type_vocab)(types)
         x = x + table("position", c.max_positions)(positions)
         return LayerNorm(c.norm_eps, name="norm")(x)

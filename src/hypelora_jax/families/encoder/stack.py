@@ -5,7 +5,7 @@ What differs between the families that share it stands in a `Layout`.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,15 @@ class Layout(NamedTuple):
 
     `positions(config, ids)` gives the row of the position table of each token;
     `segments` says whether tokens have segment types; `padded` names the embedding
-    tables whose row `pad_id` is zero at the start.
+    tables whose row `pad_id` is zero at the start; `drops_attended` says whether
+    dropout follows the projection of what attention gives.
     """
 
     positions: Callable[[EncoderConfig, jax.Array], jax.Array]
     segments: bool
     padded: tuple[str, ...]
     max_tokens: Callable[[EncoderConfig], int]
+    drops_attended: bool = True
 
 
 def of_layout(layout: Layout) -> BuildBackbone:
@@ -60,7 +62,7 @@ def encoder(
       UserError: an unknown `remat`, or (when applied) more tokens than positions.
     """
     remember = choose(REMAT, remat, "model.remat")
-    block = Block(config, lora_dropout)
+    block = Block(config, lora_dropout, layout.drops_attended)
 
     def layers(params, lora, batch, key, keep):
         x = _embedded(layout, config, params["embed"], batch).astype(dtype)
@@ -111,8 +113,8 @@ def _embedded(
             f" {limit}: set data.max_length to that or less"
         )
     types = batch["types"] if layout.segments else jnp.zeros_like(ids)
-    embed = Embed(config)
-    return embed.apply({"params": params}, ids, layout.positions(config, ids), types)
+    at = layout.positions(config, ids)
+    return cast(jax.Array, Embed(config).apply({"params": params}, ids, at, types))
 
 
 def _cast(params: Params, dtype: str) -> Params:

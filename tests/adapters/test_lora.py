@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from hypelora_jax.adapters import lora
-from hypelora_jax.adapters.lora import Site
+from hypelora_jax.adapters import sites as sites_lib
+from hypelora_jax.adapters.deltas import delta_norms, mean_cosine
+from hypelora_jax.adapters.sites import Site
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 
@@ -30,7 +32,7 @@ LAYERS = 4
 
 
 def sites(**fields):
-    return lora.sites(LoraConfig(**fields), DIMS, LAYERS, NAMES)
+    return sites_lib.sites(LoraConfig(**fields), DIMS, LAYERS, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_norms_and_cosines_equal_those_of_dense_deltas():
         m: [np.asarray(f["a"][i]) @ np.asarray(f["b"][i]) for i in range(len(f["a"]))]
         for m, f in tree.items()
     }
-    norms = lora.delta_norms(tree)
+    norms = delta_norms(tree)
     for m, deltas in dense.items():
         np.testing.assert_allclose(
             norms[m], [np.linalg.norm(d) for d in deltas], rtol=1e-4
@@ -149,13 +151,13 @@ def test_norms_and_cosines_equal_those_of_dense_deltas():
         cosines += [
             x @ y for i, x in enumerate(unit) for j, y in enumerate(unit) if i != j
         ]
-    np.testing.assert_allclose(lora.mean_cosine(tree), np.mean(cosines), atol=1e-5)
+    np.testing.assert_allclose(mean_cosine(tree), np.mean(cosines), atol=1e-5)
 
 
 def test_restrict_and_without_cut_the_sites_in_two():
     everything = sites(targets=("q", "up"))
-    own = lora.restrict(everything, (3, 1), LAYERS)
+    own = sites_lib.restrict(everything, (3, 1), LAYERS)
     assert own["q"].layers == (3, 1)
-    assert lora.without(everything, own)["up"].layers == (0, 2)
+    assert sites_lib.without(everything, own)["up"].layers == (0, 2)
     with pytest.raises(UserError, match="holds no adapted layer"):
-        lora.restrict(sites(layers=(0,)), (2,), LAYERS)
+        sites_lib.restrict(sites(layers=(0,)), (2,), LAYERS)

@@ -15,16 +15,20 @@ from hypelora_jax.families.sequence_head import sequence_head
 
 ROBERTA = preset("tiny")
 BERT = replace(ROBERTA, family="bert", pad_id=0)
+DISTILBERT = replace(BERT, family="distilbert", type_vocab=0)
+CASES = [(ROBERTA, np.tanh), (BERT, np.tanh), (DISTILBERT, lambda x: np.maximum(x, 0))]
 
 
-@pytest.mark.parametrize("config", [ROBERTA, BERT], ids=["roberta", "bert"])
-def test_logits_are_tanh_then_linear_of_the_first_token(config):
+@pytest.mark.parametrize(
+    ("config", "act"), CASES, ids=["roberta", "bert", "distilbert"]
+)
+def test_logits_are_dense_act_then_linear_of_the_first_token(config, act):
     module = head(config, 3)
     params = module.init(jax.random.key(0))
     params["out"]["bias"] = jnp.arange(3.0)
     hidden = jax.random.normal(jax.random.key(1), (2, 4, config.width))
     dense, out = (np.asarray(params[name]["kernel"]) for name in ("dense", "out"))
-    wanted = np.tanh(np.asarray(hidden)[:, 0] @ dense) @ out + np.arange(3.0)
+    wanted = act(np.asarray(hidden)[:, 0] @ dense) @ out + np.arange(3.0)
     logits = module.apply(params, hidden, {})
     np.testing.assert_allclose(logits, wanted, atol=1e-6)
     np.testing.assert_allclose(

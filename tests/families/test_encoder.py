@@ -11,11 +11,13 @@ from tiny import encoder
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.errors import UserError
 from hypelora_jax.families import preset
+from hypelora_jax.families.blocks.layer import Block
 from hypelora_jax.families.roberta import max_tokens
 from hypelora_jax.families.sizes import site_dims
 
 ROBERTA = preset("tiny")
 BERT = replace(ROBERTA, family="bert", pad_id=0, type_vocab=2, max_positions=16)
+DISTILBERT = replace(BERT, family="distilbert", type_vocab=0)
 
 
 def make_params(config, scale=5.0):
@@ -42,7 +44,7 @@ def make_batch(config, lengths=(7, 4, 1), total=8):
     rng = np.random.default_rng(0)
     ids = rng.integers(5, config.vocab, (len(lengths), total)).astype(np.int32)
     mask = np.arange(total)[None] < np.array(lengths)[:, None]
-    types = rng.integers(0, config.type_vocab, ids.shape).astype(np.int32)
+    types = rng.integers(0, max(config.type_vocab, 1), ids.shape).astype(np.int32)
     return {"ids": np.where(mask, ids, config.pad_id), "mask": mask, "types": types}
 
 
@@ -74,7 +76,7 @@ def test_a_zero_adapter_and_an_absent_one_change_nothing(params):
     np.testing.assert_array_equal(apply(params, zero, batch), apply(params, {}, batch))
 
 
-@pytest.mark.parametrize("config", [ROBERTA, BERT], ids=["roberta", "bert"])
+@pytest.mark.parametrize("config", [ROBERTA, BERT, DISTILBERT], ids=lambda c: c.family)
 def test_padding_tokens_change_nothing(config):
     params, run = make_params(config), jax.jit(encoder(config).apply)
     batch, row, length = make_batch(config), 1, 4
@@ -154,6 +156,20 @@ def test_layers_draw_different_dropout(params):
     low = step < jnp.median(step, axis=-1, keepdims=True)
     agree = float(jnp.mean(low[0] == low[1]))
     assert agree < 0.9
+
+
+@pytest.mark.parametrize(("config", "drops"), [(BERT, True), (DISTILBERT, False)])
+def test_dropout_after_attention_is_bert_s_alone(config, drops):
+    """With `down` zero, the only dropout of a layer is that after attention."""
+    config = replace(config, hidden_dropout=0.5, attention_dropout=0.0)
+    params, batch = make_params(config), make_batch(config)
+    layers = params["layers"]
+    layers["down"] = jax.tree.map(jnp.zeros_like, layers["down"])
+    states = jax.jit(encoder(config).trace)(params, {}, batch, jax.random.key(0))
+    first = jax.tree.map(lambda x: x[0], layers)
+    plain = Block(config).apply({"params": first}, states[0], batch["mask"], {}, None)
+    change = float(jnp.max(jnp.abs(states[1] - plain)))
+    assert change > 0.1 if drops else change < 1e-5
 
 
 def test_bfloat16_is_close_and_stays_bfloat16(params):
