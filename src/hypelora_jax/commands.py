@@ -94,10 +94,10 @@ def predict(
     from hypelora_jax.inference import predictor, stream
 
     files.keep_compiled()
-    plan = stream.Plan(input, output, format, on_error == "skip", text, text_b)
-    stream.kinds(plan)  # says what is wrong before the model is loaded
+    rows = stream.Stream(input, output, format, on_error == "skip", text, text_b)
+    stream.formats(rows)  # report a wrong format before the model is loaded
     model = predictor.load(workdir, coverage, sets or "thr", by_class, abstain)
-    stream.run(model, plan)
+    stream.predict(model, rows)
 
 
 def _check_sets(coverage: float | None, sets: str | None, by_class: bool) -> None:

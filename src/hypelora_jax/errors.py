@@ -1,6 +1,10 @@
 """From an error to an exit code and one line, in one place."""
 
 import errno
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class UserError(ValueError):
@@ -9,6 +13,17 @@ class UserError(ValueError):
 
 class Preempted(Exception):
     """The machine asked the run to stop; its state is saved, so it can be resumed."""
+
+
+def choose(table: Mapping[str, T], name: str, field: str) -> T:
+    """The entry of a table that a config field names.
+
+    Raises:
+      UserError: the table has no such entry; the message lists its keys.
+    """
+    if name not in table:
+        raise UserError(f"config.{field} is {name!r}; wanted one of {', '.join(table)}")
+    return table[name]
 
 
 # What disks, folders and names can do to a run: not our fault, so one line says it.

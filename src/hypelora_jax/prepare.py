@@ -2,6 +2,7 @@
 
 from absl import logging
 
+from hypelora_jax import families
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import sources
 from hypelora_jax.data.batches import dataset, warn_of_cuts
@@ -22,7 +23,7 @@ def prepare(settings: Settings) -> None:
     length = session.max_length(settings, base)
     logging.info("model %s %s", base.name, base.revision)
     logging.info("data %s", sources.prepare(settings.data))
-    words = tokenizer(base.folder, base.config.family, base.config.pad_id)
+    words = tokenizer(base.folder, families.of(base.config).tokens, base.config.pad_id)
     datasets = {
         name: dataset(table, words, length)
         for name, table in session.load_corpus(settings).splits.items()

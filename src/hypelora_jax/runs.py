@@ -204,7 +204,7 @@ def summary_of(run: evaluation.Fitted, datasets: dict[str, Dataset]) -> dict[str
     """
     run, judged = judge(run, datasets)
     settings = run.bench.settings
-    unit = "nll" if run.bench.task.kind == "classification" else "mse"
+    unit = run.bench.model.objective.unit
     losses = {s: m.get("uncalibrated", m).get(unit) for s, m in judged.items()}
     losses["train"] = _train_loss(run, datasets["train"], unit)
     one = ensembles.member(settings, run.trainable, run.frozen, 0)
@@ -243,7 +243,8 @@ def _train_loss(run: evaluation.Fitted, train: Dataset, unit: str) -> float:
     """NLL or squared error on the first examples of train, uncalibrated."""
     part = take(train, np.arange(min(TRAIN_SAMPLE, len(train.ids))))
     logits_NY = evaluation.logits_of(run, part)
-    judged = scoring.judge(run.bench.task, logits_NY, part.label, run.uncalibrated)
+    objective = run.bench.model.objective
+    judged = scoring.judge(objective, logits_NY, part.label, run.uncalibrated)
     return judged[unit]
 
 

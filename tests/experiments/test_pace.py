@@ -73,7 +73,13 @@ def test_the_best_epoch_by_score_is_the_first_of_equals():
         {"accuracy": 0.5, "f1": 0.6, "nll": 0.2},
     ]
     how = [
-        (by, [scoring.selection(by, task, i + 1, e) for i, e in enumerate(epochs)])
+        (
+            by,
+            [
+                scoring.selection(by, "nll", task.metrics, i + 1, e)
+                for i, e in enumerate(epochs)
+            ],
+        )
         for by in ("validation_score", "validation", "last")
     ]
     best = {by: min(found, key=lambda s: s.score) for by, found in how}

@@ -124,7 +124,7 @@ def test_a_saved_hyper_network_of_the_reference_comes_in(file, tmp_path):
     run = evaluation.open_run(back)
     assert run.bench.settings.method == wanted.method
     assert run.bench.settings.hyper.a == wanted.hyper.a
-    predict = jax.jit(run.bench.model.predictor.predict)
+    predict = jax.jit(run.bench.model.predict)
     got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
     np.testing.assert_allclose(got, tensors["end_logits"], rtol=0, atol=1e-4)
 

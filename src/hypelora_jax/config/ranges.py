@@ -31,7 +31,7 @@ CHOICES = {
     "hyper.a": ("generated", "fixed", "random"),
     "hyper.a_init": ("lora", "reference"),
     "hyper.init": ("zero", "reference"),
-    "hyper.cond": ("learned", "onehot", "given"),
+    "hyper.cond": ("learned", "onehot"),
     "blend.a": ("replace", "add", "multiply"),
     "blend.b": ("replace", "add", "multiply"),
     "blend.anneal": ("none", "linear", "reference"),

@@ -57,6 +57,20 @@ class HyperConfig:
 
 
 @dataclass(frozen=True)
+class ConditionConfig:
+    """What the hyper-network reads besides its sites."""
+
+    source: str = "none"
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What reads the hidden states."""
+
+    kind: str = "auto"  # auto: the kind of head that the task asks for
+
+
+@dataclass(frozen=True)
 class BlendConfig:
     """Blending of generated and initial factors (METHOD A.6, A.7)."""
 
@@ -105,6 +119,7 @@ class LoraConfig:
 class LossConfig:
     """Training loss: weight * main + penalty_weight * penalty (docs/losses.md)."""
 
+    objective: str = "auto"  # what is learned; auto: the kind of the task
     name: str = "auto"  # cross_entropy for classes, mse for regression
     temperature: float | str = 1.0  # > 0, or "learned"
     anneal: str = "none"  # of T, from temperature to temperature_end
@@ -223,6 +238,16 @@ class UncertaintyConfig:
     dropout: float | None = None  # mc_dropout: every rate; None: those of training
     link: str = "mean_field"  # laplace: formula, or mc: `samples` networks drawn
 
+    @property
+    def seeds(self) -> int:
+        """Seeds trained side by side: K of a deep ensemble, else 1."""
+        return self.samples if self.kind == "deep_ensemble" else 1
+
+    @property
+    def conditions(self) -> int:
+        """Embeddings a slot of the hyper-network: K of a hyper-ensemble, else 1."""
+        return self.samples if self.kind == "hyper_ensemble" else 1
+
     def __post_init__(self):
         check("uncertainty", self)
         at_least("uncertainty", self, samples=1)
@@ -234,6 +259,8 @@ class UncertaintyConfig:
 SECTIONS = {
     "model": ModelConfig,
     "hyper": HyperConfig,
+    "condition": ConditionConfig,
+    "head": HeadConfig,
     "blend": BlendConfig,
     "lora": LoraConfig,
     "loss": LossConfig,
@@ -257,6 +284,8 @@ class Settings:
     select_on: str = "calibration"
     model: ModelConfig = field(default_factory=ModelConfig)
     hyper: HyperConfig = field(default_factory=HyperConfig)
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -279,6 +308,15 @@ def _freeze(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _today(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with values that have moved to another field where they are now."""
+    hyper = tree.get("hyper", {})
+    if hyper.get("cond") != "given":
+        return tree
+    rest = {name: value for name, value in hyper.items() if name != "cond"}
+    return {**tree, "hyper": rest, "condition": {"source": "given"}}
+
+
 def from_dict(tree: dict[str, Any]) -> Settings:
     """Settings from nested dicts (a config's `to_dict()` or config.json).
 
@@ -287,7 +325,7 @@ def from_dict(tree: dict[str, Any]) -> Settings:
     """
     no_unknown("config", tree, Settings)
     out = {}
-    for name, value in tree.items():
+    for name, value in _today(tree).items():
         if name in SECTIONS:
             no_unknown(f"config.{name}", value, SECTIONS[name])
             value = SECTIONS[name](**{k: _freeze(v) for k, v in value.items()})

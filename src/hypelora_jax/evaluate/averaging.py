@@ -14,6 +14,7 @@ from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.data.batches import Dataset
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import dropout, laplace
+from hypelora_jax.objectives.judging import has_label
 from hypelora_jax.run import npz
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
@@ -66,7 +67,7 @@ def answerer(run: Chosen, posterior: laplace.Posterior | None = None) -> Answere
     if kind in ("mc_dropout", "random_a"):
         build = dropout.masks if kind == "mc_dropout" else dropout.random_a
         config = run.bench.base.config
-        draw = build(settings, config, task.num_outputs, run.bench.mesh)
+        draw = build(settings, config, task, run.bench.mesh)
 
     kept: list[Adapters] = [{} for _ in range(samples if draw else 1)]
 
@@ -112,7 +113,7 @@ def check(bench: Workbench, held_label_N: np.ndarray) -> None:
     """
     if bench.settings.uncertainty.kind != "laplace":
         return
-    if bench.task.kind == "regression":
+    if not bench.model.objective.probabilistic:
         raise UserError(
             "config.uncertainty.kind=laplace wants classes; the task is a regression, "
             "whose mean prediction it would not change: use mc_dropout or deep_ensemble"
@@ -120,7 +121,7 @@ def check(bench: Workbench, held_label_N: np.ndarray) -> None:
     last = trees.union(bench.trainable, bench.frozen)["head"]["out"]
     features, classes = last["kernel"].shape
     laplace.check_size(features + 1, classes)
-    if not scoring.labelled(held_label_N).any():
+    if not has_label(held_label_N).any():
         raise UserError(
             "config.uncertainty.kind=laplace chooses its prior precision on the "
             "calibration split, which has no labels; wanted labels there"
@@ -142,7 +143,7 @@ def fit_laplace(run: Chosen, train: Dataset, held: Dataset) -> laplace.Posterior
     """
     check(run.bench, held.label)
     mean_FY = _last_layer(run)
-    of, keep = features(run), scoring.labelled(held.label)
+    of, keep = features(run), has_label(held.label)
     t = scoring.train_temperature(run.trainable)
     phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
     link = run.bench.settings.uncertainty.link

@@ -4,6 +4,7 @@ The threshold of sets is computed from the saved predictions of the split whenev
 needed.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypelora_jax.calibration import calibrators, conformal
 from hypelora_jax.calibration.conformal import Threshold
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
+from hypelora_jax.objectives.judging import has_label
 from hypelora_jax.run import predictions
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import scoring
+from hypelora_jax.types import Objective
 
 COVERAGE = 0.9  # of the sets that metrics.json tells of
 
@@ -41,7 +44,7 @@ def held(
     """The examples that have a class as label; None without one, or for numbers."""
     if not np.issubdtype(label_N.dtype, np.integer) or logits_NY.shape[1] < 2:
         return None
-    keep = scoring.labelled(label_N)
+    keep = has_label(label_N)
     if not keep.any():
         return None
     soft_NY = None if soft_NY is None else soft_NY[keep]
@@ -58,7 +61,7 @@ def examples(run: Run, split: str = "calibration") -> Held | None:
 
 
 def judge(
-    task: Task,
+    objective: Objective,
     logits_NY: np.ndarray,
     label_N: np.ndarray,
     state: Any,
@@ -71,15 +74,14 @@ def judge(
     temperature t; `temperature` where the calibrator is one, and `calibrator`, its
     kind, where it is not. Both have the distances to `soft_NY`, if there are shares.
     """
-    keep = scoring.labelled(label_N)
-    probs_NY = calibrators.apply(state, logits_NY[keep].astype(np.float64))
-    kept_NY = None if soft_NY is None else soft_NY[keep]
-    out = scoring.judge_probs(task, probs_NY, label_N[keep], kept_NY)
+    judge = objective.judge
+    held = judge.update(judge.start(), logits_NY, label_N, soft_NY)
+    out = judge.result(held, partial(calibrators.apply, state))
     if isinstance(state, calibrators.Temperature):
         out["temperature"] = state.temperature
     else:
         out["calibrator"] = calibrators.kind(state)
-    raw = scoring.judge(task, logits_NY, label_N, t, soft_NY)
+    raw = scoring.judge(objective, logits_NY, label_N, t, soft_NY)
     return out | {"uncalibrated": raw | {"temperature": t}}
 
 
@@ -106,7 +108,7 @@ def threshold(run: Run, task: Task, state: Any, wanted: SetMaker) -> Threshold:
       UserError: a regression, no saved predictions of that split, or a coverage that
         is none.
     """
-    if task.kind == "regression":
+    if not task.labels:
         raise UserError(
             f"--coverage={wanted.coverage:g} asks for sets of classes, but this run "
             "predicts a number; leave the flag out"

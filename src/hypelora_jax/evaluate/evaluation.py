@@ -161,7 +161,7 @@ def calibrated(
     The method "identity" takes the calibrator away: probabilities are as trained. A
     regression has no calibrator and comes back as it is.
     """
-    if run.bench.task.kind == "regression":
+    if not run.bench.model.objective.probabilistic:
         return run
     held = calibration_split.held(logits_NY, label_N)
     if held is None:  # no label: the temperature is 1
@@ -226,12 +226,14 @@ def write_metrics(
     soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """`out` with the metrics of a split, written to metrics.json; and its diagram."""
-    task = run.bench.task
-    if task.kind == "regression":
-        out = out | scoring.judge(task, logits_NY, label_N)
+    objective = run.bench.model.objective
+    if not objective.probabilistic:
+        out = out | scoring.judge(objective, logits_NY, label_N)
     else:
         own = (run.calibrator, run.uncalibrated)
-        out = out | calibration_split.judge(task, logits_NY, label_N, *own, soft_NY)
+        out = out | calibration_split.judge(
+            objective, logits_NY, label_N, *own, soft_NY
+        )
         if split != "calibration":
             judged = calibration_split.held(logits_NY, label_N)
             out |= calibration_split.about_sets(run.held, judged, run.calibrator)

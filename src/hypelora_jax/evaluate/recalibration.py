@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from hypelora_jax import files
-from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.calibration.metrics import bootstrap
+from hypelora_jax import files, objectives
+from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
 from hypelora_jax.report.metric_tables import Table, title_of
@@ -34,7 +33,7 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
       UserError: no run, a regression, or no labels to fit on or to judge by.
     """
     source, record = records.open_record(workdir)
-    if records.task_of(record).kind == "regression":
+    if not objectives.of(records.task_of(record)).probabilistic:
         raise UserError(
             f"{workdir} predicts a number, which has no calibrator; wanted a run of "
             "classes"

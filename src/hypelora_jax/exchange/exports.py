@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from hypelora_jax import families, model, trees
 from hypelora_jax import files as files_lib
-from hypelora_jax import trees
 from hypelora_jax.adapters import lora
-from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.data.tokens import hugging_face_files
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
@@ -114,9 +114,9 @@ def _conditions(run: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
     """Compact factors of each condition, by name; one condition has the name ""."""
     parts = run.bench.model.parts
     if parts.hyper is None:
-        return {"": run.bench.model.predictor.compact(params, {}, run.alpha)}
+        return {"": model.compact(parts, params, {}, run.alpha)}
     given = {} if cond is None else {"cond": jnp.asarray(cond)}
-    conds = parts.cond.apply(params.get("cond", {}), given)
+    conds = parts.cond.apply(params.get("cond", {}), given).vectors
     write = jax.jit(lambda hyper, c: parts.hyper.apply(hyper, c, run.alpha, None))
     static = [(parts.lora_sites, params["lora"])] if parts.lora_sites else []
 
@@ -133,7 +133,7 @@ def _head(run: Fitted, params: Params, calibrated: bool) -> Params:
     head = jax.tree.map(np.asarray, params["head"])
     if not calibrated:
         return head
-    if run.bench.task.kind == "regression":
+    if not run.bench.model.objective.probabilistic:
         raise UserError("--calibrated wants a classification; this run is a regression")
     divisor, kind = export_record.temperature_of(run)
     if (averages := run.bench.settings.uncertainty.kind) != "none":
@@ -199,7 +199,7 @@ def _write(
             )
         where = base.name
         if base.folder is None:  # random weights: peft needs them in a folder
-            huggingface.save_folder(
+            huggingface.save_model(
                 part / "base", base.config, {"backbone": params["backbone"]}
             )
             where = f"{name}/base"
@@ -210,7 +210,7 @@ def _write(
         )
         peft.write(part, fields, tensors)
     length = bench.settings.data.max_length
-    files = hugging_face_files(bench.tokenizer, base.config.family, length)
+    files = hugging_face_files(bench.tokenizer, families.of(base.config).tokens, length)
     for where in (part, part / "base"):
         for file, text in files.items() if where.exists() else ():
             files_lib.write_whole(where / file, text)
@@ -235,4 +235,4 @@ def _merged(part: epath.Path, run: Fitted, compact: Compact, params: Params) -> 
     backbone = jax.jit(lora.merge)(params["backbone"], placed)
     tree = {"backbone": backbone, "head": params["head"]}
     labels = bench.task.labels or None
-    huggingface.save_folder(part, bench.base.config, tree, labels=labels)
+    huggingface.save_model(part, bench.base.config, tree, labels=labels)

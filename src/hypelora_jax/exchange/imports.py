@@ -9,19 +9,18 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import files, model, trees
+from hypelora_jax import families, files, model, trees
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
 from hypelora_jax.data.tables import Corpus
-from hypelora_jax.data.tasks import Task
+from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.exchange.export_record import RECORD
-from hypelora_jax.families.sizes import max_tokens
 from hypelora_jax.interop import adapter, peft, reference_state
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop.huggingface import read_tensors
-from hypelora_jax.interop.names import HF_HEAD
+from hypelora_jax.interop.tensor_paths import head_names
 from hypelora_jax.run import calibrator, records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
@@ -68,7 +67,7 @@ def import_adapter(
     source = _source(epath.Path(adapter_dir).expanduser(), model)
     wanted = _begun(source, config)
     corpus = _corpus(wanted, asked=config is not None)
-    if reference_state.is_saved(source.tensors):
+    if reference_state.is_reference(source.tensors):
         settings, own = _of_reference(source, wanted, config, factors)
     else:
         settings, own = _of_lora(source, wanted)
@@ -105,7 +104,10 @@ def _begun(source: Source, config: Settings | None) -> Settings:
     if own is None and source.note is not None:
         own = settings_lib.from_dict(source.note["config"])
     if own is None:
-        longest = min(DataConfig().max_length, max_tokens(source.base.config))
+        longest = min(
+            DataConfig().max_length,
+            families.of(source.base.config).max_tokens(source.base.config),
+        )
         own = Settings(data=DataConfig(source="files", max_length=longest))
     path = source.base.name
     path = "minilm" if path == bases.MINILM and not source.base.revision else path
@@ -148,7 +150,7 @@ def _of_reference(
     """Settings and parts of the tree of the reference's saved hyper-network."""
     adapter.check_kind(source.fields)
     base, fields = source.base.config, source.fields
-    state = reference_state.sort(source.tensors, base.family)
+    state = reference_state.sort(source.tensors, families.of(base))
     hyper = config.hyper if config else HyperConfig(a="fixed")
     a = "random" if config and hyper.a == "random" else "fixed"
     rank = int(fields["r"])
@@ -181,10 +183,8 @@ def _of_reference(
     settings = dataclasses.replace(
         wanted, method=method, hyper=hyper, blend=blend, lora=lora
     )
-    sites = model.build(settings, base, 2).parts.hyper_sites
-    own |= reference_state.params_of(
-        state, method, hyper, blend, sites, rank, _beside(factors)
-    )
+    sites = model.build(settings, base, unnamed(2)).parts.hyper_sites
+    own |= reference_state.params_of(state, hyper, blend, sites, rank, _beside(factors))
     return settings, own
 
 
@@ -194,7 +194,7 @@ def _beside(factors: str) -> dict[str, np.ndarray]:
     try:
         with epath.Path(factors).expanduser().open("rb") as file:
             with np.load(file, allow_pickle=False) as held:
-                return {n: held[n] for n in reference_state.BESIDE if n in held.files}
+                return {n: held[n] for n in reference_state.FACTORS if n in held.files}
     except (OSError, ValueError) as e:
         raise UserError(f"{factors} cannot be read ({e}); wanted an .npz file") from e
 
@@ -212,16 +212,13 @@ def _task(source: Source, corpus: Corpus | None) -> Task:
         return corpus.task
     if source.note is not None:
         return records.task_of(source.note)
-    if outputs == 1:
-        return Task("imported", "regression", (), ("pearson", "spearman"), False)
-    labels = tuple(f"LABEL_{i}" for i in range(outputs))
-    return Task("imported", "classification", labels, ("accuracy",), False)
+    return unnamed(outputs, "imported")
 
 
 def _outputs(source: Source) -> int:
     """Number of outputs of the adapter's head, else of the base model's."""
     config, base = source.base.config, source.base
-    name = f"{HF_HEAD[config.family]['out']}.weight"  # never under the prefix
+    name = f"{head_names(config)['out']}.weight"  # never under the prefix
     held = source.tensors
     if name not in held and base.folder is not None:
         held = read_tensors(base.folder)
@@ -250,7 +247,9 @@ def _with(bench: Workbench, own: Params) -> Workbench:
         kernel = np.asarray(flat[f"head/{part}/kernel"], np.float64)
         flat[f"head/{part}/kernel"] = (kernel + delta).astype(np.float32)
     params = trees.unflatten(flat)
-    where = rules.shardings(params, bench.mesh, bench.base.config.family)
+    where = rules.shardings(
+        params, bench.mesh, families.of(bench.base.config).shardings
+    )
     params = rules.place(params, where)
     trainable, frozen = model.split(bench.settings, params)
     return bench._replace(trainable=trainable, frozen=frozen)

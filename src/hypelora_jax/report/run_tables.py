@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax import trees
+from hypelora_jax import model, trees
 from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.adapters.deltas import delta_norms, mean_cosine
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.model import Parts
 from hypelora_jax.report.metric_tables import Table
 from hypelora_jax.sharding.mesh import replicated
@@ -25,7 +27,7 @@ def generated(parts: Parts, rank: int) -> int:
     return _factors(parts.hyper_sites, rank)
 
 
-def _factors(sites: lora_lib.Sites, rank: int) -> int:
+def _factors(sites: Sites, rank: int) -> int:
     return sum(len(s.layers) * rank * (s.d_in + s.d_out) for s in sites.values())
 
 
@@ -38,8 +40,8 @@ def adapter_bytes(bench: Workbench) -> int:
     params = trees.union(bench.trainable, bench.frozen)
     if bench.settings.method == "full":
         return trees.nbytes({n: params[n] for n in ("backbone", "head")})
-    factors = _factors(parts.hyper_sites, bench.model.rank)
-    factors += _factors(parts.lora_sites, bench.model.rank)
+    factors = _factors(parts.hyper_sites, bench.model.parts.rank)
+    factors += _factors(parts.lora_sites, bench.model.parts.rank)
     factors *= ensembles.count(bench.settings)
     return 4 * factors + trees.nbytes(params["head"])
 
@@ -101,7 +103,7 @@ def opening(bench: Workbench, plan: Plan) -> Table:
 
 
 def _of(bench: Workbench) -> tuple[Parts, int]:
-    return bench.model.parts, bench.model.rank
+    return bench.model.parts, bench.model.parts.rank
 
 
 def deltas(
@@ -115,15 +117,15 @@ def deltas(
     parts = bench.model.parts
     if not parts.hyper_sites and not parts.lora_sites:
         return {}
-    if bench.settings.hyper.cond == "given" and parts.hyper is not None:
+    if parts.cond is not None and parts.cond.reads:
         return {}
     all_sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
 
     def measure(params: Params, alpha: jax.Array) -> tuple[list, jax.Array]:
-        compact = bench.model.predictor.compact(params, {}, alpha)
+        compact = model.compact(parts, params, {}, alpha)
         folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
         placed = lora_lib.place(compact, parts.num_layers)
-        return [lora_lib.delta_norms(f) for f in folded], lora_lib.mean_cosine(placed)
+        return [delta_norms(f) for f in folded], mean_cosine(placed)
 
     # whole on every device, so that each of several processes can read them
     measure = jax.jit(measure, out_shardings=replicated(bench.mesh))

@@ -77,7 +77,12 @@ def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
             params, alpha = run.state.params, run.alpha_after(0)
             judged = run.judge(_split_of(select_on), params, alpha)
         if judged:
-            saved.select(0, scoring.selection(select_on, bench.task, 0, judged))
+            saved.select(
+                0,
+                scoring.selection(
+                    select_on, bench.model.objective.unit, bench.task.metrics, 0, judged
+                ),
+            )
 
 
 def _journal(
@@ -193,7 +198,8 @@ def _end_epoch(run: Run, journal: MetricLog | SilentLog, step: int) -> None:
             f"the split {chosen} has no labels to choose a model by; wanted "
             "config.select_on=calibration"
         )
-    rank = scoring.selection(select_on, run.bench.task, step, judged[chosen])
+    unit, names = run.bench.model.objective.unit, run.bench.task.metrics
+    rank = scoring.selection(select_on, unit, names, step, judged[chosen])
     journal.flush()  # first: what was selected is not evaluated again
     run.saved.select(step, rank)
     run.progress = run.progress.after(rank.loss)
