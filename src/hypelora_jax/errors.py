@@ -1,6 +1,10 @@
-"""From an error to an exit code and one line, in one place."""
+"""From an error to an exit code and one line, and from a name to its table's entry."""
 
 import errno
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
@@ -9,6 +13,20 @@ class UserError(ValueError):
 
 class Preempted(Exception):
     """The machine asked the run to stop; its state is saved, so it can be resumed."""
+
+
+def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
+    """The entry of a table that the user names in a field or flag.
+
+    Args:
+      field: where the name was given, as the user writes it: "config.method", "--sets".
+
+    Raises:
+      UserError: the table has no such name; the message lists those it has.
+    """
+    if name not in table:
+        raise UserError(f"{field} is {name!r}; wanted one of {', '.join(table)}")
+    return table[name]
 
 
 # What disks, folders and names can do to a run: not our fault, so one line says it.
@@ -59,5 +77,6 @@ _WAY_OUT = {
 
 def _os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    way_out = _WAY_OUT.get(error.errno, "wanted a place this user may read and write")
+    other = "wanted a place this user may read and write"
+    way_out = _WAY_OUT.get(error.errno or 0, other)
     return f"{where}{error.strerror}; {way_out}"

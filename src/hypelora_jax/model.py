@@ -9,6 +9,7 @@ from hypelora_jax import trees
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.adapters.lora import Sites
 from hypelora_jax.config.settings import Settings
+from hypelora_jax.errors import choose
 from hypelora_jax.families.encoder import encoder
 from hypelora_jax.families.sequence_head import head
 from hypelora_jax.families.sizes import EncoderConfig, site_dims
@@ -37,6 +38,7 @@ TRAINS = {  # paths of the trainable leaves, by method
     "hyper_mlp": ("hyper/(trunk|out)/.*", "cond/.*", "lora/.*", "head/.*", "loss/.*"),
 }
 TRAINS["hyper_transformer"] = TRAINS["hyper_mlp"]
+METHODS = TRAINS
 HYPER = {"hyper_mlp": mlp, "hyper_transformer": transformer}
 
 
@@ -182,8 +184,8 @@ def _hyper_parts(settings: Settings, sites: lora_lib.Sites, num_layers: int) -> 
         return None, None, {}
     own = lora_lib.restrict(sites, settings.hyper.layers, num_layers)
     module, config = HYPER[settings.method], settings.hyper
-    slots = module.slots(config, own)
-    width = cond_width(config.cond, slots, config.cond_dim)
+    slots, source = module.slots(config, own), settings.condition.source
+    width = cond_width(config.cond, slots, config.cond_dim, source)
     build = {
         "hyper_mlp": mlp.mlp_hyper,
         "hyper_transformer": transformer.transformer_hyper,
@@ -193,7 +195,8 @@ def _hyper_parts(settings: Settings, sites: lora_lib.Sites, num_layers: int) -> 
     )
     own_cond = settings.uncertainty.kind == "hyper_ensemble"
     members = settings.uncertainty.samples if own_cond else 1
-    return conditioner(config.cond, slots, config.cond_dim, members), hyper, own
+    cond = conditioner(config.cond, slots, config.cond_dim, members, source)
+    return cond, hyper, own
 
 
 def build(settings: Settings, config: EncoderConfig, num_outputs: int) -> Model:
@@ -249,4 +252,5 @@ def _fresh(model: Model, key: Key) -> Params:
 
 def split(settings: Settings, params: Params) -> tuple[Params, Params]:
     """(trainable, frozen) by the method."""
-    return trees.partition(params, trees.matcher(TRAINS[settings.method]))
+    trains = choose(METHODS, settings.method, "config.method")
+    return trees.partition(params, trees.matcher(trains))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 
 # raps with few classes: the second class is free of charge in ImageNet's setting of the
 # paper (5 free, 0.01 each), which would be aps itself for up to 5 classes.
@@ -113,13 +113,12 @@ def fit(
     """
     if not 0 < coverage < 1:
         raise UserError(f"coverage is {coverage}; wanted above 0 and below 1")
-    if sets not in SCORES:
-        raise UserError(f"sets is {sets!r}; wanted one of {', '.join(SCORES)}")
+    score = choose(SCORES, sets, "sets")
     p_NY, y_N = np.asarray(probs_NY, np.float64), np.asarray(label_N)
     if not len(y_N):
         raise UserError("no labelled examples to calibrate sets on; wanted some")
     u_N = uniforms(len(y_N), 0) if u_N is None else u_N
-    own_N = SCORES[sets](p_NY, u_N)[np.arange(len(y_N)), y_N]
+    own_N = score(p_NY, u_N)[np.arange(len(y_N)), y_N]
     classes = range(p_NY.shape[1])
     if by_class:
         score_Y = np.array([_quantile(own_N[y_N == k], coverage) for k in classes])

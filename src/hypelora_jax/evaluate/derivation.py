@@ -1,66 +1,61 @@
 """A finished run judged by a kind of uncertainty that needs no training of its own."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 from etils import epath
 
-from hypelora_jax import files, runs
+from hypelora_jax import files
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.errors import UserError
-from hypelora_jax.evaluate import evaluation
+from hypelora_jax.evaluate import evaluation, summary
 from hypelora_jax.run import lock, records
 from hypelora_jax.train import session
 from hypelora_jax.train.checkpoint import manifest
 
 
-def derive(workdir: str, output: str, config: UncertaintyConfig) -> dict[str, Any]:
-    """Make a second run folder of a trained model, under another kind of uncertainty.
+class Derivation(NamedTuple):
+    """A trained run and the folder it is judged in anew."""
 
-    The folder holds the chosen checkpoint and the curve of the first and is whole in
-    itself: `evaluate`, `predict`, `calibrate` and `report` take it like any other, and
-    it can stand beside the first one in a report. What the kind fits (the posterior of
-    `laplace`) and the calibrator are fitted here, on train and calibration.
+    source: epath.Path
+    record: dict[str, Any]  # of the source
+    target: epath.Path
+    run: evaluation.Fitted  # the source's model under the new kind
 
-    Args:
-      workdir: a trained run; it is only read.
-      output: a folder that does not exist or is empty, or one begun by the same call,
-        which then goes on; a finished one is left as it is.
 
-    Returns:
-      what summary.json of the new folder holds, as `runs.train` gives it.
+def open_derivation(workdir: str, output: str, config: UncertaintyConfig) -> Derivation:
+    """The model of a trained run under another kind of uncertainty; nothing is written.
 
     Raises:
-      UserError: a kind that has to be trained, no such run, or data or weights other
-        than it was trained on.
+      UserError: a kind that has to be trained, or no such run.
     """
     source, record = records.wanted_record(workdir)
-    run = evaluation.open_run(workdir)
-    settings = dataclasses.replace(run.bench.settings, uncertainty=config)
-    target = records.absolute(output)
+    run, target = evaluation.open_run(workdir), records.absolute(output)
     run = evaluation.with_uncertainty(run, config, target)
-    target = records.open_workdir(output)
-    with lock.hold(target):
-        if finished := _begun(target, source, settings):
-            return finished
-        corpus = session.load_corpus(settings)
-        plan = session.plan(run.bench, corpus)
-        records.check_data(source, run.bench, plan, record)
-        own = record | {
-            "config": records.as_dict(settings),
-            "derived_from": str(source),
-        }
-        files.write_json(target / "config.json", own)
-        _copy(source, target, run.step)
-        judged = runs.summary_of(run, plan.datasets)
-        return runs.close(target, _times(source) | judged)
+    return Derivation(source, record, target, run)
 
 
-def _begun(
-    target: epath.Path, source: epath.Path, settings: Any
-) -> dict[str, Any] | None:
+def fill(derived: Derivation) -> dict[str, Any]:
+    """Write all of the folder but report and summary.json, whose content it returns.
+
+    Raises:
+      UserError: the data is not what the run was trained on.
+    """
+    source, record, target, run = derived
+    settings = run.bench.settings
+    corpus = session.load_corpus(settings)
+    plan = session.plan(run.bench, corpus)
+    records.check_data(source, run.bench, plan, record)
+    config = records.as_dict(settings)
+    new = record | {"config": config, "derived_from": str(source)}
+    files.write_json(target / "config.json", new)
+    _copy(source, target, run.step)
+    return _times(source) | summary.summary_of(run, plan.datasets)
+
+
+def finished(derived: Derivation) -> dict[str, Any] | None:
     """The summary, if all is done already; refuses a folder of something else."""
+    source, target = derived.source, derived.target
     record = records.saved_record(target)
     if record is None:
         if any(path.name != lock.NAME for path in target.iterdir()):
@@ -69,7 +64,7 @@ def _begun(
                 "--output"
             )
         return None
-    records.check_same(target, settings, record)
+    records.check_same(target, derived.run.bench.settings, record)
     if (theirs := record.get("derived_from")) != str(source):
         raise UserError(
             f"{target} holds a run of {theirs or 'its own training'}, not of {source}; "

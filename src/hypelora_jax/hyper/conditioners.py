@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.types import Batch, Conditioner, Key, Params
 
 
@@ -42,9 +42,9 @@ def given(slots: int, width: int) -> Conditioner:
         del params
         if "cond" not in batch:
             raise UserError(
-                "config.hyper.cond=given wants batch['cond'] of shape "
+                "config.condition.source=given wants batch['cond'] of shape "
                 f"({slots}, {width}) or (B, {slots}, {width}); got none: pass it from "
-                "Python, or use hyper.cond=learned"
+                "Python, or use condition.source=none"
             )
         cond = batch["cond"]
         if cond.ndim not in (2, 3) or cond.shape[-2:] != (slots, width):
@@ -57,15 +57,22 @@ def given(slots: int, width: int) -> Conditioner:
     return Conditioner(lambda key: {}, apply)
 
 
-def conditioner(kind: str, slots: int, width: int, members: int = 1) -> Conditioner:
-    """Conditioner by name: learned (of one or more members), onehot or given."""
-    if kind == "onehot":
-        return onehot(slots)
-    if kind == "learned":
-        return learned(slots, width, members)
-    return given(slots, width)
+SITES = {  # hyper.cond: what a site is described by
+    "learned": learned,
+    "onehot": lambda slots, width, members: onehot(slots),
+}
+SOURCES = {"none": None, "given": given}  # condition.source
 
 
-def cond_width(kind: str, slots: int, width: int) -> int:
+def conditioner(
+    kind: str, slots: int, width: int, members: int = 1, source: str = "none"
+) -> Conditioner:
+    """Conditioner of a source of conditions, else of a kind of sites."""
+    if (of_source := choose(SOURCES, source, "config.condition.source")) is not None:
+        return of_source(slots, width)
+    return choose(SITES, kind, "config.hyper.cond")(slots, width, members)
+
+
+def cond_width(kind: str, slots: int, width: int, source: str = "none") -> int:
     """C: width of the vectors a conditioner gives."""
-    return slots if kind == "onehot" else width
+    return slots if kind == "onehot" and source == "none" else width

@@ -17,6 +17,7 @@ from hypelora_jax.inference.lines import Line, Lines
 from hypelora_jax.inference.predictor import broken, fault
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 

@@ -93,7 +93,7 @@ def build(settings: Settings, topology: Topology) -> Step:
     model = model_lib.build(settings, config, outputs)
     state, frozen, tx = abstract(settings, model, config, outputs)
     batch = batch_shapes(settings, outputs)
-    if settings.hyper.cond == "given" and model.parts.hyper is not None:
+    if settings.condition.source == "given" and model.parts.hyper is not None:
         shape = (model.parts.hyper.slots, settings.hyper.cond_dim)
         batch["cond"] = jax.ShapeDtypeStruct(shape, jnp.float32)
     cond_rank = 2 if "cond" in batch else 0

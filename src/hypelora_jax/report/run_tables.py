@@ -11,10 +11,8 @@ from hypelora_jax import trees
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.model import Parts
 from hypelora_jax.report.tables import Table
-from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.session import Plan, Workbench
-from hypelora_jax.types import Params
 
 # Share of the GEMM rate that a whole step reaches on a CPU (32 x 128 tokens, MiniLM).
 EFFICIENCY = 0.45
@@ -102,44 +100,6 @@ def opening(bench: Workbench, plan: Plan) -> Table:
 
 def _of(bench: Workbench) -> tuple[Parts, int]:
     return bench.model.parts, bench.model.rank
-
-
-def deltas(
-    bench: Workbench, trainable: Params, frozen: Params, alpha: jax.Array
-) -> dict[str, Any]:
-    """Norm of each site's delta (scale included) and the mean cosine between sites.
-
-    Empty without an adapter. With conditioning that the caller gives, there is no one
-    adapter to speak of, and the result is empty too.
-    """
-    parts = bench.model.parts
-    if not parts.hyper_sites and not parts.lora_sites:
-        return {}
-    if bench.settings.hyper.cond == "given" and parts.hyper is not None:
-        return {}
-    all_sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
-
-    def measure(params: Params, alpha: jax.Array) -> tuple[list, jax.Array]:
-        compact = bench.model.predictor.compact(params, {}, alpha)
-        folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
-        placed = lora_lib.place(compact, parts.num_layers)
-        return [lora_lib.delta_norms(f) for f in folded], lora_lib.mean_cosine(placed)
-
-    # whole on every device, so that each of several processes can read them
-    measure = jax.jit(measure, out_shardings=replicated(bench.mesh))
-    params = trees.union(trainable, frozen)
-    params = {n: x for n, x in params.items() if n not in ("backbone", "head")}
-    measured, cosine = measure(params, np.asarray(alpha))
-    norms: dict[str, float] = {}
-    for sites, by_module in zip(all_sites, measured, strict=True):
-        for module, values in by_module.items():
-            layers = sites[module].layers
-            norms |= {
-                f"{layer}.{module}": float(v)
-                for layer, v in zip(layers, np.asarray(values), strict=True)
-            }
-    cosine = float(cosine)
-    return {"norms": norms, "mean_cosine": None if np.isnan(cosine) else cosine}
 
 
 def closing(summary: dict[str, Any]) -> Table:

@@ -25,7 +25,7 @@ from hypelora_jax.calibration.calibrators.temperature import (
     Temperature,
     softmax,
 )
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.types import Calibrator
 
 __all__ = [
@@ -66,7 +66,6 @@ def temperature() -> Calibrator:
 
 
 CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
-    "identity": identity,
     "temperature": temperature,
     "vector": lambda: Calibrator(affine.fit_vector, affine.apply_vector),
     "dirichlet": lambda: Calibrator(affine.fit_dirichlet, affine.apply_dirichlet),
@@ -76,16 +75,13 @@ CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
     "platt_binner": lambda: Calibrator(
         stepwise.fit_platt_binner, stepwise.apply_platt_binner
     ),
+    "identity": identity,
 }
 
 
 def build(name: str) -> Calibrator:
     """Calibrator by name; UserError lists the names."""
-    if name not in CALIBRATORS:
-        raise UserError(
-            f"calibrator is {name!r}; wanted one of {', '.join(sorted(CALIBRATORS))}"
-        )
-    return CALIBRATORS[name]()
+    return choose(CALIBRATORS, name, "calibrator")()
 
 
 def apply(state: Any, logits_NY: Any) -> Any:
