@@ -21,7 +21,7 @@ import numpy as np
 
 import hypelora_jax
 from hypelora_jax import files
-from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 
 WORDS = (
     "the a film plot actor music of and is was not very quite slow bright thin story "
@@ -43,7 +43,7 @@ def wanted(workdirs, texts):
     out = []
     for workdir in workdirs:
         model = hypelora_jax.load(workdir)
-        out.append((records.absolute(workdir).name, model.predict(texts)))
+        out.append((Run.open(workdir).name, model.predict(texts)))
     return out
 
 

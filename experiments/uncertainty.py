@@ -21,8 +21,8 @@ from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.commands.train import train as train_run
 from hypelora_jax.commands.uncertainty import derive
 from hypelora_jax.config.settings import UncertaintyConfig, from_dict
-from hypelora_jax.report import tables
-from hypelora_jax.run import records
+from hypelora_jax.report import metric_tables as tables
+from hypelora_jax.run.paths import Run
 
 TRAINED = {  # row: config arguments, kind
     "LoRA": ("method=lora", "none"),
@@ -39,7 +39,7 @@ SHOWN = ("accuracy", "nll", "ece", "brier")
 
 def intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, dict[str, float]]:
     """Each metric with its 95 % interval over 1,000 bootstrap replicas."""
-    from hypelora_jax.calibration.metrics import bootstrap
+    from hypelora_jax.calibration import bootstrap
 
     return bootstrap.intervals(probs_NY, label_N, replicas=1000, seed=0, names=SHOWN)
 
@@ -75,11 +75,11 @@ def folder_of(name: str) -> str:
 
 def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Metrics of the test split by stage: averaged, and after temperature scaling."""
-    metrics = records.read_json(path / "eval/test/metrics.json")
+    metrics = files.read_json(Run.open(path).metrics_file("test"))
     about = {n: summary[n] for n in ("trained_parameters", "train_seconds")}
     about["train_seconds"] = round(about["train_seconds"])
     about |= metrics.get("uncertainty", {"members": 1})
-    with np.load(path / "eval/test/predictions.npz") as held:
+    with np.load(Run.open(path).predictions_file("test")) as held:
         logits_NY, label_N = held["logits"].astype(np.float64), held["labels"]
     stages = {"averaged": metrics["uncalibrated"], "calibrated": metrics}
     return {

@@ -9,6 +9,7 @@ from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train import loop, session
 from hypelora_jax.train.session import Plan
 
@@ -70,9 +71,11 @@ def bench(config: Settings, task: str = "binary", by: float = 0.1):
 
 def save(path, made, temperature: float | None = None):
     """A run folder at step 0 of a bench."""
-    path = records.open_workdir(str(path))
+    path = Run.create(path).path
     plan = Plan({}, (16, 32), 1, 1)
-    files.write_json(path / "config.json", records.record(made, plan))
+    about = (made.settings, made.task, made.base, made.mesh, plan.edges)
+    record = records.record(*about, plan.total_steps)
+    files.write_json(path / "config.json", record)
     loop.begin(made, plan, path)
     if temperature:
         text = calibrators.to_json(calibrators.Temperature(temperature))

@@ -61,7 +61,7 @@ LONG = (
     "train/test_losses.py",
     "sharding",
     "test_notebooks.py",
-    "test_reproduce.py",
+    "experiments/test_reproduce.py",
     "test_afterwards.py",
     "inference",
     "test_runs.py",

@@ -12,7 +12,7 @@ from hypelora_jax.commands import uncertainty
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.report import html
+from hypelora_jax.report import html, series
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_reports_say_what_is_averaged(trained, tmp_path):
         assert held["member_logits"].shape[0] == 3
     paths = [workdir / name for name in ("lora", "dropped", "laplace")]
     page = tmp_path / "all.html"
-    html.write_report(html.load_all(paths), page, "test", 0, ["html", "md", "csv"])
+    html.write_report(series.load_all(paths), page, "test", 0, ["html", "md", "csv"])
     said = f"mc_dropout, K = 3, {found['disagreement']:.1%} disagree"
     assert said in page.read_text() and "laplace, K = 1" in page.read_text()
     assert "| averages over |" in page.with_suffix(".md").read_text()

@@ -7,8 +7,9 @@ from hypelora_jax import cli, trees
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.configs import paper
+from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.sizes import preset
+from hypelora_jax.families import preset
 from hypelora_jax.interop import base as bases
 
 RUNS = [
@@ -82,7 +83,7 @@ def test_rows_hold_the_protocols_numbers(
 )
 def test_models_have_as_many_weights_as_the_authors(arguments, network):
     config, sizes = settings(*arguments), preset("roberta_base")
-    model = model_lib.build(config, sizes, 2)
+    model = model_lib.build(config, sizes, unnamed(2))
     base = bases.Base(sizes, None, "", "", None)
 
     def make(key):

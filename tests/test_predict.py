@@ -25,7 +25,7 @@ def ready(method="hyper_mlp", shake=True, **sections):
 
 
 def logits(model, params, batch):
-    run = jax.jit(lambda p, b: model.predictor.predict(p, {}, b, ALPHA))
+    run = jax.jit(lambda p, b: model.predict(p, {}, b, ALPHA))
     return np.asarray(run(params, batch))
 
 
@@ -33,9 +33,9 @@ def logits(model, params, batch):
 def test_merged_equals_factored(method):
     _, model, params = ready(method, lora={"targets": ("q", "v", "up")})
     batch = tiny.batch()
-    adapter = jax.jit(model.predictor.adapt)(params, {}, ALPHA)
+    adapter = jax.jit(model.adapt)(params, {}, ALPHA)
     merged = {**params, "backbone": lora.merge(params["backbone"], adapter)}
-    classify = jax.jit(model.predictor.classify)
+    classify = jax.jit(model.classify)
     plain = np.asarray(classify(merged, {}, batch))
     factored = logits(model, params, batch)
     np.testing.assert_allclose(factored, plain, atol=2e-5)
@@ -47,7 +47,7 @@ def test_merged_equals_factored(method):
 def test_zero_delta_at_step_0_leaves_the_base_model_unchanged(method):
     _, model, params = ready(method, shake=False)
     batch = tiny.batch()
-    base = jax.jit(model.predictor.classify)(params, {}, batch)
+    base = jax.jit(model.classify)(params, {}, batch)
     np.testing.assert_allclose(logits(model, params, batch), base, atol=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_per_example_adapters_build_no_dense_delta():
     width, rows = tiny.CONFIG.width, 4
     batch = tiny.batch(rows) | {"cond": jnp.stack([cond_SC] * rows)}
     text = (
-        jax.jit(lambda p, b: model.predictor.predict(p, {}, b, ALPHA))
+        jax.jit(lambda p, b: model.predict(p, {}, b, ALPHA))
         .lower(params, batch)
         .compile()
         .as_text()
@@ -113,7 +113,7 @@ def test_per_example_rows_draw_their_own_dropout():
     row = {n: x[:1] for n, x in tiny.batch().items()}
     same = {n: jnp.concatenate([x, x]) for n, x in row.items()}
     same["cond"] = jnp.stack([cond_SC, cond_SC])
-    out = jax.jit(model.predictor.predict)(params, {}, same, ALPHA, jax.random.key(0))
+    out = jax.jit(model.predict)(params, {}, same, ALPHA, jax.random.key(0))
     assert np.abs(out[0] - out[1]).max() > 1e-4
 
 
@@ -121,7 +121,7 @@ def test_per_example_rows_draw_their_own_dropout():
 def test_the_key_changes_logits_only_when_given(method):
     _, model, params = ready(method, lora={"dropout": 0.3})
     batch = tiny.batch()
-    run = jax.jit(lambda key: model.predictor.predict(params, {}, batch, ALPHA, key))
+    run = jax.jit(lambda key: model.predict(params, {}, batch, ALPHA, key))
     one, two = run(jax.random.key(1)), run(jax.random.key(2))
     assert np.abs(one - two).max() > 1e-4
     np.testing.assert_array_equal(one, run(jax.random.key(1)))
@@ -137,7 +137,7 @@ def test_static_lora_beside_the_hyper_network():
     lora_off = {**params, "lora": jax.tree.map(jnp.zeros_like, params["lora"])}
     assert np.abs(before - logits(model, lora_off, batch)).max() > 1e-4
     np.testing.assert_allclose(
-        jax.jit(model.predictor.predict)(trainable, frozen, batch, ALPHA),
+        jax.jit(model.predict)(trainable, frozen, batch, ALPHA),
         before,
         atol=1e-5,
     )

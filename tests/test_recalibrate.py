@@ -16,8 +16,8 @@ from hypelora_jax.evaluate import (
     evaluation,
     recalibration,
 )
-from hypelora_jax.report import runs as report_runs
-from hypelora_jax.run import predictions
+from hypelora_jax.run import calibrator, npz, results
+from hypelora_jax.run.paths import Run
 
 NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
 SETTINGS = {
@@ -46,19 +46,19 @@ def read(run, split="validation"):
 
 
 def arrays(run, split="validation"):
-    held = predictions.arrays(run / "eval" / split / "predictions.npz")
+    held = npz.read(run / "eval" / split / "predictions.npz")
     return held["logits"].astype(np.float64), held["labels"]
 
 
 def test_training_ends_with_a_temperature_and_tells_of_sets(run):
     held = read(run)
-    state = calibration_split.load(run)
+    state = calibrator.read(Run.open(run))
     assert held["temperature"] == state.temperature
     assert held["uncalibrated"]["temperature"] != state.temperature
     sets = held["conformal"]
     assert sets["wanted"] == 0.9 and sets["n"] == held["n"]
     assert sets["n_calibration"] == read(run, "calibration")["n"]
-    assert set(conformal.KINDS) < set(sets)
+    assert {*conformal.SETS, "thr_by_class"} < set(sets)
     assert "conformal" not in read(run, "calibration")
 
 
@@ -77,7 +77,7 @@ def check_rewritten(method, run, capsys):
     before = read(run)
     assert cli.main(["calibrate", f"--workdir={run}", f"--method={method}"]) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
-    state = calibration_split.load(run)
+    state = calibrator.read(Run.open(run))
     assert calibrators.kind(state) == printed["method"] == method
     assert printed["calibrator"] == calibrators.describe(state)
     logits, labels = arrays(run)
@@ -97,7 +97,7 @@ def check_rewritten(method, run, capsys):
 
 
 def test_calibrate_shows_before_and_after(run, capsys):
-    t = calibrators.describe(calibration_split.load(run))
+    t = calibrators.describe(calibrator.read(Run.open(run)))
     assert cli.main(["calibrate", f"--workdir={run}", "--method=vector"]) == 0
     out = capsys.readouterr().out
     result = json.loads(out.splitlines()[-1])
@@ -116,13 +116,14 @@ def test_identity_is_back_to_no_calibrator(run):
     held = read(run)["uncalibrated"]
     result = recalibration.calibrate(str(run), "identity")
     assert (
-        calibration_split.load(run) is None and not (run / "calibrator.json").exists()
+        calibrator.read(Run.open(run)) is None
+        and not (run / "calibrator.json").exists()
     )
     after = read(run)
     assert after["temperature"] == held["temperature"]
     for name in ("nll", "ece"):
         assert after[name] == result["after"][name]["value"] == held[name]
-    assert report_runs.load_run(run).train_temperature == held["temperature"]
+    assert results.read(Run.open(run)).train_temperature == held["temperature"]
     # what was not fitted on the split is exact on it: no cross-fitting
     logits, labels = arrays(run, "calibration")
     probs = calibrators.softmax(logits, held["temperature"])
@@ -148,24 +149,24 @@ def test_a_broken_calibrator_is_one_line_with_its_file(text, message, run, capsy
     assert f"{run}/calibrator.json: " in err and message in err
     assert err.count("\n") == 1 and err.endswith(f"calibrate --workdir={run}\n")
     with pytest.raises(UserError, match=message):
-        calibration_split.load(run)
+        calibrator.read(Run.open(run))
 
 
 def test_saved_predictions_that_lack_an_array_are_one_line(run):
     file = run / "eval" / "calibration" / "predictions.npz"
     np.savez(file, labels=np.array([0, 1]))
     with pytest.raises(UserError, match="predictions.npz has no logits; run evaluate"):
-        calibration_split.saved(run)
+        calibration_split.examples(Run.open(run))
     np.savez(file, labels=np.array([0, 1]), logits=np.zeros((3, 2)))
     with pytest.raises(UserError, match=r"'labels': \[2\]\}; wanted logits and soft"):
-        calibration_split.saved(run)
+        calibration_split.examples(Run.open(run))
 
 
 def test_calibrate_evaluates_what_is_missing(run):
     shutil.rmtree(run / "eval")
-    wanted = calibration_split.load(run)
+    wanted = calibrator.read(Run.open(run))
     recalibration.calibrate(str(run))
-    assert calibration_split.load(run).temperature == pytest.approx(
+    assert calibrator.read(Run.open(run)).temperature == pytest.approx(
         wanted.temperature, rel=1e-4
     )
     assert read(run)["n"] and read(run, "calibration")["n"]
@@ -175,7 +176,7 @@ def test_predict_emits_sets(run, tmp_path):
     lines = tmp_path / "in.jsonl"
     texts = [f"a text with the number {i}" for i in range(5)] + ["a text"] * 2
     lines.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
-    state = calibration_split.load(run)
+    state = calibrator.read(Run.open(run))
 
     def answers(*flags):
         out = tmp_path / "out.jsonl"
@@ -186,12 +187,12 @@ def test_predict_emits_sets(run, tmp_path):
     assert all("set" not in row for row in answers())
     wanted = calibration_split.SetMaker(0.8)
     threshold = calibration_split.threshold(
-        run, evaluation.open_run(str(run)).bench.task, state, wanted
+        Run.open(run), evaluation.open_run(str(run)).bench.task, state, wanted
     )
     for row in answers("--coverage=0.8"):
         inside = [k for k, p in row["probs"].items() if 1 - p <= threshold.score_Y[0]]
         assert row["set"] == sorted(inside, key=lambda k: -row["probs"][k])
-    for kind in conformal.SCORES:
+    for kind in conformal.SETS:
         rows = answers("--coverage=0.99", f"--sets={kind}", "--by_class")
         assert rows[5]["set"] == rows[6]["set"], "equal texts, equal sets"
         assert np.mean([len(row["set"]) for row in rows]) > 2
@@ -226,7 +227,9 @@ def test_sets_need_predictions_of_the_calibration_split(run):
     task = evaluation.open_run(str(run)).bench.task
     wanted = calibration_split.SetMaker(0.9)
     with pytest.raises(UserError, match="evaluate --workdir=.*--split=calibration"):
-        calibration_split.threshold(run, task, calibration_split.load(run), wanted)
+        calibration_split.threshold(
+            Run.open(run), task, calibrator.read(Run.open(run)), wanted
+        )
 
 
 def test_a_regression_has_neither(run, trained):
@@ -239,5 +242,8 @@ def test_a_regression_has_neither(run, trained):
     number = evaluation.open_run(str(trained)).bench.task._replace(kind="regression")
     with pytest.raises(UserError, match="--coverage=0.9 asks for sets of classes"):
         calibration_split.threshold(
-            run, number, calibration_split.load(run), calibration_split.SetMaker(0.9)
+            Run.open(run),
+            number,
+            calibrator.read(Run.open(run)),
+            calibration_split.SetMaker(0.9),
         )

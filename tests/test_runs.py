@@ -19,9 +19,9 @@ from hypelora_jax.evaluate import (
     evaluation,
     recalibration,
 )
-from hypelora_jax.report import comparison
-from hypelora_jax.report import runs as runs_of_reports
+from hypelora_jax.report import comparison, series
 from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train import scoring, session
 
 FEW = {
@@ -94,7 +94,7 @@ def test_shares_of_raters_reach_metrics_files_and_reports(finished, capsys):
     for name in (*metrics.SOFT, "nll", "ece"):
         assert raw[name] == held["uncalibrated"][name] > 0
     assert held["soft_tv"] != raw["soft_tv"]
-    view = runs_of_reports.load(own)
+    view = series.load(own)
     for stage, wanted in (("as trained", raw), ("calibrated", held)):
         cells = comparison.compare([view], "validation", stage, replicas=4)[0].cells
         for name in metrics.SOFT:
@@ -136,7 +136,9 @@ def test_evaluate_gives_again_what_training_ended_with(finished):
 
 def test_predict_agrees_with_evaluate(finished, tmp_path, capsys):
     own = finished[0] / "seed_0"
-    corpus = session.load_corpus(records.settings_of(records.saved_record(own)))
+    corpus = session.load_corpus(
+        records.settings_of(records.read_record(Run.open(own)))
+    )
     table = corpus.splits["validation"]
     source = tmp_path / "in.jsonl"
     source.write_text("".join(json.dumps({"text": t}) + "\n" for t in table.text[:20]))

@@ -16,7 +16,8 @@ from hypelora_jax.config import settings
 from hypelora_jax.hyper import conditioners
 from hypelora_jax.keys import named_key
 from hypelora_jax.objectives import losses as losses_lib
-from hypelora_jax.objectives import training_loss
+from hypelora_jax.objectives.classification import class_loss
+from hypelora_jax.objectives.losses import LOSSES
 
 ROOT = documented.ROOT
 
@@ -122,9 +123,9 @@ def code_of(page: str, space: dict) -> dict:
 
 def test_the_loss_on_the_page_is_proper(monkeypatch):
     spherical = code_of("loss.md", dict(vars(losses_lib)))["spherical"]
-    monkeypatch.setitem(training_loss.LOSSES, "spherical", lambda config: spherical)
+    monkeypatch.setitem(LOSSES, "spherical", lambda config: spherical)
     config = settings.LossConfig(name="spherical", temperature=2.0)
-    built = training_loss.build(config, regression=False).apply({}, 2 * LOGITS, LABELS)
+    built = class_loss(config).apply({}, 2 * LOGITS, LABELS)
     np.testing.assert_allclose(built, spherical(LOGITS, LABELS), rtol=1e-6)
     assert float(built[0]) == pytest.approx(-np.sqrt(0.5))
     truth = jax.nn.softmax(LOGITS)

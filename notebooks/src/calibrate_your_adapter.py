@@ -110,13 +110,13 @@ hypelora(f"calibrate --workdir={RUN} --method=identity")
 # As it is, on the validation split. Below the diagonal: too sure of itself.
 
 # %%
-from hypelora_jax.report import figures, html, plots
+from hypelora_jax.report import figures, reliability, series
 
 
 def diagram() -> Png:
     """Reliability on the validation split, before and after the calibrator in use."""
-    panel = plots.panel_of(html.load(RUN), "validation")
-    return Png(figures.png(plots.reliability([panel])))
+    panel = reliability.panel_of(series.load(RUN), "validation")
+    return Png(figures.png(reliability.diagram([panel])))
 
 
 diagram()

@@ -16,16 +16,17 @@ class Preempted(Exception):
 
 
 def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
-    """The entry of a table that the user names in a field or flag.
+    """The entry of a table that the user names in a field of the config or a flag.
 
     Args:
-      field: where the name was given, as the user writes it: "config.method", "--sets".
+      field: where the name was given: "loss.name", "--sets".
 
     Raises:
-      UserError: the table has no such name; the message lists those it has.
+      UserError: the table has no such entry; the message lists its keys.
     """
     if name not in table:
-        raise UserError(f"{field} is {name!r}; wanted one of {', '.join(table)}")
+        where = field if field.startswith("--") else f"config.{field}"
+        raise UserError(f"{where} is {name!r}; wanted one of {', '.join(table)}")
     return table[name]
 
 

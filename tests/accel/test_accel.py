@@ -35,7 +35,7 @@ def test_parity_of_logits(name):
     model = golden.build(settings)
     params = golden.cast(golden.case_params(settings, model, z), "float32")
     alpha = jnp.asarray(golden.MODELS[name]["noise_alpha"], jnp.float32)
-    predict = jax.jit(lambda p, b: model.predictor.predict(p, {}, b, alpha))
+    predict = jax.jit(lambda p, b: model.predict(p, {}, b, alpha))
     golden.close(predict(params, golden.batch()), z["logits"], 1e-5, "logits")
 
 

@@ -5,19 +5,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from tiny import mean
 
+from hypelora_jax.calibration.arrays import total
 from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.objectives import losses as losses_lib
 from hypelora_jax.objectives import training_loss
+from hypelora_jax.objectives.classification import class_loss
+from hypelora_jax.objectives.losses import LOSSES
+from hypelora_jax.objectives.penalties import PENALTIES
+from hypelora_jax.objectives.regression import number_loss
 
 LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
 LABELS = jnp.asarray([0, 2, 1, 1, 0, 2])
 
 
 def _apply(logits, labels, regression=False, params=None, **config):
-    loss = training_loss.build(LossConfig(**config), regression)
-    return loss.apply(loss.init() if params is None else params, logits, labels)
+    loss = (number_loss if regression else class_loss)(LossConfig(**config))
+    return loss.apply(
+        loss.init(jax.random.key(0)) if params is None else params, logits, labels
+    )
 
 
 def test_cross_entropy_by_hand():
@@ -91,11 +99,11 @@ def test_focal_keeps_its_digits_where_the_model_is_sure(gamma):
 def test_main_and_penalty_add_up():
     weight = jnp.asarray([1.0, 1, 0, 1, 2, 1])
     main = {"name": "brier", "temperature": 1.5}
-    alone = training_loss.build(LossConfig(**main), False)
+    alone = class_loss(LossConfig(**main))
     both = {"weight": 2.0, "penalty": "mmce", "penalty_weight": 0.3, "smoothing": 0.2}
-    got = training_loss.build(LossConfig(**main, **both), False)
+    got = class_loss(LossConfig(**main, **both))
     got = got.apply({}, LOGITS, LABELS, weight)
-    share = training_loss.PENALTIES["mmce"](LossConfig())(LOGITS / 1.5, LABELS, weight)
+    share = PENALTIES["mmce"](LossConfig())(LOGITS / 1.5, LABELS, weight)
     smooth = losses_lib.smoothed(LABELS, LOGITS, 0.2)
     wanted = 2 * alone.apply({}, LOGITS, smooth, weight) + 0.3 * share
     real = np.asarray(weight) > 0
@@ -103,8 +111,8 @@ def test_main_and_penalty_add_up():
 
 
 EVERY = [
-    *({"name": n} for n in training_loss.LOSSES if n != "mse"),
-    *({"penalty": n, "margin": 0.5} for n in training_loss.PENALTIES),
+    *({"name": n} for n in LOSSES if n != "mse"),
+    *({"penalty": n, "margin": 0.5} for n in PENALTIES),
     {"smoothing": 0.1},
     {"temperature": "learned"},
 ]
@@ -113,14 +121,14 @@ EVERY = [
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("config", EVERY, ids=str)
 def test_weight_zero_is_dropping_the_row_even_one_of_nan(config, soft):
-    loss = training_loss.build(LossConfig(**config), False)
+    loss = class_loss(LossConfig(**config))
     label = jax.nn.softmax(LOGITS[::-1]) if soft else LABELS
     weight = jnp.asarray([1.0, 0, 2, 1, 0, 1])
     kept = np.flatnonzero(weight)
     poisoned = LOGITS.at[1].set(jnp.nan).at[4].set(jnp.inf)
 
     def mean(z, label, weight):
-        return training_loss.mean(loss.apply(loss.init(), z, label, weight), weight)
+        return mean(loss.apply(loss.init(jax.random.key(0)), z, label, weight), weight)
 
     grad = jax.value_and_grad(mean)
     value, gradient = grad(poisoned, label, weight)
@@ -156,10 +164,10 @@ def test_a_learned_temperature_starts_at_one():
 @pytest.mark.parametrize("config", EVERY, ids=str)
 def test_gradients_of_every_loss(config, soft):
     with jax.enable_x64(True):
-        loss = training_loss.build(LossConfig(**config), False)
+        loss = class_loss(LossConfig(**config))
         logits = jnp.asarray(np.asarray(LOGITS), jnp.float64)
         label = jax.nn.softmax(logits[::-1]) if soft else jnp.asarray(LABELS)
-        params = jax.tree.map(lambda x: x + 0.3, loss.init())
+        params = jax.tree.map(lambda x: x + 0.3, loss.init(jax.random.key(0)))
         check_grads(
             lambda p, z: loss.apply(p, z, label), (params, logits), 1, modes=["rev"]
         )
@@ -169,31 +177,31 @@ def test_gradients():
     with jax.enable_x64(True):
         logits = jnp.asarray(np.asarray(LOGITS), jnp.float64)
         labels = jnp.asarray(np.asarray(LABELS))
-        loss = training_loss.build(LossConfig(temperature="learned"), False)
+        loss = class_loss(LossConfig(temperature="learned"))
         params = {"log_t": jnp.asarray(0.3)}
         check_grads(lambda p, z: loss.apply(p, z, labels), (params, logits), 1)
-        mse = training_loss.build(LossConfig(), True)
+        mse = number_loss(LossConfig())
         score = jnp.linspace(0.0, 5.0, 6)
         check_grads(lambda z: mse.apply({}, z, score), (logits,), 1)
 
 
 def test_weight_zero_is_dropping_the_row():
     x, weight = jnp.asarray([1.0, 5.0, 3.0]), jnp.asarray([1.0, 0.0, 1.0])
-    assert float(training_loss.mean(x, weight)) == 2.0
+    assert float(mean(x, weight)) == 2.0
     poisoned = jnp.asarray([1.0, jnp.nan, 3.0])
-    assert float(training_loss.mean(poisoned, weight)) == 2.0
-    assert float(training_loss.total(poisoned, weight)) == 4.0
-    gradient = jax.grad(training_loss.mean)(poisoned, weight)
+    assert float(mean(poisoned, weight)) == 2.0
+    assert float(total(poisoned, weight)) == 4.0
+    gradient = jax.grad(mean)(poisoned, weight)
     np.testing.assert_array_equal(gradient, [0.5, 0.0, 0.5])
 
 
 def test_the_mean_is_weighted():
-    got = training_loss.mean(jnp.asarray([1.0, 4.0]), jnp.asarray([2.0, 1.0]))
+    got = mean(jnp.asarray([1.0, 4.0]), jnp.asarray([2.0, 1.0]))
     assert float(got) == 2.0
 
 
 def test_no_rows_give_a_finite_mean_and_gradient():
-    value, gradient = jax.value_and_grad(training_loss.mean)(jnp.ones(2), jnp.zeros(2))
+    value, gradient = jax.value_and_grad(mean)(jnp.ones(2), jnp.zeros(2))
     assert float(value) == 0 and not np.any(gradient)
 
 
@@ -223,4 +231,4 @@ def test_half_precision_is_widened_and_float64_kept():
 )
 def test_refuses(config, regression, message):
     with pytest.raises(UserError, match=message):
-        training_loss.build(LossConfig(**config), regression)
+        (number_loss if regression else class_loss)(LossConfig(**config))

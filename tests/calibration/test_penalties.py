@@ -9,7 +9,9 @@ import pytest
 from jax.test_util import check_grads
 
 from hypelora_jax.config.settings import LossConfig
-from hypelora_jax.objectives import penalties, training_loss
+from hypelora_jax.objectives import penalties
+from hypelora_jax.objectives.classification import class_loss
+from hypelora_jax.objectives.penalties import PENALTIES
 
 LOGITS = np.random.default_rng(0).normal(size=(7, 3)) * 2
 LABELS = np.asarray([0, 2, 1, 1, 0, 2, 0])
@@ -122,15 +124,15 @@ def test_where_confidence_is_accuracy_nothing_is_left(name):
     assert float(value) < 1e-3 and np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("penalty", [n for n in training_loss.PENALTIES if n != "none"])
+@pytest.mark.parametrize("penalty", [n for n in PENALTIES if n != "none"])
 def test_gradients(penalty):
     with jax.enable_x64(True):
         config = LossConfig(penalty=penalty, penalty_weight=0.7, margin=1.0)
-        loss = training_loss.build(config, False)
+        loss = class_loss(config)
         weight = jnp.asarray([1.0, 2.0, 0.0, 1.0, 1.0, 0.5, 1.0])
         y = jnp.asarray(LABELS)
 
         def mean(z):
-            return training_loss.mean(loss.apply({}, z, y, weight), weight)
+            return mean(loss.apply({}, z, y, weight), weight)
 
         check_grads(mean, (jnp.asarray(LOGITS),), 1, modes=["rev"])

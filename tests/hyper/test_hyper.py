@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from hypelora_jax import trees
-from hypelora_jax.adapters.lora import Site
+from hypelora_jax.adapters.sites import Site
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.hyper import factors
@@ -23,7 +23,7 @@ def emitted(config, seed=0, key=None, alpha=HALF, shake=False):
     params = tiny.params(config, built, seed)
     if shake:
         params = tiny.shaken(params)
-    cond = built.parts.cond.apply(params.get("cond", {}), {})
+    cond = built.parts.cond.apply(params.get("cond", {}), {}).vectors
     return jax.jit(built.parts.hyper.apply)(params["hyper"], cond, alpha, key)
 
 
@@ -77,7 +77,7 @@ def test_gradient_reaches_b_at_step_0(method):
     config = tiny.settings(method)
     built = tiny.model(config)
     params = tiny.params(config, built)
-    cond = built.parts.cond.apply(params["cond"], {})
+    cond = built.parts.cond.apply(params["cond"], {}).vectors
 
     def total(hyper):
         lora = built.parts.hyper.apply(hyper, cond, HALF)
@@ -186,7 +186,7 @@ def test_conditioning_kinds(method, cond):
     slots = built.parts.hyper.slots
     assert slots == (12 if method == "hyper_transformer" else 6)
     given = {"cond": jnp.ones((slots, 5))}
-    got = built.parts.cond.apply(params.get("cond", {}), given)
+    got = built.parts.cond.apply(params.get("cond", {}), given).vectors
     assert got.shape == (slots, slots if cond == "onehot" else 5)
     assert ("cond" in params) == (cond == "learned")
 

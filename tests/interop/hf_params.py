@@ -4,14 +4,20 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+from tiny import encoder, head
 
-from hypelora_jax.families.encoder import encoder
-from hypelora_jax.families.sequence_head import head
-from hypelora_jax.families.sizes import preset
+from hypelora_jax.families import preset
 
 ROBERTA = replace(preset("tiny"), vocab=40, max_positions=20)
 BERT = replace(ROBERTA, family="bert", pad_id=0, type_vocab=2, norm_eps=1e-12)
-CONFIGS = {"roberta": ROBERTA, "bert": BERT}
+XLM_ROBERTA = replace(ROBERTA, family="xlm-roberta")
+DISTILBERT = replace(BERT, family="distilbert", type_vocab=0)
+CONFIGS = {
+    "roberta": ROBERTA,
+    "bert": BERT,
+    "distilbert": DISTILBERT,
+    "xlm-roberta": XLM_ROBERTA,
+}
 
 
 def make_params(config, outputs=2):

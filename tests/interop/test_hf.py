@@ -7,6 +7,7 @@ import pytest
 from interop.hf_params import CONFIGS, ROBERTA, make_params
 from safetensors.numpy import load_file
 
+from hypelora_jax import families
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import site_dims
 from hypelora_jax.interop import huggingface
@@ -30,11 +31,21 @@ def tensors(config):
     return huggingface.to_hf(config, make_params(config))
 
 
+every_family = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+def test_every_family_is_tried():
+    assert CONFIGS.keys() == families.FAMILIES.keys()
+    for name, family in families.FAMILIES.items():
+        assert name == family.name == CONFIGS[name].family
+
+
+@every_family
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("shard", [None, 10_000])
 def test_export_then_import_is_bit_equal(config, dtype, shard, tmp_path):
     params = make_params(config)
-    huggingface.save_folder(tmp_path, config, params, dtype, shard)
+    huggingface.save_model(tmp_path, config, params, dtype, shard)
     files = [p.name for p in tmp_path.glob("*.safetensors")]
     assert (files == ["model.safetensors"]) == (shard is None)
     assert not list(tmp_path.glob("*.part"))
@@ -44,9 +55,10 @@ def test_export_then_import_is_bit_equal(config, dtype, shard, tmp_path):
     same(loaded, params)
 
 
+@every_family
 def test_import_then_export_is_bit_equal(config, tensors, tmp_path):
     params, _ = huggingface.from_hf(config, tensors, 2)
-    huggingface.save_folder(tmp_path, config, params)
+    huggingface.save_model(tmp_path, config, params)
     again = load_file(tmp_path / "model.safetensors")
     assert again.keys() == tensors.keys()
     for name, x in tensors.items():
@@ -55,22 +67,23 @@ def test_import_then_export_is_bit_equal(config, tensors, tmp_path):
 
 def test_a_later_single_file_replaces_earlier_shards_and_back(tmp_path):
     one, two = make_params(ROBERTA), make_params(ROBERTA, 3)
-    huggingface.save_folder(tmp_path, ROBERTA, one, max_shard_bytes=10_000)
-    huggingface.save_folder(tmp_path, ROBERTA, two)
+    huggingface.save_model(tmp_path, ROBERTA, one, max_shard_bytes=10_000)
+    huggingface.save_model(tmp_path, ROBERTA, two)
     assert len(huggingface.read_tensors(tmp_path)["classifier.out_proj.bias"]) == 3
-    huggingface.save_folder(tmp_path, ROBERTA, one, max_shard_bytes=10_000)
+    huggingface.save_model(tmp_path, ROBERTA, one, max_shard_bytes=10_000)
     assert len(huggingface.read_tensors(tmp_path)["classifier.out_proj.bias"]) == 2
 
 
+@every_family
 def test_names_of_modules_are_names_of_kernels(config, tensors):
-    for module, pattern in huggingface.HF_MODULES[config.family].items():
-        name = huggingface.PREFIX[config.family] + pattern.format(layer=1) + ".weight"
+    for module, pattern in families.of(config).names.modules.items():
+        name = families.of(config).names.prefix + pattern.format(layer=1) + ".weight"
         assert tensors[name].shape == site_dims(config)[module][::-1]
 
 
 def test_names_without_prefix_and_with_gamma_and_beta(config, tensors):
     old = {
-        name.removeprefix(huggingface.PREFIX[config.family])
+        name.removeprefix(families.of(config).names.prefix)
         .replace("LayerNorm.weight", "LayerNorm.gamma")
         .replace("LayerNorm.bias", "LayerNorm.beta"): x
         for name, x in tensors.items()
@@ -90,6 +103,7 @@ def test_what_may_be_extra_is_left_out_by_name(config, tensors):
     same(params, make_params(config))
 
 
+@every_family
 def test_an_absent_head_is_fresh(config, tensors):
     names = [n for n in tensors if "classifier" not in n and "pooler" not in n]
     params, report = huggingface.from_hf(config, {n: tensors[n] for n in names}, 2)
@@ -97,6 +111,16 @@ def test_an_absent_head_is_fresh(config, tensors):
     same(params, {"backbone": make_params(config)["backbone"]})
 
 
+@every_family
+def test_a_head_may_be_ignored(config, tensors):
+    params, report = huggingface.from_hf(config, tensors, None)
+    assert report.fresh == ()
+    head = {n for n in tensors if "classifier" in n or "pooler" in n}
+    assert len(head) == 4 and set(report.ignored) == head
+    same(params, {"backbone": make_params(config)["backbone"]})
+
+
+@every_family
 def test_a_head_with_other_labels_keeps_its_dense(config, tensors):
     params, report = huggingface.from_hf(config, tensors, 3)
     assert report.fresh == ("head/out",)
@@ -105,17 +129,17 @@ def test_a_head_with_other_labels_keeps_its_dense(config, tensors):
 
 
 def test_labels_and_regression_are_written(tmp_path):
-    huggingface.save_folder(
+    huggingface.save_model(
         tmp_path, ROBERTA, make_params(ROBERTA), labels=["no", "yes"]
     )
     fields = json.loads((tmp_path / "config.json").read_text())
     assert fields["id2label"] == {"0": "no", "1": "yes"}
     assert fields["architectures"] == ["RobertaForSequenceClassification"]
-    huggingface.save_folder(tmp_path, ROBERTA, make_params(ROBERTA, 1))
+    huggingface.save_model(tmp_path, ROBERTA, make_params(ROBERTA, 1))
     fields = json.loads((tmp_path / "config.json").read_text())
     assert fields["problem_type"] == "regression"
     with pytest.raises(UserError, match="1 labels for a head of 2 outputs"):
-        huggingface.save_folder(tmp_path, ROBERTA, make_params(ROBERTA), labels=["no"])
+        huggingface.save_model(tmp_path, ROBERTA, make_params(ROBERTA), labels=["no"])
 
 
 def first(tensors, part):
@@ -160,7 +184,7 @@ def test_roberta_s_output_without_its_dense_is_a_damaged_file():
 
 def test_a_tensor_twice_with_and_without_prefix(config, tensors):
     name = first(tensors, "query.weight")
-    short = name.removeprefix(huggingface.PREFIX[config.family])
+    short = name.removeprefix(families.of(config).names.prefix)
     tensors[short] = tensors[name]
     fault(config, tensors, f"'{name}' and '{short}' are the same parameter")
 

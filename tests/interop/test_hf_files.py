@@ -34,7 +34,7 @@ def test_a_cut_file(tmp_path):
 
 
 def sharded(folder, change):
-    huggingface.save_folder(
+    huggingface.save_model(
         folder, ROBERTA, make_params(ROBERTA), max_shard_bytes=20_000
     )
     path = folder / "model.safetensors.index.json"
@@ -109,7 +109,7 @@ def test_a_malformed_config(tmp_path, text, message):
     ],
 )
 def test_a_config_with_a_bad_field(tmp_path, field, value, message):
-    huggingface.save_folder(tmp_path, ROBERTA, make_params(ROBERTA))
+    huggingface.save_model(tmp_path, ROBERTA, make_params(ROBERTA))
     fields = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(fields | {field: value}))
     no_config(tmp_path, message)
@@ -122,6 +122,6 @@ def test_a_missing_config(tmp_path):
 def test_saving_under_a_file_and_in_an_unknown_dtype(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/x .*choose another"):
-        huggingface.save_folder(tmp_path / "file" / "x", ROBERTA, make_params(ROBERTA))
+        huggingface.save_model(tmp_path / "file" / "x", ROBERTA, make_params(ROBERTA))
     with pytest.raises(UserError, match="dtype is 'int8'; wanted one of float32"):
-        huggingface.save_folder(tmp_path, ROBERTA, make_params(ROBERTA), "int8")
+        huggingface.save_model(tmp_path, ROBERTA, make_params(ROBERTA), "int8")

@@ -2,23 +2,25 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import benches
 import jax
 import numpy as np
 import pytest
+import tiny
 from parity import golden
 from safetensors.numpy import load_file, save_file
 
 import hypelora_jax
-from hypelora_jax import cli
+from hypelora_jax import cli, families, files
+from hypelora_jax.adapters.sites import Site
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import export_record, exports, imports
-from hypelora_jax.families.sizes import preset
+from hypelora_jax.families import preset
 from hypelora_jax.interop import adapter, base, huggingface, peft
-from hypelora_jax.run import records
 
 GOLDEN = golden.ROOT / "peft_adapter"
 BASE = golden.ROOT / "base"
@@ -77,7 +79,7 @@ def test_the_merged_folder_gives_the_runs_logits(mode, task, tmp_path):
     params = base.load(held, len(labels), jax.random.key(9))
     opened = evaluation.open_run(str(run))
     batch = benches.batch()
-    got = jax.jit(opened.bench.model.predictor.classify)(params, {}, batch)
+    got = jax.jit(opened.bench.model.classify)(params, {}, batch)
     np.testing.assert_allclose(got, benches.logits(run, batch), rtol=0, atol=1e-5)
 
 
@@ -86,7 +88,7 @@ def test_the_golden_adapter_comes_in_and_goes_out_key_for_key(tmp_path):
     flags = [f"--adapter={GOLDEN}", f"--model={BASE}", f"--workdir={back}"]
     assert cli.main(["import", *flags]) == 0
     run = evaluation.open_run(str(back))
-    predict = jax.jit(run.bench.model.predictor.predict)
+    predict = jax.jit(run.bench.model.predict)
     got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
     wanted = golden.load("baseline_lora.npz")["end_logits"]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
@@ -104,10 +106,10 @@ def bert_folder(path):
     """A tiny BERT: its own words, a pooler, no classifier."""
     config = preset("tiny")
     config = dataclasses.replace(config, family="bert", pad_id=0, type_vocab=2)
-    backbone = base.encoder(config).init(jax.random.key(0))
-    head = base.head(config, 2).init(jax.random.key(1))
+    backbone = tiny.encoder(config).init(jax.random.key(0))
+    head = tiny.head(config, 2).init(jax.random.key(1))
     tensors = huggingface.to_hf(config, {"backbone": backbone, "head": head})
-    huggingface.write_folder(path, huggingface.make_config(config), tensors, "float32")
+    huggingface.write_model(path, huggingface.make_config(config), tensors, "float32")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
     (path / "vocab.txt").write_text("\n".join(words))
     return path
@@ -173,6 +175,31 @@ def test_ranks_and_alphas_of_single_sites(rslora):
         np.testing.assert_array_equal(again.factors["q"][f], got.factors["q"][f])
 
 
+BERT_ENDS = "query key value attention.output.dense intermediate.dense output.dense"
+DISTILBERT_ENDS = "q_lin k_lin v_lin out_lin lin1 lin2"
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "pattern"),
+    [
+        ("bert", BERT_ENDS, "encoder.layer"),
+        ("xlm-roberta", BERT_ENDS, "encoder.layer"),
+        ("distilbert", DISTILBERT_ENDS, "transformer.layer"),
+    ],
+)
+def test_ends_of_names_are_the_shortest_of_their_own(name, ends, pattern):
+    family = families.FAMILIES[name]
+    assert list(peft.endings(family).values()) == ends.split()
+    assert peft.layers_pattern(family) == pattern
+
+
+@pytest.mark.parametrize(("name", "listed"), [("roberta", False), ("distilbert", True)])
+def test_modules_are_listed_where_the_list_means_no_others(name, listed):
+    sites = {"down": Site(6, 6, (0, 1))}
+    said = peft.targets(sites, families.FAMILIES[name], 2)["target_modules"]
+    assert said == ["lin2"] if listed else re.search("output", said)
+
+
 def _zeros(i, o):
     return {"kernel": np.zeros((i, o), np.float32), "bias": np.zeros(o, np.float32)}
 
@@ -224,7 +251,7 @@ def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
     assert [p.name for p in full.iterdir()] == ["thesis.txt"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert exports.export(str(run), str(empty)) == [records.absolute(str(empty))]
+    assert exports.export(str(run), str(empty)) == [files.absolute(empty)]
 
 
 def test_methods_without_an_adapter_leave_merged_only(tmp_path):

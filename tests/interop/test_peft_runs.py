@@ -16,7 +16,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import imports
 from hypelora_jax.interop import peft
-from hypelora_jax.report import html
+from hypelora_jax.report import html, series
 
 CONFIG = {
     "method": "lora",
@@ -49,7 +49,7 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
         moved = trained.trainable["lora"]["q"]["b"] - opened.trainable["lora"]["q"]["b"]
         assert 0 < float(np.abs(moved).max()) < 0.05, "it went on from the adapter"
     page = tmp_path / "page.html"
-    html.write_report([html.load(back)], page, replicas=0)
+    html.write_report([series.load(back)], page, replicas=0)
     assert page.stat().st_size > 1000
     again = runs.train(from_dict(record["config"]), str(back), progress=False)
     assert again == summary
@@ -125,7 +125,7 @@ def test_a_saved_hyper_network_of_the_reference_comes_in(file, tmp_path):
     run = evaluation.open_run(back)
     assert run.bench.settings.method == wanted.method
     assert run.bench.settings.hyper.a == wanted.hyper.a
-    predict = jax.jit(run.bench.model.predictor.predict)
+    predict = jax.jit(run.bench.model.predict)
     got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
     np.testing.assert_allclose(got, tensors["end_logits"], rtol=0, atol=1e-4)
 

@@ -11,9 +11,11 @@ import peft
 import pytest
 import torch
 import transformers
+from oracle import folders
 from parity import golden
 
 import hypelora_jax
+from hypelora_jax import families
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import exports, imports
 from hypelora_jax.interop import huggingface
@@ -39,7 +41,7 @@ def batch_of(config, rows: int = 8, tokens: int = 14):
     mask = np.arange(tokens)[None] < lengths[:, None]
     ids = np.where(mask, ids, config.pad_id).astype(np.int32)
     types = np.zeros_like(ids)
-    if config.family == "bert":
+    if families.of(config).tokens.segments:
         types = ((np.arange(tokens)[None] >= lengths[:, None] // 2) & mask).astype("i4")
     return {"ids": ids, "mask": mask, "types": types}
 
@@ -49,7 +51,7 @@ def torch_logits(model, batch):
         "input_ids": torch.from_numpy(batch["ids"]).long(),
         "attention_mask": torch.from_numpy(batch["mask"]).long(),
     }
-    if model.config.model_type == "bert":
+    if families.FAMILIES[model.config.model_type].tokens.segments:
         inputs["token_type_ids"] = torch.from_numpy(batch["types"]).long()
     with torch.no_grad():
         return model.eval()(**inputs).logits.numpy()
@@ -139,6 +141,44 @@ def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
     fields = json.loads((out / "adapter_config.json").read_text())
     assert list(fields["rank_pattern"].values()) == [2]
+
+
+NEW = ("distilbert", "xlm-roberta")
+
+
+@pytest.mark.parametrize("family", NEW)
+@pytest.mark.parametrize("mode", ["mlp", "subset", "down_alone", "rslora"])
+def test_other_families_go_out(family, mode, tmp_path):
+    base = folders.save(family, tmp_path / "base")
+    task = "three" if mode == "mlp" else "binary"
+    run = benches.run_folder(tmp_path / "run", mode, task, model=base)
+    check(run, tmp_path, base, task, 1e-5)
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_adapters_of_other_families_come_in(family, tmp_path):
+    base = folders.save(family, tmp_path / "base")
+    names = {"distilbert": ["q_lin", "lin2"], "xlm-roberta": ["query", "dense"]}
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS",
+        r=3,
+        lora_alpha=5,
+        target_modules=names[family],
+        layers_to_transform=[1],
+        init_lora_weights=False,
+    )
+    model = peft.get_peft_model(AUTO.from_pretrained(base, num_labels=2), config)
+    model.save_pretrained(tmp_path / "theirs")
+    back, theirs = tmp_path / "back", str(tmp_path / "theirs")
+    imports.import_adapter(theirs, str(back), base)
+    batch = batch_of(huggingface.load_config(base))
+    wanted = torch_logits(model, batch)
+    np.testing.assert_allclose(benches.logits(back, batch), wanted, rtol=0, atol=1e-5)
+    (out,) = exports.export(str(back), str(tmp_path / "out"))
+    got = torch_logits(load_adapter(out, base, 2), batch)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+    bare = AUTO.from_pretrained(base, num_labels=2)
+    assert np.abs(torch_logits(bare, batch) - wanted).max() > 1e-3
 
 
 def said_of(run, texts, pair):

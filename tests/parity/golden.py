@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import (
     BlendConfig,
@@ -21,8 +22,9 @@ from hypelora_jax.config.settings import (
     OptimConfig,
     Settings,
 )
+from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.interop import huggingface
-from hypelora_jax.interop.reference import by_slot, hyper_params, static_lora
+from hypelora_jax.interop.reference import by_slot, hyper_params
 
 NAMED = os.environ.get("HYPELORA_GOLDEN")
 ROOT = pathlib.Path(NAMED or pathlib.Path(__file__).parents[1] / "golden")
@@ -123,7 +125,7 @@ def baseline_settings(case: dict, dtype: str) -> Settings:
 def build(
     settings: Settings, num_outputs: int = INDEX["num_labels"]
 ) -> model_lib.Model:
-    return model_lib.build(settings, encoder_config(), num_outputs)
+    return model_lib.build(settings, encoder_config(), unnamed(num_outputs))
 
 
 def base_tensors() -> dict[str, np.ndarray]:
@@ -159,13 +161,27 @@ def case_params(settings: Settings, model: model_lib.Model, golden: dict) -> dic
 def hyper_tensors(settings: Settings, model: model_lib.Model, tensors: dict) -> dict:
     """Start weights, gradients or end weights of a hyper-network, as our tree."""
     return hyper_params(
-        tensors, settings.method, settings.hyper, model.parts.hyper_sites, model.rank
+        tensors, settings.hyper, model.parts.hyper_sites, model.parts.rank
     )
 
 
 def lora_tensors(model: model_lib.Model, tensors: dict) -> dict:
-    names = huggingface.HF_MODULES[encoder_config().family]
-    return static_lora(tensors, model.parts.lora_sites, names)
+    """Compact static factors from PEFT's tensors; every site must be there once."""
+    names = families.of(encoder_config()).names.modules
+    return {
+        m: {
+            f: np.stack([_peft(tensors, names[m], layer, f) for layer in site.layers])
+            for f in ("a", "b")
+        }
+        for m, site in model.parts.lora_sites.items()
+    }
+
+
+def _peft(tensors: dict, name: str, layer: int, factor: str) -> np.ndarray:
+    module = re.escape(name.format(layer=layer))
+    pattern = re.compile(rf"(.*\.)?{module}\.lora_{factor.upper()}(\.\w+)?\.weight")
+    (found,) = (n for n in tensors if pattern.fullmatch(n))
+    return np.ascontiguousarray(tensors[found].T)
 
 
 def head_tree(tensors: dict) -> dict:

@@ -55,7 +55,7 @@ class Case:
         return params
 
     def logits(self, trainable: dict, step: int) -> jax.Array:
-        predict = jax.jit(self.model.predictor.predict)
+        predict = jax.jit(self.model.predict)
         return predict(trainable, self.frozen, golden.batch(), self.alpha(step))
 
     def train(self, steps: int) -> tuple[list[float], dict]:

@@ -11,9 +11,7 @@ def summed(step: Step) -> int:
     """Float32 gradients of the placed factors and of the head."""
     state, frozen, _ = step.arguments
     params = trees.union(state.params, frozen)
-    lora = jax.eval_shape(
-        lambda p: step.model.predictor.adapt(p, {}, 0.0, None), params
-    )
+    lora = jax.eval_shape(lambda p: step.model.adapt(p, {}, 0.0, None), params)
     return trees.nbytes(lora) + trees.nbytes(params["head"])
 
 

@@ -14,13 +14,13 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.plan import changes, cost, estimate_table, program
 from hypelora_jax.plan import topology as topologies
 from hypelora_jax.plan.estimate import Estimate, estimate, executed
-from hypelora_jax.plan.topology import CPU, Chip, topology
+from hypelora_jax.plan.topology import CPU, Chip, Rates, topology
 
 KEYS = set(
     "fits hbm_bytes bytes_per_device flops collective_bytes roofline_seconds mfu "
     "global_batch changes".split()
 )
-FAKE = Chip(2**30, 1e12, 1e11, 1e10, ())
+FAKE = Chip(2**30, Rates(1e12, 1e11, 1e10), ())
 SMOKE = ("--config=smoke", "--config.data.max_length=16")
 
 

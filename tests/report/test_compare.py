@@ -7,7 +7,10 @@ import pytest
 import scipy.stats
 
 from hypelora_jax.calibration import metrics
-from hypelora_jax.report import comparison, runs
+from hypelora_jax.report import comparison, series
+from hypelora_jax.report.series import Series
+from hypelora_jax.run.predictions import Predictions
+from hypelora_jax.run.results import Results
 
 
 @pytest.fixture
@@ -32,10 +35,10 @@ def calls(monkeypatch):
 
 
 def test_one_seed_each_is_compared_on_the_same_examples(make_run, calls):
-    methods = [runs.load(make_run("a")), runs.load(make_run("b", noise=0.7))]
+    methods = [series.load(make_run("a")), series.load(make_run("b", noise=0.7))]
     first, second = comparison.compare(methods, "test", "as trained", replicas=50)
     assert (first.name, first.seeds, first.n, first.calibrator) == ("a", 1, 600, "-")
-    a, b = (runs.examples(method.runs[0], "test") for method in methods)
+    a, b = (series.examples(method.seeds[0], "test") for method in methods)
     for row, held in ((first, a), (second, b)):
         wanted = metrics.compute_all(held.before, held.labels)
         for name in ("accuracy", "nll", "brier", "ece"):
@@ -51,11 +54,11 @@ def test_one_seed_each_is_compared_on_the_same_examples(make_run, calls):
 
 
 def test_the_calibrated_stage_takes_what_predict_gives(make_run, calls):
-    method = runs.load(make_run("a"))
-    plain = method.runs[0]._replace(calibrator=None)
-    methods = [method, runs.Method("b", (plain,))]
+    method = series.load(make_run("a"))
+    plain = method.seeds[0]._replace(calibrator=None)
+    methods = [method, Series("b", (plain,))]
     first, second = comparison.compare(methods, "test", "calibrated")
-    held = runs.examples(method.runs[0], "test")
+    held = series.examples(method.seeds[0], "test")
     wanted = metrics.compute_all(held.after, held.labels)["ece"]
     assert first.cells["ece"].value == wanted and first.calibrator.startswith("T = ")
     np.testing.assert_array_equal(calls[1][1], held.before)
@@ -67,12 +70,12 @@ def test_the_calibrated_stage_takes_what_predict_gives(make_run, calls):
 
 
 def test_examples_in_another_order_are_put_right(make_run, calls):
-    a, b = (runs.load(make_run(name, noise=0.5)) for name in "ab")
-    run = b.runs[0]
-    held = run.arrays["test"]
+    a, b = (series.load(make_run(name, noise=0.5)) for name in "ab")
+    run = b.seeds[0]
+    held = run.predictions["test"]
     order = np.random.default_rng(0).permutation(len(held.labels))
-    mixed = runs.Arrays(held.logits[order], held.labels[order], held.ids[order])
-    b = runs.Method("b", (run._replace(arrays={"test": mixed}),))
+    mixed = Predictions(held.logits[order], held.labels[order], held.ids[order])
+    b = Series("b", (run._replace(predictions={"test": mixed}),))
     _, row = comparison.compare([a, b], "test", "as trained")
     assert calls[-1][0] == "paired"
     np.testing.assert_array_equal(calls[-1][1], calls[-1][2])
@@ -81,15 +84,15 @@ def test_examples_in_another_order_are_put_right(make_run, calls):
 
 @pytest.mark.parametrize("change", ["ids", "labels", "fewer"])
 def test_other_examples_have_no_paired_difference(make_run, calls, change):
-    method = runs.load(make_run("a"))
-    held = method.runs[0].arrays["test"]
+    method = series.load(make_run("a"))
+    held = method.seeds[0].predictions["test"]
     other = {
         "ids": held._replace(ids=held.ids + 1),
         "labels": held._replace(labels=1 - held.labels),
-        "fewer": runs.Arrays(*(x[1:] for x in held[:3])),
+        "fewer": Predictions(*(x[1:] for x in held[:3])),
     }[change]
-    run = method.runs[0]._replace(arrays={"test": other})
-    rows = comparison.compare([method, runs.Method("b", (run,))], "test", "as trained")
+    run = method.seeds[0]._replace(predictions={"test": other})
+    rows = comparison.compare([method, Series("b", (run,))], "test", "as trained")
     difference = rows[1].differences["ece"]
     assert difference.low is None and difference.p is None
     gap = rows[1].cells["ece"].value - rows[0].cells["ece"].value
@@ -98,7 +101,7 @@ def test_other_examples_have_no_paired_difference(make_run, calls, change):
 
 def test_without_replicas_there_are_no_intervals(make_run, monkeypatch):
     monkeypatch.setattr(comparison, "_bootstrap", lambda: pytest.fail("it was called"))
-    methods = [runs.load(make_run("a")), runs.load(make_run("b", noise=0.7))]
+    methods = [series.load(make_run("a")), series.load(make_run("b", noise=0.7))]
     for row in comparison.compare(methods, "test", "as trained", replicas=0):
         assert all(cell.low is None for cell in row.cells.values())
 
@@ -119,13 +122,13 @@ def test_over_seeds_is_the_t_interval_and_test():
 
 
 def test_several_seeds_are_one_row_and_paired_by_seed(make_seeds, calls):
-    a = runs.load(make_seeds("a", [0.1, 0.3, 0.5]))
-    b = runs.load(make_seeds("b", [0.8, 0.6, 0.9], first=1))  # seeds 1, 2, 3
+    a = series.load(make_seeds("a", [0.1, 0.3, 0.5]))
+    b = series.load(make_seeds("b", [0.8, 0.6, 0.9], first=1))  # seeds 1, 2, 3
     first, second = comparison.compare([a, b], "test", "as trained")
     assert (first.seeds, first.n) == (3, 600) and calls == []
     values = [
         [metrics.compute_all(x.before, x.labels)["nll"] for x in held]
-        for held in ([runs.examples(r, "test") for r in m.runs] for m in (a, b))
+        for held in ([series.examples(r, "test") for r in m.seeds] for m in (a, b))
     ]
     assert first.cells["nll"].value == pytest.approx(np.mean(values[0]))
     assert first.cells["nll"].spread == pytest.approx(np.std(values[0], ddof=1))
@@ -134,13 +137,13 @@ def test_several_seeds_are_one_row_and_paired_by_seed(make_seeds, calls):
     assert second.differences["nll"].values == pytest.approx(tuple(pairs))
     assert first.calibrator == "-"
     calibrated = comparison.compare([a], "test", "calibrated")[0].calibrator
-    fitted = sorted(run.calibrator.temperature for run in a.runs)
+    fitted = sorted(run.calibrator.temperature for run in a.seeds)
     assert calibrated == f"T = {fitted[0]:.3g} to {fitted[2]:.3g}"
 
 
 def test_seeds_against_one_run_have_no_interval(make_seeds, make_run, calls):
-    a, b = runs.load(make_run("one")), runs.load(make_seeds("b", [0.3, 0.6]))
-    a = a._replace(runs=(a.runs[0]._replace(config={"seed": 0}),))
+    a, b = series.load(make_run("one")), series.load(make_seeds("b", [0.3, 0.6]))
+    a = a._replace(seeds=(a.seeds[0]._replace(config={"seed": 0}),))
     for pair in ([a, b], [b, a]):
         rows = comparison.compare(pair, "test", "as trained")
         difference = rows[1].differences["nll"]
@@ -149,19 +152,17 @@ def test_seeds_against_one_run_have_no_interval(make_seeds, make_run, calls):
 
 
 def test_a_regression_is_compared_by_its_scores():
-    arrays = {"test": runs.Arrays(np.ones((3, 1)), np.ones(3), np.arange(3))}
+    arrays = {"test": Predictions(np.ones((3, 1)), np.ones(3), np.arange(3))}
     scores = [{"test": {"pearson": p}} for p in (0.8, {"value": 0.7, "low": 0.6})]
-    views = [runs.RunView("x", {}, s, arrays) for s in scores]
-    rows = comparison.compare(
-        [runs.Method("x", (v,)) for v in views], "test", "as trained"
-    )
+    views = [Results("x", {}, s, arrays) for s in scores]
+    rows = comparison.compare([Series("x", (v,)) for v in views], "test", "as trained")
     assert rows[0].cells == {"pearson": comparison.Cell(0.8)} and rows[0].n == 3
     assert rows[1].differences["pearson"].value == pytest.approx(-0.1)
 
 
 def test_a_run_without_the_split_is_left_out(make_run, calls):
-    a, b = runs.load(make_run("a")), runs.load(make_run("b"))
-    bare = runs.Method("bare", (b.runs[0]._replace(arrays={}, metrics={}),))
+    a, b = series.load(make_run("a")), series.load(make_run("b"))
+    bare = Series("bare", (b.seeds[0]._replace(predictions={}, metrics={}),))
     assert [r.name for r in comparison.compare([bare, a], "test", "as trained")] == [
         "a"
     ]
@@ -169,7 +170,7 @@ def test_a_run_without_the_split_is_left_out(make_run, calls):
 
 
 def test_the_real_bootstrap_answers_what_is_asked_of_it(make_run):
-    methods = [runs.load(make_run("a")), runs.load(make_run("b", noise=1.5))]
+    methods = [series.load(make_run("a")), series.load(make_run("b", noise=1.5))]
     first, second = comparison.compare(methods, "test", "calibrated", replicas=50)
     assert not set(metrics.SOFT) & set(first.cells)  # no shares of raters
     for name in set(comparison.COMPARED) - set(metrics.SOFT):

@@ -6,7 +6,7 @@ from etils import epath
 
 from hypelora_jax.calibration import metrics
 from hypelora_jax.errors import UserError
-from hypelora_jax.run import predictions
+from hypelora_jax.run import prediction_files, predictions
 
 PROBS = np.array([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]])
 LABELS = np.array([0, 1, 1])
@@ -36,7 +36,7 @@ def _npz(tmp_path, **arrays):
     ],
 )  # fmt: skip
 def test_reads_text(tmp_path, name, text):
-    got = predictions.read(_write(tmp_path, name, text))
+    got = prediction_files.read(_write(tmp_path, name, text))
     np.testing.assert_array_equal(got.probs, PROBS)
     np.testing.assert_array_equal(got.labels, LABELS)
     assert got.logits is None and got.dropped == 0
@@ -44,22 +44,22 @@ def test_reads_text(tmp_path, name, text):
 
 def test_reads_ids(tmp_path):
     path = _write(tmp_path, "x.csv", "id,label,prob_0,prob_1\na,-1,1,0\nb,1,0,1\n")
-    assert list(predictions.read(path).ids) == ["b"]
+    assert list(prediction_files.read(path).ids) == ["b"]
     text = '{"id": 7, "label": 0, "probs": [1, 0]}'
-    assert list(predictions.read(_write(tmp_path, "x.jsonl", text)).ids) == ["7"]
+    assert list(prediction_files.read(_write(tmp_path, "x.jsonl", text)).ids) == ["7"]
 
 
 def test_reads_npz(tmp_path):
-    got = predictions.read(_npz(tmp_path, probs=PROBS, labels=LABELS))
+    got = prediction_files.read(_npz(tmp_path, probs=PROBS, labels=LABELS))
     np.testing.assert_array_equal(got.probs, PROBS)
-    got = predictions.read(_npz(tmp_path, logits=np.log(PROBS) + 3, labels=LABELS))
+    got = prediction_files.read(_npz(tmp_path, logits=np.log(PROBS) + 3, labels=LABELS))
     np.testing.assert_allclose(got.probs, PROBS, rtol=1e-14)
     np.testing.assert_array_equal(got.logits, np.log(PROBS) + 3)
 
 
 def test_float16_logits_are_read_in_float64(tmp_path):
     logits = np.log(PROBS).astype(np.float16)
-    got = predictions.read(_npz(tmp_path, logits=logits, labels=LABELS))
+    got = prediction_files.read(_npz(tmp_path, logits=logits, labels=LABELS))
     assert got.probs.dtype == np.float64
     np.testing.assert_allclose(got.probs.sum(axis=1), 1, rtol=1e-15)
 
@@ -87,7 +87,7 @@ def test_float16_logits_are_read_in_float64(tmp_path):
         ("x.csv", "label,prob_0,prob_1\n-2,.5,.5\n", ":2: label -2 is no class"),
         ("x.csv", "label,prob_0,prob_1\n-1,.5,.5\n", "no row with a label .1 rows"),
         ("x.csv", 'label,prob_0,prob_1\n"0,.5,.5\n', "wanted CSV with RFC 4180"),
-        ("x.csv", b"label,prob_0,prob_1\n0,1,\xff\n", ":2: broken UTF-8"),
+        ("x.csv", b"label,prob_0,prob_1\n0,1,\xff\n", ":2: byte 0xff is not UTF-8"),
         ("x.jsonl", "\n", "x.jsonl has no rows"),
         ("x.jsonl", '{"label": 0', ':1: no JSON; wanted {"label": 0'),
         ("x.jsonl", "[0]", ":1: no JSON object"),
@@ -114,7 +114,7 @@ def test_float16_logits_are_read_in_float64(tmp_path):
 )
 def test_refuses_text(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message) as e:
-        predictions.read(_write(tmp_path, name, text))
+        prediction_files.read(_write(tmp_path, name, text))
     assert "\n" not in str(e.value)
 
 
@@ -140,7 +140,7 @@ def test_refuses_text(tmp_path, name, text, message):
 def test_refuses_npz(tmp_path, arrays, message):
     path = _npz(tmp_path, **arrays)
     with pytest.raises(UserError, match=message) as e:
-        predictions.read(path)
+        prediction_files.read(path)
     assert "\n" not in str(e.value)
 
 
@@ -148,15 +148,15 @@ def test_refuses_what_is_no_file(tmp_path):
     (tmp_path / "x.npz").mkdir()
     for name in ("x.npz", "absent.csv"):
         with pytest.raises(UserError, match=f"{name} is not a file"):
-            predictions.read(tmp_path / name)
+            prediction_files.read(tmp_path / name)
 
 
 def test_writes_what_it_reads(tmp_path):
     path = tmp_path / "eval" / "predictions.npz"
     logits = np.log(PROBS).astype(np.float32)
     for ids in (None, ["a", "b", "c"], np.array(["a", "b", "c"], object)):
-        predictions.write_npz(path, logits, [0, -1, 1], ids)
-        got = predictions.read(path)
+        predictions.write(path, logits, [0, -1, 1], ids)
+        got = prediction_files.read(path)
         np.testing.assert_array_equal(got.logits, logits[[0, 2]])
         assert list(got.labels) == [0, 1] and got.dropped == 1
         assert list(got.ids) == ([0, 2] if ids is None else ["a", "c"])
@@ -165,7 +165,7 @@ def test_writes_what_it_reads(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "predictions.npz"
-    predictions.write_npz(path, np.log(PROBS), LABELS)
+    predictions.write(path, np.log(PROBS), LABELS)
     before = path.read_bytes()
 
     def full(self, data):
@@ -175,7 +175,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(epath.Path(path)), "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        predictions.write_npz(path, np.log(PROBS[:2]), LABELS[:2])
+        predictions.write(path, np.log(PROBS[:2]), LABELS[:2])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -187,17 +187,17 @@ def test_metrics_of_a_file(tmp_path, caplog):
         "label,prob_0,prob_1\n0,.9,.1\n-1,.9,.1\n1,.25,.75\n1,.5,.5\n",
     )
     with caplog.at_level(logging.WARNING):
-        got = predictions.metrics_of_file(path, bins=5)
+        got = prediction_files.metrics_of_file(path, bins=5)
     assert got == metrics.compute_all(PROBS, LABELS, 5)
     assert "1 rows without a label are left out" in caplog.text
     with pytest.raises(UserError, match="bins is 0; wanted at least 1"):
-        predictions.metrics_of_file(path, bins=0)
+        prediction_files.metrics_of_file(path, bins=0)
 
 
 def test_metrics_of_a_file_with_intervals(tmp_path):
     path = _npz(tmp_path, probs=PROBS, labels=LABELS)
-    plain = predictions.metrics_of_file(path)
-    got = predictions.metrics_of_file(path, replicas=5)
+    plain = prediction_files.metrics_of_file(path)
+    got = prediction_files.metrics_of_file(path, replicas=5)
     assert list(got) == list(plain)
     for name, value in got.items():
         if isinstance(value, dict):
@@ -206,21 +206,21 @@ def test_metrics_of_a_file_with_intervals(tmp_path):
             assert value == plain[name]
     assert isinstance(got["ece"], dict) and got["n"] == 3
     with pytest.raises(UserError, match="replicas is -1; wanted at least 2"):
-        predictions.metrics_of_file(path, replicas=-1)
+        prediction_files.metrics_of_file(path, replicas=-1)
 
 
 def test_shares_of_raters_are_read(tmp_path):
     soft = np.array([[0.5, 0.5], [0.25, 0.75], [9, 9]])
     labels = np.array([0, 1, -1])
     path = _npz(tmp_path, probs=PROBS, labels=labels, soft=soft)
-    np.testing.assert_array_equal(predictions.read(path).soft, soft[:2])
-    got = predictions.metrics_of_file(path)
+    np.testing.assert_array_equal(prediction_files.read(path).soft, soft[:2])
+    got = prediction_files.metrics_of_file(path)
     assert got["soft_tv"] == pytest.approx(0.4 / 2)
     path = _npz(tmp_path, logits=PROBS, labels=labels, soft=soft[:, :1])
     with pytest.raises(
         UserError, match=r"soft is float64\[3, 1\]; wanted numbers \[3, 2"
     ):
-        predictions.read(path)
+        prediction_files.read(path)
     path = _npz(tmp_path, probs=PROBS, labels=LABELS, soft=soft)
     with pytest.raises(UserError, match=r"row 2: soft \[9, 9\]; wanted a sum of 1"):
-        predictions.read(path)
+        prediction_files.read(path)

@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
 @pytest.mark.soak
 def test_a_person_types_a_sentence_and_sees_how_sure_it_is(runs, tmp_path):
     plain, pairs = runs
-    adapters = adapter_pool.open_all([plain, pairs], batch_sizes=(8,))
+    adapters = adapter_pool.open_pool([plain, pairs], batch_sizes=(8,))
     first = hypelora_jax.load(plain).predict(["ab cd <b>", "zz"])
     (both,) = hypelora_jax.load(pairs).predict([("zz", "ab")])
     with serving.running(adapters) as port, browser.page(tmp_path) as page:
@@ -74,7 +74,7 @@ def _no_text(page):
 
 @pytest.mark.soak
 def test_the_page_of_the_paths_is_drawn(runs, tmp_path):
-    adapters = adapter_pool.open_all([runs[0]], batch_sizes=(8,))
+    adapters = adapter_pool.open_pool([runs[0]], batch_sizes=(8,))
     with serving.running(adapters) as port, browser.page(tmp_path) as page:
         own = f"http://127.0.0.1:{port}/"
         page.go(f"{own}docs")

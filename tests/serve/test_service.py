@@ -24,7 +24,7 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
-def saved(path, by, task="binary", temperature=None):
+def run_of(path, by, task="binary", temperature=None):
     made = benches.bench(benches.settings("lora"), task, by)
     return str(benches.save(path, made, temperature))
 
@@ -33,15 +33,15 @@ def saved(path, by, task="binary", temperature=None):
 def workdirs(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs")
     return {
-        "plain": saved(path / "plain", 0.1, temperature=1.5),
-        "again": saved(path / "again", 0.2),
-        "pairs": saved(path / "pairs", 0.1, "three"),
+        "plain": run_of(path / "plain", 0.1, temperature=1.5),
+        "again": run_of(path / "again", 0.2),
+        "pairs": run_of(path / "pairs", 0.1, "three"),
     }
 
 
 @pytest.fixture(scope="module")
 def adapters(workdirs):
-    return adapter_pool.open_all(list(workdirs.values()), batch_sizes=(8,))
+    return adapter_pool.open_pool(list(workdirs.values()), batch_sizes=(8,))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def metrics(port):
     }
 
 
-def test_answers_are_those_of_predict_whoever_asks_beside(port, wanted):
+def test_concurrent_answers_equal_those_of_predict(port, wanted):
     """24 texts of 3 adapters, one by one from 24 clients, then as one list."""
     before = metrics(port)
     every = [q for name in wanted for q in questions(name)]
@@ -132,7 +132,7 @@ def test_the_first_adapter_answers_where_none_is_named(port, wanted):
 def test_one_backbone_and_no_program_for_a_further_adapter(
     workdirs, adapters, programs
 ):
-    plain, again, pairs = (adapters[name].run for name in workdirs)
+    plain, again, pairs = (adapters[name].fitted for name in workdirs)
     assert plain.forward.classify is again.forward.classify
     assert plain.forward.classify is not pairs.forward.classify  # another head
     one = jax.tree.leaves(plain.frozen["backbone"])

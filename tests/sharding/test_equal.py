@@ -7,8 +7,8 @@ import pytest
 import tiny
 from sharding.sharded import batch, host, mesh_of, ready, same, settings, train, whole
 
-from hypelora_jax import trees
-from hypelora_jax.plan import hlo
+from hypelora_jax import objectives, trees
+from hypelora_jax.plan import traffic
 from hypelora_jax.sharding.mesh import put_batch
 from hypelora_jax.train import scoring, session
 
@@ -63,7 +63,7 @@ def compiled(accumulate, sizes=(8, 1, 1)):
 @pytest.mark.soak  # in short: tests/plan/test_plan.py
 def test_what_crosses_data_is_the_gradient_of_factors_and_head():
     program, state = compiled(1)
-    moved = hlo.collective_bytes(program.as_text())  # loops count as often as they run
+    moved = traffic.collective_bytes(program.as_text())  # each loop iteration counts
     factors = 3 * 2 * 2 * (32 + 32)  # layers, modules, rank, both sides
     wanted = 4 * (factors + trees.count(state.params["head"]))
     assert moved.keys() == {"all-reduce"}
@@ -76,7 +76,7 @@ def test_what_crosses_data_is_the_gradient_of_factors_and_head():
 def test_fsdp_gathers_kernels_and_sums_no_hidden_states():
     (whole_weights, _), (cut, _) = compiled(1), compiled(1, (1, 8, 1))
     summed = [
-        hlo.collective_bytes(program.as_text())["all-reduce"]
+        traffic.collective_bytes(program.as_text())["all-reduce"]
         for program in (whole_weights, cut)
     ]
     assert summed[1] < 1.1 * summed[0], summed
@@ -119,7 +119,7 @@ def judged(sizes):
         6,  # 8 devices cannot cut this: evaluation makes it 8
     )
     params = host(trees.union(bench.trainable, bench.frozen))
-    return params, logits, scoring.judge(corpus.task, logits, data.label)
+    return params, logits, scoring.judge(objectives.of(corpus.task), logits, data.label)
 
 
 @pytest.mark.soak  # in short: tests/sharding/test_processes.py

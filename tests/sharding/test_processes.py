@@ -17,7 +17,8 @@ from etils import epath
 from hypelora_jax import cli
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.run import metric_log
+from hypelora_jax.run import metric_log, paths
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 from hypelora_jax.train.checkpoint import manifest, selection
 
@@ -59,7 +60,7 @@ def sealed_by_all(folder):
     assert steps and steps == selection.steps(folder)
     for step in steps:
         assert selection.fault(folder, step) is None
-        sums = manifest.unseal((folder / str(step) / manifest.NAME).read_bytes())
+        sums = manifest.unseal((folder / str(step) / paths.MANIFEST).read_bytes())
         for rank in (0, 1):
             assert any(f"ocdbt.process_{rank}/" in name for name in sums), sums.keys()
 
@@ -245,7 +246,7 @@ def test_one_process_agrees_with_itself(tmp_path):
 def test_a_store_that_cannot_append_gets_whole_files(tmp_path, monkeypatch):
     monkeypatch.setattr(metric_log, "appends", lambda workdir: False)
     path = tmp_path / "metrics.jsonl"
-    with metric_log.Journal(tmp_path, 0, 2, show=False) as rows:
+    with metric_log.MetricLog(Run(epath.Path(tmp_path)), 0, 2, show=False) as rows:
         rows.write({"step": 1, "split": "train"})
         assert process.rows(tmp_path) == []
         rows.flush()

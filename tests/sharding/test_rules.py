@@ -5,18 +5,19 @@ import pytest
 import tiny
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
+from tiny import encoder, head
 
+from hypelora_jax import families, trees
 from hypelora_jax import model as model_lib
-from hypelora_jax import trees
 from hypelora_jax.config.settings import OptimConfig
+from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.encoder import encoder
-from hypelora_jax.families.sequence_head import head
-from hypelora_jax.families.sizes import PRESETS
+from hypelora_jax.families.encoder.shardings import SHARDINGS
 from hypelora_jax.sharding import rules
 from hypelora_jax.train import optimizer
 from hypelora_jax.train.state import init_state, state_shardings
 
+TABLE = (*SHARDINGS, *rules.ADAPTER)
 PAPER = {"widths": (2048, 2048), "cond_dim": 128}
 BIG = {"width": 1024, "heads": 16, "depth": 2, "ff": 2048, "cond_dim": 128}
 
@@ -31,8 +32,8 @@ def shapes(method, preset="roberta_large", **sections):
     sections["hyper"] = hyper | sections.get("hyper", {})
     sections["lora"] = {"rank": 8, "targets": "all-linear"}
     settings = tiny.settings(method, **sections)
-    config = PRESETS[preset]
-    model = model_lib.build(settings, config, 2)
+    config = families.preset(preset)
+    model = model_lib.build(settings, config, unnamed(2))
 
     def draw(key):
         base = {
@@ -51,10 +52,10 @@ def test_roberta_large_on_256_chips(method, sizes):
     trainable, frozen = shapes(method)
     tx = optimizer.optimizer(OptimConfig(), 10)
     state = jax.eval_shape(lambda p: init_state(p, tx, jax.random.key(0)), trainable)
-    where = state_shardings(state, tx, mesh, "roberta")
+    where = state_shardings(state, tx, mesh, SHARDINGS)
     assert jax.tree.structure(where) == jax.tree.structure(state)
     params = trees.union(trainable, frozen)
-    of = trees.flatten(rules.shardings(params, mesh, "roberta"))
+    of = trees.flatten(rules.shardings(params, mesh, SHARDINGS))
     ways = sizes[1] * sizes[2]
     for path, x in trees.flatten(params).items():
         part = of[path].shard_shape(x.shape)  # raises where it does not divide
@@ -68,7 +69,7 @@ def test_moments_follow_their_parameter_and_the_rest_is_whole():
     trainable, _ = shapes("hyper_mlp")
     tx = optimizer.optimizer(OptimConfig(), 10)
     state = jax.eval_shape(lambda p: init_state(p, tx, jax.random.key(0)), trainable)
-    where = state_shardings(state, tx, abstract_mesh(4, 2, 2), "roberta")
+    where = state_shardings(state, tx, abstract_mesh(4, 2, 2), SHARDINGS)
     (adam,) = [s for s in where.opt_state if hasattr(s, "mu")]
     assert adam.mu == adam.nu == where.params
     assert adam.count.spec == where.step.spec == where.key.spec == P()
@@ -89,8 +90,8 @@ def test_factors_follow_the_kernel_they_adapt():
 
 def test_a_bias_of_each_slot_and_one_of_all_are_cut_alike():
     path = "hyper/out/32x32/a/bias"
-    assert rules.spec(path, 1, "roberta") == P("model")
-    assert rules.spec(path, 2, "roberta") == P(None, "model")
+    assert rules.spec(path, 1, SHARDINGS) == P("model")
+    assert rules.spec(path, 2, SHARDINGS) == P(None, "model")
 
 
 def test_errors_name_leaf_and_table():
@@ -103,7 +104,7 @@ def test_errors_name_leaf_and_table():
     trainable, frozen = shapes("lora", preset="tiny")
     params = trees.union(trainable, frozen)
     with pytest.raises(UserError, match=r"fsdp x model = 3.*32 of backbone.*table rob"):
-        rules.shardings(params, abstract_mesh(1, 3, 1), "roberta")
+        rules.shardings(params, abstract_mesh(1, 3, 1), SHARDINGS)
 
 
 def test_every_rule_of_every_table_is_used():
@@ -113,6 +114,8 @@ def test_every_rule_of_every_table_is_used():
         a = "fixed" if blend else "generated"
         for tree in shapes(method, "tiny", hyper={"a": a}, blend=blend):
             for path in trees.flatten(tree):
-                used |= {r for r, _ in rules.RULES["roberta"] if rules.hits(r, path)}
+                used |= {
+                    r for r, _ in (*SHARDINGS, *rules.ADAPTER) if rules.hits(r, path)
+                }
     used.add("loss/log_t")  # of a learned temperature
-    assert used == {rule for rule, _ in rules.RULES["roberta"]}
+    assert used == {rule for rule, _ in TABLE}

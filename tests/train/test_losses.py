@@ -8,12 +8,14 @@ import process
 import pytest
 import tiny
 from etils import epath
+from tiny import mean
 
 from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.config.settings import LossConfig, MeshConfig
 from hypelora_jax.keys import named_keys
 from hypelora_jax.objectives import training_loss
+from hypelora_jax.objectives.classification import class_loss
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import loop, optimizer, session
 from hypelora_jax.train.state import init_state
@@ -126,17 +128,15 @@ def test_a_step_has_the_temperature_of_its_number():
     state, batch = init_state(trainable, tx, jax.random.key(0)), tiny.batch()
     for t in (4.0, 3.0, 2.0, 1.0):
         params = jax.tree.map(jnp.copy, state.params)
-        logits = model.predictor.predict(params, frozen, batch, jnp.zeros(()))
-        wanted = training_loss.build(LossConfig(temperature=t), False)
-        wanted = training_loss.mean(
-            wanted.apply({}, logits, batch["label"]), batch["weight"]
-        )
+        logits = model.predict(params, frozen, batch, jnp.zeros(()))
+        wanted = class_loss(LossConfig(temperature=t))
+        wanted = mean(wanted.apply({}, logits, batch["label"]), batch["weight"])
         state, info = step(state, frozen, batch)
         np.testing.assert_allclose(info["loss"], wanted, rtol=1e-5)
 
 
 def test_an_annealed_loss_without_a_temperature_says_so():
-    loss = training_loss.build(LossConfig(anneal="linear"), False)
+    loss = class_loss(LossConfig(anneal="linear"))
     with pytest.raises(ValueError, match="wanted losses.at_temperature"):
         loss.apply({}, jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32))
 

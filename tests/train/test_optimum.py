@@ -18,6 +18,7 @@ from optimum import CLAIMS
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.families import sizes
 from hypelora_jax.objectives import training_loss
+from hypelora_jax.objectives.classification import class_loss
 from hypelora_jax.train import loop, scoring, session
 
 pytestmark = pytest.mark.soak
@@ -105,7 +106,7 @@ def test_training_reaches_the_optimum(encoder, tmp_path, name):
 
 def loss_of(config, p_NY, z_NY) -> np.ndarray:
     """Loss (N,) over labels drawn from p: these losses are linear in the label."""
-    loss = training_loss.build(config, regression=False)
+    loss = class_loss(config)
     with jax.enable_x64(True):
         return np.asarray(loss.apply({}, jax.numpy.asarray(z_NY), p_NY))
 

@@ -12,7 +12,8 @@ from etils import epath
 from hypelora_jax import cli
 from hypelora_jax.data.batches import train_iterator
 from hypelora_jax.run import records
-from hypelora_jax.run.metric_log import RATES
+from hypelora_jax.run.paths import Run
+from hypelora_jax.run.throughput import RATES
 from hypelora_jax.train import session
 from hypelora_jax.train.checkpoint import selection
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
@@ -31,7 +32,7 @@ def unbroken(tmp_path_factory):
 def final_state(workdir, steps, epochs):
     """All that the last checkpoint holds, as arrays; the data iterator's state."""
     workdir = epath.Path(workdir)
-    settings = records.settings_of(records.saved_record(workdir))
+    settings = records.settings_of(records.read_record(Run.open(workdir)))
     corpus = session.load_corpus(settings)
     bench = session.workbench(settings, corpus.task)
     plan = session.plan(bench, corpus)

@@ -119,12 +119,12 @@ def test_one_trace_per_bucket_and_none_more():
     traced = []
     apply = model.parts.head.apply
 
-    def counting(params, hidden_BTD, key=None):
+    def counting(params, hidden_BTD, batch, key=None):
         traced.append(hidden_BTD.shape)
-        return apply(params, hidden_BTD, key)
+        return apply(params, hidden_BTD, batch, key)
 
     parts = model.parts._replace(head=model.parts.head._replace(apply=counting))
-    counted = model._replace(parts=parts, predictor=model_lib.predictor(parts))
+    counted = model_lib.of_parts(parts)
     tx, step = stepper(config, counted)
     whole = replicated(one_device())  # as the loop places it
     state = jax.device_put(init_state(trainable, tx, jax.random.key(0)), whole)

@@ -9,7 +9,7 @@ from hypelora_jax import files
 from hypelora_jax.commands import flags
 
 if TYPE_CHECKING:
-    from hypelora_jax.report.tables import Table
+    from hypelora_jax.report.metric_tables import Table
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def run(workdir: str, method: str) -> None:
     from rich.console import Console
 
     from hypelora_jax.evaluate import recalibration
-    from hypelora_jax.report import tables
+    from hypelora_jax.report import metric_tables as tables
 
     files.keep_compiled()
     result = recalibration.calibrate(workdir, method)
@@ -35,7 +35,7 @@ def run(workdir: str, method: str) -> None:
 
 def table(result: dict[str, Any]) -> "Table":
     """Before and after with intervals, and the change with its p-value, a row each."""
-    from hypelora_jax.report.tables import Table, title_of
+    from hypelora_jax.report.metric_tables import Table, title_of
 
     rows = []
     for name, change in result["difference"].items():

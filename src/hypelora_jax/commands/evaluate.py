@@ -19,7 +19,7 @@ def run(workdir: str, split: str) -> None:
     from rich.console import Console
 
     from hypelora_jax.evaluate import evaluation
-    from hypelora_jax.report import tables
+    from hypelora_jax.report import metric_tables as tables
 
     files.keep_compiled()
     result = evaluation.evaluate(workdir, split)

@@ -26,7 +26,7 @@ def run(
             f"--level={level:g} is of intervals, and without replicas there are none; "
             "wanted --replicas=1000 beside it, or no --level"
         )
-    from hypelora_jax.run.predictions import metrics_of_file
+    from hypelora_jax.run.prediction_files import metrics_of_file
 
     if replicas:
         files.keep_compiled()

@@ -23,7 +23,7 @@ def run(config: Settings, topology: str) -> bool:
     from hypelora_jax.plan import changes, estimate_table
     from hypelora_jax.plan.estimate import estimate
     from hypelora_jax.plan.topology import topology as slice_of
-    from hypelora_jax.report import tables
+    from hypelora_jax.report import metric_tables as tables
 
     names.check(config)
     where = slice_of(topology)

@@ -22,7 +22,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add(
         "--format",
         default="",
-        choices=FORMATS,
+        choices=tuple(FORMATS),
         help="of stdin, stdout and files whose suffix does not say it; jsonl",
     )
     add(
@@ -54,7 +54,7 @@ def run(
     from hypelora_jax.inference import predictor, stream
 
     files.keep_compiled()
-    plan = stream.Plan(input, output, format, on_error == "skip", text, text_b)
-    stream.kinds(plan)  # says what is wrong before the model is loaded
+    rows = stream.Stream(input, output, format, on_error == "skip", text, text_b)
+    stream.formats(rows)  # report a wrong format before the model is loaded
     model = predictor.load(workdir, coverage, sets or "thr", by_class, abstain)
-    stream.run(model, plan)
+    stream.predict(model, rows)

@@ -20,8 +20,8 @@ def run(
     workdirs: list[str], output: str, split: str, replicas: int, formats: str
 ) -> None:
     """Write the report; several runs are compared with each other."""
-    from hypelora_jax.report import html
+    from hypelora_jax.report import html, series
 
     files.keep_compiled()
-    methods = html.load_all(workdirs)
-    html.write_report(methods, output, split, replicas, formats.split(","))
+    rows = series.load_all(workdirs)
+    html.write_report(rows, output, split, replicas, formats.split(","))

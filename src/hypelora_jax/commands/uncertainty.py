@@ -63,13 +63,14 @@ def derive(workdir: str, output: str, config: UncertaintyConfig) -> dict[str, An
       UserError: a kind that has to be trained, no such run, or data or weights other
         than it was trained on.
     """
-    from hypelora_jax.commands import single_run
+    from hypelora_jax.commands import closing
     from hypelora_jax.evaluate import derivation
-    from hypelora_jax.run import lock, records
+    from hypelora_jax.run import lock
+    from hypelora_jax.run.paths import Run
 
     derived = derivation.open_derivation(workdir, output, config)
-    path = records.open_workdir(output)
-    with lock.hold(path):
+    folder = Run.create(output)
+    with lock.hold(folder):
         if (finished := derivation.finished(derived)) is not None:
             return finished
-        return single_run.close(path, derivation.fill(derived))
+        return closing.close(folder, derivation.fill(derived))

@@ -11,6 +11,8 @@ from typing import Literal
 from hypelora_jax.config.ranges import at_least, check, loss_ranges, optim_ranges
 from hypelora_jax.errors import UserError
 
+Remat = Literal["none", "layer"]
+AMode = Literal["generated", "fixed", "random"]
 InitialA = Literal["lora", "reference"]
 Init = Literal["zero", "reference"]
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -27,7 +29,7 @@ class ModelConfig:
     path: str = "minilm"  # folder | hub name | minilm | random:PRESET
     revision: str = "main"  # of a hub name; the commit found is recorded
     dtype: Dtype = "float32"  # compute dtype; parameters stay float32
-    remat: Literal["none", "layer"] = "none"  # what the backward pass computes again
+    remat: Remat = "none"  # what the backward pass computes again
 
     def __post_init__(self):
         check("model", self)
@@ -37,8 +39,10 @@ class ModelConfig:
 class HyperConfig:
     """Hyper-network; used by the methods hyper_mlp and hyper_transformer."""
 
-    a: Literal["generated", "fixed", "random"] = "generated"
-    a_init: InitialA = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
+    a: AMode = "generated"
+    a_init: Remat = Literal["none", "layer"]
+AMode = Literal["generated", "fixed", "random"]
+InitialA = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
     a_input: bool = False  # A is part of the conditioning (METHOD A.1)
     init: Init = "zero"  # zero delta at step 0 | reference: torch's defaults
     widths: tuple[int, ...] = (256, 256)  # MLP: hidden widths, any number
@@ -239,6 +243,16 @@ class UncertaintyConfig:
     samples: int = 5  # K members; as Lakshminarayanan et al. 2017 use
     dropout: float | None = None  # mc_dropout: every rate; None: those of training
     link: Link = "mean_field"  # laplace: formula, or mc: `samples` networks drawn
+
+    @property
+    def seeds(self) -> int:
+        """Seeds trained side by side: K of a deep ensemble, else 1."""
+        return self.samples if self.kind == "deep_ensemble" else 1
+
+    @property
+    def conditions(self) -> int:
+        """Embeddings a slot of the hyper-network: K of a hyper-ensemble, else 1."""
+        return self.samples if self.kind == "hyper_ensemble" else 1
 
     def __post_init__(self):
         check("uncertainty", self)

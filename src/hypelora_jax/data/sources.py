@@ -24,7 +24,7 @@ __all__ = ["SOURCES", "Corpus", "Source", "Splits", "Table", "load", "prepare"]
 
 CacheDir = str | os.PathLike | None
 Read = tuple[Task, Splits]
-FIELD = "config.data.source"
+FIELD = "data.source"
 
 
 def load(config: DataConfig, seed: int, cache_dir: CacheDir = None) -> Corpus:

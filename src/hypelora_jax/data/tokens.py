@@ -8,7 +8,7 @@ for models with random weights.
 
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -30,6 +30,17 @@ _ROLES = {
     "bos_token": ("<s>",),
     "eos_token": ("</s>",),
 }
+
+
+class TokenRoles(NamedTuple):
+    """What a family asks of its tokenizer.
+
+    `segments` says whether tokens have segment types; `pairs` builds the processor
+    that puts special tokens around one text or two, from a vocabulary.
+    """
+
+    segments: bool
+    pairs: Callable[[dict[str, int]], processors.PostProcessor]
 
 
 class Encoded(NamedTuple):
@@ -57,22 +68,24 @@ class Tokenizer(NamedTuple):
     to_json: Callable[[], str]
 
 
-def tokenizer(folder: epath.PathLike | None, family: str, pad_id: int) -> Tokenizer:
+def tokenizer(
+    folder: epath.PathLike | None, roles: TokenRoles, pad_id: int
+) -> Tokenizer:
     """Tokenizer of a model folder; None is the byte tokenizer.
 
-    `family` is "roberta" (all segment types are 0) or "bert".
+    `roles` are those of the model's family.
 
     Raises:
       UserError: the folder holds no tokenizer, or one that cannot be read.
     """
     if folder is None:
-        inner, name = _bytes(family), "bytes"
+        inner, name = _bytes(roles), "bytes"
     else:
         inner, name = _from_folder(epath.Path(folder))
     inner.no_padding()  # a tokenizer.json may ask for it
 
     def encode(table: Table, max_length: int) -> Encoded:
-        return _encode(inner, table, max_length, typed=family != "roberta")
+        return _encode(inner, table, max_length, typed=roles.segments)
 
     def to_json() -> str:
         fields = json.loads(inner.to_str())
@@ -81,16 +94,18 @@ def tokenizer(folder: epath.PathLike | None, family: str, pad_id: int) -> Tokeni
     return Tokenizer(encode, name, pad_id, inner.get_vocab_size(), to_json)
 
 
-def hugging_face_files(own: Tokenizer, family: str, max_length: int) -> dict[str, str]:
+def hugging_face_files(
+    own: Tokenizer, roles: TokenRoles, max_length: int
+) -> dict[str, str]:
     """Files by name from which transformers loads the same tokenizer."""
     text = own.to_json()
     known = tokenizers.Tokenizer.from_str(text)
-    fields = {
+    fields: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    if family == "bert":
+    if roles.segments:
         fields["model_input_names"].insert(1, "token_type_ids")
     for role, names in _ROLES.items():
         if held := [n for n in names if known.token_to_id(n) is not None]:
@@ -102,7 +117,7 @@ def hugging_face_files(own: Tokenizer, family: str, max_length: int) -> dict[str
 def _encode(
     inner: tokenizers.Tokenizer, table: Table, max_length: int, typed: bool
 ) -> Encoded:
-    rows = table.text
+    rows: list[Any] = table.text
     if table.text_b is not None:
         rows = list(zip(table.text, table.text_b, strict=True))
     inner.enable_truncation(max_length, strategy="longest_first")
@@ -145,7 +160,7 @@ def _byte_bpe(folder: epath.Path) -> tokenizers.Tokenizer:
     merges = [tuple(x.split(" ")) for x in lines if x and not x.startswith("#version")]
     inner = tokenizers.Tokenizer(models.BPE(vocab, merges))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.post_processor = _roberta_pairs(vocab)
+    inner.post_processor = roberta_pairs(vocab)
     known = [s for s in SPECIALS if s in vocab]
     # The mask takes the space before it, as in Hugging Face's RoBERTa.
     inner.add_special_tokens(
@@ -154,7 +169,7 @@ def _byte_bpe(folder: epath.Path) -> tokenizers.Tokenizer:
     return inner
 
 
-def _roberta_pairs(vocab: dict[str, int]) -> processors.RobertaProcessing:
+def roberta_pairs(vocab: dict[str, int]) -> processors.RobertaProcessing:
     """<s> text </s>, or <s> text </s></s> second text </s>."""
     return processors.RobertaProcessing(
         ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=False
@@ -174,7 +189,12 @@ def _wordpiece(folder: epath.Path) -> tokenizers.Tokenizer:
     )
 
 
-def _bytes(family: str) -> tokenizers.Tokenizer:
+def bert_pairs(vocab: dict[str, int]) -> processors.BertProcessing:
+    """<s> text </s>, or <s> text </s> second text </s>, by BERT's rules."""
+    return processors.BertProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
+
+
+def _bytes(roles: TokenRoles) -> tokenizers.Tokenizer:
     """Every byte is a token: byte-level BPE without merges."""
     vocab = {name: i for i, name in enumerate(SPECIALS)}
     vocab |= {c: len(SPECIALS) + byte for byte, c in enumerate(_byte_letters())}
@@ -182,10 +202,7 @@ def _bytes(family: str) -> tokenizers.Tokenizer:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(
         add_prefix_space=False, use_regex=False
     )
-    if family == "roberta":
-        inner.post_processor = _roberta_pairs(vocab)
-    else:
-        inner.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 0))
+    inner.post_processor = roles.pairs(vocab)
     return inner
 
 

@@ -1,7 +1,6 @@
 """One way to ask a trained run for predictions, whatever they are averaged over."""
 
 import dataclasses
-import io
 import operator
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,21 +9,21 @@ import jax
 import numpy as np
 from etils import epath
 
-from hypelora_jax import files, model, trees
+from hypelora_jax import model, trees
 from hypelora_jax.calibration import pooling
 from hypelora_jax.config.settings import Settings, UncertaintyConfig
 from hypelora_jax.data.batches import Dataset
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import dropout, laplace
-from hypelora_jax.run import predictions
+from hypelora_jax.objectives.judging import has_label
+from hypelora_jax.run import npz
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.train.session import Workbench
 from hypelora_jax.types import Lora, Params
-
-FILE = "laplace.npz"
 
 
 class Answer(NamedTuple):
@@ -53,7 +52,7 @@ class Kind(NamedTuple):
     """A kind of uncertainty: how its members come about, and what they need."""
 
     trained: bool = False  # members are part of training
-    derived: bool = False  # can be had of any run that was trained without members
+    derived: bool = False  # any run that was trained without members can have it
     draws: Callable[..., dropout.Draws] | None = None  # of members drawn at prediction
     needs: tuple[tuple[str, str], ...] = ()  # (field, value) of the hyper-network
 
@@ -85,9 +84,9 @@ def answerer(run: Chosen, posterior: laplace.Posterior | None = None) -> Answere
     if kind == "laplace" and posterior is not None:
         return _of_posterior(run, posterior)
     draw = None
-    if build := choose(KINDS, kind, "config.uncertainty.kind").draws:
+    if build := choose(KINDS, kind, "uncertainty.kind").draws:
         config = run.bench.base.config
-        draw = build(settings, config, task.num_outputs, run.bench.mesh)
+        draw = build(settings, config, task, run.bench.mesh)
 
     kept: list[Adapters] = [{} for _ in range(samples if draw else 1)]
 
@@ -128,13 +127,15 @@ def check_kind(settings: Settings) -> None:
     if not needs:
         return
     got = {path: operator.attrgetter(path)(settings) for path, _ in needs}
-    if settings.method not in model.HYPER or got != dict(needs):
+    network = model.method(settings.method).network
+    if network is None or got != dict(needs):
         wanted = " and ".join(f"{path}={value}" for path, value in needs)
+        methods = [name for name, m in model.METHODS.items() if m.network is not None]
         found = [f"{path}={got[path]}" for path, value in needs if got[path] != value]
         found.append(f"method={settings.method}")
         raise UserError(
             f"config.uncertainty.kind={settings.uncertainty.kind} wants {wanted} and "
-            f"method={' or '.join(model.HYPER)}; got {', '.join(found)}"
+            f"method={' or '.join(methods)}; got {', '.join(found)}"
         )
 
 
@@ -150,7 +151,7 @@ def check(bench: Workbench, held_label_N: np.ndarray) -> None:
     """
     if bench.settings.uncertainty.kind != "laplace":
         return
-    if bench.task.kind == "regression":
+    if not bench.model.objective.probabilistic:
         raise UserError(
             "config.uncertainty.kind=laplace wants classes; the task is a regression, "
             "whose mean prediction it would not change: use mc_dropout or deep_ensemble"
@@ -158,7 +159,7 @@ def check(bench: Workbench, held_label_N: np.ndarray) -> None:
     last = trees.union(bench.trainable, bench.frozen)["head"]["out"]
     features, classes = last["kernel"].shape
     laplace.check_size(features + 1, classes)
-    if not scoring.labelled(held_label_N).any():
+    if not has_label(held_label_N).any():
         raise UserError(
             "config.uncertainty.kind=laplace chooses its prior precision on the "
             "calibration split, which has no labels; wanted labels there"
@@ -180,7 +181,7 @@ def fit_laplace(run: Chosen, train: Dataset, held: Dataset) -> laplace.Posterior
     """
     check(run.bench, held.label)
     mean_FY = _last_layer(run)
-    of, keep = features(run), scoring.labelled(held.label)
+    of, keep = features(run), has_label(held.label)
     t = scoring.train_temperature(run.trainable)
     phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
     link = run.bench.settings.uncertainty.link
@@ -211,7 +212,7 @@ def chosen_afterwards(bench: Workbench, config: UncertaintyConfig) -> Workbench:
       UserError: the run's kind or the new one is part of training.
     """
     for kind in (bench.settings.uncertainty.kind, config.kind):
-        if choose(KINDS, kind, "config.uncertainty.kind").trained:
+        if choose(KINDS, kind, "uncertainty.kind").trained:
             raise UserError(
                 f"uncertainty.kind={kind} is trained, not chosen afterwards; train a "
                 f"run with --config.uncertainty.kind={kind}"
@@ -234,9 +235,8 @@ def about(config: UncertaintyConfig, answer: Answer) -> dict:
 
 def save_posterior(workdir: epath.Path, state: laplace.Posterior, step: int) -> None:
     """DIR/laplace.npz, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, step=step, **state._asdict())
-    files.write_whole(workdir / FILE, buffer.getvalue())
+    arrays = {name: np.asarray(x) for name, x in state._asdict().items()}
+    npz.write(Run(workdir).posterior_file, {"step": np.asarray(step), **arrays})
 
 
 def load_posterior(workdir: epath.Path, step: int) -> laplace.Posterior:
@@ -245,13 +245,13 @@ def load_posterior(workdir: epath.Path, step: int) -> laplace.Posterior:
     Raises:
       UserError: none there, or that of another model.
     """
-    path = workdir / FILE
+    path = Run(workdir).posterior_file
     if not path.exists():
         raise UserError(
-            f"{workdir} holds no {FILE}; wanted a finished run of "
+            f"{workdir} holds no {path.name}; wanted a finished run of "
             "uncertainty.kind=laplace: run hypelora train with the same --workdir"
         )
-    held = predictions.arrays(path)
+    held = npz.read(path)
     fields = set(laplace.Posterior._fields)
     if not fields | {"step"} <= held.keys() or int(held["step"]) != step:
         raise UserError(

@@ -1,21 +1,23 @@
-"""What is fitted after training: a run's calibrator and its conformal sets, on disk.
+"""What is fitted on the calibration split: calibrators and conformal sets.
 
-DIR/calibrator.json holds the calibrator. The threshold of sets is computed from the
-saved predictions of the calibration split whenever it is needed.
+The threshold of sets is computed from the saved predictions of the split whenever it is
+needed.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
-from hypelora_jax import files
 from hypelora_jax.calibration import calibrators, conformal
 from hypelora_jax.calibration.conformal import Threshold
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
-from hypelora_jax.run import arrays_file as stored
+from hypelora_jax.objectives.judging import has_label
+from hypelora_jax.run import predictions
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train import scoring
+from hypelora_jax.types import Objective
 
 COVERAGE = 0.9  # of the sets that metrics.json tells of
 
@@ -36,43 +38,30 @@ class SetMaker(NamedTuple):
     by_class: bool = False
 
 
-def load(folder: epath.Path) -> Any | None:
-    """The calibrator of a run folder, None where there is none."""
-    return stored.calibrator(folder)
-
-
-def save(folder: epath.Path, state: Any) -> None:
-    """Write DIR/calibrator.json; without a state there is none afterwards."""
-    if state is None:
-        (folder / "calibrator.json").unlink(missing_ok=True)
-        return
-    files.write_whole(folder / "calibrator.json", calibrators.to_json(state) + "\n")
-
-
 def held(
     logits_NY: np.ndarray, label_N: np.ndarray, soft_NY: np.ndarray | None = None
 ) -> Held | None:
     """The examples that have a class as label; None without one, or for numbers."""
     if not np.issubdtype(label_N.dtype, np.integer) or logits_NY.shape[1] < 2:
         return None
-    keep = scoring.labelled(label_N)
+    keep = has_label(label_N)
     if not keep.any():
         return None
     soft_NY = None if soft_NY is None else soft_NY[keep]
     return Held(logits_NY[keep].astype(np.float64), label_N[keep], soft_NY)
 
 
-def saved(folder: epath.Path, split: str = "calibration") -> Held | None:
-    """Saved predictions of a split, None where there are none with labels."""
-    file = folder / "eval" / split / "predictions.npz"
+def examples(run: Run, split: str = "calibration") -> Held | None:
+    """The run's predictions of a split; None where there are none with labels."""
+    file = run.predictions_file(split)
     if not file.exists():
         return None
-    arrays = stored.arrays(file)
-    return held(arrays.logits, arrays.labels, arrays.soft)
+    found = predictions.read(file)
+    return held(found.logits, found.labels, found.soft)
 
 
 def judge(
-    task: Task,
+    objective: Objective,
     logits_NY: np.ndarray,
     label_N: np.ndarray,
     state: Any,
@@ -85,15 +74,14 @@ def judge(
     temperature t; `temperature` where the calibrator is one, and `calibrator`, its
     kind, where it is not. Both have the distances to `soft_NY`, if there are shares.
     """
-    keep = scoring.labelled(label_N)
-    probs_NY = calibrators.apply(state, logits_NY[keep].astype(np.float64))
-    kept_NY = None if soft_NY is None else soft_NY[keep]
-    out = scoring.judge_probs(task, probs_NY, label_N[keep], kept_NY)
+    judge = objective.judge
+    held = judge.update(judge.start(), logits_NY, label_N, soft_NY)
+    out = judge.result(held, partial(calibrators.apply, state))
     if isinstance(state, calibrators.Temperature):
         out["temperature"] = state.temperature
     else:
         out["calibrator"] = calibrators.kind(state)
-    raw = scoring.judge(task, logits_NY, label_N, t, soft_NY)
+    raw = scoring.judge(objective, logits_NY, label_N, t, soft_NY)
     return out | {"uncalibrated": raw | {"temperature": t}}
 
 
@@ -113,27 +101,25 @@ def about_sets(
     return {"conformal": summary}
 
 
-def threshold(
-    folder: epath.Path, task: Task, state: Any, wanted: SetMaker
-) -> Threshold:
+def threshold(run: Run, task: Task, state: Any, wanted: SetMaker) -> Threshold:
     """Threshold of the sets that were asked for, from the calibration split.
 
     Raises:
       UserError: a regression, no saved predictions of that split, or a coverage that
         is none.
     """
-    if task.kind == "regression":
+    if not task.labels:
         raise UserError(
             f"--coverage={wanted.coverage:g} asks for sets of classes, but this run "
             "predicts a number; leave the flag out"
         )
     if not 0 < wanted.coverage < 1:
         raise UserError(f"--coverage is {wanted.coverage:g}; wanted above 0, below 1")
-    calibration = saved(folder)
+    calibration = examples(run)
     if calibration is None:
         raise UserError(
-            f"{folder} has no predictions of the calibration split, which sets are "
-            f"calibrated on; run hypelora evaluate --workdir={folder} "
+            f"{run.path} has no predictions of the calibration split, which sets are "
+            f"calibrated on; run hypelora evaluate --workdir={run.path} "
             "--split=calibration first"
         )
     probs_NY = calibrators.cross_fitted(state, *calibration[:2])

@@ -3,24 +3,24 @@
 from typing import Any, NamedTuple
 
 from absl import logging
-from etils import epath
 
 from hypelora_jax import files
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation, summary
-from hypelora_jax.run import lock, records
+from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train import session
 from hypelora_jax.train.checkpoint import manifest
 
 
 class Derivation(NamedTuple):
-    """A trained run and the folder it is judged in anew."""
+    """A trained run, and the folder in which it is judged anew."""
 
-    source: epath.Path
+    source: Run
     record: dict[str, Any]  # of the source
-    target: epath.Path
-    run: evaluation.Fitted  # the source's model under the new kind
+    target: Run
+    fitted: evaluation.Fitted  # the source's model under the new kind
 
 
 def open_derivation(workdir: str, output: str, config: UncertaintyConfig) -> Derivation:
@@ -29,68 +29,67 @@ def open_derivation(workdir: str, output: str, config: UncertaintyConfig) -> Der
     Raises:
       UserError: a kind that has to be trained, or no such run.
     """
-    source, record = records.wanted_record(workdir)
-    run, target = evaluation.open_run(workdir), records.absolute(output)
-    run = evaluation.with_uncertainty(run, config, target)
-    return Derivation(source, record, target, run)
+    source, record = records.open_record(workdir)
+    trained, target = evaluation.open_run(workdir), Run.open(output)
+    fitted = evaluation.with_uncertainty(trained, config, target.path)
+    return Derivation(source, record, target, fitted)
 
 
-def fill(derived: Derivation) -> dict[str, Any]:
+def finished(derivation: Derivation) -> dict[str, Any] | None:
+    """The summary, if all is done already; None if there is something to do.
+
+    Raises:
+      UserError: the folder holds something else.
+    """
+    source, target = derivation.source, derivation.target
+    record = records.read_record(target)
+    if record is None:
+        files.check_empty(target.path, "--output", but=(target.lock_file.name,))
+        return None
+    records.check_same(target.path, derivation.fitted.bench.settings, record)
+    if (theirs := record.get("derived_from")) != str(source.path):
+        raise UserError(
+            f"{target.path} holds a run of {theirs or 'its own training'}, not of "
+            f"{source.path}; choose another --output"
+        )
+    if not target.summary_file.exists():
+        return None
+    logging.info("%s is finished; nothing to do", target.path)
+    return files.read_json(target.summary_file)
+
+
+def fill(derivation: Derivation) -> dict[str, Any]:
     """Write all of the folder but report and summary.json, whose content it returns.
 
     Raises:
       UserError: the data is not what the run was trained on.
     """
-    source, record, target, run = derived
-    settings = run.bench.settings
-    corpus = session.load_corpus(settings)
-    plan = session.plan(run.bench, corpus)
-    records.check_data(source, run.bench, plan, record)
-    config = records.as_dict(settings)
-    new = record | {"config": config, "derived_from": str(source)}
-    files.write_json(target / "config.json", new)
-    _copy(source, target, run.step)
-    return _times(source) | summary.summary_of(run, plan.datasets)
+    source, record, target, fitted = derivation
+    settings, bench = fitted.bench.settings, fitted.bench
+    plan = session.plan(bench, session.load_corpus(settings))
+    data = (bench.task, plan.edges, plan.total_steps)
+    records.check_data(source.path, *data, record)
+    new = {"config": records.as_dict(settings), "derived_from": str(source.path)}
+    files.write_json(target.config_file, record | new)
+    _copy(source, target, fitted.step)
+    return _times(source) | summary.summary_of(fitted, plan.datasets)
 
 
-def finished(derived: Derivation) -> dict[str, Any] | None:
-    """The summary, if all is done already; refuses a folder of something else."""
-    source, target = derived.source, derived.target
-    record = records.saved_record(target)
-    if record is None:
-        if any(path.name != lock.NAME for path in target.iterdir()):
-            raise UserError(
-                f"{target} is not empty; nothing there is overwritten: choose another "
-                "--output"
-            )
-        return None
-    records.check_same(target, derived.run.bench.settings, record)
-    if (theirs := record.get("derived_from")) != str(source):
-        raise UserError(
-            f"{target} holds a run of {theirs or 'its own training'}, not of {source}; "
-            "choose another --output"
-        )
-    if not (target / "summary.json").exists():
-        return None
-    logging.info("%s is finished; nothing to do", target)
-    return records.read_json(target / "summary.json")
-
-
-def _copy(source: epath.Path, target: epath.Path, step: int) -> None:
+def _copy(source: Run, target: Run, step: int) -> None:
     """The checkpoint of a step and the curve; a half copied checkpoint is replaced."""
-    if (target / "checkpoints").exists():
-        (target / "checkpoints").rmtree()
-    begin, end = (where / "checkpoints" / str(step) for where in (source, target))
+    if target.checkpoints.exists():
+        target.checkpoints.rmtree()
+    begin, end = (run.checkpoints / str(step) for run in (source, target))
     for name, path in manifest.files(begin):
         (end / name).parent.mkdir(parents=True, exist_ok=True)
         path.copy(end / name)
-    if (source / "metrics.jsonl").exists():
-        (source / "metrics.jsonl").copy(target / "metrics.jsonl", overwrite=True)
+    if source.metric_log.exists():
+        source.metric_log.copy(target.metric_log, overwrite=True)
 
 
-def _times(source: epath.Path) -> dict[str, Any]:
+def _times(source: Run) -> dict[str, Any]:
     """What the first run's summary says of its training; {} for an imported one."""
-    path = source / "summary.json"
-    held = records.read_json(path) if path.exists() else {}
+    path = source.summary_file
+    held = files.read_json(path) if path.exists() else {}
     names = ("epochs", "seconds", "train_seconds")
     return {name: held[name] for name in names if name in held}

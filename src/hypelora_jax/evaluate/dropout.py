@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.tasks import Task
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
@@ -25,9 +26,7 @@ from hypelora_jax.types import Key, Params
 Draws = Callable[[int], Forward]  # the k-th member's functions, for one pass of data
 
 
-def masks(
-    settings: Settings, config: EncoderConfig, num_outputs: int, mesh: Mesh
-) -> Draws:
+def masks(settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh) -> Draws:
     """Members of MC dropout: the model with `uncertainty.dropout` everywhere, drawn.
 
     A mask is drawn for each member and batch. The hyper-network's own dropout is drawn
@@ -40,31 +39,30 @@ def masks(
         settings = dataclasses.replace(settings, lora=lora, hyper=hyper)
         rates = ("hidden_dropout", "attention_dropout", "head_dropout")
         config = dataclasses.replace(config, **dict.fromkeys(rates, rate))
-    model = model_lib.build(settings, config, num_outputs)
+    model = model_lib.build(settings, config, task)
     of_a = settings.hyper.a == "random"
     return _draws(settings.seed, model, mesh, adapt=not of_a, rows=True)
 
 
 def random_a(
-    settings: Settings, config: EncoderConfig, num_outputs: int, mesh: Mesh
+    settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh
 ) -> Draws:
     """Members of random A: one draw of A each, and no dropout anywhere."""
     hyper = dataclasses.replace(settings.hyper, dropout=0.0)
     still = dataclasses.replace(settings, hyper=hyper)
-    model = model_lib.build(still, config, num_outputs)
+    model = model_lib.build(still, config, task)
     return _draws(settings.seed, model, mesh, adapt=True, rows=False)
 
 
 def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> Draws:
     """Members whose adapter, rows or both are drawn; compiled once for all of them."""
-    predictor = model.predictor
 
     def adapter(params: Params, alpha: jax.Array, key: Key):
-        lora = predictor.adapt(params, {}, alpha, key if adapt else None)
+        lora = model.adapt(params, {}, alpha, key if adapt else None)
         return rules.pin_factors(lora, mesh)
 
     def classify(params: Params, lora, batch, key: Key):
-        return predictor.classify(params, lora, batch, key if rows else None)
+        return model.classify(params, lora, batch, key if rows else None)
 
     adapter = jax.jit(adapter)
     classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))

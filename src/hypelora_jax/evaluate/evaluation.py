@@ -14,8 +14,10 @@ from hypelora_jax.data.batches import Dataset, dataset, warn_of_cuts
 from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import averaging, calibration_split
-from hypelora_jax.report import plots
+from hypelora_jax.report import reliability
+from hypelora_jax.run import calibrator as calibrator_file
 from hypelora_jax.run import predictions, records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 from hypelora_jax.sharding.mesh import fitting_mesh
 from hypelora_jax.train import ensembles, restored, scoring, session
@@ -48,7 +50,7 @@ def open_run(workdir: str) -> Fitted:
     Raises:
       UserError: no finished epoch there, or files that do not fit together.
     """
-    path, record = records.wanted_record(workdir)
+    (_, record), path = records.open_record(workdir), Run.open(workdir).path
     settings = records.settings_of(record)
     bench = session.workbench(
         settings,
@@ -56,7 +58,7 @@ def open_run(workdir: str) -> Fitted:
         record["model"]["revision"],
         fitting_mesh(settings.mesh),  # for the devices there are, not those of training
     )
-    records.check_weights(path, bench, record)
+    records.check_weights(path, bench.base, record)
     state, frozen, alpha, step = restored.chosen(bench, path, record["total_steps"])
     edges = tuple(record["buckets"])
     run = fitted(path, bench, state.params, frozen, alpha, step, edges)
@@ -77,7 +79,7 @@ def fitted(
 ) -> Fitted:
     """A model with the calibrator its folder holds, if any."""
     learned = float(ensembles.temperatures(bench.settings, trainable)[0])
-    calibrator = calibration_split.load(path) or calibrators.Temperature(learned)
+    calibrator = calibrator_file.read(Run(path)) or calibrators.Temperature(learned)
     forward = scoring.forward(bench.model, bench.mesh)
     plain = averaging.Chosen(bench, forward, trainable, frozen, alpha, edges)
     return Fitted(
@@ -159,7 +161,7 @@ def calibrated(
     The method "identity" takes the calibrator away: probabilities are as trained. A
     regression has no calibrator and comes back as it is.
     """
-    if run.bench.task.kind == "regression":
+    if not run.bench.model.objective.probabilistic:
         return run
     held = calibration_split.held(logits_NY, label_N)
     if held is None:  # no label: the temperature is 1
@@ -170,7 +172,7 @@ def calibrated(
     else:
         state = calibrators.build(method).fit(held.logits, held.labels)
     if processes.is_main():
-        calibration_split.save(run.workdir, None if identity else state)
+        calibrator_file.write(Run(run.workdir), None if identity else state)
     return run._replace(calibrator=state, held=held if len(held.labels) else None)
 
 
@@ -185,7 +187,7 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
       UserError: no such run or split.
     """
     run = open_run(workdir)
-    run = run._replace(held=calibration_split.saved(run.workdir))
+    run = run._replace(held=calibration_split.examples(Run(run.workdir)))
     corpus = session.load_corpus(run.bench.settings)
     table = corpus.splits[split]
     if corpus.task.labels != run.bench.task.labels:
@@ -205,9 +207,9 @@ def write_split(
 
     Of several processes the first writes the files.
     """
-    file, logits_NY = run.workdir / "eval" / split / "predictions.npz", answer.logits
+    file, logits_NY = Run(run.workdir).predictions_file(split), answer.logits
     if processes.is_main():
-        predictions.write_npz(
+        predictions.write(
             file, logits_NY, data.label, data.ids, answer.members, data.soft
         )
     out = {"split": split, "step": run.step}
@@ -224,27 +226,18 @@ def write_metrics(
     soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """`out` with the metrics of a split, written to metrics.json; and its diagram."""
-    task = run.bench.task
-    if task.kind == "regression":
-        out = out | scoring.judge(task, logits_NY, label_N)
+    objective = run.bench.model.objective
+    if not objective.probabilistic:
+        out = out | scoring.judge(objective, logits_NY, label_N)
     else:
         own = (run.calibrator, run.uncalibrated)
-        out = out | calibration_split.judge(task, logits_NY, label_N, *own, soft_NY)
+        out = out | calibration_split.judge(
+            objective, logits_NY, label_N, *own, soft_NY
+        )
         if split != "calibration":
             judged = calibration_split.held(logits_NY, label_N)
             out |= calibration_split.about_sets(run.held, judged, run.calibrator)
     if processes.is_main():
-        files.write_json(run.workdir / "eval" / split / "metrics.json", out)
-        _diagram(run, split, logits_NY, label_N)
+        files.write_json(Run(run.workdir).metrics_file(split), out)
+        reliability.write_diagram(Run(run.workdir), split)
     return out
-
-
-def _diagram(
-    run: Fitted, split: str, logits_NY: np.ndarray, label_N: np.ndarray
-) -> None:
-    """Reliability diagram as DIR/report/reliability_SPLIT.png, for classes."""
-    own = (run.calibrator, run.uncalibrated)
-    panel = plots.panel_of_split(run.workdir.name, logits_NY, label_N, *own)
-    if panel is not None:
-        path = run.workdir / "report" / f"reliability_{split}.png"
-        plots.save(plots.reliability([panel]), path)

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.calibration.metrics import bootstrap
+from hypelora_jax import files, objectives
+from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
-from hypelora_jax.run import arrays_file, records
+from hypelora_jax.run import predictions, records
+from hypelora_jax.run.paths import Run
 
 SHOWN = ("accuracy", "nll", "brier", "ece", "classwise_ece")
 
@@ -30,18 +31,18 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     Raises:
       UserError: no run, a regression, or no labels to fit on or to judge by.
     """
-    path, record = records.wanted_record(workdir)
-    if records.task_of(record).kind == "regression":
+    source, record = records.open_record(workdir)
+    if not objectives.of(records.task_of(record)).probabilistic:
         raise UserError(
             f"{workdir} predicts a number, which has no calibrator; wanted a run of "
             "classes"
         )
     for split in ("calibration", "validation"):
-        if calibration_split.saved(path, split) is None:
+        if calibration_split.examples(source, split) is None:
             evaluation.evaluate(workdir, split)
     run = evaluation.open_run(workdir)
     held, judged = (
-        calibration_split.saved(path, s) for s in ("calibration", "validation")
+        calibration_split.examples(source, s) for s in ("calibration", "validation")
     )
     if held is None or judged is None:
         raise UserError(
@@ -54,10 +55,10 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     was, now = map(calibrators.describe, states)
     probs = [calibrators.apply(state, judged.logits) for state in states]
     before, after = (_with_intervals(p, judged) for p in probs)
-    result = {"method": method, "was": was, "calibrator": now}
+    result: dict[str, Any] = {"method": method, "was": was, "calibrator": now}
     result |= {"before": before, "after": after}
     change = bootstrap.paired(
-        *probs[::-1], judged.labels, soft=judged.soft, names=_shown(judged)
+        probs[1], probs[0], judged.labels, soft=judged.soft, names=_shown(judged)
     )
     return result | {"difference": change}
 
@@ -69,16 +70,17 @@ def _shown(held: calibration_split.Held) -> tuple[str, ...]:
 
 def _refresh(run: evaluation.Fitted) -> None:
     """Every metrics.json again, from saved logits; what else they say is kept."""
-    for file in sorted((run.workdir / "eval").glob("*/predictions.npz")):
-        arrays = arrays_file.arrays(file)
-        old = file.parent / "metrics.json"
-        kept = records.read_json(old) if old.exists() else {"split": file.parent.name}
+    own = Run(run.workdir)
+    for split in own.predicted_splits():
+        found = predictions.read(own.predictions_file(split))
+        old = own.metrics_file(split)
+        kept = files.read_json(old) if old.exists() else {"split": split}
         for name in ("temperature", "calibrator", "conformal"):
             kept.pop(name, None)
         for name in metrics.SOFT:  # of predictions saved without shares: not kept
             kept.pop(name, None)
         evaluation.write_metrics(
-            run, file.parent.name, arrays.logits, arrays.labels, kept, arrays.soft
+            run, split, found.logits, found.labels, kept, found.soft
         )
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hypelora_jax import trees
+from hypelora_jax import model, trees
 from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.adapters.deltas import delta_norms, mean_cosine
 from hypelora_jax.data.batches import Dataset, take
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.sharding.mesh import replicated
@@ -25,7 +26,7 @@ def summary_of(run: evaluation.Fitted, datasets: dict[str, Dataset]) -> dict[str
     """
     run, judged = judge(run, datasets)
     settings = run.bench.settings
-    unit = "nll" if run.bench.task.kind == "classification" else "mse"
+    unit = run.bench.model.objective.unit
     losses = {s: m.get("uncalibrated", m).get(unit) for s, m in judged.items()}
     losses["train"] = _train_loss(run, datasets["train"], unit)
     one = ensembles.member(settings, run.trainable, run.frozen, 0)
@@ -64,7 +65,8 @@ def _train_loss(run: evaluation.Fitted, train: Dataset, unit: str) -> float:
     """NLL or squared error on the first examples of train, uncalibrated."""
     part = take(train, np.arange(min(TRAIN_SAMPLE, len(train.ids))))
     logits_NY = evaluation.logits_of(run, part)
-    judged = scoring.judge(run.bench.task, logits_NY, part.label, run.uncalibrated)
+    objective = run.bench.model.objective
+    judged = scoring.judge(objective, logits_NY, part.label, run.uncalibrated)
     return judged[unit]
 
 
@@ -79,15 +81,15 @@ def deltas(
     parts = bench.model.parts
     if not parts.hyper_sites and not parts.lora_sites:
         return {}
-    if bench.settings.condition.source == "given" and parts.hyper is not None:
+    if parts.cond is not None and parts.cond.reads:
         return {}
     all_sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
 
     def measure(params: Params, alpha: jax.Array) -> tuple[list, jax.Array]:
-        compact = bench.model.predictor.compact(params, {}, alpha)
+        compact = model.compact(parts, params, {}, alpha)
         folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
         placed = lora_lib.place(compact, parts.num_layers)
-        return [lora_lib.delta_norms(f) for f in folded], lora_lib.mean_cosine(placed)
+        return [delta_norms(f) for f in folded], mean_cosine(placed)
 
     # whole on every device, so that each of several processes can read them
     measure = jax.jit(measure, out_shardings=replicated(bench.mesh))

@@ -1,14 +1,13 @@
 """What an exported folder says of itself: hypelora.json, and the model card."""
 
-import json
-
 from etils import epath
 
-from hypelora_jax import files as files_lib
+from hypelora_jax import files
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.evaluate.evaluation import Fitted
 from hypelora_jax.report import model_card as cards
 from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 
 RECORD = "hypelora.json"  # what `import` reads to make a whole run again
 
@@ -23,16 +22,16 @@ def temperature_of(run: Fitted) -> tuple[float | None, str]:
         return 1.0, ""
     if not isinstance(state, calibrators.Temperature):
         return None, calibrators.kind(state)
-    fitted = (run.workdir / "calibrator.json").exists() or state.temperature != 1
+    fitted = Run(run.workdir).calibrator_file.exists() or state.temperature != 1
     return state.temperature, "temperature" if fitted else ""
 
 
 def write_record(part: epath.Path, run: Fitted, kind: str, calibrated: bool) -> None:
     """Config, task and calibrator of the run, as RECORD."""
-    record = records.saved_record(run.workdir)
-    file, fitted = run.workdir / "calibrator.json", None
+    _, record = records.open_record(str(run.workdir))
+    file, fitted = Run(run.workdir).calibrator_file, None
     if file.exists() and not calibrated:
-        fitted = json.loads(file.read_text())
+        fitted = files.read_json(file)
     elif not calibrated and run.uncalibrated != 1:
         fitted = {"kind": "temperature", "temperature": run.uncalibrated}
     note = {
@@ -43,7 +42,7 @@ def write_record(part: epath.Path, run: Fitted, kind: str, calibrated: bool) -> 
         "alpha": float(run.alpha),
         **{n: record[n] for n in ("config", "task", "model", "versions")},
     }
-    files_lib.write_json(part / RECORD, note)
+    files.write_json(part / RECORD, note)
 
 
 def write_card(
@@ -52,12 +51,12 @@ def write_card(
     """README.md, and the reliability diagram of the run if there is one."""
     bench, held = run.bench, {}
     averaged = bench.settings.uncertainty.kind != "none"  # not what is exported
-    files = [] if averaged else (run.workdir / "eval").glob("*/metrics.json")
-    for file in sorted(files):
-        metrics = records.read_json(file)
+    own = Run(run.workdir)
+    for split in [] if averaged else sorted(own.evaluated_splits()):
+        metrics = files.read_json(own.metrics_file(split))
         if metrics.get("step") == run.step and "n" in metrics:
-            held[file.parent.name] = metrics
-    diagram = run.workdir / "report" / "reliability_validation.png"
+            held[split] = metrics
+    diagram = own.diagram_file("validation")
     if has := "validation" in held and diagram.exists():
         (part / cards.DIAGRAM).write_bytes(diagram.read_bytes())
     divisor, fitted = temperature_of(run)
@@ -81,4 +80,4 @@ def write_card(
             has_diagram=has,
         )
     )
-    files_lib.write_whole(part / "README.md", text)
+    files.write_whole(part / "README.md", text)

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from hypelora_jax import families, model, trees
 from hypelora_jax import files as files_lib
-from hypelora_jax import trees
 from hypelora_jax.adapters import lora
-from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.data.tokens import hugging_face_files
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.evaluate.evaluation import Fitted
 from hypelora_jax.exchange import export_record
 from hypelora_jax.interop import huggingface, peft
-from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train import ensembles
 from hypelora_jax.types import MODULES, Lora, Params
 
@@ -61,10 +61,11 @@ def export(
     """
     if kind not in FORMATS:
         raise UserError(f"format is {kind!r}; wanted one of {', '.join(FORMATS)}")
-    target = _free(output)
-    path = records.absolute(workdir)
-    seeds = {} if (path / "config.json").exists() else _seeds(path)
-    jobs = _chosen(seeds, only) if seeds else {"": str(path)}
+    target = files_lib.absolute(output)
+    files_lib.check_empty(target, "--output", output)
+    path = Run.open(workdir)
+    seeds = {} if path.config_file.exists() else _seeds(path)
+    jobs = _chosen(seeds, only) if seeds else {"": str(path.path)}
     written = []
     for name, one in jobs.items():
         run = evaluation.open_run(one)
@@ -81,23 +82,8 @@ def export(
     return written
 
 
-def _free(output: str) -> epath.Path:
-    """The output folder as a path; refused where something is in it."""
-    path = records.absolute(output)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{output} is a file; wanted a folder that is not there yet")
-    if path.exists() and any(path.iterdir()):
-        raise UserError(
-            f"{output} is not empty; nothing there is overwritten: choose another "
-            "--output, or empty it yourself"
-        )
-    return path
-
-
-def _seeds(path: epath.Path) -> dict[str, str]:
-    found = [p for p in path.glob("seed_*") if (p / "config.json").exists()]
-    found.sort(key=lambda p: (len(p.name), p.name))
-    return {p.name: str(p) for p in found}
+def _seeds(path: Run) -> dict[str, str]:
+    return {r.name: str(r.path) for r in path.seeds() if r.config_file.exists()}
 
 
 def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
@@ -128,9 +114,9 @@ def _conditions(run: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
     """Compact factors of each condition, by name; one condition has the name ""."""
     parts = run.bench.model.parts
     if parts.hyper is None:
-        return {"": run.bench.model.predictor.compact(params, {}, run.alpha)}
+        return {"": model.compact(parts, params, {}, run.alpha)}
     given = {} if cond is None else {"cond": jnp.asarray(cond)}
-    conds = parts.cond.apply(params.get("cond", {}), given)
+    conds = parts.cond.apply(params.get("cond", {}), given).vectors
     write = jax.jit(lambda hyper, c: parts.hyper.apply(hyper, c, run.alpha, None))
     static = [(parts.lora_sites, params["lora"])] if parts.lora_sites else []
 
@@ -147,7 +133,7 @@ def _head(run: Fitted, params: Params, calibrated: bool) -> Params:
     head = jax.tree.map(np.asarray, params["head"])
     if not calibrated:
         return head
-    if run.bench.task.kind == "regression":
+    if not run.bench.model.objective.probabilistic:
         raise UserError("--calibrated wants a classification; this run is a regression")
     divisor, kind = export_record.temperature_of(run)
     if (averages := run.bench.settings.uncertainty.kind) != "none":
@@ -213,7 +199,7 @@ def _write(
             )
         where = base.name
         if base.folder is None:  # random weights: peft needs them in a folder
-            huggingface.save_folder(
+            huggingface.save_model(
                 part / "base", base.config, {"backbone": params["backbone"]}
             )
             where = f"{name}/base"
@@ -224,7 +210,7 @@ def _write(
         )
         peft.write(part, fields, tensors)
     length = bench.settings.data.max_length
-    files = hugging_face_files(bench.tokenizer, base.config.family, length)
+    files = hugging_face_files(bench.tokenizer, families.of(base.config).tokens, length)
     for where in (part, part / "base"):
         for file, text in files.items() if where.exists() else ():
             files_lib.write_whole(where / file, text)
@@ -249,4 +235,4 @@ def _merged(part: epath.Path, run: Fitted, compact: Compact, params: Params) -> 
     backbone = jax.jit(lora.merge)(params["backbone"], placed)
     tree = {"backbone": backbone, "head": params["head"]}
     labels = bench.task.labels or None
-    huggingface.save_folder(part, bench.base.config, tree, labels=labels)
+    huggingface.save_model(part, bench.base.config, tree, labels=labels)

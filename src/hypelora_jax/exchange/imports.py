@@ -9,21 +9,20 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import files, model, trees
+from hypelora_jax import families, files, model, trees
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
 from hypelora_jax.data.tables import Corpus
-from hypelora_jax.data.tasks import Task
+from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.evaluate import calibration_split
 from hypelora_jax.exchange.export_record import RECORD
-from hypelora_jax.families.sizes import max_tokens
 from hypelora_jax.interop import adapter, peft, reference_state
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop.huggingface import read_tensors
-from hypelora_jax.interop.names import HF_HEAD
-from hypelora_jax.run import records
+from hypelora_jax.interop.tensor_paths import head_names
+from hypelora_jax.run import calibrator, records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.train import loop, session
 from hypelora_jax.train.session import Plan, Workbench
@@ -63,23 +62,21 @@ def import_adapter(
     Raises:
       UserError: no plain LoRA adapter, or one that does not fit the base or the data.
     """
-    path = records.open_workdir(workdir)
-    if any(path.iterdir()):
-        raise UserError(
-            f"{workdir} is not empty; nothing there is overwritten: choose another "
-            "--workdir"
-        )
+    path = Run.create(workdir).path
+    files.check_empty(path, "--workdir", workdir)
     source = _source(epath.Path(adapter_dir).expanduser(), model)
     wanted = _begun(source, config)
     corpus = _corpus(wanted, asked=config is not None)
-    if reference_state.is_saved(source.tensors):
+    if reference_state.is_reference(source.tensors):
         settings, own = _of_reference(source, wanted, config, factors)
     else:
         settings, own = _of_lora(source, wanted)
     task = _task(source, corpus)
     bench = _with(session.workbench(settings, task, _revision(source)), own)
     plan = _plan(bench, corpus)
-    files.write_json(path / "config.json", records.record(bench, plan))
+    about = (bench.settings, bench.task, bench.base, bench.mesh, plan.edges)
+    record = records.record(*about, plan.total_steps)
+    files.write_json(Run(path).config_file, record)
     loop.begin(bench, plan, path)
     _calibrator(source, path)
     logging.info("imported %s into %s: step 0 of a run", adapter_dir, workdir)
@@ -88,7 +85,7 @@ def import_adapter(
 
 def _source(path: epath.Path, model: str) -> Source:
     fields, tensors = peft.read(path)
-    note = records.read_json(path / RECORD) if (path / RECORD).exists() else None
+    note = files.read_json(path / RECORD) if (path / RECORD).exists() else None
     name = model or fields.get("base_model_name_or_path") or ""
     if not name:
         raise UserError(f"{path} names no base model; wanted --model=PATH")
@@ -107,7 +104,10 @@ def _begun(source: Source, config: Settings | None) -> Settings:
     if own is None and source.note is not None:
         own = settings_lib.from_dict(source.note["config"])
     if own is None:
-        longest = min(DataConfig().max_length, max_tokens(source.base.config))
+        longest = min(
+            DataConfig().max_length,
+            families.of(source.base.config).max_tokens(source.base.config),
+        )
         own = Settings(data=DataConfig(source="files", max_length=longest))
     path = source.base.name
     path = "minilm" if path == bases.MINILM and not source.base.revision else path
@@ -150,7 +150,7 @@ def _of_reference(
     """Settings and parts of the tree of the reference's saved hyper-network."""
     adapter.check_kind(source.fields)
     base, fields = source.base.config, source.fields
-    state = reference_state.sort(source.tensors, base.family)
+    state = reference_state.sort(source.tensors, families.of(base))
     hyper = config.hyper if config else HyperConfig(a="fixed")
     a = "random" if config and hyper.a == "random" else "fixed"
     rank = int(fields["r"])
@@ -183,10 +183,8 @@ def _of_reference(
     settings = dataclasses.replace(
         wanted, method=method, hyper=hyper, blend=blend, lora=lora
     )
-    sites = model.build(settings, base, 2).parts.hyper_sites
-    own |= reference_state.params_of(
-        state, method, hyper, blend, sites, rank, _beside(factors)
-    )
+    sites = model.build(settings, base, unnamed(2)).parts.hyper_sites
+    own |= reference_state.params_of(state, hyper, blend, sites, rank, _beside(factors))
     return settings, own
 
 
@@ -196,7 +194,7 @@ def _beside(factors: str) -> dict[str, np.ndarray]:
     try:
         with epath.Path(factors).expanduser().open("rb") as file:
             with np.load(file, allow_pickle=False) as held:
-                return {n: held[n] for n in reference_state.BESIDE if n in held.files}
+                return {n: held[n] for n in reference_state.FACTORS if n in held.files}
     except (OSError, ValueError) as e:
         raise UserError(f"{factors} cannot be read ({e}); wanted an .npz file") from e
 
@@ -214,16 +212,13 @@ def _task(source: Source, corpus: Corpus | None) -> Task:
         return corpus.task
     if source.note is not None:
         return records.task_of(source.note)
-    if outputs == 1:
-        return Task("imported", "regression", (), ("pearson", "spearman"), False)
-    labels = tuple(f"LABEL_{i}" for i in range(outputs))
-    return Task("imported", "classification", labels, ("accuracy",), False)
+    return unnamed(outputs, "imported")
 
 
 def _outputs(source: Source) -> int:
     """Number of outputs of the adapter's head, else of the base model's."""
     config, base = source.base.config, source.base
-    name = f"{HF_HEAD[config.family]['out']}.weight"  # never under the prefix
+    name = f"{head_names(config)['out']}.weight"  # never under the prefix
     held = source.tensors
     if name not in held and base.folder is not None:
         held = read_tensors(base.folder)
@@ -252,7 +247,9 @@ def _with(bench: Workbench, own: Params) -> Workbench:
         kernel = np.asarray(flat[f"head/{part}/kernel"], np.float64)
         flat[f"head/{part}/kernel"] = (kernel + delta).astype(np.float32)
     params = trees.unflatten(flat)
-    where = rules.shardings(params, bench.mesh, bench.base.config.family)
+    where = rules.shardings(
+        params, bench.mesh, families.of(bench.base.config).shardings
+    )
     params = rules.place(params, where)
     trainable, frozen = model.split(bench.settings, params)
     return bench._replace(trainable=trainable, frozen=frozen)
@@ -270,4 +267,4 @@ def _calibrator(source: Source, path: epath.Path) -> None:
     """The calibrator that our export noted; none of what was divided already."""
     fitted = source.note["calibrator"] if source.note else None
     if fitted:
-        calibration_split.save(path, calibrators.from_json(json.dumps(fitted)))
+        calibrator.write(Run(path), calibrators.from_json(json.dumps(fitted)))

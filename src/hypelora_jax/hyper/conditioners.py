@@ -1,44 +1,65 @@
-"""Conditioning vectors: what tells the hyper-network which site it writes for."""
+"""Conditioning vectors: what tells the hyper-network which site it writes for.
+
+A site is described by a vector of its own (`hyper.cond`): a learned embedding, or a
+unit vector. The conditioner `none` gives these descriptions alone; `given` takes the
+vectors from the batch in their place.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from hypelora_jax.config.settings import Settings
 from hypelora_jax.errors import UserError, choose
-from hypelora_jax.types import Batch, Conditioner, Key, Params
+from hypelora_jax.types import Batch, Conditioner, Conditions, Key, Params
 
 
 def learned(slots: int, width: int, members: int = 1) -> Conditioner:
     """One learned embedding a slot, drawn from N(0, 1) as in the reference (A.1).
 
-    With several members each has embeddings of its own: cond_KSC in the place of
-    cond_SC, K members.
+    With several members each has embeddings of its own, (K, S, C), and
+    `batch["member"]`, int32 (B,), says which member's each row takes.
     """
     shape = (slots, width) if members == 1 else (members, slots, width)
 
     def init(key: Key) -> Params:
         return {"embedding": jax.random.normal(key, shape)}
 
-    def apply(params: Params, batch: Batch) -> jax.Array:
-        del batch
-        return params["embedding"]
+    def apply(params: Params, batch: Batch) -> Conditions:
+        return Conditions(params["embedding"], batch.get("member"))
 
-    return Conditioner(init, apply)
+    return Conditioner(init, apply, {}, width)
 
 
-def onehot(slots: int) -> Conditioner:
-    """The S unit vectors of width S; nothing to learn."""
+def onehot(slots: int, width: int, members: int = 1) -> Conditioner:
+    """The S unit vectors of width S; there is nothing to learn."""
+    del width, members
 
-    def apply(params: Params, batch: Batch) -> jax.Array:
+    def apply(params: Params, batch: Batch) -> Conditions:
         del params, batch
-        return jnp.eye(slots)
+        return Conditions(jnp.eye(slots))
 
-    return Conditioner(lambda key: {}, apply)
+    return Conditioner(lambda key: {}, apply, {}, slots)
 
 
-def given(slots: int, width: int) -> Conditioner:
+SITES: dict[str, Callable[[int, int, int], Conditioner]] = {
+    "learned": learned,
+    "onehot": onehot,
+}
+
+
+def none(settings: Settings, slots: int) -> Conditioner:
+    """The descriptions of the sites, and no other condition."""
+    describe = choose(SITES, settings.hyper.cond, "hyper.cond")
+    return describe(slots, settings.hyper.cond_dim, settings.uncertainty.conditions)
+
+
+def given(settings: Settings, slots: int) -> Conditioner:
     """What the caller passes as `batch["cond"]`: (S, C), or (B, S, C) per example."""
+    width = settings.hyper.cond_dim
 
-    def apply(params: Params, batch: Batch) -> jax.Array:
+    def apply(params: Params, batch: Batch) -> Conditions:
         del params
         if "cond" not in batch:
             raise UserError(
@@ -52,27 +73,6 @@ def given(slots: int, width: int) -> Conditioner:
                 f"batch['cond'] has shape {cond.shape}; wanted ({slots}, {width}) or "
                 f"(B, {slots}, {width})"
             )
-        return cond
+        return Conditions(cond)
 
-    return Conditioner(lambda key: {}, apply)
-
-
-SITES = {  # hyper.cond: what a site is described by
-    "learned": learned,
-    "onehot": lambda slots, width, members: onehot(slots),
-}
-SOURCES = {"none": None, "given": given}  # condition.source
-
-
-def conditioner(
-    kind: str, slots: int, width: int, members: int = 1, source: str = "none"
-) -> Conditioner:
-    """Conditioner of a source of conditions, else of a kind of sites."""
-    if (of_source := choose(SOURCES, source, "config.condition.source")) is not None:
-        return of_source(slots, width)
-    return choose(SITES, kind, "config.hyper.cond")(slots, width, members)
-
-
-def cond_width(kind: str, slots: int, width: int, source: str = "none") -> int:
-    """C: width of the vectors a conditioner gives."""
-    return slots if kind == "onehot" and source == "none" else width
+    return Conditioner(lambda key: {}, apply, {"cond": (slots, width)}, width)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax.adapters.lora import Sites, draw_a
+from hypelora_jax.adapters.lora import draw_a
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.keys import named_key
 from hypelora_jax.types import Key, Lora, Params
@@ -195,7 +196,9 @@ def init_blend(key: Key, sites: Sites, rank: int, config: BlendConfig) -> Params
     return out
 
 
-def blend(mode: str, made: jax.Array, start: jax.Array, alpha: jax.Array) -> jax.Array:
+def blend(
+    mode: str, made: jax.Array, start: jax.Array, alpha: jax.Array | float
+) -> jax.Array:
     """Generated and initial factor blended (METHOD A.6).
 
     add: (1 - alpha) made + alpha start; multiply: made * start.
@@ -205,7 +208,9 @@ def blend(mode: str, made: jax.Array, start: jax.Array, alpha: jax.Array) -> jax
     return (1 - alpha) * made + alpha * start
 
 
-def blend_all(lora: Lora, init: Params, alpha: jax.Array, config: BlendConfig) -> Lora:
+def blend_all(
+    lora: Lora, init: Params, alpha: jax.Array | float, config: BlendConfig
+) -> Lora:
     """Each factor of each module blended by its mode."""
     modes = {"a": config.a, "b": config.b}
     return {

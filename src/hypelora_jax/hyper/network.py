@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.hyper import factors
@@ -44,7 +44,7 @@ def input_width(config: HyperConfig, sites: Sites, rank: int, cond_width: int) -
     return cond_width + next(iter(sites.values())).d_in * rank
 
 
-def assemble(
+def of_trunk(
     trunk: Trunk,
     config: HyperConfig,
     blending: BlendConfig,
@@ -83,10 +83,13 @@ def assemble(
         return params.get("a")
 
     def apply(
-        params: Params, cond_SC: jax.Array, alpha: jax.Array, key: Key | None = None
+        params: Params,
+        cond_SC: jax.Array,
+        alpha: jax.Array | float,
+        key: Key | None = None,
     ) -> Lora:
         a = frozen_a(params, key)
-        if config.a_input:
+        if config.a_input and a is not None:  # generated A is refused as input
             # by name: jit and checkpoints sort the keys of a dict, slots are canonical
             flat = [a[m].reshape(a[m].shape[0], -1) for m in sites]
             cond_SC = jnp.concatenate([cond_SC, jnp.concatenate(flat)], axis=-1)

@@ -1,8 +1,8 @@
 """Hugging Face checkpoints: import and export of the parameter tree.
 
 Strict both ways: an unknown, missing, duplicate or mis-shaped tensor is an error that
-names it. What may be extra or absent stands in `names.EXTRA` and `from_hf`, and is
-logged.
+names it. The family says which tensors may be extra (`names.ignored`), `from_hf` which
+may be absent; both are logged.
 """
 
 import re
@@ -13,34 +13,25 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from hypelora_jax import families
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
-from hypelora_jax.interop.names import (
-    EXTRA,
-    HF_HEAD,
-    HF_MODULES,
-    PREFIX,
-    Entry,
-    names,
-    shapes,
-)
+from hypelora_jax.interop.tensor_paths import Entry, head_names, names, shapes
 from hypelora_jax.interop.tensors import (
     load_config,
     make_config,
     read_tensors,
-    write_folder,
+    write_model,
 )
 from hypelora_jax.trees import flatten, unflatten
 from hypelora_jax.types import Params
 
 __all__ = [
-    "HF_MODULES",
-    "PREFIX",
     "Report",
     "from_hf",
     "load_config",
     "read_tensors",
-    "save_folder",
+    "save_model",
     "to_hf",
 ]
 
@@ -56,7 +47,8 @@ def _sorted_in(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, str], list[str]]:
     """Name in the file of each known full name, and the names to ignore."""
-    known, prefix = names(config), PREFIX[config.family]
+    own = families.of(config).names
+    known, prefix = names(config), own.prefix
     source: dict[str, str] = {}
     ignored = []
     for name in tensors:
@@ -64,7 +56,7 @@ def _sorted_in(
         plain = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", plain)
         full = next((n for n in (plain, prefix + plain) if n in known), None)
         if full is None:
-            if not re.fullmatch(EXTRA[config.family], plain.removeprefix(prefix)):
+            if not re.fullmatch(own.ignored, plain.removeprefix(prefix)):
                 raise UserError(
                     f"unknown tensor {name!r} for a {config.family} model; wanted only"
                     " tensors of its encoder and sequence head: remove it from the file"
@@ -84,13 +76,13 @@ def _fresh(
     config: EncoderConfig, source: dict, tensors: Mapping, num_outputs: int
 ) -> list[str]:
     """Parts of the head that the file does not give; drops `source`'s misfit output."""
-    head = HF_HEAD[config.family]
+    head = head_names(config)
     fresh = [
         f"head/{part}"
         for part, name in head.items()
         if f"{name}.weight" not in source and f"{name}.bias" not in source
     ]
-    if config.family == "roberta" and fresh == ["head/dense"]:
+    if fresh == ["head/dense"] and len(_modules(head)) == 1:
         fresh = []  # one module in the file: half of it is a damaged file
     weight, bias = f"{head['out']}.weight", f"{head['out']}.bias"
     if weight in source and bias in source:
@@ -103,6 +95,11 @@ def _fresh(
                 del source[weight], source[bias]
                 fresh.append("head/out")
     return fresh
+
+
+def _modules(head: Mapping[str, str]) -> set[str]:
+    """The modules that a head's layers are, or are parts of, such as `classifier`."""
+    return {name.split(".")[0] for name in head.values()}
 
 
 def _take(name: str, x: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
@@ -125,23 +122,50 @@ def _take(name: str, x: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> np.
 
 
 def from_hf(
-    config: EncoderConfig, tensors: Mapping[str, np.ndarray], num_outputs: int
+    config: EncoderConfig, tensors: Mapping[str, np.ndarray], num_outputs: int | None
 ) -> tuple[Params, Report]:
     """Parameters `{"backbone": ..., "head": ...}` (NumPy, float32) and what was left.
 
     Names may lack the family's prefix, and norms may say gamma and beta. Parts of the
     head in `report.fresh` are absent from the tree: the caller initialises them (no
-    head in the file, or an output layer with another number of labels).
+    head in the file, or an output layer with another number of labels). With
+    `num_outputs` None the file's head is ignored, and the tree has none.
 
     Raises:
       UserError: an unknown, missing, duplicate or mis-shaped tensor, NaN or infinity.
     """
     source, ignored = _sorted_in(config, tensors)
-    fresh = _fresh(config, source, tensors, num_outputs)
-    wanted, flat = shapes(config, num_outputs), {}
-    for full, entry in names(config).items():
-        if entry.path.rpartition("/")[0] in fresh:
-            continue
+    entries = names(config)
+    fresh: list[str] = []
+    if num_outputs is None:
+        entries = {n: e for n, e in entries.items() if not e.path.startswith("head/")}
+        ignored += [source.pop(full) for full in [*source] if full not in entries]
+    else:
+        fresh = _fresh(config, source, tensors, num_outputs)
+        entries = {n: e for n, e in entries.items() if _part(e) not in fresh}
+    flat = _taken(config, entries, source, tensors, shapes(config, num_outputs))
+    if ignored:
+        logging.info("not used: %s", ", ".join(sorted(ignored)))
+    if fresh:
+        logging.info("not in the checkpoint, fresh: %s", ", ".join(sorted(fresh)))
+    return unflatten(flat), Report(tuple(ignored), tuple(fresh))
+
+
+def _part(entry: Entry) -> str:
+    """The layer that a tensor belongs to, such as "head/out"."""
+    return entry.path.rpartition("/")[0]
+
+
+def _taken(
+    config: EncoderConfig,
+    entries: Mapping[str, Entry],
+    source: Mapping[str, str],
+    tensors: Mapping[str, np.ndarray],
+    wanted: Mapping[str, tuple[int, ...]],
+) -> dict[str, np.ndarray]:
+    """The arrays by path of our tree, those of layers stacked."""
+    flat: dict[str, np.ndarray] = {}
+    for full, entry in entries.items():
         if full not in source:
             raise UserError(
                 f"tensor {full!r} is missing; wanted every tensor of config.json's"
@@ -154,11 +178,7 @@ def from_hf(
         else:
             stack = (config.layers, *shape)
             flat.setdefault(entry.path, np.empty(stack, np.float32))[entry.layer] = x
-    if ignored:
-        logging.info("not used: %s", ", ".join(sorted(ignored)))
-    if fresh:
-        logging.info("not in the checkpoint, fresh: %s", ", ".join(sorted(fresh)))
-    return unflatten(flat), Report(tuple(ignored), tuple(fresh))
+    return flat
 
 
 def to_hf(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
@@ -177,7 +197,7 @@ def to_hf(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
     return tensors
 
 
-def save_folder(
+def save_model(
     folder: epath.PathLike,
     config: EncoderConfig,
     params: Params,
@@ -201,4 +221,4 @@ def save_folder(
             f"{len(labels)} labels for a head of {outputs} outputs; wanted one for each"
         )
     fields = make_config(config, dtype, outputs, labels)
-    write_folder(folder, fields, to_hf(config, params), dtype, max_shard_bytes)
+    write_model(folder, fields, to_hf(config, params), dtype, max_shard_bytes)

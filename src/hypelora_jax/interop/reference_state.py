@@ -2,7 +2,7 @@
 
 Its peft adapter holds the network once for each adapted module, under
 `...lora_A.hypernet.`: all clones must agree, and one is used (no. 12). Fixed A and the
-factors to blend with are in no file (no. 11): whoever still has them gives them beside.
+factors to blend with are in no file (no. 11): whoever still has them gives them.
 """
 
 import re
@@ -11,19 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hypelora_jax.adapters.lora import Sites
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.sections import AMode
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
+from hypelora_jax.families.family import Family
 from hypelora_jax.interop.peft import site_of
 from hypelora_jax.interop.reference import by_slot, hyper_params
 from hypelora_jax.types import MODULES, Params
 
 _CLONE = re.compile(r"(.+)\.lora_A(?:\.default)?\.hypernet\.(.+)")
-BESIDE = ("A", "initial_A", "initial_B")  # arrays of N sites, in slot order
+FACTORS = ("A", "initial_A", "initial_B")  # arrays of N sites, in slot order
 
 
-class Saved(NamedTuple):
-    """A saved state, sorted."""
+class ReferenceState(NamedTuple):
+    """What a hyper-network's adapter holds, sorted."""
 
     hyper: dict[str, np.ndarray]  # by the reference's names
     modules: tuple[str, ...]  # canonical names, canonical order
@@ -31,12 +33,12 @@ class Saved(NamedTuple):
     others: dict[str, np.ndarray]  # static factors and the head
 
 
-def is_saved(tensors: Mapping[str, np.ndarray]) -> bool:
+def is_reference(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether an adapter's tensors are a hyper-network's of the reference."""
     return any(_CLONE.fullmatch(name) for name in tensors)
 
 
-def sort(tensors: Mapping[str, np.ndarray], family: str) -> Saved:
+def sort(tensors: Mapping[str, np.ndarray], family: Family) -> ReferenceState:
     """One hyper-network out of its clones, and where it stood.
 
     Raises:
@@ -58,9 +60,12 @@ def sort(tensors: Mapping[str, np.ndarray], family: str) -> Saved:
                     f"the hyper-network at {where} differs from that at {first} in "
                     f"{name}; wanted one network, saved once a module"
                 )
-    found = [site_of(name, family) for name in clones]
-    if None in found:
-        raise UserError(f"{list(clones)[found.index(None)]} is no projection we know")
+    found = []
+    for name in clones:
+        site = site_of(name, family)
+        if site is None:
+            raise UserError(f"{name} is no projection we know")
+        found.append(site)
     modules = tuple(m for m in MODULES if any(m == n for n, _ in found))
     layers = tuple(sorted({layer for _, layer in found}))
     if len(found) != len(modules) * len(layers):
@@ -68,16 +73,16 @@ def sort(tensors: Mapping[str, np.ndarray], family: str) -> Saved:
             f"the hyper-network stands at {len(found)} modules; wanted each of "
             f"{modules} in each of the layers {layers}"
         )
-    return Saved(hyper, modules, layers, others)
+    return ReferenceState(hyper, modules, layers, others)
 
 
 def config_of(
-    saved: Saved, rank: int, width: int, a: str, heads: int
+    state: ReferenceState, rank: int, width: int, a: AMode, heads: int
 ) -> tuple[str, HyperConfig]:
     """(method, config) that the shapes of a saved network tell.
 
     Args:
-      saved: the sorted state.
+      state: the sorted state.
       rank: r of the adapter's config.
       width: d, input and output width of every site.
       a: "fixed" or "random", for a network that does not write A.
@@ -86,11 +91,11 @@ def config_of(
     Raises:
       UserError: shapes that are none of the reference's networks.
     """
-    t, slots = saved.hyper, len(saved.modules) * len(saved.layers)
+    t, slots = state.hyper, len(state.modules) * len(state.layers)
     if "embedding.weight" not in t:
         raise UserError("the hyper-network has no embedding.weight; wanted it")
     rows, cond_dim = t["embedding.weight"].shape
-    common = {"init": "reference", "cond_dim": cond_dim, "layers": saved.layers}
+    common = {"init": "reference", "cond_dim": cond_dim, "layers": state.layers}
     if "fc1.weight" in t:
         depth = sum(bool(re.fullmatch(r"fc\d+\.weight", name)) for name in t)
         shapes = [t[f"fc{i + 1}.weight"].shape for i in range(depth)]
@@ -114,36 +119,35 @@ def config_of(
 
 
 def params_of(
-    saved: Saved,
-    method: str,
+    state: ReferenceState,
     hyper: HyperConfig,
     blend: BlendConfig,
     sites: Sites,
     rank: int,
-    beside: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
 ) -> Params:
-    """`{"cond", "hyper"}` of a saved state and the arrays given beside it.
+    """`{"cond", "hyper"}` of a state and the arrays that the user still has.
 
-    With hyper.a=random and no A beside, `hyper/a` is absent: any draw is as good.
+    With hyper.a=random and no A given, `hyper/a` is absent: any draw is as good.
 
     Raises:
       UserError: an array is needed and not given, or has another shape.
     """
-    params: Params = hyper_params(saved.hyper, method, hyper, sites, rank)
+    params: Params = hyper_params(state.hyper, hyper, sites, rank)
     site, n = next(iter(sites.values())), sum(len(s.layers) for s in sites.values())
     a_shape, b_shape = (n, site.d_in, rank), (n, rank, site.d_out)
 
     def given(name: str, shape: tuple, why: str) -> dict[str, Any]:
-        if name not in beside:
+        if name not in arrays:
             raise UserError(
                 f"{why}, and the reference saves no {name}; wanted --factors=FILE.npz "
                 f"with {name} of shape {shape}, in slot order"
             )
-        if beside[name].shape != shape:
-            raise UserError(f"{name} has shape {beside[name].shape}; wanted {shape}")
-        return by_slot(np.asarray(beside[name], np.float32), sites)
+        if arrays[name].shape != shape:
+            raise UserError(f"{name} has shape {arrays[name].shape}; wanted {shape}")
+        return by_slot(np.asarray(arrays[name], np.float32), sites)
 
-    if hyper.a == "fixed" or (hyper.a == "random" and "A" in beside):
+    if hyper.a == "fixed" or (hyper.a == "random" and "A" in arrays):
         why = "this network does not write A (hyper.a=random would do with any)"
         params["hyper"]["a"] = given("A", a_shape, why)
     start = {}
@@ -151,7 +155,7 @@ def params_of(
         start["a"] = given("initial_A", a_shape, f"config.blend.a is {blend.a}")
     if blend.b != "replace":
         zero = {} if blend.b == "multiply" else {"initial_B": np.zeros(b_shape)}
-        beside = {**zero, **beside}  # peft's B starts at zero
+        arrays = {**zero, **arrays}  # peft's B starts at zero
         start["b"] = given("initial_B", b_shape, f"config.blend.b is {blend.b}")
     if start:
         params["hyper"]["init"] = start

@@ -3,7 +3,6 @@
 Safetensors only: a pickle runs code when it is read.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +13,9 @@ import safetensors
 import safetensors.numpy
 from etils import epath
 
+from hypelora_jax import families, files
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.sizes import FAMILIES, EncoderConfig
+from hypelora_jax.families.sizes import EncoderConfig
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
@@ -25,58 +25,21 @@ DTYPES = {
 }
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-# field of config.json -> ours, and the least value; all are required
-_SIZES = {
-    "vocab_size": ("vocab", 1),
-    "hidden_size": ("width", 1),
-    "num_attention_heads": ("heads", 1),
-    "num_hidden_layers": ("layers", 1),
-    "intermediate_size": ("ff", 1),
-    "max_position_embeddings": ("max_positions", 1),
-}
-_PAD = {"roberta": 1, "bert": 0}  # transformers' defaults, where a file has no field
-_ARCHITECTURE = {
-    "roberta": ("RobertaModel", "RobertaForSequenceClassification"),
-    "bert": ("BertModel", "BertForSequenceClassification"),
-}
-
 
 def read_json(path: epath.Path) -> dict[str, Any]:
     """The JSON object in a file; a missing or malformed one is a `UserError`."""
     try:
-        fields = json.loads(path.read_text())
+        return files.read_json(path, "copy the file again")
     except FileNotFoundError as e:
         raise UserError(
             f"{path} does not exist; wanted a folder with config.json and"
             " model.safetensors: check model.path"
         ) from e
-    except (OSError, ValueError) as e:  # ValueError: not JSON, not UTF-8
+    except OSError as e:
         raise UserError(
             f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object:"
             " copy the file again"
         ) from e
-    if not isinstance(fields, dict):
-        raise UserError(f"{path} holds no JSON object; copy the file again")
-    return fields
-
-
-def _number(path: epath.Path, fields: dict, name: str, low: float, default=None) -> Any:
-    got = fields.get(name)
-    got = default if got is None else got
-    if got is None:
-        raise UserError(f"{path} has no {name}; wanted the config saved with the model")
-    kinds = (int,) if isinstance(low, int) else (int, float)
-    if isinstance(got, bool) or not isinstance(got, kinds) or not got >= low:
-        what = "an integer" if kinds == (int,) else "a number"
-        raise UserError(f"{path} has {name}={got!r}; wanted {what} of at least {low}")
-    return got
-
-
-def _rate(path: epath.Path, fields: dict, name: str, default: float) -> float:
-    got = _number(path, fields, name, 0.0, default)
-    if not got < 1:
-        raise UserError(f"{path} has {name}={got}; wanted a rate in [0, 1)")
-    return float(got)
 
 
 def load_config(folder: epath.PathLike) -> EncoderConfig:
@@ -87,33 +50,16 @@ def load_config(folder: epath.PathLike) -> EncoderConfig:
     """
     path = epath.Path(folder) / "config.json"
     fields = read_json(path)
-    family = fields.get("model_type")
-    if family not in FAMILIES:
+    name = fields.get("model_type")
+    if name not in families.FAMILIES:
         raise UserError(
-            f"{path} has model_type={family!r}; wanted one of {', '.join(FAMILIES)}:"
-            " other architectures are not supported"
+            f"{path} has model_type={name!r}; wanted one of "
+            f"{', '.join(families.FAMILIES)}: other architectures are not supported"
         )
-    for name, only in (("position_embedding_type", "absolute"), ("is_decoder", False)):
-        if fields.get(name, only) != only:
-            raise UserError(f"{path} has {name}={fields[name]!r}; wanted {only!r}")
-    sizes = {
-        ours: _number(path, fields, name, low) for name, (ours, low) in _SIZES.items()
-    }
-    hidden = _rate(path, fields, "hidden_dropout_prob", 0.1)
     try:
-        return EncoderConfig(
-            family,
-            **sizes,
-            type_vocab=_number(path, fields, "type_vocab_size", 1, 2),
-            norm_eps=float(_number(path, fields, "layer_norm_eps", 0.0, 1e-12)),
-            pad_id=_number(path, fields, "pad_token_id", 0, _PAD[family]),
-            hidden_dropout=hidden,
-            attention_dropout=_rate(path, fields, "attention_probs_dropout_prob", 0.1),
-            head_dropout=_rate(path, fields, "classifier_dropout", hidden),
-            act=fields.get("hidden_act", "gelu"),
-        )
+        return families.FAMILIES[name].config(fields)
     except UserError as e:
-        raise e if str(path) in str(e) else UserError(f"{path}: {e}") from e
+        raise UserError(f"{path} has {e}") from e
 
 
 def make_config(
@@ -123,27 +69,15 @@ def make_config(
     labels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Fields of `config.json`: the inverse of `load_config`; no outputs, no head."""
-    names = labels or [f"LABEL_{i}" for i in range(outputs or 0)]
-    ours = {name: getattr(config, field) for name, (field, _) in _SIZES.items()}
-    head = {
+    fields = families.of(config).fields(config, outputs is not None)
+    fields |= {"dtype": dtype, "torch_dtype": dtype}  # the second: transformers 4
+    if outputs is None:
+        return fields
+    names = labels or [f"LABEL_{i}" for i in range(outputs)]
+    return fields | {
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
         "problem_type": "regression" if outputs == 1 else None,
-    }
-    return {
-        "architectures": [_ARCHITECTURE[config.family][outputs is not None]],
-        "model_type": config.family,
-        **ours,
-        "type_vocab_size": config.type_vocab,
-        "layer_norm_eps": config.norm_eps,
-        "pad_token_id": config.pad_id,
-        "hidden_dropout_prob": config.hidden_dropout,
-        "attention_probs_dropout_prob": config.attention_dropout,
-        "classifier_dropout": config.head_dropout,
-        "hidden_act": config.act,
-        "dtype": dtype,
-        "torch_dtype": dtype,  # transformers before 5
-        **({} if outputs is None else head),
     }
 
 
@@ -222,7 +156,8 @@ def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
 
 def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
     """Tensors in order, a new shard where the next would pass `limit` bytes."""
-    shards, size = [{}], 0
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
     for name, x in tensors.items():
         if shards[-1] and size + x.nbytes > limit:
             shards.append({})
@@ -232,14 +167,7 @@ def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
     return shards
 
 
-def write_bytes(path: epath.Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader never sees half of it."""
-    part = path.parent / f"{path.name}.part"
-    part.write_bytes(data)
-    part.replace(path)
-
-
-def write_folder(
+def write_model(
     folder: epath.PathLike,
     fields: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
@@ -267,13 +195,12 @@ def write_folder(
             (folder / old).unlink(missing_ok=True)
         for name, shard in named.items():
             data = safetensors.numpy.save(shard, metadata={"format": "pt"})
-            write_bytes(folder / name, data)
+            files.write_whole(folder / name, data)
         if len(shards) > 1:
             where = {n: file for file, shard in named.items() for n in shard}
             index = {"metadata": {"total_size": total}, "weight_map": where}
-            write_bytes(folder / INDEX, json.dumps(index, indent=1).encode())
-        text = json.dumps(dict(fields), indent=1)
-        write_bytes(folder / "config.json", text.encode())
+            files.write_json(folder / INDEX, index)
+        files.write_json(folder / "config.json", dict(fields))
     except OSError as e:
         raise UserError(
             f"cannot write {folder} ({e.strerror or e}); wanted a folder with room and"

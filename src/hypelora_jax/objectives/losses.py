@@ -6,8 +6,14 @@ at least float32. Which probabilities minimise each loss stands in docs/losses.m
 tested against the equations there.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from hypelora_jax.config.settings import LossConfig
+
+Main = Callable[[jax.Array, jax.Array], jax.Array]  # (logits, label) -> loss_B
 
 # FLSD-53: gamma is 5 where the label's probability is below 0.2, else 3.
 FLSD_BELOW, FLSD_HARD, FLSD_EASY = 0.2, 5.0, 3.0
@@ -108,3 +114,16 @@ def squared_error(logits_BY: jax.Array, label_B: jax.Array) -> jax.Array:
     """Squared error of the first logit, (B,), in the label's unit squared."""
     score_B = widen(logits_BY)[:, 0]
     return jnp.square(score_B - label_B.astype(score_B.dtype))
+
+
+def _focal_of(config: LossConfig) -> Main:
+    return lambda logits_BY, label: focal(logits_BY, label, config.gamma)
+
+
+# The main losses of classes by name; a regression has its own, the squared error.
+LOSSES: dict[str, Callable[[LossConfig], Main]] = {
+    "cross_entropy": lambda config: cross_entropy,
+    "focal": _focal_of,
+    "flsd53": lambda config: flsd53,
+    "brier": lambda config: brier,
+}

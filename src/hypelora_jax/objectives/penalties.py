@@ -5,12 +5,17 @@ each counted by its weight: weight 0 is no row, weight 2 is the row twice. Logit
 those the main loss sees, divided by the training temperature.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.objectives.losses import shares, widen
+
+# (logits, label, weight_B) -> (B,), or () for a penalty of the whole batch
+Penalty = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def confidence(logits_BY: jax.Array) -> jax.Array:
@@ -98,3 +103,32 @@ def soft_binned_ece(
     filled_M = size_M > 1e-12  # else 0 / 0 in far bins, whose share is nothing anyway
     mean_gap_M = gap_M / jnp.where(filled_M, size_M, 1)
     return _root(jnp.sum(jnp.where(filled_M, size_M * jnp.square(mean_gap_M), 0)))
+
+
+def _confidence(config: LossConfig) -> Penalty:
+    return lambda z_BY, label, weight_B: confidence(z_BY)
+
+
+def _margin(config: LossConfig) -> Penalty:
+    return lambda z_BY, label, weight_B: margin(z_BY, config.margin)
+
+
+def _mmce(config: LossConfig) -> Penalty:
+    return lambda z_BY, label, weight_B: mmce(
+        z_BY, label, weight_B, config.kernel_width
+    )
+
+
+def _soft_ece(config: LossConfig) -> Penalty:
+    return lambda z_BY, label, weight_B: soft_binned_ece(
+        z_BY, label, weight_B, config.soft_bins, config.bin_temperature
+    )
+
+
+PENALTIES: dict[str, Callable[[LossConfig], Penalty | None]] = {
+    "none": lambda config: None,
+    "confidence": _confidence,
+    "margin": _margin,
+    "mmce": _mmce,
+    "soft_ece": _soft_ece,
+}

@@ -1,15 +1,15 @@
-"""A plan as one JSON object, and as a table for people."""
+"""An estimate as one JSON object, and as a table for people."""
 
 from typing import Any
 
 from hypelora_jax.plan.changes import Change
 from hypelora_jax.plan.estimate import Estimate
 from hypelora_jax.plan.topology import GIB, Topology
-from hypelora_jax.report.tables import Table
+from hypelora_jax.report.metric_tables import Table
 
 
 def as_dict(found: Estimate, where: Topology, changes: list[Change]) -> dict[str, Any]:
-    """The keys programs rely on; sizes in bytes, FLOPs and seconds of one chip."""
+    """The JSON object; sizes in bytes, FLOPs and seconds are those of one chip."""
     return {
         "topology": where.name,
         "chips": found.chips,
@@ -48,7 +48,7 @@ def advice(found: Estimate, changes: list[Change]) -> list[str]:
 
 
 def table(found: Estimate, where: Topology) -> Table:
-    """What a person wants to know first, a line each."""
+    """The most important figures, one a line."""
     verdict = "fits" if found.fits else "does not fit"
     rows = [
         ("chips", str(found.chips)),

@@ -14,15 +14,9 @@ import numpy as np
 import scipy.stats
 
 from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.report.runs import (
-    Arrays,
-    Examples,
-    Method,
-    RunView,
-    examples,
-    seed_of,
-)
-from hypelora_jax.report.tables import SCORES
+from hypelora_jax.report.metric_tables import SCORES
+from hypelora_jax.report.series import Examples, Series, examples
+from hypelora_jax.run.results import Results
 
 COMPARED = ("accuracy", "nll", "brier", "ece", "smooth_ece", "aurc", *metrics.SOFT)
 CHECKS = ("ece", "ece_noise_floor", "consistency_p")
@@ -53,7 +47,7 @@ class Row(NamedTuple):
 
 
 def compare(
-    methods: Sequence[Method], split: str, stage: str, replicas: int = 1000
+    methods: Sequence[Series], split: str, stage: str, replicas: int = 1000
 ) -> list[Row]:
     """Rows of the methods that have something to say about the split.
 
@@ -69,7 +63,7 @@ def compare(
     """
     if stage not in STAGES:
         raise ValueError(f"stage is {stage!r}; wanted one of {STAGES}")
-    judged = [(m, [_judge(run, split, stage) for run in m.runs]) for m in methods]
+    judged = [(m, [_judge(run, split, stage) for run in m.seeds]) for m in methods]
     judged = [(m, runs) for m, runs in judged if all(run.values for run in runs)]
     rows: list[Row] = []
     for method, runs in judged:
@@ -81,9 +75,9 @@ def compare(
     return rows
 
 
-def has_calibrated(methods: Sequence[Method], split: str) -> bool:
+def has_calibrated(methods: Sequence[Series], split: str) -> bool:
     """Whether a post-hoc calibrator changes the probabilities of any run."""
-    held = [examples(run, split) for method in methods for run in method.runs]
+    held = [examples(run, split) for method in methods for run in method.seeds]
     return any(h is not None and h.after is not None for h in held)
 
 
@@ -100,25 +94,27 @@ def _probs(held: Examples, stage: str) -> np.ndarray:
     return held.before if stage == "as trained" else held.final
 
 
-def _judge(run: RunView, split: str, stage: str) -> _Judged:
+def _judge(run: Results, split: str, stage: str) -> _Judged:
     saved = run.metrics.get(split, {})
     values = {name: _number(saved[name]) for name in SCORES if name in saved}
     if (held := examples(run, split)) is None:  # a regression, as a rule
-        kept = run.arrays.get(split, Arrays(None, None))
-        return _Judged(values, seed_of(run), None, kept.labels, kept.ids)
+        kept = run.predictions.get(split)
+        if kept is None:
+            return _Judged(values, run.seed)
+        return _Judged(values, run.seed, None, kept.labels, kept.ids)
     probs = _probs(held, stage)
     every = metrics.compute_all(probs, held.labels, soft=held.soft)
     named = dict.fromkeys((*COMPARED, *CHECKS))
     values |= {name: every[name] for name in named if name in every}
-    return _Judged(values, seed_of(run), probs, *held[2:])
+    return _Judged(values, run.seed, probs, held.labels, held.ids, held.soft)
 
 
 def _number(value: float | Mapping[str, float]) -> float:
     return value["value"] if isinstance(value, Mapping) else value
 
 
-def _described(method: Method, stage: str) -> str:
-    states = [run.calibrator for run in method.runs]
+def _described(method: Series, stage: str) -> str:
+    states = [run.calibrator for run in method.seeds]
     if stage == "as trained" or all(state is None for state in states):
         return "-"
     names = dict.fromkeys("-" if s is None else calibrators.describe(s) for s in states)
@@ -128,10 +124,10 @@ def _described(method: Method, stage: str) -> str:
     return ", ".join(names)
 
 
-def _averaged(method: Method, split: str) -> str:
+def _averaged(method: Series, split: str) -> str:
     """Kind of uncertainty, members and their mean pairwise disagreement."""
-    held = [run.metrics.get(split, {}).get("uncertainty") for run in method.runs]
-    held = [one for one in held if one]
+    every = [run.metrics.get(split, {}).get("uncertainty") for run in method.seeds]
+    held = [one for one in every if one]
     if not held:
         return "-"
     said = f"{held[0]['kind']}, K = {held[0]['members']}"
@@ -140,7 +136,7 @@ def _averaged(method: Method, split: str) -> str:
 
 
 def _bootstrap() -> ModuleType:
-    from hypelora_jax.calibration.metrics import (
+    from hypelora_jax.calibration import (
         bootstrap,  # compiles: not for --replicas=0
     )
 
@@ -231,6 +227,8 @@ def _over_examples(
 def _aligned(first: _Judged, run: _Judged) -> np.ndarray | None:
     """Order of a run's examples that makes them the first one's; None: others."""
     if first.ids is None or run.ids is None or len(first.ids) != len(run.ids):
+        return None
+    if first.labels is None or run.labels is None:
         return None
     order = np.arange(len(run.ids))
     if not np.array_equal(first.ids, run.ids):

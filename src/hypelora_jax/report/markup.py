@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from hypelora_jax.report.runs import RunView
-from hypelora_jax.report.tables import Table
+from hypelora_jax.report.metric_tables import Table
+from hypelora_jax.run.results import Results
 
 # Below 40rem a table becomes a list of cards, each cell with its column's name.
 STYLE = """
@@ -128,13 +128,13 @@ def _flat(tree: Any, path: str = "") -> dict[str, str]:
     """Dotted path -> JSON of each leaf of nested dicts."""
     if not isinstance(tree, dict) or not tree:
         return {path: json.dumps(tree)}
-    out = {}
+    out: dict[str, str] = {}
     for name, value in tree.items():
         out |= _flat(value, f"{path}.{name}" if path else str(name))
     return out
 
 
-def configs(runs: Sequence[RunView]) -> str:
+def configs(runs: Sequence[Results]) -> str:
     """Every field of every run; fields in which the runs differ are bold and first."""
     flat = [_flat(run.config) for run in runs]
     fields = dict.fromkeys(name for config in flat for name in config)

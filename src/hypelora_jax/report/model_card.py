@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hypelora_jax.report.tables import cell, title_of
+from hypelora_jax.report.metric_tables import cell, title_of
 
 SHOWN = ("accuracy", "mcc", "f1", "pearson", "spearman", "mse", "nll", "ece", "brier")
 DIAGRAM = "reliability.png"

@@ -1,17 +1,30 @@
-"""Compared methods as tables for people and as one CSV file for programs."""
+"""Compared series as tables for people and as one CSV file for programs."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from hypelora_jax.report.comparison import COMPARED, Cell, Row
-from hypelora_jax.report.tables import SCORES, Table, cell, title_of
+from hypelora_jax.report.metric_tables import SCORES, Table, cell, title_of
+from hypelora_jax.report.series import Series
 
 SHOWN = (*SCORES, *COMPARED)
-CSV = ("split", "stage", "method", "averages_over", "seeds", "n", "calibrator")
-CSV += ("metric", "value")
+CSV: tuple[str, ...] = (
+    "split",
+    "stage",
+    "method",
+    "averages_over",
+    "seeds",
+    "n",
+    "calibrator",
+)
+CSV += ("calibrator", "metric", "value")
 CSV += ("low", "high", "spread", "difference", "difference_low", "difference_high")
 CSV += ("difference_spread", "p")
+SETS = ("coverage", "size", "single", "empty", "worst_class")
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
@@ -80,12 +93,50 @@ def checks(title: str, rows: Sequence[Row]) -> Table | None:
 def _verdict(p: Cell | None) -> tuple[str, str]:
     if p is None:
         return "-", "-"
-    if p.values:  # a mean of p-values is none
+    if p.values:  # p-values must not be averaged, so seeds have no mean here
         low = sum(value < 0.05 for value in p.values)
         ends = f"{min(p.values):.3f} to {max(p.values):.3f}"
         return ends, f"yes for {low} of {len(p.values)} seeds"
     said = "yes" if p.value < 0.05 else "not to be told from noise"
     return ("< 0.001" if p.value < 0.001 else f"{p.value:.3f}"), said
+
+
+def sets(methods: Sequence[Series], split: str) -> Table | None:
+    """Coverage and size by series and kind of set; None where no run has them.
+
+    They are read from `conformal` in the split's metrics.json: the coverage wanted, and
+    for each kind its coverage, mean size, shares of single and of empty sets, and
+    coverage of the worst class. Several seeds: means, and no interval.
+    """
+    rows: list[tuple[str, ...]] = []
+    sections: list[int] = []
+    wanted: set[float] = set()
+    for method in methods:
+        every = [run.metrics.get(split, {}).get("conformal") for run in method.seeds]
+        held = [one for one in every if one]
+        if len(held) < len(every):
+            continue
+        wanted |= {summary["wanted"] for summary in held}
+        kinds = [k for k, found in held[0].items() if isinstance(found, Mapping)]
+        for kind in kinds:
+            cells = (
+                _mean([summary[kind].get(name) for summary in held]) for name in SETS
+            )
+            rows.append((method.name, kind.replace("_", " "), *map(cell, cells)))
+        sections.append(len(rows))
+    if not rows:
+        return None
+    said = ", ".join(f"{100 * share:g} %" for share in sorted(wanted))
+    columns = ("method", "sets", *map(title_of, SETS))
+    title = f"{split}, conformal sets meant to cover {said}"
+    return Table(title, columns, tuple(rows), tuple(sections))
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    if len(values) == 1:
+        return values[0]
+    plain = [v["value"] if isinstance(v, Mapping) else v for v in values]
+    return None if None in plain else float(np.mean(plain))
 
 
 def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
@@ -99,16 +150,18 @@ def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
     writer.writerow(CSV)
     for (split, stage), held in rows.items():
         for row in held:
-            about = (split, stage, row.name, row.averaged, row.seeds, row.n)
-            about += (row.calibrator,)
+            about = (split, stage, row.name, row.averaged)
+            about_seeds = (row.seeds, row.n, row.calibrator)
             for name, found in row.cells.items():
                 if name == "consistency_p" and found.values:
-                    continue  # a mean of p-values is none
+                    continue  # p-values must not be averaged
                 other = row.differences.get(name)
-                difference = (None,) * 5
+                difference: tuple[float | None, ...] = (None,) * 5
                 if other is not None:
                     difference = (other.value, other.low, other.high)
                     difference += (other.spread, other.p)
                 ends = (found.low, found.high, found.spread)
-                writer.writerow((*about, name, found.value, *ends, *difference))
+                writer.writerow(
+                    (*about, *about_seeds, name, found.value, *ends, *difference)
+                )
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""What `train` says before the first step and after the last one."""
+"""The tables `train` prints: before the first step, and after the last one."""
 
 import time
 from typing import Any
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypelora_jax import trees
-from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.model import Parts
-from hypelora_jax.report.tables import Table
+from hypelora_jax.report.metric_tables import Table
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.session import Plan, Workbench
 
@@ -23,7 +23,7 @@ def generated(parts: Parts, rank: int) -> int:
     return _factors(parts.hyper_sites, rank)
 
 
-def _factors(sites: lora_lib.Sites, rank: int) -> int:
+def _factors(sites: Sites, rank: int) -> int:
     return sum(len(s.layers) * rank * (s.d_in + s.d_out) for s in sites.values())
 
 
@@ -36,8 +36,8 @@ def adapter_bytes(bench: Workbench) -> int:
     params = trees.union(bench.trainable, bench.frozen)
     if bench.settings.method == "full":
         return trees.nbytes({n: params[n] for n in ("backbone", "head")})
-    factors = _factors(parts.hyper_sites, bench.model.rank)
-    factors += _factors(parts.lora_sites, bench.model.rank)
+    factors = _factors(parts.hyper_sites, bench.model.parts.rank)
+    factors += _factors(parts.lora_sites, bench.model.parts.rank)
     factors *= ensembles.count(bench.settings)
     return 4 * factors + trees.nbytes(params["head"])
 
@@ -99,7 +99,7 @@ def opening(bench: Workbench, plan: Plan) -> Table:
 
 
 def _of(bench: Workbench) -> tuple[Parts, int]:
-    return bench.model.parts, bench.model.rank
+    return bench.model.parts, bench.model.parts.rank
 
 
 def closing(summary: dict[str, Any]) -> Table:

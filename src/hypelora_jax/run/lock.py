@@ -8,16 +8,14 @@ import time
 from collections.abc import Iterator
 
 from absl import logging
-from etils import epath
 
 from hypelora_jax.errors import UserError
-
-NAME = ".lock"
+from hypelora_jax.run.paths import Run
 
 
 @contextlib.contextmanager
-def hold(workdir: epath.Path) -> Iterator[None]:
-    """Holds a run folder while the block runs.
+def hold(run: Run) -> Iterator[None]:
+    """Lock a run folder while the block runs.
 
     The lock is flock(2) on DIR/.lock: a killed process leaves a file and no lock. An
     object store (gs://...) has none, nor have some network filesystems; the log says so
@@ -26,13 +24,14 @@ def hold(workdir: epath.Path) -> Iterator[None]:
     Raises:
       UserError: another run holds the folder; says which process.
     """
+    workdir = run.path
     if "://" in str(workdir):
         logging.info("%s: object stores have no locks; start one run only", workdir)
         yield
         return
-    import fcntl  # here: there is none on Windows, where nothing else needs it
+    import fcntl  # local: Windows has none, and nothing else here needs it
 
-    with open(workdir / NAME, "a+") as file:
+    with open(run.lock_file, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

@@ -1,36 +1,36 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard, a progress bar."""
+"""The metric log of a run, metrics.jsonl, with TensorBoard and a progress bar."""
 
 import json
 import sys
-import time
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 from tqdm.auto import tqdm
 
 from hypelora_jax import files
+from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import Run
 
-RATES = ("examples_per_s", "tokens_per_s", "time")  # not the same from run to run
 
-
-class Journal:
+class MetricLog:
     """Rows of metrics.jsonl and TensorBoard events of one run; a context manager.
 
     A run that goes on from step s first drops the rows after s, which it will write
-    again: each step stands there once. So do the evaluations after s, if `judged` says
-    that they were not finished. Where a store cannot append (gs://...), rows are kept
-    and the file is written whole at each save; TensorBoard events are left out.
+    again, so that each step occurs once. It also drops the evaluations at s, if
+    `judged` says that they were not finished. Where files cannot be appended to
+    (gs://...), rows are kept and the file is written whole at each save; TensorBoard
+    events are left out.
     """
 
     def __init__(
         self,
-        workdir: epath.Path,
+        run: Run,
         resume_step: int,
         total: int,
         show: bool,
         judged: bool = True,
     ):
-        self._path = workdir / "metrics.jsonl"
+        self._path = run.metric_log
         self._rows = rows_until(self._path, resume_step)
         if not judged:
             self._rows = [
@@ -39,17 +39,20 @@ class Journal:
                 if row["step"] < resume_step or row["split"] == "train"
             ]
         _write_whole(self._path, self._rows)
-        self._file = self._board = None
-        if appends(workdir):
+        self._file: IO[str] | None = None
+        self._board: Any = None  # set if and only if the file is
+        if appends(run.path):
             self._file = self._path.open("a")
-            # here, since tensorboardX imports torch where that is installed: 5 s
+            # local: tensorboardX imports torch where that is installed, which takes 5 s
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(workdir / "tb"), purge_step=resume_step + 1)
+            self._board = SummaryWriter(
+                str(run.tensorboard_dir), purge_step=resume_step + 1
+            )
         self._bar = tqdm(
             total=total,
             initial=resume_step,
-            desc=workdir.name,
+            desc=run.name,
             unit="step",
             disable=not show,
             file=sys.stderr,
@@ -57,10 +60,10 @@ class Journal:
             mininterval=0.5,
         )
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "MetricLog":
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._bar.close()
         self.flush()
         if self._file:
@@ -92,13 +95,13 @@ class Journal:
             _write_whole(self._path, self._rows)
 
 
-class Muted:
-    """The journal of a process that writes no text."""
+class SilentLog:
+    """The metric log of a process that writes no text."""
 
-    def __enter__(self) -> "Muted":
+    def __enter__(self) -> "SilentLog":
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         pass
 
     def advance(self) -> None:
@@ -114,9 +117,9 @@ class Muted:
         """Nothing."""
 
 
-def appends(workdir: epath.Path) -> bool:
+def appends(folder: epath.PathLike) -> bool:
     """Whether files there can be appended to: not in an object store."""
-    return "://" not in str(workdir)
+    return "://" not in str(folder)
 
 
 def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:
@@ -134,34 +137,27 @@ def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:
     return rows
 
 
+def read_rows(path: epath.Path) -> list[dict[str, Any]]:
+    """All rows of a metrics.jsonl; a last line still being written is left out.
+
+    Raises:
+      UserError: an earlier line is not JSON.
+    """
+    lines = files.read_text(path).split("\n") if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise UserError(f"{path}:{number}: no JSON; remove the line") from None
+    return rows
+
+
 def _write_whole(path: epath.Path, rows: list[dict[str, Any]]) -> None:
     files.write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-class Meter:
-    """Examples and tokens per second since the last reading."""
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self) -> None:
-        """Start a new interval now."""
-        self._start, self._examples, self._tokens = time.monotonic(), 0, 0
-
-    def add(self, examples: int, tokens: int) -> None:
-        """Count one batch; padding rows and padding tokens do not count."""
-        self._examples += examples
-        self._tokens += tokens
-
-    def read(self) -> dict[str, float]:
-        """Rates of the interval, which ends."""
-        seconds = max(time.monotonic() - self._start, 1e-9)
-        rates = {
-            "examples_per_s": round(self._examples / seconds, 2),
-            "tokens_per_s": round(self._tokens / seconds, 1),
-        }
-        self.reset()
-        return rates
 
 
 def summary(judged: dict[str, dict[str, Any]]) -> str:

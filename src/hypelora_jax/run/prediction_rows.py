@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from hypelora_jax import files
 from hypelora_jax.errors import UserError
 
 
@@ -27,7 +28,9 @@ def from_csv(path: epath.Path) -> list[Row]:
       UserError: a wrong column, a ragged row or a value that is no number.
     """
     reader = csv.DictReader(
-        io.StringIO(_text(path), newline=""), skipinitialspace=True, strict=True
+        io.StringIO(files.read_text(path), newline=""),
+        skipinitialspace=True,
+        strict=True,
     )
     try:
         header = [name.strip() for name in reader.fieldnames or ()]
@@ -70,7 +73,7 @@ def from_jsonl(path: epath.Path) -> list[Row]:
     Raises:
       UserError: a line that is no such object.
     """
-    lines = enumerate(_text(path).split("\n"), start=1)
+    lines = enumerate(files.read_text(path).split("\n"), start=1)
     return [_json_row(path, n, s) for n, s in lines if s.strip()]
 
 
@@ -94,14 +97,3 @@ def _json_row(path: epath.Path, line: int, text: str) -> Row:
     except OverflowError:
         raise UserError(f"{path}:{line}: a number is too large; {wanted}") from None
     return Row(line, label, values, str(row["id"]) if "id" in row else None)
-
-
-def _text(path: epath.Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        line = data[: e.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}:{line}: broken UTF-8; save the file as UTF-8"
-        ) from None

@@ -1,66 +1,29 @@
-"""A run folder's record: config.json, and what must not change when a run goes on."""
+"""The record of a run, config.json, and what must not change when a run goes on."""
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import platform
 import subprocess
-import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 
 import hypelora_jax
+from hypelora_jax import files
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
-from hypelora_jax.train.session import Plan, Workbench, source_hash
+from hypelora_jax.interop.base import Base
+from hypelora_jax.run.paths import Run
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-
-def absolute(workdir: str) -> epath.Path:
-    """The folder as an absolute path, as checkpoints need it; gs://... as it is."""
-    if "://" in workdir:
-        return epath.Path(workdir)
-    return epath.Path(Path(workdir).expanduser().absolute())
-
-
-def open_workdir(workdir: str) -> epath.Path:
-    """The folder, made if it is not there.
-
-    Raises:
-      UserError: it cannot be made or written.
-    """
-    folder = absolute(workdir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write_probe-{uuid.uuid4().hex}"  # of this process alone
-        probe.write_text("")
-        probe.unlink()
-    except OSError as e:
-        raise UserError(
-            f"cannot write workdir {workdir}: {e.strerror or e}; wanted a folder, or a "
-            "place for one, that this user may write: choose another --workdir"
-        ) from e
-    return folder
-
-
-def read_json(path: epath.Path) -> Any:
-    """A JSON object of a file; UserError with its name where it is damaged."""
-    try:
-        value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise ValueError("no JSON object")
-        return value
-    except ValueError as e:
-        raise UserError(
-            f"{path} is damaged ({e}); wanted the JSON a run writes: restore the file "
-            "or start in another --workdir"
-        ) from e
 
 
 def versions() -> dict[str, str]:
@@ -74,7 +37,7 @@ def versions() -> dict[str, str]:
 
 def _commit() -> str:
     """Commit of the checkout this package runs from; "" for an installed one."""
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return ""
     command = ["git", "-C", str(here), "rev-parse", "HEAD"]
@@ -91,11 +54,13 @@ def located(settings: Settings) -> Settings:
     """
     data, model = settings.data, settings.model
     names = ("dir", "train", "calibration", "validation", "test")
-    paths = {n: str(absolute(p)) for n in names if (p := getattr(data, n))}
+    paths: dict[str, Any] = {
+        n: str(files.absolute(p)) for n in names if (p := getattr(data, n))
+    }
     if model.path and epath.Path(model.path).expanduser().is_dir():
         is_name = model.path == "minilm" or model.path.startswith("random:")
         if not is_name:
-            model = dataclasses.replace(model, path=str(absolute(model.path)))
+            model = dataclasses.replace(model, path=str(files.absolute(model.path)))
     data = dataclasses.replace(data, **paths)
     return dataclasses.replace(settings, data=data, model=model)
 
@@ -105,34 +70,66 @@ def as_dict(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
-def record(bench: Workbench, plan: Plan) -> dict[str, Any]:
-    """What config.json holds."""
+def weights_sha256(base: Base) -> str:
+    """SHA-256 over the base model's weight files; "" for random weights."""
+    if base.folder is None:
+        return ""
+    digest = hashlib.sha256()
+    for file in sorted(base.folder.glob("*.safetensors"), key=str):
+        with file.open("rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def record(
+    settings: Settings,
+    task: Task,
+    base: Base,
+    mesh: Mesh,
+    edges: Sequence[int],
+    total_steps: int,
+) -> dict[str, Any]:
+    """What config.json holds.
+
+    Args:
+      settings: all of them, with absolute paths.
+      task: with the names of its classes.
+      base: the base model.
+      mesh: of the devices.
+      edges: lengths T of the buckets, in tokens.
+      total_steps: optimizer steps of the whole run.
+    """
     return {
-        "config": as_dict(bench.settings),
-        "task": bench.task._asdict(),
+        "config": as_dict(settings),
+        "task": task._asdict(),
         "model": {
-            "name": bench.base.name,
-            "revision": bench.base.revision,
-            "sha256": source_hash(bench.base),
+            "name": base.name,
+            "revision": base.revision,
+            "sha256": weights_sha256(base),
         },
-        "total_steps": plan.total_steps,
-        "buckets": list(plan.edges),
-        "seed": bench.settings.seed,
+        "total_steps": total_steps,
+        "buckets": list(edges),
+        "seed": settings.seed,
         "versions": versions(),
         "device_kind": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
-        "mesh": dict(bench.mesh.shape),
+        "mesh": dict(mesh.shape),
         "commit": _commit(),
     }
 
 
-def saved_record(workdir: epath.Path) -> dict[str, Any] | None:
-    """config.json of a run folder, None where there is none yet."""
-    path = workdir / "config.json"
+def read_record(run: Run) -> dict[str, Any] | None:
+    """config.json of a run folder; None where there is none yet.
+
+    Raises:
+      UserError: the file is damaged, or it is not a run's.
+    """
+    path = run.config_file
     if not path.exists():
         return None
-    record = read_json(path)
+    record = files.read_json(path, "restore the file or start in another --workdir")
     if not {"config", "task", "model", "total_steps"} <= record.keys():
         raise UserError(
             f"{path} is no run's config.json (a model's, perhaps); wanted a folder of "
@@ -141,16 +138,20 @@ def saved_record(workdir: epath.Path) -> dict[str, Any] | None:
     return record
 
 
-def wanted_record(workdir: str) -> tuple[epath.Path, dict[str, Any]]:
-    """(folder, config.json) of a run that must be there."""
-    folder = absolute(workdir)
-    record = saved_record(folder)
+def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
+    """(run, config.json) of a folder that must hold a run.
+
+    Raises:
+      UserError: it holds none.
+    """
+    run = Run.open(workdir)
+    record = read_record(run)
     if record is None:
         raise UserError(
             f"{workdir} holds no config.json; wanted the --workdir of a trained run "
             "(with num_seeds > 1, one of its seed_* folders)"
         )
-    return folder, record
+    return run, record
 
 
 def settings_of(record: dict[str, Any]) -> Settings:
@@ -164,7 +165,9 @@ def task_of(record: dict[str, Any]) -> Task:
     return Task(**task | {n: tuple(task[n]) for n in ("labels", "metrics")})
 
 
-def check_same(workdir: epath.Path, settings: Settings, record: dict[str, Any]) -> None:
+def check_same(
+    workdir: epath.PathLike, settings: Settings, record: dict[str, Any]
+) -> None:
     """Refuse to go on in a folder that holds another run.
 
     The mesh may differ: a checkpoint of any mesh is restored on any other.
@@ -184,8 +187,8 @@ def check_same(workdir: epath.Path, settings: Settings, record: dict[str, Any]) 
             )
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    out = {}
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             out |= _flat(value, f"{prefix}{name}.")
@@ -195,13 +198,21 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 
 def check_data(
-    workdir: epath.Path, bench: Workbench, plan: Plan, record: dict[str, Any]
+    workdir: epath.PathLike,
+    task: Task,
+    edges: Sequence[int],
+    total_steps: int,
+    record: dict[str, Any],
 ) -> None:
-    """Refuse to go on with data other than the run began with."""
+    """Refuse to go on with data other than the run began with.
+
+    Raises:
+      UserError: the task, the buckets or the number of steps differ.
+    """
     now = {
-        "task": json.loads(json.dumps(bench.task._asdict())),
-        "total_steps": plan.total_steps,
-        "buckets": list(plan.edges),
+        "task": json.loads(json.dumps(task._asdict())),
+        "total_steps": total_steps,
+        "buckets": list(edges),
     }
     for name, value in now.items():
         if value != record[name]:
@@ -211,13 +222,15 @@ def check_data(
             )
 
 
-def check_weights(
-    workdir: epath.Path, bench: Workbench, record: dict[str, Any]
-) -> None:
-    """Refuse to go on with a base model other than the one the run began with."""
-    if (got := source_hash(bench.base)) != record["model"]["sha256"]:
+def check_weights(workdir: epath.PathLike, base: Base, record: dict[str, Any]) -> None:
+    """Refuse to go on with a base model other than the one the run began with.
+
+    Raises:
+      UserError: the weight files differ.
+    """
+    if (got := weights_sha256(base)) != record["model"]["sha256"]:
         raise UserError(
-            f"the weights of {bench.base.name} have changed since {workdir} was begun "
+            f"the weights of {base.name} have changed since {workdir} was begun "
             f"(sha256 {got[:12]}, then {record['model']['sha256'][:12]}); restore "
             "them, or choose another --workdir"
         )

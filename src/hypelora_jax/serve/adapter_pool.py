@@ -1,7 +1,7 @@
-"""Several runs behind one backbone: its weights once, its programs once.
+"""Several runs that share one backbone: one copy of its weights and of its programs.
 
 The adapter and the head are arguments of the compiled programs, so runs whose adapters
-have the same shapes run the same programs, and a further one compiles nothing.
+have the same shapes run the same programs, and a further run compiles nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,63 +12,55 @@ import numpy as np
 
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.inference import predictor
-from hypelora_jax.inference.predictor import Loaded
+from hypelora_jax.inference.predictor import Predictor, load
 from hypelora_jax.run import records
+from hypelora_jax.run.paths import unique_names
 from hypelora_jax.types import Params
 
-Shelf = dict[str, Loaded]  # by name; the first one answers where none is asked for
-Programs = dict[tuple, Callable]  # `classify` of a Forward, by what it is built from
+AdapterPool = dict[str, Predictor]  # by name; the first answers if none is named
+Programs = dict[tuple, Callable]  # `classify` by (sizes, dtype, outputs)
 
 
-def open_all(workdirs: Sequence[str], batch_sizes: Sequence[int], **how: Any) -> Shelf:
+def open_pool(
+    workdirs: Sequence[str], batch_sizes: Sequence[int], **options: Any
+) -> AdapterPool:
     """Runs by name, ready to answer, all with the lengths T of the longest.
 
     Args:
-      workdirs: of trained or imported runs of one base model.
-      how: `coverage`, `sets`, `by_class` and `abstain` of `inference.loaded.load`.
+      workdirs: folders of trained or imported runs of one base model.
+      batch_sizes: rows of the compiled batches.
+      options: `coverage`, `sets`, `by_class` and `abstain` of `inference.load`.
 
     Raises:
-      UserError: no such run, the same one twice, or runs that cannot share a backbone.
+      UserError: a run does not exist or is named twice, or the runs cannot share a
+        backbone.
     """
     names = names_of(workdirs)
     _check_same_base(names)
-    out, programs, first = {}, {}, None
+    pool: AdapterPool = {}
+    programs: Programs = {}
+    first = None
     for name, workdir in names.items():
-        own = predictor.load(workdir, batch_sizes=batch_sizes, **how)
-        first = first or own
-        out[name] = _behind(first, own, programs, alone=len(names) == 1)
-    edges = max((one.edges for one in out.values()), key=lambda edges: edges[-1])
-    return {name: _with_edges(one, edges) for name, one in out.items()}
+        predictor = load(workdir, batch_sizes=batch_sizes, **options)
+        first = first or predictor
+        pool[name] = _sharing(first, predictor, programs, alone=len(names) == 1)
+    edges = max((one.edges for one in pool.values()), key=lambda edges: edges[-1])
+    return {name: _with_edges(one, edges) for name, one in pool.items()}
 
 
 def names_of(workdirs: Sequence[str]) -> dict[str, str]:
     """{name: folder}: the last part of each path, or as many as tell them apart.
 
     Raises:
-      UserError: the same folder twice.
+      UserError: the same folder is given twice.
     """
-    parts = [str(records.absolute(w)).rstrip("/").split("/") for w in workdirs]
-    if twice := [
-        w for w, own in zip(workdirs, parts, strict=True) if _many(own, parts)
-    ]:
-        raise UserError(
-            f"--workdir={twice[0]} stands there twice; wanted each run once"
-        )
-    for depth in range(1, 1 + max(map(len, parts))):
-        names = ["/".join(own[-depth:]) for own in parts]
-        if len(set(names)) == len(names):
-            break
-    return dict(zip(names, workdirs, strict=True))
-
-
-def _many(item: Any, items: list) -> bool:
-    return items.count(item) > 1
+    twice = "--workdir={} stands there twice; wanted each run once"
+    return dict(zip(unique_names(workdirs, twice), workdirs, strict=True))
 
 
 def _check_same_base(names: dict[str, str]) -> None:
     """Refuse runs of different weights, from config.json, before any is loaded."""
-    models = {n: records.wanted_record(w)[1]["model"] for n, w in names.items()}
+    models = {n: records.open_record(w)[1]["model"] for n, w in names.items()}
     (first, wanted), *others = models.items()
     for name, model in others:
         if model["sha256"] != wanted["sha256"]:
@@ -82,46 +74,52 @@ def _other_base(first: str, base: str, name: str, other: str) -> str:
     )
 
 
-def _behind(first: Loaded, own: Loaded, programs: Programs, alone: bool) -> Loaded:
-    """The run with the backbone and the programs of the first one."""
-    run, bench = own.run, own.run.bench
-    if "backbone" not in run.frozen:
+def _sharing(
+    first: Predictor, predictor: Predictor, programs: Programs, alone: bool
+) -> Predictor:
+    """The predictor with the backbone and the programs of the first one."""
+    fitted, bench = predictor.fitted, predictor.fitted.bench
+    if "backbone" not in fitted.frozen:  # it was trained, so it cannot be shared
         if alone:
-            return own
+            return predictor
         raise UserError(
-            f"{run.workdir} was fine-tuned in full: its backbone is its own; wanted "
+            f"{fitted.workdir} was fine-tuned in full: its backbone is its own; wanted "
             "adapters beside each other: serve it alone"
         )
-    if bench.mesh != first.run.bench.mesh:
+    if bench.mesh != first.fitted.bench.mesh:
         raise UserError(
-            f"{run.workdir} wants the mesh {dict(bench.mesh.shape)} and "
-            f"{first.run.workdir} {dict(first.run.bench.mesh.shape)}; wanted one mesh"
+            f"{fitted.workdir} wants the mesh {dict(bench.mesh.shape)} and "
+            f"{first.fitted.workdir} {dict(first.fitted.bench.mesh.shape)}; wanted one "
+            "mesh"
         )
-    shared = first.run.frozen["backbone"]
-    if own is not first and not bench.base.folder:
-        _check_same_arrays(first, own)
-    settings = bench.settings
-    key = (bench.base.config, settings.model.dtype, bench.task.num_outputs)
+    if predictor is not first and not bench.base.folder:
+        _check_same_arrays(first, predictor)
+    key = (bench.base.config, bench.settings.model.dtype, bench.task.num_outputs)
     if key not in programs:
-        programs[key] = _narrowed(run.forward.classify)
-    frozen = {**run.frozen, "backbone": shared}
-    bench = bench._replace(frozen={}, trainable={})  # those before training: not used
-    forward = run.forward._replace(classify=programs[key])
-    return own._replace(run=run._replace(bench=bench, forward=forward, frozen=frozen))
+        programs[key] = _narrowed(fitted.forward.classify)
+    frozen = {**fitted.frozen, "backbone": first.fitted.frozen["backbone"]}
+    # The parameters from before training are not used here, so their memory is freed.
+    fitted = fitted._replace(
+        bench=bench._replace(frozen={}, trainable={}),
+        forward=fitted.forward._replace(classify=programs[key]),
+        frozen=frozen,
+    )
+    return predictor._replace(fitted=fitted)
 
 
-def _check_same_arrays(first: Loaded, own: Loaded) -> None:
-    """Refuse random weights that were drawn otherwise: they come from no file."""
-    pair = [one.run.frozen["backbone"] for one in (first, own)]
+def _check_same_arrays(first: Predictor, other: Predictor) -> None:
+    """Refuse random weights that were drawn differently; they have no sha256."""
+    pair = [one.fitted.frozen["backbone"] for one in (first, other)]
     shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in pair]
     same = shapes[0] == shapes[1] and jax.tree.all(jax.tree.map(np.array_equal, *pair))
     if not same:
-        names = [(str(x.run.workdir), x.run.bench.base.name) for x in (first, own)]
+        both = [one.fitted for one in (first, other)]
+        names = [(str(fitted.workdir), fitted.bench.base.name) for fitted in both]
         raise UserError(_other_base(*names[0], *names[1]))
 
 
 def _narrowed(classify: Callable) -> Callable:
-    """`classify` given what it reads alone: the same arguments for every method."""
+    """`classify` given only what it reads, so that all methods pass the same tree."""
 
     def of_rows(params: Params, lora: Any, rows: Any) -> jax.Array:
         return classify({n: params[n] for n in ("backbone", "head")}, lora, rows)
@@ -129,9 +127,10 @@ def _narrowed(classify: Callable) -> Callable:
     return of_rows
 
 
-def _with_edges(own: Loaded, edges: tuple[int, ...]) -> Loaded:
-    """The run answering with these lengths; a length is padding and changes nothing."""
+def _with_edges(predictor: Predictor, edges: tuple[int, ...]) -> Predictor:
+    """The predictor with these lengths; padding to a length changes no answer."""
     answerers = {
-        rows: evaluation.answerer(own.run, edges, rows) for rows in own.answerers
+        rows: evaluation.answerer(predictor.fitted, edges, rows)
+        for rows in predictor.answerers
     }
-    return own._replace(edges=edges, answerers=answerers)
+    return predictor._replace(edges=edges, answerers=answerers)

@@ -1,4 +1,4 @@
-"""The OpenAPI description as a page that fetches nothing."""
+"""The OpenAPI description as an HTML page without scripts or links to elsewhere."""
 
 import json
 import re

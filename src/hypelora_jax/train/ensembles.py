@@ -26,14 +26,12 @@ from hypelora_jax.types import Batch, Key, Lora, Params
 
 def seeds(settings: Settings) -> int:
     """Seeds trained side by side: K of a deep ensemble, else 1."""
-    uncertainty = settings.uncertainty
-    return uncertainty.samples if uncertainty.kind == "deep_ensemble" else 1
+    return settings.uncertainty.seeds
 
 
 def conditions(settings: Settings) -> int:
     """Conditioning embeddings a slot: K of a hyper-ensemble, else 1."""
-    uncertainty = settings.uncertainty
-    return uncertainty.samples if uncertainty.kind == "hyper_ensemble" else 1
+    return settings.uncertainty.conditions
 
 
 def count(settings: Settings) -> int:

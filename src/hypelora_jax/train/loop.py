@@ -7,7 +7,9 @@ from absl import logging
 from etils import epath
 
 from hypelora_jax.errors import UserError
-from hypelora_jax.run.metric_log import Journal, Meter, Muted, summary
+from hypelora_jax.run.metric_log import MetricLog, SilentLog, summary
+from hypelora_jax.run.paths import Run as RunPaths
+from hypelora_jax.run.throughput import Throughput
 from hypelora_jax.sharding import processes
 from hypelora_jax.sharding.mesh import put_batch
 from hypelora_jax.train import ensembles, scoring, session
@@ -75,18 +77,27 @@ def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
             params, alpha = run.state.params, run.alpha_after(0)
             judged = run.judge(_split_of(select_on), params, alpha)
         if judged:
-            saved.select(0, scoring.selection(select_on, bench.task, 0, judged))
+            saved.select(
+                0,
+                scoring.selection(
+                    select_on, bench.model.objective.unit, bench.task.metrics, 0, judged
+                ),
+            )
 
 
-def _journal(run: Run, workdir: epath.Path, step: int, show: bool) -> Journal | Muted:
+def _journal(
+    run: Run, workdir: epath.Path, step: int, show: bool
+) -> MetricLog | SilentLog:
     if not processes.is_main():
-        return Muted()
-    return Journal(workdir, step, run.plan.total_steps, show, run.judged)
+        return SilentLog()
+    return MetricLog(RunPaths(workdir), step, run.plan.total_steps, show, run.judged)
 
 
-def _steps(run: Run, journal: Journal | Muted, stop: StopRequest, step: int) -> None:
+def _steps(
+    run: Run, journal: MetricLog | SilentLog, stop: StopRequest, step: int
+) -> None:
     """Steps until the last one, early stopping, or a request to stop."""
-    meter, patience = Meter(), run.optim.patience
+    meter, patience = Throughput(), run.optim.patience
     every = run.bench.settings.ckpt.every_steps
     per_epoch = run.plan.steps_per_epoch
     if not run.judged:  # stopped in the evaluation that this epoch ends with
@@ -133,7 +144,9 @@ def _waits(run: Run, step: int) -> bool:
     return logged or step % run.plan.steps_per_epoch == 0
 
 
-def _log(run: Run, journal: Journal, meter: Meter, step: int, info: dict) -> None:
+def _log(
+    run: Run, journal: MetricLog | SilentLog, meter: Throughput, step: int, info: dict
+) -> None:
     """A row every log.every_steps steps; reading the loss waits for the device."""
     if step % run.bench.settings.log.every_steps and step != run.plan.total_steps:
         return
@@ -167,7 +180,7 @@ def _temperature(run: Run, step: int) -> dict[str, float]:
     return {}
 
 
-def _end_epoch(run: Run, journal: Journal, step: int) -> None:
+def _end_epoch(run: Run, journal: MetricLog | SilentLog, step: int) -> None:
     """Judge the selection split and validation; record the loss models are chosen by.
 
     The state is being saved meanwhile. A run stopped here judges when it goes on.
@@ -185,7 +198,8 @@ def _end_epoch(run: Run, journal: Journal, step: int) -> None:
             f"the split {chosen} has no labels to choose a model by; wanted "
             "config.select_on=calibration"
         )
-    rank = scoring.selection(select_on, run.bench.task, step, judged[chosen])
+    unit, names = run.bench.model.objective.unit, run.bench.task.metrics
+    rank = scoring.selection(select_on, unit, names, step, judged[chosen])
     journal.flush()  # first: what was selected is not evaluated again
     run.saved.select(step, rank)
     run.progress = run.progress.after(rank.loss)

@@ -130,4 +130,4 @@ class Run:
             )
         logits, temperature = ensembles.pool(settings, trainable, own)
         known = (data.label, temperature, data.soft)
-        return scoring.judge(self.bench.task, logits, *known)
+        return scoring.judge(self.bench.model.objective, logits, *known)

@@ -1,6 +1,7 @@
 """Logits and metrics of a split: the adapter is made once, then used batch by batch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +9,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hypelora_jax import trees
-from hypelora_jax.calibration import metrics
 from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.data.batches import Dataset, NumpyBatch, eval_batches
-from hypelora_jax.data.tasks import Task
 from hypelora_jax.model import Model
 from hypelora_jax.objectives import training_loss
 from hypelora_jax.sharding import rules
@@ -23,7 +22,7 @@ from hypelora_jax.sharding.mesh import (
     replicated,
 )
 from hypelora_jax.train.checkpoint.selection import Selection
-from hypelora_jax.types import Params
+from hypelora_jax.types import Objective, Params
 
 
 class Forward(NamedTuple):
@@ -42,11 +41,11 @@ def forward(model: Model, mesh: Mesh) -> Forward:
     """Inference functions, compiled once per bucket; nothing is donated."""
 
     def adapt(params: Params, alpha: jax.Array):
-        lora = model.predictor.adapt(params, {}, alpha, None)
+        lora = model.adapt(params, {}, alpha, None)
         return rules.pin_factors(lora, mesh)
 
     def classify(params: Params, lora, batch):
-        return model.predictor.classify(params, lora, batch, None)
+        return model.classify(params, lora, batch, None)
 
     classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
     return Forward(jax.jit(adapt), classify, mesh)
@@ -93,67 +92,42 @@ def split_logits(
     return logits(run, trainable, frozen, alpha, batches, len(data.ids))
 
 
-def labelled(label_N: np.ndarray) -> np.ndarray:
-    """Which examples have a label: not -1 (classes), not NaN (regression)."""
-    if np.issubdtype(label_N.dtype, np.floating):
-        return ~np.isnan(label_N)
-    return label_N >= 0
-
-
 def judge(
-    task: Task,
+    objective: Objective,
     logits_NY: np.ndarray,
     label_N: np.ndarray,
     temperature: float = 1.0,
     soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a split in float64: task scores, and calibration for classes.
+    """Metrics of a split in float64, as its objective judges it; {} without labels.
 
-    `temperature` divides the logits. Examples without a label are left out; with none
-    left the result is empty. A regression gives n, mse and its correlations. `soft_NY`,
-    shares of raters, adds the distances to them.
+    `temperature` divides the logits. `soft_NY`, shares of raters, adds the distances to
+    them.
     """
-    keep = labelled(label_N)
-    z, y = np.asarray(logits_NY, np.float64)[keep], label_N[keep]
-    if not len(y):
-        return {}
-    if task.kind == "regression":
-        mse = float(np.mean((z[:, 0] - y.astype(np.float64)) ** 2))
-        return {"n": len(y), "mse": mse, **scores.table(task.metrics, z[:, 0], y)}
-    soft_NY = None if soft_NY is None else soft_NY[keep]
-    return judge_probs(task, softmax(z, temperature), y, soft_NY)
-
-
-def judge_probs(
-    task: Task,
-    probs_NY: np.ndarray,
-    label_N: np.ndarray,
-    soft_NY: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """Metrics and task scores of probabilities in float64, every example labelled."""
-    if not len(label_N):
-        return {}
-    out = metrics.compute_all(probs_NY, label_N, soft=soft_NY)
-    return {**out, **scores.table(task.metrics, np.argmax(probs_NY, axis=1), label_N)}
-
-
-def selection_loss(judged: dict[str, Any]) -> float:
-    """What models are chosen by: NLL in nats, squared error for a regression."""
-    return judged["nll"] if "nll" in judged else judged["mse"]
+    judge = objective.judge
+    state = judge.update(judge.start(), logits_NY, label_N, soft_NY)
+    return judge.result(state, partial(softmax, temperature=temperature))
 
 
 def selection(
-    select_on: str, task: Task, step: int, judged: dict[str, Any]
+    select_on: str, unit: str, names: Sequence[str], step: int, judged: dict[str, Any]
 ) -> Selection:
     """How the epoch that ends with a step ranks among the others, by config.select_on.
 
     By score the earliest of equals is the best, as in the paper's tables.
+
+    Args:
+      select_on: of the config.
+      unit: the metric that models are chosen by, as the objective says.
+      names: scores of the task.
+      step: number of finished steps.
+      judged: metrics of the split that models are chosen on.
     """
-    loss = selection_loss(judged)
+    loss = judged[unit]
     if select_on == "last":
         return Selection(-float(step), loss)
     if select_on == "validation_score":
-        return Selection(1e-12 * step - judged[scores.main(task.metrics)], loss)
+        return Selection(1e-12 * step - judged[scores.main(names)], loss)
     return Selection(loss, loss)
 
 

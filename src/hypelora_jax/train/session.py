@@ -5,6 +5,7 @@ mesh. Evaluation and prediction of a finished run use the same code.
 """
 
 import hashlib
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,8 +14,8 @@ import optax
 from absl import logging
 from jax.sharding import Mesh
 
+from hypelora_jax import families, trees
 from hypelora_jax import model as model_lib
-from hypelora_jax import trees
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import buckets, sources
 from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
@@ -22,7 +23,6 @@ from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.data.tokens import Tokenizer, tokenizer
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.sizes import max_tokens
 from hypelora_jax.interop import base as bases
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
@@ -64,7 +64,8 @@ def keys(settings: Settings) -> Keys:
 
 def max_length(settings: Settings, base: bases.Base) -> int:
     """data.max_length, checked against the positions the model has."""
-    limit, wanted = max_tokens(base.config), settings.data.max_length
+    limit = families.of(base.config).max_tokens(base.config)
+    wanted = settings.data.max_length
     if wanted > limit:
         raise UserError(
             f"config.data.max_length is {wanted}; {base.name} has room for {limit} "
@@ -89,9 +90,10 @@ def workbench(
     base = bases.resolve(model_config.path, revision or model_config.revision)
     max_length(settings, base)
     mesh = mesh or make_mesh(settings.mesh)
-    model = model_lib.build(settings, base.config, task.num_outputs)
-    trainable, frozen = _parameters(settings, model, base, task.num_outputs, mesh)
-    words = tokenizer(base.folder, base.config.family, base.config.pad_id)
+    model = model_lib.build(settings, base.config, task)
+    trainable, frozen = _parameters(settings, model, base, task, mesh)
+    roles = families.of(base.config).tokens
+    words = tokenizer(base.folder, roles, base.config.pad_id)
     if words.vocab_size > base.config.vocab:
         raise UserError(
             f"the tokenizer of {base.name} has {words.vocab_size} tokens and the model "
@@ -101,28 +103,31 @@ def workbench(
 
 
 def _parameters(
-    settings: Settings, model: Model, base: bases.Base, num_outputs: int, mesh: Mesh
+    settings: Settings, model: Model, base: bases.Base, task: Task, mesh: Mesh
 ) -> tuple[Params, Params]:
     """(trainable, frozen) of all seeds, each leaf where its rule says.
 
     Build order: shapes, shardings, then tensors of files are placed and values are
     drawn where they belong; nothing is drawn in one place and moved to another.
     """
-    family = base.config.family
+    family = families.of(base.config)
+    table, kind = family.shardings, families.head_kind(settings.head.kind, task)
+    outputs = task.num_outputs if kind in family.heads else None
+    load = partial(bases.load_heads, base, model.parts.head, outputs)
     inits = [keys(own).init for own in ensembles.of_seeds(settings)]
     backbone, heads = None, None
     if base.folder is not None:
         at = [named_key(key, "base") for key in inits]
-        backbone, heads = bases.load_heads(base, num_outputs, at)
+        backbone, heads = load(at)
         own = {"backbone": backbone}
-        backbone = rules.place(own, rules.shardings(own, mesh, family))["backbone"]
+        backbone = rules.place(own, rules.shardings(own, mesh, table))["backbone"]
         heads = jax.tree.map(np.asarray, heads)
 
     def draw(data: np.ndarray, backbone: Params | None, heads: list | None) -> tuple:
         inits = [jax.random.wrap_key_data(one) for one in data]
         if heads is None:
             at = [named_key(key, "base") for key in inits]
-            backbone, heads = bases.load_heads(base, num_outputs, at)
+            backbone, heads = load(at)
         start = {} if backbone is None else {"backbone": backbone}
         parts = [
             model_lib.split(
@@ -133,9 +138,11 @@ def _parameters(
         return parts[0] if len(parts) == 1 else ensembles.stack(parts)
 
     data = np.stack([np.asarray(jax.random.key_data(key)) for key in inits])
-    inside = backbone if settings.method == "full" else None  # else it stays as it is
+    # a backbone that trains goes through the program; any other stays where it is
+    trains = trees.matcher(model_lib.method(settings.method).trains)
+    inside = backbone if trains("backbone/") else None
     shapes = jax.eval_shape(draw, data, inside, heads)
-    where = tuple(rules.shardings(tree, mesh, family) for tree in shapes)
+    where = tuple(rules.shardings(tree, mesh, table) for tree in shapes)
     trainable, frozen = jax.jit(draw, out_shardings=where)(data, inside, heads)
     if backbone is not None and inside is None:
         frozen = {**frozen, "backbone": backbone}
@@ -189,7 +196,9 @@ def start(
     alpha = blend_alpha(settings.blend, total_steps, settings.optim.accumulate)
     own_keys = [keys(own).train for own in ensembles.of_seeds(settings)]
     shapes = jax.eval_shape(lambda p: ensembles.start(p, tx, own_keys), bench.trainable)
-    where = state_shardings(shapes, tx, bench.mesh, bench.base.config.family)
+    where = state_shardings(
+        shapes, tx, bench.mesh, families.of(bench.base.config).shardings
+    )
     abstract = jax.tree.map(
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, where
     )

@@ -42,15 +42,15 @@ def init_state(
 
 
 def state_shardings(
-    state: TrainState, tx: optax.GradientTransformation, mesh: Mesh, family: str
+    state: TrainState, tx: optax.GradientTransformation, mesh: Mesh, table: rules.Table
 ) -> TrainState:
     """Sharding of each leaf of a state (arrays or shape structs).
 
-    Parameters follow the family's table, the optimizer's moments their parameter; step,
-    counters and key are whole on every device.
+    Parameters follow the table of the family's backbone, the optimizer's moments
+    follow their parameter; step, counters and key are whole on every device.
     """
     whole = replicated(mesh)
-    params = rules.shardings(state.params, mesh, family)
+    params = rules.shardings(state.params, mesh, table)
     opt_state = optax.tree.map_params(
         tx,
         lambda _, sharding: sharding,

@@ -50,18 +50,11 @@ def gradients(
     With a mesh the adapter is pinned to the devices of its kernels, and its gradient
     with it: it is summed over devices there, before the network that made it sees it.
     """
-    predictor = model.predictor
 
     def micro_sums(direct: Params, lora: Lora, frozen: Params, rows: Batch, key):
         params = trees.union(direct, frozen)
-        logits_BY = predictor.classify(
-            params, lora, rows, None if deterministic else key
-        )
-        loss_B = model.loss.apply(
-            params.get("loss", {}), logits_BY, rows["label"], rows["weight"]
-        )
-        weight_B = rows["weight"].astype(loss_B.dtype)
-        return training_loss.total(loss_B, weight_B), jnp.sum(weight_B)
+        key = None if deterministic else key
+        return model.objective.sums(model, params, lora, rows, key)
 
     value_and_grads = jax.value_and_grad(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
@@ -74,9 +67,8 @@ def gradients(
         adapt_key = None if deterministic else keys["adapt"]
 
         def adapt(adapting: Params) -> Lora:
-            lora = predictor.adapt(
-                trees.union(adapting, frozen), cond, alpha, adapt_key
-            )
+            params = trees.union(adapting, frozen)
+            lora = model.adapt(params, cond, alpha, adapt_key)
             return lora if mesh is None else rules.pin_factors(lora, mesh)
 
         lora, pull = jax.vjp(adapt, _pick(trainable, direct=False))

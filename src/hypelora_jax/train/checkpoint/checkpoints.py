@@ -18,6 +18,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import Run
 from hypelora_jax.train.checkpoint import selection
 from hypelora_jax.train.checkpoint.selection import Selection
 from hypelora_jax.train.state import TrainState
@@ -59,7 +60,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.Path, keep: int = 2):
-        self.directory = epath.Path(workdir) / "checkpoints"
+        self.directory = Run(epath.Path(workdir)).checkpoints
         self._scores = selection.scores(self.directory)
         self._policy = _Keep(keep, self._scores)  # sees it grow
         self._saving: int | None = None
@@ -227,6 +228,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Orbax calls it on process 0 once all processes have written their part."""
+        assert self._saving is not None  # it is set before orbax begins to write
         selection.seal(self.directory, self._saving)
 
     def _save_failed(self, error: Exception) -> UserError:

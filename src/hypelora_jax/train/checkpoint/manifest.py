@@ -15,8 +15,8 @@ from typing import Any
 from etils import epath
 
 from hypelora_jax import files as files_lib
+from hypelora_jax.run.paths import MANIFEST
 
-NAME = "manifest.json"
 BLOCK = 1 << 22  # bytes read at a time
 # Orbax writes one entry of this JSON file after all else: it is left out of the sum.
 # Another, the handlers, it adds in a thread of its own, which the end of a small save
@@ -50,9 +50,9 @@ def write(folder: epath.Path, without: frozenset[str] = frozenset()) -> None:
     `without` names files of the folder itself that are not part of what is kept.
     """
     _wait_for_handlers(folder / STAMPED)
-    leave = without | {NAME}
+    leave = without | {MANIFEST}
     sums = {name: _sum(path) for name, path in files(folder) if name not in leave}
-    files_lib.write_whole(folder / NAME, seal(sums))
+    files_lib.write_whole(folder / MANIFEST, seal(sums))
 
 
 def _wait_for_handlers(path: epath.Path) -> None:
@@ -69,7 +69,7 @@ def _wait_for_handlers(path: epath.Path) -> None:
 
 def exists(folder: epath.Path) -> bool:
     """Was the folder complete once?"""
-    return (folder / NAME).exists()
+    return (folder / MANIFEST).exists()
 
 
 def fault(folder: epath.Path, only: str = "") -> str | None:
@@ -78,16 +78,16 @@ def fault(folder: epath.Path, only: str = "") -> str | None:
     `only` names the one file to look at.
     """
     try:
-        wanted = unseal((folder / NAME).read_bytes())
+        wanted = unseal((folder / MANIFEST).read_bytes())
         for name, entry in wanted.items():
             if only and name != only:
                 continue
             if wrong := _fault_of(folder / name, entry):
                 return f"{name} {wrong}"
     except FileNotFoundError:
-        return f"{NAME} is missing: its save was not finished"
+        return f"{MANIFEST} is missing: its save was not finished"
     except ValueError as e:
-        return f"{NAME} is damaged: {e}"
+        return f"{MANIFEST} is damaged: {e}"
     except OSError as e:
         return f"it cannot be read: {e.strerror or e}"
     return None

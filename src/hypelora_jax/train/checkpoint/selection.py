@@ -17,10 +17,9 @@ from jax.experimental import multihost_utils
 
 from hypelora_jax import files
 from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import COMMITTED, SELECTION
 from hypelora_jax.train.checkpoint import manifest
 
-SELECTION = "selection.json"
-COMMITTED = "commit_success.txt"  # orbax adds it after the manifest
 LATER = frozenset({SELECTION, COMMITTED})
 
 
@@ -121,12 +120,13 @@ def first_sound(directory: epath.Path, candidates: Iterable[int]) -> int | None:
     Raises:
       UserError: there are candidates, and all are damaged.
     """
-    found, faults = None, []
+    found: int | None = None
+    faults: list[str] = []
     if jax.process_index() == 0:
         found, faults = _search(directory, candidates)
     if jax.process_count() > 1:
-        code = np.asarray(-1 - bool(faults) if found is None else found)
-        code = int(multihost_utils.broadcast_one_to_all(code))
+        own = np.asarray(-1 - bool(faults) if found is None else found)
+        code = int(multihost_utils.broadcast_one_to_all(own))
         found = code if code >= 0 else None
         faults = faults or ["process 0 says where"] * (code == -2)
     if found is None and faults:
@@ -142,7 +142,7 @@ def first_sound(directory: epath.Path, candidates: Iterable[int]) -> int | None:
 def _search(
     directory: epath.Path, candidates: Iterable[int]
 ) -> tuple[int | None, list[str]]:
-    faults = []
+    faults: list[str] = []
     for step in candidates:
         found = fault(directory, step)
         if found is None:
@@ -163,7 +163,7 @@ def newest_sound(directory: epath.Path) -> tuple[int | None, list[int]]:
         step
         for step in every
         if step not in done
-        or step > found
+        or (found is not None and step > found)
         or manifest.fault(directory / str(step), only=manifest.STAMPED)
     ]
     if jax.process_index() == 0:

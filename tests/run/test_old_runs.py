@@ -1,0 +1,78 @@
+"""Run folders that an earlier version wrote are read and gone on with as before.
+
+`old_runs/make.py` made them and says how. Only the command line is used here, so that
+these tests outlast every change of what is behind it.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run.old_runs.observe import losses, observe, placed
+
+from hypelora_jax.cli import main
+
+HERE = Path(__file__).parent / "old_runs"
+PATHS = ("config.json", "seeds.json")  # files of a run that hold paths
+CLOSE = {"rtol": 1e-6, "atol": 1e-6}
+
+
+def cases(kind: str) -> list[str]:
+    return sorted(path.stem for path in (HERE / kind).glob("*.zip"))
+
+
+def copied(kind: str, case: str, to: Path) -> dict:
+    """A copy of a case with its own paths; what is expected of it."""
+    shutil.copytree(HERE / "shared", to / "shared")
+    shutil.unpack_archive(HERE / kind / f"{case}.zip", to)
+    for file in (file for name in PATHS for file in (to / "run").rglob(name)):
+        file.write_text(placed(file.read_text(), to))
+    return json.loads(placed((HERE / kind / f"{case}.json").read_text(), to))
+
+
+def same(got, wanted, where: str = "") -> None:
+    """Equal structure and texts, and numbers that are close."""
+    assert type(got) is type(wanted) or isinstance(wanted, float | int), where
+    if isinstance(wanted, dict):
+        assert got.keys() == wanted.keys(), where
+        for name, value in wanted.items():
+            same(got[name], value, f"{where}/{name}")
+    elif isinstance(wanted, list):
+        assert len(got) == len(wanted), where
+        for i, value in enumerate(wanted):
+            same(got[i], value, f"{where}/{i}")
+    elif isinstance(wanted, str):
+        assert got == wanted, where
+    else:
+        np.testing.assert_allclose(got, wanted, **CLOSE, err_msg=where)
+
+
+@pytest.mark.parametrize("case", cases("finished"))
+def test_a_finished_run_says_the_same(case, tmp_path, capsys):
+    expected = copied("finished", case, tmp_path)
+
+    def call(*args: str) -> str:
+        code = main(list(args))
+        said = capsys.readouterr()
+        assert code == 0, said.err[-2000:]
+        return said.out
+
+    got = observe(call, tmp_path, expected["calibrator"], expected["format"])
+    same(got, expected["seen"])
+
+
+@pytest.mark.parametrize("case", cases("unfinished"))
+def test_an_unfinished_run_goes_on_to_the_same_losses(case, tmp_path, capsys):
+    expected = copied("unfinished", case, tmp_path)
+    run, wanted = tmp_path / "run", expected["losses"]
+    before = losses(run)
+    assert 0 < len(before) < len(wanted)
+    same(before, wanted[: len(before)])
+    assert main(["train", f"--workdir={run}", *expected["train"]]) == 0
+    assert (
+        f"going on from step {len(before)} of {len(wanted)}" in capsys.readouterr().err
+    )
+    same(losses(run), wanted)
+    assert json.loads((run / "summary.json").read_text())["step"] > 0
