@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import hypelora_jax
-from hypelora_jax import cli, runs
+from hypelora_jax import cli
 from hypelora_jax.calibration import calibrators, metrics
+from hypelora_jax.commands import train as runs
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.batches import eval_batches
 from hypelora_jax.data.tasks import Task

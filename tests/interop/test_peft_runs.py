@@ -9,7 +9,8 @@ import pytest
 from parity import golden
 from safetensors.numpy import save_file
 
-from hypelora_jax import cli, runs
+from hypelora_jax import cli
+from hypelora_jax.commands import train as runs
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation

@@ -10,7 +10,7 @@ import pytest
 from uncertain import K, few, opened, softmax, with_kind
 
 import hypelora_jax
-from hypelora_jax import runs
+from hypelora_jax.commands import train as runs
 from hypelora_jax.evaluate import averaging, evaluation
 from hypelora_jax.train import session
 

@@ -1,6 +1,7 @@
 """One way to ask a trained run for predictions, whatever they are averaged over."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,11 +9,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from hypelora_jax import trees
+from hypelora_jax import model, trees
 from hypelora_jax.calibration import pooling
-from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.config.settings import Settings, UncertaintyConfig
 from hypelora_jax.data.batches import Dataset
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import dropout, laplace
 from hypelora_jax.objectives.judging import has_label
 from hypelora_jax.run import npz
@@ -23,8 +24,6 @@ from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.train.session import Workbench
 from hypelora_jax.types import Lora, Params
-
-TRAINED = ("deep_ensemble", "hyper_ensemble")  # the others are chosen afterwards
 
 
 class Answer(NamedTuple):
@@ -49,6 +48,27 @@ class Chosen(NamedTuple):
     edges: tuple[int, ...]
 
 
+class Kind(NamedTuple):
+    """A kind of uncertainty: how its members come about, and what they need."""
+
+    trained: bool = False  # members are part of training
+    derived: bool = False  # any run that was trained without members can have it
+    draws: Callable[..., dropout.Draws] | None = None  # of members drawn at prediction
+    needs: tuple[tuple[str, str], ...] = ()  # (field, value) of the hyper-network
+
+
+KINDS = {
+    "none": Kind(),
+    "mc_dropout": Kind(derived=True, draws=dropout.masks),
+    "deep_ensemble": Kind(trained=True),
+    "laplace": Kind(derived=True),
+    "hyper_ensemble": Kind(
+        trained=True, needs=(("hyper.cond", "learned"), ("condition.source", "none"))
+    ),
+    "random_a": Kind(
+        derived=True, draws=dropout.random_a, needs=(("hyper.a", "random"),)
+    ),
+}
 Answerer = Callable[[Dataset], Answer]
 Adapters = dict[int, Lora]  # of the trained members, made at the first question
 
@@ -64,8 +84,7 @@ def answerer(run: Chosen, posterior: laplace.Posterior | None = None) -> Answere
     if kind == "laplace" and posterior is not None:
         return _of_posterior(run, posterior)
     draw = None
-    if kind in ("mc_dropout", "random_a"):
-        build = dropout.masks if kind == "mc_dropout" else dropout.random_a
+    if build := choose(KINDS, kind, "uncertainty.kind").draws:
         config = run.bench.base.config
         draw = build(settings, config, task, run.bench.mesh)
 
@@ -97,8 +116,27 @@ def features(run: Chosen) -> Callable[[Dataset], np.ndarray]:
         return parts.head.features(params["head"], hidden_BTD)
 
     of_rows = jax.jit(rules.over(mesh, of_rows), out_shardings=replicated(mesh))
-    forward, kept = run.forward._replace(classify=of_rows), {}
+    forward = run.forward._replace(classify=of_rows)
+    kept: Adapters = {}
     return lambda data: _logits(run, forward, data, kept)[0]
+
+
+def check_kind(settings: Settings) -> None:
+    """Refuse a kind of uncertainty that the run's hyper-network cannot give."""
+    needs = KINDS[settings.uncertainty.kind].needs
+    if not needs:
+        return
+    got = {path: operator.attrgetter(path)(settings) for path, _ in needs}
+    network = model.method(settings.method).network
+    if network is None or got != dict(needs):
+        wanted = " and ".join(f"{path}={value}" for path, value in needs)
+        methods = [name for name, m in model.METHODS.items() if m.network is not None]
+        found = [f"{path}={got[path]}" for path, value in needs if got[path] != value]
+        found.append(f"method={settings.method}")
+        raise UserError(
+            f"config.uncertainty.kind={settings.uncertainty.kind} wants {wanted} and "
+            f"method={' or '.join(methods)}; got {', '.join(found)}"
+        )
 
 
 def check(bench: Workbench, held_label_N: np.ndarray) -> None:
@@ -174,12 +212,13 @@ def chosen_afterwards(bench: Workbench, config: UncertaintyConfig) -> Workbench:
       UserError: the run's kind or the new one is part of training.
     """
     for kind in (bench.settings.uncertainty.kind, config.kind):
-        if kind in TRAINED:
+        if choose(KINDS, kind, "uncertainty.kind").trained:
             raise UserError(
                 f"uncertainty.kind={kind} is trained, not chosen afterwards; train a "
                 f"run with --config.uncertainty.kind={kind}"
             )
     settings = dataclasses.replace(bench.settings, uncertainty=config)
+    check_kind(settings)
     return bench._replace(settings=settings)
 
 

@@ -8,7 +8,6 @@ from hypelora_jax import files, objectives
 from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
-from hypelora_jax.report.metric_tables import Table, title_of
 from hypelora_jax.run import predictions, records
 from hypelora_jax.run.paths import Run
 
@@ -64,25 +63,9 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     return result | {"difference": change}
 
 
-def table(result: dict[str, Any]) -> Table:
-    """Before and after with intervals, and the change with its p-value, a row each."""
-    rows = []
-    for name, change in result["difference"].items():
-        sides = (result[side][name] for side in ("before", "after"))
-        said = f"{change['value']:+.3f} (p {change['p']:.2g})"
-        rows.append((title_of(name), *map(_short, sides), said))
-    columns = ("validation", result["was"], result["calibrator"], "change")
-    return Table(f"calibrated by {result['method']}", columns, tuple(rows))
-
-
 def _shown(held: calibration_split.Held) -> tuple[str, ...]:
     """SHOWN, and the distance to the raters' shares where there are any."""
     return SHOWN if held.soft is None else (*SHOWN, "soft_tv")
-
-
-def _short(value: dict[str, float]) -> str:
-    """Three digits: two intervals and a change fit 80 columns."""
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def _refresh(run: evaluation.Fitted) -> None:

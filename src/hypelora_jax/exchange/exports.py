@@ -53,7 +53,7 @@ def export(
       kind: "peft" or "merged".
       calibrated: divide the head's last layer by the fitted temperature.
       only: names of the folders wanted, of those below `output`; (): all.
-      cond: conditioning vectors (S, C) or (K, S, C), for runs with hyper.cond=given.
+      cond: conditioning vectors (S, C) or (K, S, C), where condition.source=given.
 
     Raises:
       UserError: an output that is not empty, a method or calibrator that cannot be

@@ -59,7 +59,7 @@ def load_config(folder: epath.PathLike) -> EncoderConfig:
     try:
         return families.FAMILIES[name].config(fields)
     except UserError as e:
-        raise UserError(f"{path} has {e}") from e
+        raise UserError(f"{path}: {e}") from e
 
 
 def make_config(

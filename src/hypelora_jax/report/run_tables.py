@@ -7,16 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax import model, trees
-from hypelora_jax.adapters import lora as lora_lib
-from hypelora_jax.adapters.deltas import delta_norms, mean_cosine
+from hypelora_jax import trees
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.model import Parts
 from hypelora_jax.report.metric_tables import Table
-from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.session import Plan, Workbench
-from hypelora_jax.types import Params
 
 # Share of the GEMM rate that a whole step reaches on a CPU (32 x 128 tokens, MiniLM).
 EFFICIENCY = 0.45
@@ -104,44 +100,6 @@ def opening(bench: Workbench, plan: Plan) -> Table:
 
 def _of(bench: Workbench) -> tuple[Parts, int]:
     return bench.model.parts, bench.model.parts.rank
-
-
-def deltas(
-    bench: Workbench, trainable: Params, frozen: Params, alpha: jax.Array
-) -> dict[str, Any]:
-    """Norm of each site's delta (scale included) and the mean cosine between sites.
-
-    Empty without an adapter. With conditioning that the caller gives, there is no one
-    adapter to speak of, and the result is empty too.
-    """
-    parts = bench.model.parts
-    if not parts.hyper_sites and not parts.lora_sites:
-        return {}
-    if parts.cond is not None and parts.cond.reads:
-        return {}
-    all_sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
-
-    def measure(params: Params, alpha: jax.Array) -> tuple[list, jax.Array]:
-        compact = model.compact(parts, params, {}, alpha)
-        folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
-        placed = lora_lib.place(compact, parts.num_layers)
-        return [delta_norms(f) for f in folded], mean_cosine(placed)
-
-    # whole on every device, so that each of several processes can read them
-    measure = jax.jit(measure, out_shardings=replicated(bench.mesh))
-    params = trees.union(trainable, frozen)
-    params = {n: x for n, x in params.items() if n not in ("backbone", "head")}
-    measured, cosine = measure(params, np.asarray(alpha))
-    norms: dict[str, float] = {}
-    for sites, by_module in zip(all_sites, measured, strict=True):
-        for module, values in by_module.items():
-            layers = sites[module].layers
-            norms |= {
-                f"{layer}.{module}": float(v)
-                for layer, v in zip(layers, np.asarray(values), strict=True)
-            }
-    cosine = float(cosine)
-    return {"norms": norms, "mean_cosine": None if np.isnan(cosine) else cosine}
 
 
 def closing(summary: dict[str, Any]) -> Table:

@@ -29,7 +29,7 @@ def number(fields: Fields, name: str, low: float, default: Any = None) -> Any:
     got = fields.get(name)
     got = default if got is None else got
     if got is None:
-        raise UserError(f"no {name}; wanted the config saved with the model")
+        raise UserError(f"it has no {name}; wanted the config saved with the model")
     kinds = (int,) if isinstance(low, int) else (int, float)
     if isinstance(got, bool) or not isinstance(got, kinds) or not got >= low:
         what = "an integer" if kinds == (int,) else "a number"
