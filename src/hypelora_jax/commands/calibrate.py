@@ -26,9 +26,14 @@ def run(workdir: str, method: str) -> None:
 
     from hypelora_jax.evaluate import recalibration
     from hypelora_jax.report import metric_tables as tables
+    from hypelora_jax.report import reliability
+    from hypelora_jax.run.paths import Run
 
     files.keep_compiled()
     result = recalibration.calibrate(workdir, method)
+    calibrated = Run.open(workdir)
+    for split in calibrated.predicted_splits():
+        reliability.write_diagram(calibrated, split)
     Console(file=sys.stdout).print(tables.to_rich(table(result)))
     print(json.dumps(result))
 

@@ -6,7 +6,13 @@ from typing import Any
 from rich.console import Console
 
 from hypelora_jax import files
-from hypelora_jax.report import html, metric_tables, run_tables, series
+from hypelora_jax.report import (
+    html,
+    metric_tables,
+    reliability,
+    run_tables,
+    series,
+)
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 
@@ -17,6 +23,8 @@ def close(folder: Run, judged: dict[str, Any]) -> dict[str, Any]:
     Of several processes the first writes.
     """
     if processes.is_main():
+        for split in folder.predicted_splits():
+            reliability.write_diagram(folder, split)
         rows = [series.load(folder.path)]
         html.write_report(rows, folder.report_file, replicas=0)
         files.write_json(folder.summary_file, judged)

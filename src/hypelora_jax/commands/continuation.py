@@ -12,7 +12,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.run import lock, records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
-from hypelora_jax.train.session import Plan, Workbench
+from hypelora_jax.train.session import Session, record_of
 
 Record = dict[str, Any]  # what config.json holds
 Summary = dict[str, Any]  # what summary.json holds
@@ -49,19 +49,15 @@ def read(settings: Settings, folder: Run) -> tuple[Record | None, Summary | None
     return record, files.read_json(folder.summary_file)
 
 
-def check_or_begin(
-    folder: Run, bench: Workbench, plan: Plan, record: Record | None
-) -> None:
+def check_or_begin(folder: Run, session: Session, record: Record | None) -> None:
     """Compare weights and data with the record; without one, process 0 writes it.
 
     Raises:
       UserError: the weights or the data have changed since the run was begun.
     """
     if record is not None:
-        records.check_weights(folder.path, bench.base, record)
-        data = (bench.task, plan.edges, plan.total_steps)
+        records.check_weights(folder.path, session.base, record)
+        data = (session.task, session.edges, session.total_steps)
         records.check_data(folder.path, *data, record)
     elif processes.is_main():
-        about = (bench.settings, bench.task, bench.base, bench.mesh, plan.edges)
-        record = records.record(*about, plan.total_steps)
-        files.write_json(folder.config_file, record)
+        files.write_json(folder.config_file, record_of(session))

@@ -20,9 +20,12 @@ def run(workdir: str, split: str) -> None:
 
     from hypelora_jax.evaluate import evaluation
     from hypelora_jax.report import metric_tables as tables
+    from hypelora_jax.report import reliability
+    from hypelora_jax.run.paths import Run
 
     files.keep_compiled()
     result = evaluation.evaluate(workdir, split)
+    reliability.write_diagram(Run.open(workdir), split)
     raw = result.get("uncalibrated")
     rows = {"uncalibrated": raw, "calibrated": result} if raw else {split: result}
     table = tables.of_metrics(f"{workdir}, {split}", rows)

@@ -15,7 +15,7 @@ def add_flags(parser: ArgumentParser) -> None:
         default="peft",
         help="peft: adapter and head (the default); merged: one whole model",
     )
-    flags.add_new_folder(parser)
+    flags.add_new_output(parser)
     add(
         "--calibrated",
         action="store_true",

@@ -33,7 +33,7 @@ def add_workdirs(parser: ArgumentParser) -> None:
     )
 
 
-def add_new_folder(parser: ArgumentParser) -> None:
+def add_new_output(parser: ArgumentParser) -> None:
     """--output, a folder that the command fills."""
     about = "folder to write; must not exist, or be empty"
     parser.add_argument("--output", required=True, metavar="DIR", help=about)

@@ -8,9 +8,12 @@ from hypelora_jax.commands import flags
 
 def add_flags(parser: ArgumentParser) -> None:
     """The runs, the files to write, and the split they are compared on."""
+    from hypelora_jax.run.paths import Run
+
     flags.add_workdirs(parser)
     add = parser.add_argument
-    add("--output", default="report.html", metavar="FILE", help="the HTML file")
+    name = Run.open("").report_file.name  # as in a run folder, but written here
+    add("--output", default=name, metavar="FILE", help="the HTML file")
     flags.add_split(parser)
     add("--replicas", default=1000, type=int, help="of the bootstrap, or 0")
     add("--formats", default="html,md,csv,tex,png", help="files to write beside it")

@@ -1,6 +1,7 @@
 """A run of several seeds: one run folder a seed, and their mean."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,8 +55,7 @@ def train(
     for i in range(settings.num_seeds):
         seed = settings.seed + i * ensembles.seeds(settings)
         one = dataclasses.replace(settings, seed=seed, num_seeds=1)
-        path = folder.seed(i).path
-        own = processes.together(lambda path=path: Run.create(path))
+        own = processes.together(functools.partial(Run.create, folder.seed(i).path))
         with continuation.locked(own):
             runs.append(train_one(one, own))
     mean, std = (_over_seeds(runs, how) for how in (np.mean, _deviation))

@@ -14,7 +14,7 @@ from hypelora_jax.errors import UserError
 
 if TYPE_CHECKING:
     from hypelora_jax.run.paths import Run
-    from hypelora_jax.train.session import Plan, Workbench
+    from hypelora_jax.train.session import Session
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -94,16 +94,15 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     if done is not None:
         return done
     started = time.monotonic()
-    bench, plan = processes.together(lambda: _opened(settings, folder, record))
-    closing.print_table(run_tables.opening(bench, plan))
+    session = processes.together(lambda: _opened(settings, folder, record))
+    closing.print_table(run_tables.opening(session))
     begun_training = time.monotonic()
-    trained = loop.train(bench, plan, folder.path, progress)
+    checkpoint, epochs = loop.train(session, folder, progress)
     train_seconds = time.monotonic() - begun_training
-    parameters = (trained.trainable, trained.frozen, trained.alpha, trained.step)
-    run = evaluation.fitted(folder.path, bench, *parameters, plan.edges)
-    judged = summary.summary_of(run, plan.datasets)
+    fitted = evaluation.of_checkpoint(folder, session, checkpoint)
+    judged = summary.summary_of(fitted, session.datasets)
     times = {
-        "epochs": trained.epochs,
+        "epochs": epochs,
         "seconds": round(time.monotonic() - started, 1),
         "train_seconds": round(train_seconds, 1),  # of the last start only
     }
@@ -112,16 +111,15 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
 
 def _opened(
     settings: Settings, folder: "Run", record: dict[str, Any] | None
-) -> "tuple[Workbench, Plan]":
+) -> "Session":
     """Model and data of a run; they must be those it was begun with, if it was."""
     from hypelora_jax.commands import continuation
     from hypelora_jax.evaluate import averaging
-    from hypelora_jax.train import session
+    from hypelora_jax.train.session import load_corpus, open_session, with_data
 
-    corpus = session.load_corpus(settings)
+    corpus = load_corpus(settings)
     revision = record["model"]["revision"] if record else None
-    bench = session.workbench(settings, corpus.task, revision)
-    plan = session.plan(bench, corpus)
-    averaging.check(bench, plan.datasets["calibration"].label)
-    continuation.check_or_begin(folder, bench, plan, record)
-    return bench, plan
+    session = with_data(open_session(settings, corpus.task, revision), corpus)
+    averaging.check(session, session.datasets["calibration"].label)
+    continuation.check_or_begin(folder, session, record)
+    return session

@@ -25,7 +25,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--dropout", type=float, help="mc_dropout: every rate; those of training")
     about = "laplace: mean_field, probit or mc"
     add("--link", default="mean_field", help=about)
-    flags.add_new_folder(parser)
+    flags.add_new_output(parser)
 
 
 def run(

@@ -40,9 +40,7 @@ class HyperConfig:
     """Hyper-network; used by the methods hyper_mlp and hyper_transformer."""
 
     a: AMode = "generated"
-    a_init: Remat = Literal["none", "layer"]
-AMode = Literal["generated", "fixed", "random"]
-InitialA = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
+    a_init: InitialA = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
     a_input: bool = False  # A is part of the conditioning (METHOD A.1)
     init: Init = "zero"  # zero delta at step 0 | reference: torch's defaults
     widths: tuple[int, ...] = (256, 256)  # MLP: hidden widths, any number

@@ -8,10 +8,11 @@ from hypelora_jax import files
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation, summary
+from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
-from hypelora_jax.train import session
 from hypelora_jax.train.checkpoint import manifest
+from hypelora_jax.train.session import load_corpus, with_data
 
 
 class Derivation(NamedTuple):
@@ -20,7 +21,7 @@ class Derivation(NamedTuple):
     source: Run
     record: dict[str, Any]  # of the source
     target: Run
-    fitted: evaluation.Fitted  # the source's model under the new kind
+    fitted: Fitted  # the source's model under the new kind
 
 
 def open_derivation(workdir: str, output: str, config: UncertaintyConfig) -> Derivation:
@@ -30,8 +31,8 @@ def open_derivation(workdir: str, output: str, config: UncertaintyConfig) -> Der
       UserError: a kind that has to be trained, or no such run.
     """
     source, record = records.open_record(workdir)
-    trained, target = evaluation.open_run(workdir), Run.open(output)
-    fitted = evaluation.with_uncertainty(trained, config, target.path)
+    trained, target = evaluation.open_fitted(workdir), Run.open(output)
+    fitted = evaluation.with_uncertainty(trained, config, target)
     return Derivation(source, record, target, fitted)
 
 
@@ -46,7 +47,7 @@ def finished(derivation: Derivation) -> dict[str, Any] | None:
     if record is None:
         files.check_empty(target.path, "--output", but=(target.lock_file.name,))
         return None
-    records.check_same(target.path, derivation.fitted.bench.settings, record)
+    records.check_same(target.path, derivation.fitted.session.settings, record)
     if (theirs := record.get("derived_from")) != str(source.path):
         raise UserError(
             f"{target.path} holds a run of {theirs or 'its own training'}, not of "
@@ -65,14 +66,14 @@ def fill(derivation: Derivation) -> dict[str, Any]:
       UserError: the data is not what the run was trained on.
     """
     source, record, target, fitted = derivation
-    settings, bench = fitted.bench.settings, fitted.bench
-    plan = session.plan(bench, session.load_corpus(settings))
-    data = (bench.task, plan.edges, plan.total_steps)
+    settings = fitted.session.settings
+    session = with_data(fitted.session, load_corpus(settings))
+    data = (session.task, session.edges, session.total_steps)
     records.check_data(source.path, *data, record)
     new = {"config": records.as_dict(settings), "derived_from": str(source.path)}
     files.write_json(target.config_file, record | new)
     _copy(source, target, fitted.step)
-    return _times(source) | summary.summary_of(fitted, plan.datasets)
+    return _times(source) | summary.summary_of(fitted, session.datasets)
 
 
 def _copy(source: Run, target: Run, step: int) -> None:

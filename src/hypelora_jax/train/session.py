@@ -5,7 +5,7 @@ data. Evaluation and prediction of a finished run use the same code.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from absl import logging
@@ -24,6 +24,7 @@ from hypelora_jax.families.family import Family
 from hypelora_jax.interop import base as bases
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
+from hypelora_jax.run import records
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import ensembles, initial
 from hypelora_jax.train.optimizer import blend_alpha
@@ -160,3 +161,9 @@ def with_data(session: Session, corpus: Corpus) -> Session:
         steps_per_epoch=per_epoch,
         total_steps=per_epoch * optim.num_epochs,
     )
+
+
+def record_of(session: Session) -> dict[str, Any]:
+    """What config.json of the session's run holds."""
+    about = (session.settings, session.task, session.base, session.mesh)
+    return records.record(*about, session.edges, session.total_steps)
