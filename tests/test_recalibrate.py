@@ -127,7 +127,7 @@ def test_identity_is_back_to_no_calibrator(run):
     # what was not fitted on the split is exact on it: no cross-fitting
     logits, labels = arrays(run, "calibration")
     probs = calibrators.softmax(logits, held["temperature"])
-    state = evaluation.open_run(str(run)).calibrator
+    state = evaluation.open_fitted(str(run)).calibrator
     np.testing.assert_array_equal(
         calibrators.cross_fitted(state, logits, labels), probs
     )
@@ -187,7 +187,7 @@ def test_predict_emits_sets(run, tmp_path):
     assert all("set" not in row for row in answers())
     wanted = calibration_split.SetMaker(0.8)
     threshold = calibration_split.threshold(
-        Run.open(run), evaluation.open_run(str(run)).bench.task, state, wanted
+        Run.open(run), evaluation.open_fitted(str(run)).session.task, state, wanted
     )
     for row in answers("--coverage=0.8"):
         inside = [k for k, p in row["probs"].items() if 1 - p <= threshold.score_Y[0]]
@@ -224,7 +224,7 @@ def test_wrong_flags_are_one_line(flags, message, run, tmp_path, capsys):
 
 def test_sets_need_predictions_of_the_calibration_split(run):
     shutil.rmtree(run / "eval" / "calibration")
-    task = evaluation.open_run(str(run)).bench.task
+    task = evaluation.open_fitted(str(run)).session.task
     wanted = calibration_split.SetMaker(0.9)
     with pytest.raises(UserError, match="evaluate --workdir=.*--split=calibration"):
         calibration_split.threshold(
@@ -239,7 +239,9 @@ def test_a_regression_has_neither(run, trained):
     file.write_text(json.dumps(record | {"task": record["task"] | task}))
     with pytest.raises(UserError, match="predicts a number"):
         recalibration.calibrate(str(run))
-    number = evaluation.open_run(str(trained)).bench.task._replace(kind="regression")
+    number = evaluation.open_fitted(str(trained)).session.task._replace(
+        kind="regression"
+    )
     with pytest.raises(UserError, match="--coverage=0.9 asks for sets of classes"):
         calibration_split.threshold(
             Run.open(run),
