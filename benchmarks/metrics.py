@@ -13,8 +13,7 @@ import warnings
 
 import numpy as np
 
-from hypelora_jax.calibration import metrics
-from hypelora_jax.calibration.metrics import bootstrap, replicas
+from hypelora_jax.calibration import bootstrap, metrics, replicas
 
 MAIN = (
     *("nll", "brier", "accuracy", "ece", "ece_mass", "classwise_ece", "mce"),

@@ -80,7 +80,7 @@ def cells(method: Series, names: Sequence[str], replicas: int) -> dict[str, Cell
 def _over_examples(
     probs_NY: np.ndarray, label_N: np.ndarray, names: Sequence[str], number: int
 ) -> dict[str, Cell]:
-    from hypelora_jax.calibration.metrics import bootstrap, replicas  # compiles
+    from hypelora_jax.calibration import bootstrap, replicas  # compiles
 
     of_task = [name for name in names if name in scores.SCORES]
     known = replicas.names(False, len(label_N))

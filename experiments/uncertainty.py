@@ -38,7 +38,7 @@ SHOWN = ("accuracy", "nll", "ece", "brier")
 
 def intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, dict[str, float]]:
     """Each metric with its 95 % interval over 1,000 bootstrap replicas."""
-    from hypelora_jax.calibration.metrics import bootstrap
+    from hypelora_jax.calibration import bootstrap
 
     return bootstrap.intervals(probs_NY, label_N, replicas=1000, seed=0, names=SHOWN)
 

@@ -57,7 +57,7 @@ def test_training_ends_with_a_temperature_and_tells_of_sets(run):
     sets = held["conformal"]
     assert sets["wanted"] == 0.9 and sets["n"] == held["n"]
     assert sets["n_calibration"] == read(run, "calibration")["n"]
-    assert set(conformal.KINDS) < set(sets)
+    assert {*conformal.SETS, "thr_by_class"} < set(sets)
     assert "conformal" not in read(run, "calibration")
 
 

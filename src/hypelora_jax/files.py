@@ -60,7 +60,7 @@ def read_text(path: epath.PathLike, way_out: str = "save the file as UTF-8") -> 
     except UnicodeDecodeError as e:
         line = data[: e.start].count(b"\n") + 1
         raise UserError(
-            f"{path}:{line}: byte 0x{data[e.start]:02x} is not UTF-8; {way_out}"
+            f"{path}: byte 0x{data[e.start]:02x} in line {line} is not UTF-8; {way_out}"
         ) from None
 
 

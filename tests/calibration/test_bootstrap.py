@@ -4,8 +4,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from hypelora_jax.calibration import metrics
-from hypelora_jax.calibration.metrics import bootstrap, replicas, scores
+from hypelora_jax.calibration import bootstrap, metrics, replicas
+from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.errors import UserError
 
 N, NUMBER = 150, 8

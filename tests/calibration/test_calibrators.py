@@ -138,7 +138,7 @@ def test_unknown_names_are_refused():
 
 def test_identity_is_softmax():
     logits = np.log([[3.0, 1.0]])
-    calibrator = calibrators.identity()
+    calibrator = calibrators.build("identity")
     state = calibrator.fit(logits, [0])
     np.testing.assert_allclose(calibrator.apply(state, logits), [[0.75, 0.25]])
 

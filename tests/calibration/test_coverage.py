@@ -6,8 +6,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from hypelora_jax.calibration import metrics
-from hypelora_jax.calibration.metrics import bootstrap, consistency, replicas
+from hypelora_jax.calibration import bootstrap, metrics, replicas
+from hypelora_jax.calibration.metrics import consistency
 
 N, NAMES = 1000, ("accuracy", "nll", "brier", "ece")
 

@@ -46,7 +46,7 @@ def logistic(x, y):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_temperature(classes):
     logits, labels = simulated.split(classes, N)
-    state = calibrators.temperature().fit(logits, labels)
+    state = calibrators.build("temperature").fit(logits, labels)
 
     def loss(log_t):
         logp = scipy.special.log_softmax(logits * np.exp(-log_t), axis=1)

@@ -87,7 +87,11 @@ def test_float16_logits_are_read_in_float64(tmp_path):
         ("x.csv", "label,prob_0,prob_1\n-2,.5,.5\n", ":2: label -2 is no class"),
         ("x.csv", "label,prob_0,prob_1\n-1,.5,.5\n", "no row with a label .1 rows"),
         ("x.csv", 'label,prob_0,prob_1\n"0,.5,.5\n', "wanted CSV with RFC 4180"),
-        ("x.csv", b"label,prob_0,prob_1\n0,1,\xff\n", ":2: byte 0xff is not UTF-8"),
+        (
+            "x.csv",
+            b"label,prob_0,prob_1\n0,1,\xff\n",
+            "byte 0xff in line 2 is not UTF-8",
+        ),
         ("x.jsonl", "\n", "x.jsonl has no rows"),
         ("x.jsonl", '{"label": 0', ':1: no JSON; wanted {"label": 0'),
         ("x.jsonl", "[0]", ":1: no JSON object"),

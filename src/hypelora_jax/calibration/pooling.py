@@ -1,8 +1,8 @@
-"""Averages over the members of an ensemble, and how far the members differ.
+"""Averages over the members of an ensemble, and how much the members disagree.
 
 The predictive distribution of K members is the mean of their probabilities
-(Lakshminarayanan et al. 2017, section 2.4). It is kept as logits, so that calibrators
-and files take it like any other prediction.
+(Lakshminarayanan et al. 2017, section 2.4). It is returned as logits, so that
+calibrators and files treat it like any other prediction.
 """
 
 import numpy as np
@@ -12,15 +12,15 @@ import scipy.special
 def pool(logits_KNY: np.ndarray, temperature_K: np.ndarray | float = 1.0) -> np.ndarray:
     """Logits (N, Y) whose softmax is the mean of the members' probabilities.
 
-    They are log(mean probability) up to a constant of each row, chosen so that members
-    that agree to the bit give their own logits to the bit. One output a row is a
-    regression's score, and the mean of scores. Computed in float64, returned in the
-    members' dtype.
+    They are log(mean probability) plus a constant in each row, which is chosen so that
+    members with equal logits return exactly these logits. A single output is a number
+    that a regression predicts, and is averaged itself. Computed in float64, returned in
+    the dtype of the members.
 
     Args:
       logits_KNY: raw logits of K >= 1 members.
-      temperature_K: what divides each member's logits, > 0; the result is to be divided
-        by the first.
+      temperature_K: > 0; divides the logits of each member. The result is on the scale
+        of the first member, so divide it by the first temperature.
     """
     first_NY = logits_KNY[0]
     if len(logits_KNY) == 1:
@@ -37,7 +37,7 @@ def pool(logits_KNY: np.ndarray, temperature_K: np.ndarray | float = 1.0) -> np.
 
 
 def disagreement(logits_KNY: np.ndarray) -> float:
-    """Mean over pairs of members of the share of rows they classify differently.
+    """Share of rows that two members classify differently, averaged over all pairs.
 
     In [0, 1]; 0 for one member (Fort et al. 2019, section 4).
     """

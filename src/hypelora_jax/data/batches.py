@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import grain
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
@@ -15,9 +16,8 @@ from hypelora_jax.data import buckets as buckets_lib
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tokens import Encoded, Tokenizer
 from hypelora_jax.errors import UserError
-from hypelora_jax.sharding import processes
 
-STATE = "position.json"  # of the iterator, in a checkpoint
+STATE = "position.json"  # file in a checkpoint with the state of the iterator
 Edges = tuple[int, ...]
 NumpyBatch = dict[str, np.ndarray]
 
@@ -30,7 +30,7 @@ class Dataset(NamedTuple):
     soft: np.ndarray | None
     ids: np.ndarray
     pad_id: int
-    max_length: int | None = None  # tokens that longer texts were cut to
+    max_length: int | None = None  # longer texts were cut to so many tokens
 
     @property
     def lengths(self) -> np.ndarray:
@@ -39,7 +39,7 @@ class Dataset(NamedTuple):
 
 
 def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
-    """A table, tokenised; texts longer than max_length are cut (`warn_of_cuts`)."""
+    """A tokenised table; texts longer than max_length are cut (`warn_of_cuts`)."""
     encoded = tokenizer.encode(table, max_length)
     return Dataset(
         encoded, table.label, table.soft, table.ids, tokenizer.pad_id, max_length
@@ -47,22 +47,26 @@ def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
 
 
 def take(data: Dataset, rows: np.ndarray) -> Dataset:
-    """The dataset of some rows, in the order given; it counts no cuts."""
+    """The dataset of some rows, in the order given; its count of cut texts is 0."""
     ids, types = ([x[i] for i in rows] for x in data.encoded[:2])
     soft = None if data.soft is None else data.soft[rows]
-    own = {"encoded": Encoded(ids, types, 0), "label": data.label[rows]}
-    return data._replace(**own, soft=soft, ids=data.ids[rows])
+    return data._replace(
+        encoded=Encoded(ids, types, 0),
+        label=data.label[rows],
+        soft=soft,
+        ids=data.ids[rows],
+    )
 
 
 def warn_of_cuts(datasets: Iterable[Dataset], max_length: int) -> None:
-    """One warning line that counts the texts cut to max_length, if any."""
+    """Log one warning with the number of texts cut to max_length, if any."""
     datasets = list(datasets)
     cut = sum(data.encoded.truncated for data in datasets)
     warn_of_cut(cut, sum(len(data.ids) for data in datasets), max_length)
 
 
 def warn_of_cut(cut: int, total: int, max_length: int) -> None:
-    """One warning line where texts were cut to max_length, if any were."""
+    """Log one warning if some of `total` texts were cut to max_length."""
     if cut:
         logging.warning(
             "cut %d of %d texts to %d tokens (data.max_length)", cut, total, max_length
@@ -77,16 +81,24 @@ def collate(
     soft: bool = False,
     own: np.ndarray | None = None,
 ) -> NumpyBatch:
-    """One batch of the keys in `types.Batch`, and "index": row numbers, -1 for padding.
+    """One batch with the keys of `types.Batch`, and "index": row numbers.
 
     Padding rows repeat the first row with weight 0, so that whatever is computed from
-    them is finite. `soft` gives soft labels (B, Y). "index" is for the host only, and
-    always of the whole batch; the rest has the rows at the positions `own` (None: all).
+    them is finite.
+
+    Args:
+      data: the examples.
+      rows: rows of `data`, at most `batch_size`.
+      length: tokens T of every row.
+      batch_size: rows of the whole batch, padding included.
+      soft: give soft labels (B, Y) as "label".
+      own: positions in the batch of the rows to give; None for all. "index", which is
+        for the host alone, always has the whole batch; it is -1 for padding.
 
     Raises:
-      UserError: soft labels are asked for and the source has none.
+      UserError: `soft` is set and the source has no soft labels.
     """
-    _check_soft(data, soft)
+    labels = _labels(data, soft)
     n = len(rows)
     full = np.concatenate([rows, np.full(batch_size - n, rows[0])])
     own = np.arange(batch_size) if own is None else own
@@ -103,22 +115,25 @@ def collate(
         "ids": ids,
         "mask": mask,
         "types": types,
-        "label": (data.soft if soft else data.label)[full[own]],
+        "label": labels[full[own]],
         "weight": real[own].astype(np.float32),
         "index": np.where(real, full, -1).astype(np.int64),
     }
 
 
-def _check_soft(data: Dataset, soft: bool) -> None:
-    if soft and data.soft is None:
+def _labels(data: Dataset, soft: bool) -> np.ndarray:
+    if not soft:
+        return data.label
+    if data.soft is None:
         raise UserError(
             "soft labels are asked for and this source has none; wanted movie_reviews "
             "or synthetic as config.data.source, or config.loss.labels=hard"
         )
+    return data.soft
 
 
 class _Plan:
-    """Random access to the batches (rows, T) of all epochs: (seed, i) decides."""
+    """Random access to the batches (rows, T) of all epochs, fixed by (seed, i)."""
 
     def __init__(
         self, lengths: np.ndarray, edges: Edges, batch_size: int, seed: int, epochs: int
@@ -138,11 +153,11 @@ class _Plan:
 
 
 class TrainIterator:
-    """Iterator of training batches; its state goes with checkpoints.
+    """Iterator of training batches, whose state is saved in checkpoints.
 
-    The state is one number, the same for all processes. Process 0 writes it in one
-    file, so that a run goes on with any number of processes (grain's own checkpoint has
-    a file for each process).
+    The state is one number, the same for all processes. Process 0 writes it to one
+    file, so that a run can continue with another number of processes; the checkpoint of
+    grain itself has a file for each process.
     """
 
     def __init__(self, batches: grain.DatasetIterator):
@@ -168,13 +183,13 @@ class TrainIterator:
 
         async def write() -> None:
             folder = await directory.await_creation()
-            if processes.is_main():
+            if jax.process_index() == 0:
                 await asyncio.to_thread((folder / STATE).write_text, state)
 
         return write()
 
     async def load(self, directory: epath.Path) -> Awaitable[None]:
-        """Go to the position a checkpoint holds."""
+        """Go to the position that a checkpoint has."""
 
         async def read() -> None:
             self.set_state(json.loads(await asyncio.to_thread(_read_state, directory)))
@@ -197,15 +212,14 @@ def train_iterator(
 ) -> TrainIterator:
     """Iterator of the batches of all epochs; its state is one number.
 
-    Batch i depends on (seed, i) alone. The state goes through `get_state` and
-    `set_state`, or the iterator into an orbax checkpoint. Of several processes each
-    gets its `own` rows of every batch (`sharding.mesh.own_rows`), at the same T.
+    Batch i depends on (seed, i) alone. Save the state with `get_state` and `set_state`,
+    or the iterator itself in an orbax checkpoint. Each of several processes gets its
+    `own` rows of every batch (`sharding.mesh.own_rows`), at the same T.
 
     Raises:
-      UserError: soft labels are asked for and there are none: here, not in the thread
-        that reads ahead.
+      UserError: `soft` is set and the source has no soft labels.
     """
-    _check_soft(data, soft)
+    _labels(data, soft)  # raises here, not in the thread that reads ahead
 
     def to_batch(rows_and_length: tuple[np.ndarray, int]) -> NumpyBatch:
         return collate(data, *rows_and_length, batch_size, soft, own)
@@ -221,22 +235,21 @@ def eval_batches(
     data: Dataset,
     edges: Edges,
     batch_size: int,
-    soft: bool = False,
     own: np.ndarray | None = None,
 ) -> Iterator[NumpyBatch]:
-    """Batches that hold each example exactly once, bucket by bucket, in order.
+    """Batches that contain each example exactly once, bucket by bucket, in order.
 
-    An example longer than the last edge gets one more bucket. Of several processes each
+    Examples longer than the last edge get one more bucket. Each of several processes
     gets its `own` rows of every batch, so all see the same number of batches.
     """
     lengths = data.lengths
     edges = buckets_lib.cover(edges, lengths, data.max_length)
     for rows, length in buckets_lib.plan(lengths, edges, batch_size, seed=None):
-        yield collate(data, rows, length, batch_size, soft, own)
+        yield collate(data, rows, length, batch_size, own=own)
 
 
 def describe(data: Dataset, edges: Edges, batch_size: int) -> str:
-    """One line for logs: lengths, buckets, steps an epoch, and how much is padding."""
+    """One line for logs: lengths, buckets, steps an epoch, and the share of padding."""
     lengths = data.lengths
     bucket = buckets_lib.bucket_of(lengths, edges)
     counts = np.bincount(bucket, minlength=len(edges))

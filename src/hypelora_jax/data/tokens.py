@@ -8,7 +8,7 @@ for models with random weights.
 
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -100,7 +100,7 @@ def hugging_face_files(
     """Files by name from which transformers loads the same tokenizer."""
     text = own.to_json()
     known = tokenizers.Tokenizer.from_str(text)
-    fields = {
+    fields: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "model_input_names": ["input_ids", "attention_mask"],
@@ -117,7 +117,7 @@ def hugging_face_files(
 def _encode(
     inner: tokenizers.Tokenizer, table: Table, max_length: int, typed: bool
 ) -> Encoded:
-    rows = table.text
+    rows: list[Any] = table.text
     if table.text_b is not None:
         rows = list(zip(table.text, table.text_b, strict=True))
     inner.enable_truncation(max_length, strategy="longest_first")

@@ -1,4 +1,4 @@
-"""The user's own data: columns found by name, classes or numbers told by the labels."""
+"""The user's own files: columns found by name, and the task told by the labels."""
 
 import math
 from collections.abc import Callable
@@ -9,47 +9,50 @@ from absl import logging
 from etils import epath
 
 from hypelora_jax.config.settings import DataConfig
-from hypelora_jax.data.formats import READERS
-from hypelora_jax.data.records import BadRows, listed, shown
+from hypelora_jax.data.readers import READERS, BadRows, listed, shown
 from hypelora_jax.data.tables import Splits, Table, hold_out
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
 
-# Names looked for, in this order, where the config gives no column.
+# Names that are tried, in this order, if the config does not name the column.
 COLUMNS = {
     "text": ("text", "sentence", "sentence1", "premise", "question", "question1"),
     "text_b": ("text_b", "sentence2", "hypothesis", "question2"),
     "label": ("label",),
 }
-KINDS = ("", "classification", "regression")
+# The tasks that labels may make, before the names of classes are known.
+CLASSES = Task("files", "classification", (), ("accuracy",), pair=False)
+NUMBERS = Task("files", "regression", (), ("pearson", "spearman"), pair=False)
+KINDS = {task.kind: task for task in (CLASSES, NUMBERS)}
+Label = str | float | None  # as a file has it; None if it is missing
 
 
 class Raw(NamedTuple):
     """Rows of a file before labels have ids; `where` is "file:line" of each.
 
-    The last three are None where the file has no such column; a missing label is None.
+    `text_b` is None if the file has no such column.
     """
 
     where: list[str]
     text: list[str]
     text_b: list[str] | None
-    label: list[str | float | None] | None
+    label: list[Label]
 
 
 def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
     """The task and the splits train, validation and, if given, calibration and test.
 
-    Labels that are all numbers, one of them not a whole number, make a regression;
-    `data.task` says "regression" or "classification" where that guess is wrong. With no
-    validation file a tenth of train is held out, and the log says so.
+    Labels that are numbers, and not all of them whole, make a regression; `data.task`
+    overrules that guess. Without a validation file a tenth of train is held out, and
+    the log says so.
 
     Raises:
       UserError: a file, column, row or label that cannot be used.
     """
-    if config.task not in KINDS:
+    if config.task and config.task not in KINDS:
         raise UserError(
             f"config.data.task is {config.task!r}; wanted one of "
-            f"{', '.join(KINDS[1:])}, or nothing to tell them by the labels"
+            f"{', '.join(KINDS)}, or nothing to tell them by the labels"
         )
     if not config.train:
         raise UserError(
@@ -83,7 +86,7 @@ def _hold_out_validation(splits: Splits, seed: int) -> Splits:
 
 
 def read_raw(path: epath.Path, config: DataConfig, split: str, bad: BadRows) -> Raw:
-    """Texts and labels of one file as they stand; bad rows go to `bad`.
+    """Texts and labels of one file, unchanged; bad rows go to `bad`.
 
     Raises:
       UserError: an unknown suffix, a broken file, or a column that is not there.
@@ -93,11 +96,13 @@ def read_raw(path: epath.Path, config: DataConfig, split: str, bad: BadRows) -> 
             f"{path} has the suffix {path.suffix!r}; wanted one of {', '.join(READERS)}"
         )
     header, rows = READERS[path.suffix.lower()](path, bad)
-    text = _column(path, header, config, "text")
-    text_b = _column(path, header, config, "text_b", needed=False)
-    label = _column(path, header, config, "label", needed=split != "test")
+    text = _required(path, header, config, "text")
+    find_b = _required if config.text_b else _column
+    text_b = find_b(path, header, config, "text_b")
+    find_label = _column if split == "test" else _required
+    label = find_label(path, header, config, "label")
     columns = [c for c in (text, text_b) if c]
-    out = Raw([], [], [] if text_b else None, [] if label else None)
+    out = Raw([], [], [] if text_b else None, [])
     for line, cells in rows:
         where = f"{path}:{line}"
         value = cells.get(label) if label else None
@@ -106,28 +111,31 @@ def read_raw(path: epath.Path, config: DataConfig, split: str, bad: BadRows) -> 
             continue
         out.where.append(where)
         out.text.append(cells[text])
-        if text_b:
+        out.label.append(_scalar(value))
+        if text_b and out.text_b is not None:
             out.text_b.append(cells[text_b])
-        if label:
-            out.label.append(_scalar(value))
     return out
 
 
 def _column(
-    path: epath.Path,
-    header: list[str],
-    config: DataConfig,
-    what: str,
-    needed: bool = True,
+    path: epath.Path, header: list[str], config: DataConfig, what: str
 ) -> str | None:
+    """The column for "text", "text_b" or "label", or None if there is none."""
     asked = getattr(config, what)
     found = [n for n in ([asked] if asked else COLUMNS[what]) if n in header]
     if found and header.count(found[0]) > 1:
         raise UserError(f"{path} has two columns {found[0]!r}; wanted one: rename it")
-    if found:
-        return found[0]
-    if not needed and (not asked or what == "label"):
-        return None
+    return found[0] if found else None
+
+
+def _required(
+    path: epath.Path, header: list[str], config: DataConfig, what: str
+) -> str:
+    """As `_column`; a UserError if there is none."""
+    column = _column(path, header, config, what)
+    if column is not None:
+        return column
+    asked = getattr(config, what)
     wanted = repr(asked) if asked else " or ".join(COLUMNS[what])
     raise UserError(
         f"{path} has no column {wanted}; it has {listed(header)}: name the column "
@@ -138,9 +146,10 @@ def _column(
 def _text_fault(cells: dict[str, Any], columns: list[str]) -> str:
     for name in columns:
         value = cells.get(name)
-        if value is not None and not isinstance(value, str):
+        value = "" if value is None else value
+        if not isinstance(value, str):
             return f"{name} is {shown(value)}; wanted a text"
-        if not (value or "").strip():
+        if not value.strip():
             return f"the text of column {name} is empty; wanted text"
         try:
             value.encode()
@@ -155,8 +164,8 @@ def _label_fault(value: Any) -> str:
     return ""
 
 
-def _scalar(value: Any) -> str | float | None:
-    """A label as a stripped string or a number; None where it is missing."""
+def _scalar(value: Any) -> Label:
+    """A label as a stripped string or a number; None if it is missing."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) or value is None:
@@ -164,41 +173,48 @@ def _scalar(value: Any) -> str | float | None:
     return str(value).strip() or None
 
 
-def _number(label: str | float | None) -> float | None:
+def _number(label: Label) -> float | None:
     try:
-        return float(label)
-    except (TypeError, ValueError, OverflowError):
+        return None if label is None else float(label)
+    except (ValueError, OverflowError):
         return None
 
 
 def _class_name(label: str | float) -> str:
-    """The label as it is written; a whole number has no decimal point."""
+    """The label as text; a whole number has no decimal point."""
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label)
 
 
 def _task(train: Raw, config: DataConfig) -> Task:
+    """The task that the labels of train make, or that the user says they make."""
     labels = [x for x in train.label if x is not None]
-    numbers = [_number(x) for x in labels]
-    numeric = bool(numbers) and None not in numbers
-    finite = [x for x in numbers if x is not None and math.isfinite(x)]
-    real = numeric and any(not x.is_integer() for x in finite)
+    numbers = [x for x in map(_number, labels) if x is not None]
+    numeric = bool(labels) and len(numbers) == len(labels)
+    real = numeric and not all(x.is_integer() for x in numbers if math.isfinite(x))
+    guess = NUMBERS if real else CLASSES
+    kind = KINDS[config.task] if config.task else guess
     pair = train.text_b is not None
-    if config.task == "regression" or (not config.task and real):
-        return Task("files", "regression", (), ("pearson", "spearman"), pair)
-    if numeric:  # NaN or inf among whole numbers is no class
+    if kind is NUMBERS:
+        return NUMBERS._replace(pair=pair)
+    if numeric:  # NaN and infinity among whole numbers are not classes
         labels = [x for x in labels if math.isfinite(float(x))]
-    names = {_class_name(x) for x in labels}
-    whole = all((_number(x) or 0.5).is_integer() or _number(x) == 0 for x in names)
-    classes = sorted(names, key=float if whole and names else None)
+    classes = _sorted_classes({_class_name(x) for x in labels})
     if len(classes) < 2:
         raise UserError(
             f"{config.train} has {len(classes)} class{'es' * (not classes)} "
             f"({listed(classes)}); wanted two or more different labels to train on"
         )
-    metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy",)
-    return Task("files", "classification", tuple(classes), metrics, pair)
+    metrics = ("accuracy", "f1") if len(classes) == 2 else CLASSES.metrics
+    return CLASSES._replace(labels=tuple(classes), metrics=metrics, pair=pair)
+
+
+def _sorted_classes(names: set[str]) -> list[str]:
+    """Class names in order of value if all are whole numbers, else of spelling."""
+    numbers = [_number(x) for x in names]
+    whole = all(x is not None and x.is_integer() for x in numbers)
+    return sorted(names, key=float) if whole else sorted(names)
 
 
 def _check_pairs(task: Task, raws: dict[str, Raw], paths: dict[str, str]) -> None:
@@ -218,35 +234,32 @@ def _check_size(table: Table, path: str) -> None:
 
 
 def _table(task: Task, raw: Raw, split: str, bad: BadRows) -> Table:
-    to_id = _reader_of(task)
-    none = -1 if task.kind == "classification" else math.nan
-    keep, ids = [], []
-    for n, where in enumerate(raw.where):
-        label = raw.label[n] if raw.label is not None else None
+    to_id = _parser(task)
+    keep, values = [], []
+    for n, (where, label) in enumerate(zip(raw.where, raw.label, strict=True)):
         if label is None and split == "test":
-            value, what = none, ""
+            value, fault = -1 if task.labels else math.nan, ""
         else:
-            value, what = to_id(label)
-        if what:
-            bad.add(where, what)
+            value, fault = to_id(label)
+        if fault:
+            bad.add(where, fault)
             continue
         keep.append(n)
-        ids.append(value)
-    kind = np.int32 if task.kind == "classification" else np.float32
+        values.append(value)
     return Table(
         np.asarray(keep, np.int64),
         [raw.text[n] for n in keep],
         None if raw.text_b is None else [raw.text_b[n] for n in keep],
-        np.asarray(ids, kind),
+        np.asarray(values, np.int32 if task.labels else np.float32),
     )
 
 
-def _reader_of(task: Task) -> Callable[[str | float | None], tuple[float, str]]:
-    """Label -> (id or number, what is wrong with it)."""
+def _parser(task: Task) -> Callable[[Label], tuple[float, str]]:
+    """Function from a label to (id or number, what is wrong with it)."""
     ids = {name: i for i, name in enumerate(task.labels)}
     names = listed(task.labels)
 
-    def read_class(label: str | float | None) -> tuple[float, str]:
+    def read_class(label: Label) -> tuple[float, str]:
         if label is None:
             return -1, "the label is missing; wanted a label"
         name = _class_name(label)
@@ -254,10 +267,10 @@ def _reader_of(task: Task) -> Callable[[str | float | None], tuple[float, str]]:
             return ids[name], ""
         return -1, f"unknown label {shown(name)}; wanted one of train's classes {names}"
 
-    def read_number(label: str | float | None) -> tuple[float, str]:
+    def read_number(label: Label) -> tuple[float, str]:
         value = _number(label)
         if value is None or not math.isfinite(value):
             return 0.0, f"label {shown(label)}; wanted a finite number"
         return value, ""
 
-    return read_class if task.kind == "classification" else read_number
+    return read_class if task.labels else read_number

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from hypelora_jax import files, objectives
-from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.calibration.metrics import bootstrap
+from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
 from hypelora_jax.report.metric_tables import Table, title_of

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from hypelora_jax.data.records import listed, shown
+from hypelora_jax.data.readers import listed, shown
 from hypelora_jax.data.user_files import COLUMNS
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.csv_records import Record, records

@@ -136,7 +136,7 @@ def _averaged(method: Series, split: str) -> str:
 
 
 def _bootstrap() -> ModuleType:
-    from hypelora_jax.calibration.metrics import (
+    from hypelora_jax.calibration import (
         bootstrap,  # compiles: not for --replicas=0
     )
 

@@ -12,14 +12,7 @@ from hypelora_jax.run.results import Results
 
 SCORES = ("mcc", "f1", "pearson", "spearman", "mse")  # task scores, if there are any
 SHORT = (*SCORES, "accuracy", "nll", "ece", "brier")  # fits 80 columns
-LONG: tuple[str, ...] = (
-    *SHORT,
-    "ece_debiased",
-    "classwise_ece",
-    "mce",
-    "ace",
-    "tace_0.01",
-)
+LONG: tuple[str, ...] = (*SHORT, "ece_debiased", "classwise_ece", "mce", "ace")
 LONG += ("tace_0.01", "soft_tv", "soft_kl", "soft_brier")
 TITLES = {"nll": "NLL", "ece": "ECE", "mce": "MCE", "ace": "ACE", "mcc": "MCC"}
 TITLES |= {"classwise_ece": "class-wise ECE", "tace_0.01": "TACE(.01)", "f1": "F1"}

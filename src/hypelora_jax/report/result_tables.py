@@ -12,18 +12,9 @@ from hypelora_jax.report.metric_tables import SCORES, Table, cell, title_of
 from hypelora_jax.report.series import Series
 
 SHOWN = (*SCORES, *COMPARED)
-CSV: tuple[str, ...] = (
-    "split",
-    "stage",
-    "method",
-    "averages_over",
-    "seeds",
-    "n",
-    "calibrator",
-)
-CSV += ("calibrator", "metric", "value")
-CSV += ("low", "high", "spread", "difference", "difference_low", "difference_high")
-CSV += ("difference_spread", "p")
+CSV: tuple[str, ...] = ("split", "stage", "method", "averages_over", "seeds", "n")
+CSV += ("calibrator", "metric", "value", "low", "high", "spread")
+CSV += ("difference", "difference_low", "difference_high", "difference_spread", "p")
 SETS = ("coverage", "size", "single", "empty", "worst_class")
 
 

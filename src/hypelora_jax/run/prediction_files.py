@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.calibration.metrics import bootstrap
+from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.errors import UserError
 from hypelora_jax.run import npz, prediction_rows
 

@@ -1,24 +1,22 @@
-"""Post-hoc calibrators by name: fitted on the raw logits of a held-out split.
+"""Post-hoc calibrators: fitted on the raw logits of a held-out split, by name.
+
+The room sees logits and labels only; where a fitted state is kept, and which split it
+was fitted on, is for upper layers to know.
 
 Every fit takes `(logits_NY, label_N, weight_N=None)`, runs in float64 on the host and
-raises UserError for logits that are not finite or labels that are no classes. Every
+raises UserError for logits that are not finite and labels that are not classes. Every
 apply gives numpy probabilities for numpy logits, and for jax logits works under jit.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hypelora_jax.calibration.calibrators import affine, monotone, stepwise
+from hypelora_jax.calibration.arrays import Array
+from hypelora_jax.calibration.calibrators import affine, monotone, states, stepwise
 from hypelora_jax.calibration.calibrators import temperature as scaling
-from hypelora_jax.calibration.calibrators.states import (
-    Identity,
-    from_json,
-    kind,
-    num_classes,
-    to_json,
-)
+from hypelora_jax.calibration.calibrators.states import Identity
 from hypelora_jax.calibration.calibrators.temperature import (
     T_MAX,
     T_MIN,
@@ -26,12 +24,12 @@ from hypelora_jax.calibration.calibrators.temperature import (
     softmax,
 )
 from hypelora_jax.errors import UserError
-from hypelora_jax.types import Calibrator
 
 __all__ = [
     "CALIBRATORS",
     "T_MAX",
     "T_MIN",
+    "Calibrator",
     "Identity",
     "Temperature",
     "apply",
@@ -40,74 +38,97 @@ __all__ = [
     "describe",
     "fit_like",
     "from_json",
-    "identity",
     "kind",
     "softmax",
-    "temperature",
     "to_json",
 ]
 
 
-def identity() -> Calibrator:
-    """No calibration: softmax of the raw logits."""
-    return Calibrator(
-        fit=lambda logits_NY, label_N, weight_N=None: Identity(),
-        apply=lambda state, logits_NY: softmax(logits_NY),
-    )
+class Calibrator(NamedTuple):
+    """A kind of calibrator.
 
-
-def temperature() -> Calibrator:
-    """Temperature scaling: the logits divided by one number (Guo et al., 2017).
-
-    T lies in [T_MIN, T_MAX] and is 1 unless another T has a lower NLL on the split, so
-    the fit is never worse than none.
+    `fit(logits_NY, label_N, weight_N=None) -> state` and
+    `apply(state, logits_NY) -> probs_NY`; `state` is the type of what `fit` returns,
+    and `label` is what legends call it.
     """
-    return Calibrator(scaling.fit, scaling.apply)
+
+    label: str
+    state: type
+    fit: Callable[..., Any]
+    apply: Callable[..., Any]
 
 
-CALIBRATORS: dict[str, Callable[[], Calibrator]] = {
-    "identity": identity,
-    "temperature": temperature,
-    "vector": lambda: Calibrator(affine.fit_vector, affine.apply_vector),
-    "dirichlet": lambda: Calibrator(affine.fit_dirichlet, affine.apply_dirichlet),
-    "isotonic": lambda: Calibrator(monotone.fit_isotonic, monotone.apply_isotonic),
-    "histogram": lambda: Calibrator(stepwise.fit_histogram, stepwise.apply_histogram),
-    "beta": lambda: Calibrator(monotone.fit_beta, monotone.apply_beta),
-    "platt_binner": lambda: Calibrator(
-        stepwise.fit_platt_binner, stepwise.apply_platt_binner
+CALIBRATORS: dict[str, Calibrator] = {
+    "identity": Calibrator(
+        "none",
+        Identity,
+        lambda logits_NY, label_N, weight_N=None: Identity(),
+        lambda state, logits_NY: softmax(logits_NY),
+    ),
+    "temperature": Calibrator("T", Temperature, scaling.fit, scaling.apply),
+    "vector": Calibrator(
+        "vector", affine.Vector, affine.fit_vector, affine.apply_vector
+    ),
+    "dirichlet": Calibrator(
+        "Dirichlet", affine.Dirichlet, affine.fit_dirichlet, affine.apply_dirichlet
+    ),
+    "isotonic": Calibrator(
+        "isotonic", monotone.Isotonic, monotone.fit_isotonic, monotone.apply_isotonic
+    ),
+    "histogram": Calibrator(
+        "histogram",
+        stepwise.Histogram,
+        stepwise.fit_histogram,
+        stepwise.apply_histogram,
+    ),
+    "beta": Calibrator("beta", monotone.Beta, monotone.fit_beta, monotone.apply_beta),
+    "platt_binner": Calibrator(
+        "Platt-binner",
+        stepwise.PlattBinner,
+        stepwise.fit_platt_binner,
+        stepwise.apply_platt_binner,
     ),
 }
 
 
 def build(name: str) -> Calibrator:
-    """Calibrator by name; UserError lists the names."""
+    """Calibrator by name.
+
+    Raises:
+      UserError: there is no such calibrator; the message lists the names.
+    """
     if name not in CALIBRATORS:
         raise UserError(
             f"calibrator is {name!r}; wanted one of {', '.join(sorted(CALIBRATORS))}"
         )
-    return CALIBRATORS[name]()
+    return CALIBRATORS[name]
 
 
-def apply(state: Any, logits_NY: Any) -> Any:
+def kind(state: Any) -> str:
+    """Name of the calibrator that a state belongs to."""
+    return next(name for name, c in CALIBRATORS.items() if isinstance(state, c.state))
+
+
+def apply(state: Any, logits_NY: Array) -> Any:
     """Probabilities (N, Y) of raw logits under a fitted state of any kind.
 
     Raises:
       UserError: the state was fitted for another number of classes.
     """
-    got, wanted = np.shape(logits_NY)[1], num_classes(state)
+    got, wanted = np.shape(logits_NY)[1], states.num_classes(state)
     if wanted not in (None, got):
         raise UserError(
             f"the calibrator was fitted for {wanted} classes and the logits have {got};"
             " fit it again: hypelora calibrate"
         )
-    return build(kind(state)).apply(state, logits_NY)
+    return CALIBRATORS[kind(state)].apply(state, logits_NY)
 
 
 def fit_like(state: Any, logits_NY: Any, label_N: Any) -> Any:
-    """A new fit of the same kind as a state, with what was chosen for it kept."""
-    if kind(state) == "dirichlet":
+    """A new fit of the same kind as a state, with the same penalty if it has one."""
+    if isinstance(state, affine.Dirichlet):
         return affine.fit_dirichlet(logits_NY, label_N, penalty=state.penalty)
-    return build(kind(state)).fit(logits_NY, label_N)
+    return CALIBRATORS[kind(state)].fit(logits_NY, label_N)
 
 
 def cross_fitted(
@@ -115,31 +136,45 @@ def cross_fitted(
 ) -> np.ndarray:
     """Probabilities (N, Y) of the examples a state was fitted on, as if they were new.
 
-    Each fold gets those of a fit on the other folds. What a flexible calibrator gives
-    on its own examples is too good: conformal sets made from it cover too little. A
-    state that was not fitted, or on fewer than 2 examples a fold, is applied as it is.
+    The probabilities of each fold come from a fit on the other folds. A flexible
+    calibrator is over-confident on its own examples, and conformal sets made from them
+    would cover too little. A state that was not fitted, or on fewer than 2 examples a
+    fold, is applied as it is.
     """
     n = len(label_N)
-    given = kind(state) == "identity" or getattr(state, "n", None) == 0
+    given = isinstance(state, Identity) or getattr(state, "n", None) == 0
     if n < 2 * folds or given:
         return apply(state, np.asarray(logits_NY, np.float64))
     fold_N = np.random.default_rng(0).permutation(n) % folds
     out_NY = np.empty(np.shape(logits_NY))
     for fold in range(folds):
-        held = fold_N == fold
-        other = fit_like(state, logits_NY[~held], label_N[~held])
-        out_NY[held] = apply(other, np.asarray(logits_NY[held], np.float64))
+        inside = fold_N == fold
+        other = fit_like(state, logits_NY[~inside], label_N[~inside])
+        out_NY[inside] = apply(other, np.asarray(logits_NY[inside], np.float64))
     return out_NY
 
 
 def describe(state: Any) -> str:
-    """What a fitted state is, short enough for a legend: "T = 1.31", "vector"."""
-    name = kind(state)
-    if name == "temperature":
-        return f"T = {state.temperature:.3g}"
-    if name == "dirichlet":
-        return "Dirichlet"
-    if name in ("histogram", "platt_binner"):
+    """A fitted state in a few words, for a legend: "T = 1.31", "histogram, 10 bins"."""
+    label = CALIBRATORS[kind(state)].label
+    if isinstance(state, Temperature):
+        return f"{label} = {state.temperature:.3g}"
+    if isinstance(state, stepwise.Histogram | stepwise.PlattBinner):
         bins = max(len(values) for values in state.values)
-        return f"{name.replace('_', '-').replace('platt', 'Platt')}, {bins} bins"
-    return {"identity": "none"}.get(name, name)
+        return f"{label}, {bins} bins"
+    return label
+
+
+def to_json(state: Any) -> str:
+    """One JSON object: `kind` and the fields of the state; NaN is written as null."""
+    return states.to_json(kind(state), state)
+
+
+def from_json(text: str) -> Any:
+    """The state that `to_json` wrote.
+
+    Raises:
+      UserError: not a JSON object, an unknown kind, a field too many or too few, or a
+        value that no fit gives.
+    """
+    return states.from_json(text, {name: c.state for name, c in CALIBRATORS.items()})

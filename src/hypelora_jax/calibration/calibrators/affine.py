@@ -3,16 +3,16 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
+from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.calibrators import examples, logistic, temperature
 from hypelora_jax.calibration.calibrators.examples import Examples
 from hypelora_jax.calibration.calibrators.temperature import softmax
 
-# Weights of the penalty that cross-validation chooses from; Kull et al. search 1e-3
-# to 1e2 on splits of 5,000, and below 1e-3 a split of 1,000 over-fits.
+# Penalties that cross-validation chooses from. Kull et al. search 1e-3 to 1e2 on
+# splits of 5,000; below 1e-3 a split of 1,000 over-fits.
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FOLDS = 5
 
@@ -35,10 +35,10 @@ class Dirichlet(NamedTuple):
 def fit_vector(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Vector:
     """Vector scaling: one scale and one bias a class (Guo et al., 2017, section 4.2).
 
-    Maximum likelihood from the fitted temperature on, so never worse than it on the
-    split. With two classes it is logistic regression on both logits.
+    Maximum likelihood that starts from the fitted temperature, so it is never worse on
+    the split. With two classes it is logistic regression on both logits.
     """
-    held = examples.some(logits_NY, label_N, weight_N)
+    held = examples.nonempty(logits_NY, label_N, weight_N)
     z_NY, y_N, share_N = held
     mean_Y, spread = _spread(z_NY)
     x_NY = (z_NY - mean_Y) / spread
@@ -79,7 +79,7 @@ def fit_dirichlet(
       weight_N: 0 for rows to ignore.
       penalty: > 0; None chooses one of PENALTIES by FOLDS-fold cross-validated NLL.
     """
-    held = examples.some(logits_NY, label_N, weight_N)
+    held = examples.nonempty(logits_NY, label_N, weight_N)
     if penalty is None:
         penalty = _choose(held)
     return _dirichlet(held, penalty)
@@ -97,7 +97,7 @@ def apply_dirichlet(state: Dirichlet, logits_NY: Any) -> Any:
 
 def _alike(logits_NY: Any, *params: np.ndarray) -> tuple[Any, list]:
     """Logits at least float32, and parameters of their namespace and dtype."""
-    xp = jnp if isinstance(logits_NY, jax.Array) else np
+    xp = arrays.namespace(logits_NY)
     logits_NY = xp.asarray(logits_NY)
     wide_NY = logits_NY.astype(xp.promote_types(logits_NY.dtype, xp.float32))
     return wide_NY, [xp.asarray(p, wide_NY.dtype) for p in params]

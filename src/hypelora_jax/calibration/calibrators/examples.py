@@ -1,4 +1,4 @@
-"""What a calibrator is fitted on: checked, in float64, rows of weight 0 left out."""
+"""The examples that a calibrator is fitted on, checked and in float64."""
 
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ class Examples(NamedTuple):
 
 
 def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
-    """Examples of a split in float64; what a row of weight 0 holds is ignored.
+    """Examples of a split in float64, without the rows of weight 0.
 
     Raises:
-      UserError: a label that is no class, logits that are not finite, or a weight that
-        is negative or not finite.
+      UserError: a label that is not a class, logits that are not finite, or a weight
+        that is negative or not finite.
     """
     z, y = np.asarray(logits, np.float64), np.asarray(label)
     w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
@@ -40,8 +40,8 @@ def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
     return Examples(z, y.astype(np.int64), w / w.sum() if len(w) else w)
 
 
-def some(logits: Any, label: Any, weight: Any = None) -> Examples:
-    """As `checked`, and at least one example; UserError where there is none."""
+def nonempty(logits: Any, label: Any, weight: Any = None) -> Examples:
+    """As `checked`, with at least one example, or else a UserError."""
     held = checked(logits, label, weight)
     if not len(held.label_N):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Maximum likelihood of softmax(linear map of parameters): what several fits share."""
+"""Maximum likelihood of softmax(linear map of the parameters)."""
 
 from collections.abc import Callable
 
@@ -6,10 +6,10 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-# On every parameter, so that the optimum exists and is one, on separable splits too.
-# It moves a parameter by about 1e-10 over the curvature: below 1e-6 on real splits.
+# Added for every parameter, so that there is exactly one optimum, even on separable
+# splits. It moves a parameter by about 1e-10 / curvature: below 1e-6 on real splits.
 RIDGE = 1e-10
-# Of the gradient's norm, in nats; reached within 50 Newton steps on ordinary splits.
+# Norm of the gradient, in nats; ordinary splits reach it within 50 Newton steps.
 TOLERANCE = 1e-10
 
 
@@ -31,7 +31,7 @@ def maximise(
       adjoint: its transpose, (N, Y) -> (P,).
       label_N: classes.
       share_N: weights that sum to 1.
-      start_P: where the search begins, and what the tiny ridge draws to.
+      start_P: where the search begins, and the point the tiny ridge pulls towards.
       penalty_P: weights of the squares, 0 or above.
     """
     rows = np.arange(len(label_N))

@@ -2,12 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
-import scipy.special
 
+from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.calibrators import examples, logistic, one_vs_rest
 
 
@@ -33,10 +31,10 @@ class Beta(NamedTuple):
 def fit_isotonic(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Isotonic:
     """Isotonic regression of hits on probabilities (Zadrozny and Elkan, 2002).
 
-    It may give a probability of exactly 0 or 1, and then the NLL of new data can be
-    infinite: it is for errors of binned calibration and ranking, not for likelihoods.
+    It may give a probability of exactly 0 or 1, so the NLL of new data can be infinite.
+    Use it for binned calibration errors and ranking, not for likelihoods.
     """
-    held = examples.some(logits_NY, label_N, weight_N)
+    held = examples.nonempty(logits_NY, label_N, weight_N)
     knots = [
         _isotonic(np.exp(logp_N), hit_N.astype(float), held.share_N)
         for logp_N, _, hit_N in one_vs_rest.problems(held)
@@ -46,7 +44,7 @@ def fit_isotonic(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Isotonic
 
 def apply_isotonic(state: Isotonic, logits_NY: Any) -> Any:
     """Probabilities (N, Y)."""
-    xp = jnp if isinstance(logits_NY, jax.Array) else np
+    xp = arrays.namespace(logits_NY)
     p_NK = xp.exp(one_vs_rest.log_probs(logits_NY)[0])
     knots = zip(p_NK.T, state.x, state.y, strict=True)
     q_NK = xp.stack([xp.interp(p_N, x, y) for p_N, x, y in knots], axis=1)
@@ -56,7 +54,7 @@ def apply_isotonic(state: Isotonic, logits_NY: Any) -> Any:
 def _isotonic(
     p_N: np.ndarray, hit_N: np.ndarray, share_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Knots: examples of equal p are one point; both ends of each flat piece."""
+    """Knots: both ends of each flat piece; examples of equal p are one point."""
     order_N = np.argsort(p_N, kind="stable")
     first_N = np.diff(p_N[order_N], prepend=-1) > one_vs_rest.SAME
     point_N = np.empty(len(p_N), int)
@@ -75,7 +73,7 @@ def fit_beta(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Beta:
 
     Kull, Silva Filho and Flach, AISTATS 2017, equation 9 and section 4.
     """
-    held = examples.some(logits_NY, label_N, weight_N)
+    held = examples.nonempty(logits_NY, label_N, weight_N)
     fits = [
         _beta(np.stack([logp_N, -rest_N], axis=1), hit_N, held.share_N)
         for logp_N, rest_N, hit_N in one_vs_rest.problems(held)
@@ -85,21 +83,20 @@ def fit_beta(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Beta:
 
 def apply_beta(state: Beta, logits_NY: Any) -> Any:
     """Probabilities (N, Y)."""
-    xp, special = (np, scipy.special)
-    if isinstance(logits_NY, jax.Array):
-        xp, special = jnp, jax.scipy.special
     logp_NK, rest_NK = one_vs_rest.log_probs(logits_NY)
+    xp = arrays.namespace(logp_NK)
     a_K, b_K, c_K = (xp.asarray(v_K, logp_NK.dtype)[None, :] for v_K in state)
-    return one_vs_rest.joined(special.expit(a_K * logp_NK - b_K * rest_NK + c_K))
+    q_NK = one_vs_rest.expit(a_K * logp_NK - b_K * rest_NK + c_K)
+    return one_vs_rest.joined(q_NK)
 
 
 def _beta(
     x_N2: np.ndarray, hit_N: np.ndarray, share_N: np.ndarray
 ) -> tuple[float, float, float]:
-    """(a, b, c): the best of the fits with both, one or none of a and b free.
+    """(a, b, c): the best fit with both, one or none of a and b free.
 
-    The loss is convex, so where the free optimum has a negative coefficient the
-    constrained one lies on a face; all faces are tried.
+    The loss is convex, so if the free optimum has a negative coefficient, the
+    constrained one lies on a face of a, b >= 0; all faces are tried.
     """
     best, chosen = np.inf, (0.0, 0.0, 0.0)
     for free in ((0, 1), (0,), (1,), ()):
@@ -109,7 +106,7 @@ def _beta(
         ab = np.zeros(2)
         ab[list(free)] = found
         margin_N = np.where(hit_N, -1, 1) * (x_N2 @ ab + c)
-        loss = share_N @ np.logaddexp(0, margin_N)
+        loss = float(share_N @ np.logaddexp(0, margin_N))
         if loss < best:
             best, chosen = loss, (ab[0], ab[1], c)
     return chosen

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,47 +13,33 @@ from hypelora_jax.calibration.calibrators.stepwise import Histogram, PlattBinner
 from hypelora_jax.calibration.calibrators.temperature import Temperature
 from hypelora_jax.errors import UserError
 
+# (fields, what was wanted of them, whether the fields by name are right)
+Check = tuple[str, str, Callable[[dict[str, Any]], bool]]
+
 
 class Identity(NamedTuple):
-    """State of no calibrator: probabilities are the softmax of the logits."""
-
-
-STATES: dict[str, type] = {
-    "identity": Identity,
-    "temperature": Temperature,
-    "vector": Vector,
-    "dirichlet": Dirichlet,
-    "isotonic": Isotonic,
-    "histogram": Histogram,
-    "beta": Beta,
-    "platt_binner": PlattBinner,
-}
-
-
-def kind(state: Any) -> str:
-    """Name of a state's calibrator, a key of STATES."""
-    return next(name for name, cls in STATES.items() if isinstance(state, cls))
+    """State of no calibration: probabilities are the softmax of the logits."""
 
 
 def num_classes(state: Any) -> int | None:
-    """Classes Y that a state was fitted for; None where any number will do."""
+    """Number of classes that a state was fitted for; None if it fits any number."""
     if isinstance(state, Identity | Temperature):
         return None
     k = len(state[0])
     return k if isinstance(state, Vector | Dirichlet) or k > 1 else 2
 
 
-def to_json(state: Any) -> str:
-    """One JSON object: `kind` and the fields of the state; NaN is written as null."""
-    values = {name: _plain(value) for name, value in state._asdict().items()}
-    return json.dumps({"kind": kind(state), **values}, allow_nan=False)
+def to_json(name: str, state: Any) -> str:
+    """One JSON object: the name as `kind`, and the fields; NaN is written as null."""
+    values = {field: _plain(value) for field, value in state._asdict().items()}
+    return json.dumps({"kind": name, **values}, allow_nan=False)
 
 
-def from_json(text: str) -> Any:
-    """State from what `to_json` wrote.
+def from_json(text: str, kinds: Mapping[str, type]) -> Any:
+    """The state that `to_json` wrote, of one of the types in `kinds`.
 
     Raises:
-      UserError: no JSON object, an unknown kind, a field too many or too few, or a
+      UserError: not a JSON object, an unknown kind, a field too many or too few, or a
         value that no fit gives.
     """
     try:
@@ -61,18 +47,22 @@ def from_json(text: str) -> Any:
     except (ValueError, RecursionError) as e:
         raise UserError(f"calibrator is not JSON ({e}); fit it again") from None
     name = values.pop("kind", None) if isinstance(values, dict) else None
-    if not isinstance(name, str) or name not in STATES:
+    if not isinstance(name, str) or name not in kinds:
         raise UserError(
-            f"calibrator has kind {name!r}; wanted one of {', '.join(sorted(STATES))}"
+            f"calibrator has kind {name!r}; wanted one of {', '.join(sorted(kinds))}"
         )
-    cls = STATES[name]
+    cls: Any = kinds[name]  # a NamedTuple
     if unknown := sorted(set(values) - set(cls._fields)):
         raise UserError(f"calibrator {name} has an unknown field {unknown[0]!r}")
-    if name == "temperature":
+    if cls is Temperature:
         return _temperature(values)
     if missing := [field for field in cls._fields if field not in values]:
         raise UserError(f"calibrator {name} has no field {missing[0]!r}; fit it again")
-    return cls(**_arrays(name, values))
+    fields = _arrays(name, values)
+    for field, wanted, right in CHECKS.get(cls, ()):
+        if not right(fields):
+            raise UserError(f"calibrator {name} has a wrong {field}; wanted {wanted}")
+    return cls(**fields)
 
 
 def _plain(value: Any) -> Any:
@@ -97,7 +87,7 @@ def _temperature(values: dict[str, Any]) -> Temperature:
 
 
 def _arrays(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Fields as arrays, checked against each other."""
+    """Fields as arrays, all for the same number of classes."""
     out = {
         field: _list_of_arrays(field, v)
         if field in ("x", "y", "edges", "values")
@@ -110,9 +100,6 @@ def _arrays(name: str, values: dict[str, Any]) -> dict[str, Any]:
             f"calibrator {name} has fields for {sorted(lengths)} classes; wanted one "
             "number of them: fit it again"
         )
-    for field, wanted, right in CHECKS.get(name, ()):
-        if not right(out):
-            raise UserError(f"calibrator {name} has a wrong {field}; wanted {wanted}")
     return out
 
 
@@ -132,21 +119,22 @@ def _array(field: str, value: Any) -> np.ndarray | float:
 
 
 def _list_of_arrays(field: str, value: Any) -> tuple[np.ndarray, ...]:
-    arrays = tuple(_array(field, v) for v in value) if isinstance(value, list) else ()
-    if not all(np.ndim(a) == 1 for a in arrays):
+    arrays = [_array(field, v) for v in value] if isinstance(value, list) else []
+    lists = tuple(a for a in arrays if isinstance(a, np.ndarray) and a.ndim == 1)
+    if len(lists) < len(arrays):
         raise UserError(f"calibrator has no lists of numbers as {field!r}")
-    return arrays
+    return lists
 
 
-def _vectors(*fields: str) -> tuple:
+def _vectors(*fields: str) -> tuple[Check, ...]:
     return tuple(
         (field, "a list of numbers", lambda out, f=field: np.ndim(out[f]) == 1)
         for field in fields
     )
 
 
-def _each(low: str, high: str, longer: int) -> Callable[[dict], bool]:
-    """Whether points increase within [0, 1] and there are as many values, or more."""
+def _each(low: str, high: str, longer: int) -> Callable[[dict[str, Any]], bool]:
+    """Check that points increase in [0, 1] and that there are `longer` more values."""
 
     def right(out: dict[str, Any]) -> bool:
         return all(
@@ -164,9 +152,9 @@ _STEPS = (
     "edges that increase in [0, 1] and a value in [0, 1] more",
     _each("edges", "values", 1),
 )
-CHECKS: dict[str, tuple[tuple[str, str, Callable[[dict], bool]], ...]] = {
-    "vector": _vectors("scale", "bias"),
-    "dirichlet": (
+CHECKS: dict[type, tuple[Check, ...]] = {
+    Vector: _vectors("scale", "bias"),
+    Dirichlet: (
         *_vectors("bias"),
         (
             "weight",
@@ -175,7 +163,7 @@ CHECKS: dict[str, tuple[tuple[str, str, Callable[[dict], bool]], ...]] = {
         ),
         ("penalty", "a number", lambda out: np.ndim(out["penalty"]) == 0),
     ),
-    "isotonic": (
+    Isotonic: (
         (
             "x or y",
             "knots that increase in [0, 1] and values that do not fall",
@@ -185,8 +173,8 @@ CHECKS: dict[str, tuple[tuple[str, str, Callable[[dict], bool]], ...]] = {
             ),
         ),
     ),
-    "histogram": (_STEPS,),
-    "beta": (
+    Histogram: (_STEPS,),
+    Beta: (
         *_vectors("a", "b", "c"),
         (
             "a or b",
@@ -194,5 +182,5 @@ CHECKS: dict[str, tuple[tuple[str, str, Callable[[dict], bool]], ...]] = {
             lambda out: (out["a"] >= 0).all() and (out["b"] >= 0).all(),
         ),
     ),
-    "platt_binner": (*_vectors("slope", "intercept"), _STEPS),
+    PlattBinner: (*_vectors("slope", "intercept"), _STEPS),
 }

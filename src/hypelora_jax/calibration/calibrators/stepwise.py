@@ -1,12 +1,12 @@
-"""Binning calibrators of one probability: histogram binning, the Platt-binner."""
+"""Binning calibrators of one probability: histogram binning and the Platt-binner."""
 
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
+from hypelora_jax.calibration import arrays
+from hypelora_jax.calibration.arrays import Array
 from hypelora_jax.calibration.calibrators import examples, logistic, one_vs_rest
 
 
@@ -47,7 +47,7 @@ def fit_histogram(
       equal_mass: as many examples in each bin; False: equal width, where an empty bin
         keeps its middle.
     """
-    held = examples.some(logits_NY, label_N, weight_N)
+    held = examples.nonempty(logits_NY, label_N, weight_N)
     edges, values = [], []
     for logp_N, _, hit_N in one_vs_rest.problems(held):
         p_N = np.exp(logp_N)
@@ -60,9 +60,8 @@ def fit_histogram(
 
 def apply_histogram(state: Histogram, logits_NY: Any) -> Any:
     """Probabilities (N, Y)."""
-    xp = jnp if isinstance(logits_NY, jax.Array) else np
-    p_NK = xp.exp(one_vs_rest.log_probs(logits_NY)[0])
-    return one_vs_rest.joined(_steps(xp, p_NK, state.edges, state.values))
+    p_NK = arrays.namespace(logits_NY).exp(one_vs_rest.log_probs(logits_NY)[0])
+    return one_vs_rest.joined(_steps(p_NK, state.edges, state.values))
 
 
 def fit_platt_binner(
@@ -74,7 +73,7 @@ def fit_platt_binner(
     in each bin. All three steps use the whole split, as the authors' package does; the
     paper's guarantee is for three disjoint parts.
     """
-    held = examples.some(logits_NY, label_N, weight_N)
+    held = examples.nonempty(logits_NY, label_N, weight_N)
     fits = []
     for logp_N, rest_N, hit_N in one_vs_rest.problems(held):
         odds_N = logp_N - rest_N
@@ -88,29 +87,27 @@ def fit_platt_binner(
 
 def apply_platt_binner(state: PlattBinner, logits_NY: Any) -> Any:
     """Probabilities (N, Y)."""
-    xp, special = (np, scipy.special)
-    if isinstance(logits_NY, jax.Array):
-        xp, special = jnp, jax.scipy.special
     logp_NK, rest_NK = one_vs_rest.log_probs(logits_NY)
-    line_2K = (xp.asarray(v, logp_NK.dtype)[None, :] for v in state[:2])
-    slope_K, c_K = line_2K
-    q_NK = special.expit(slope_K * (logp_NK - rest_NK) + c_K)
-    return one_vs_rest.joined(_steps(xp, q_NK, state.edges, state.values))
+    xp = arrays.namespace(logp_NK)
+    slope_K = xp.asarray(state.slope, logp_NK.dtype)[None, :]
+    c_K = xp.asarray(state.intercept, logp_NK.dtype)[None, :]
+    q_NK = one_vs_rest.expit(slope_K * (logp_NK - rest_NK) + c_K)
+    return one_vs_rest.joined(_steps(q_NK, state.edges, state.values))
 
 
 def _equal_mass(p_N: np.ndarray, share_N: np.ndarray, bins: int) -> np.ndarray:
     """Inner edges midway between neighbours, so that bins hold about equal shares."""
     order_N = np.argsort(p_N, kind="stable")
     sorted_N, upto_N = p_N[order_N], np.cumsum(share_N[order_N])
-    # 1e-9: a share of exactly m / bins ends a bin, whatever the sum's rounding
+    # 1e-9, so that a share of exactly m / bins ends a bin despite rounding
     last = np.searchsorted(upto_N, np.arange(1, bins) / bins - 1e-9)
-    # equal probabilities stay together: a cut among them moves to their end
+    # a cut among equal probabilities moves to their end, to keep them together
     ends = sorted_N[last] + one_vs_rest.SAME
     last = np.searchsorted(sorted_N, ends, side="right") - 1
     last = np.unique(last[last < len(p_N) - 1])
     low, high = sorted_N[last], sorted_N[last + 1]
     middle = 0.5 * (low + high)
-    return np.unique(np.where(middle < high, middle, low))  # of two adjacent floats
+    return np.unique(np.where(middle < high, middle, low))  # adjacent floats
 
 
 def _means(
@@ -123,11 +120,14 @@ def _means(
     ends = np.concatenate([[0.0], inner, [1.0]])
     middle = 0.5 * (ends[:-1] + ends[1:])
     mean = np.where(mass > 0, total / np.where(mass > 0, mass, 1), middle)
-    return np.clip(mean, 0, 1)  # a share of 1 may round above it
+    return np.clip(mean, 0, 1)  # a share of 1 may be rounded up
 
 
-def _steps(xp: Any, p_NK: Any, edges: tuple, values: tuple) -> Any:
+def _steps(
+    p_NK: Array, edges: tuple[np.ndarray, ...], values: tuple[np.ndarray, ...]
+) -> Array:
     """The K step functions at p, in its dtype."""
+    xp = arrays.namespace(p_NK)
     columns = [
         xp.asarray(v, p_N.dtype)[xp.searchsorted(xp.asarray(e, p_N.dtype), p_N)]
         for p_N, e, v in zip(p_NK.T, edges, values, strict=True)

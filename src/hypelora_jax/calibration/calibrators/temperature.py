@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
+from hypelora_jax.calibration import arrays
+from hypelora_jax.calibration.arrays import Array
 from hypelora_jax.calibration.calibrators import examples
 
-Array = Any  # np.ndarray or jax.Array: the namespace follows the logits
-
-# Bounds of a fitted temperature. The lower one is met on separable splits, whose
-# likelihood has no maximum: it caps how sure the calibrated model may become. The
-# upper one is met where the logits say nothing, and there means uniform probabilities
-# even for logits of magnitude 1e4.
+# Bounds of a fitted temperature. Separable splits, whose likelihood has no maximum,
+# meet the lower one: it caps how confident the calibrated model may become. Logits
+# without information meet the upper one, which makes even logits of 1e4 uniform.
 T_MIN, T_MAX = 1e-2, 1e6
 # Bisection alone needs 60 steps from log(T_MAX / T_MIN) = 18.4 to float64's precision.
 MAX_STEPS = 100
@@ -31,13 +30,13 @@ class Temperature(NamedTuple):
     """State of temperature scaling: T > 0, and the NLL (nats) it was chosen by."""
 
     temperature: float
-    nll_before: float = math.nan  # of the split it was fitted on, at T = 1
+    nll_before: float = math.nan  # on the split it was fitted on, at T = 1
     nll_after: float = math.nan
     n: int = 0  # examples it was fitted on
 
 
 class Solution(NamedTuple):
-    """Scalars: the temperature chosen, and the NLL (nats) at T = 1 and at it."""
+    """Scalars: the temperature, and the NLL (nats) at T = 1 and at that temperature."""
 
     temperature: Array
     nll_before: Array
@@ -67,7 +66,8 @@ def fit(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Temperature:
     if not len(y_N):
         return Temperature(1.0)
     found = solve(z_NY, y_N, share_N)
-    return Temperature(*map(float, found), len(y_N))
+    before, after = float(found.nll_before), float(found.nll_after)
+    return Temperature(float(found.temperature), before, after, len(y_N))
 
 
 def apply(state: Temperature, logits_NY: Any) -> Any:
@@ -80,9 +80,9 @@ def solve(logits_NY: Array, label_N: Array, weight_N: Array) -> Solution:
 
     Newton's method on log T within a shrinking bracket: a step that leaves the bracket,
     or is more than half of the step before, is replaced by bisection, so every finite
-    input converges. Rows of weight 0 are as good as absent, and T is 1 with none left.
+    input converges. Rows of weight 0 are ignored; without any rows T is 1.
     """
-    xp = jnp if isinstance(logits_NY, jax.Array) else np
+    xp = arrays.namespace(logits_NY)
     z_NY, share_N = _relative(xp, logits_NY, label_N, weight_N)
 
     def at(log_t: Array) -> tuple[Array, Array, Array]:
@@ -90,7 +90,7 @@ def solve(logits_NY: Array, label_N: Array, weight_N: Array) -> Solution:
 
     low, high = (xp.asarray(math.log(t), z_NY.dtype) for t in (T_MIN, T_MAX))
     root = _root(xp, at, low, high)
-    # the slope by 1 / T falls from low to high: without a change of sign, a bound
+    # the slope by 1 / T falls from low to high; without a change of sign take a bound
     root = xp.where(at(low)[1] <= 0, low, xp.where(at(high)[1] >= 0, high, root))
     before, after = at(xp.zeros_like(root))[0], at(root)[0]
     better = after < before
@@ -101,7 +101,7 @@ def solve(logits_NY: Array, label_N: Array, weight_N: Array) -> Solution:
 def _relative(
     xp: ModuleType, logits_NY: Array, label_N: Array, weight_N: Array
 ) -> tuple[Array, Array]:
-    """Each row less its label's logit, so that the loss is its logsumexp; shares."""
+    """Logits minus the label's logit, whose logsumexp is the loss; and shares."""
     wide_NY = logits_NY.astype(xp.promote_types(logits_NY.dtype, xp.float32))
     keep_N = weight_N > 0
     label_N = xp.where(keep_N, label_N, xp.zeros_like(label_N))
@@ -124,7 +124,8 @@ def _moments(
     loss_N = (top_N1 + xp.log(sum_N1))[:, 0]
     mean_N = xp.sum(p_NY * z_NY, axis=1)
     var_N = xp.sum(p_NY * xp.square(z_NY - mean_N[:, None]), axis=1)
-    return tuple(xp.sum(share_N * x_N) for x_N in (loss_N, mean_N, var_N))
+    loss, slope, curvature = (xp.sum(share_N * x) for x in (loss_N, mean_N, var_N))
+    return loss, slope, curvature
 
 
 def _root(xp: ModuleType, at: Callable, low: Array, high: Array) -> Array:

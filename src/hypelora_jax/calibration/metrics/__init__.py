@@ -1,13 +1,15 @@
-"""Calibration metrics of probabilities: one name for each, and all of them at once.
+"""Calibration metrics of probabilities: each by its name, and all of them at once.
+
+The room sees arrays only, and its files do not import this one; what resamples rows is
+above it, in `calibration.bootstrap`.
 
 Every metric takes `(probs_NY, label_N, weight_N=None)` and is written once for numpy
-and jax arrays, which decide where and how precisely it is computed: numpy float64 is
-what a user reads (`compute_all`), jax float32 is for monitoring inside jit, with
+and jax arrays, whose type decides where and how precisely it is computed: numpy float64
+is what a user reads (`compute_all`), jax float32 is for monitoring inside jit, with
 `bins`, `eps`, `coverage` and `pairing` static. `weight_N` is 1 for examples and 0 for
-padding rows, which are as good as absent whatever they hold; another whole number is
-how many examples a row stands for, but for `kernel_ce`, which only sees whether it is
-above 0 (two copies of an example are no pair). With nothing left a metric is 0 (AUROC:
-0.5).
+padding rows, which are ignored whatever they hold. Another whole number is how many
+examples a row stands for; only `kernel_ce` does not use it so, because two copies of an
+example are not a pair. Without any examples a metric is 0 (AUROC: 0.5).
 """
 
 import logging
@@ -15,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from hypelora_jax.calibration.arrays import namespace
 from hypelora_jax.calibration.metrics import (
     binned,
     consistency,
     equal_mass,
-    likelihood,
+    ranking,
     risk_coverage,
-    streaming,
+    sums,
+    thresholded,
 )
 from hypelora_jax.calibration.metrics.binned import (
     classwise_ece,
@@ -38,10 +40,10 @@ from hypelora_jax.calibration.metrics.equal_mass import (
     ece_mass,
     ece_mass_l2,
     ece_mass_max,
-    thresholded_ace,
 )
 from hypelora_jax.calibration.metrics.kernel import kernel_ce
 from hypelora_jax.calibration.metrics.likelihood import (
+    SOFT,
     accuracy,
     brier,
     nll,
@@ -50,15 +52,16 @@ from hypelora_jax.calibration.metrics.likelihood import (
     soft_tv,
 )
 from hypelora_jax.calibration.metrics.risk_coverage import (
-    COVERAGES,
     augrc,
     aurc,
     auroc_error,
     risk_at_coverage,
 )
 from hypelora_jax.calibration.metrics.smooth import smooth_ece
+from hypelora_jax.calibration.metrics.thresholded import thresholded_ace
 
 __all__ = [
+    "SOFT",
     "accuracy",
     "ace",
     "ace_per_class",
@@ -76,7 +79,6 @@ __all__ = [
     "ece_mass_max",
     "kernel_ce",
     "mce",
-    "namespace",
     "nll",
     "reliability",
     "risk_at_coverage",
@@ -86,14 +88,6 @@ __all__ = [
     "soft_tv",
     "thresholded_ace",
 ]
-
-TACE_EPS = (0.01, 0.001, 0.0001)
-SOFT = {"soft_tv": soft_tv, "soft_kl": soft_kl, "soft_brier": soft_brier}
-SOFT_OF = {  # the same, of each example
-    "soft_tv": likelihood.soft_tv_of,
-    "soft_kl": likelihood.soft_kl_of,
-    "soft_brier": likelihood.soft_brier_of,
-}
 
 
 def compute_all(
@@ -108,10 +102,9 @@ def compute_all(
 
     Args:
       probs: (N, Y), rows sum to 1.
-      labels: (N,) classes in 0 .. Y - 1; drop examples without a label before.
+      labels: (N,) classes in 0 .. Y - 1; leave out examples without a label.
       bins: of the calibration errors.
-      soft: (N, Y) shares of raters, if there are any: adds soft_tv, soft_kl and
-        soft_brier.
+      soft: (N, Y) shares of raters; adds soft_tv, soft_kl and soft_brier.
       seed: of the labels drawn for ece_noise_floor and consistency_p.
 
     Returns:
@@ -124,37 +117,37 @@ def compute_all(
             "%d of %d labels have probability 0: counted as %.1e in nll",
             *(zeros, n, np.finfo(np.float64).tiny),
         )
-    by_sums = streaming.compute(streaming.of_rows(p, y, bins=bins))
-    held = equal_mass.of_top(p, y)
-    running = equal_mass.curve(held, np.ones(n))
+    by_sums = sums.compute(sums.of_rows(p, y, bins))
     first = ("accuracy", "nll", "brier", "ece", "classwise_ece", "mce")
-    out = {name: by_sums.pop(name) for name in first}
+    out: dict[str, Any] = {name: by_sums.pop(name) for name in first}
+    entries = ranking.of_top(p, y)
+    running = ranking.curve(entries, np.ones(n))
     out["ace"] = binned.l1(equal_mass.by_rank(running, bins))
-    out |= _thresholded(p, y, bins)
+    out |= thresholded.compute(p, y, bins)
     out |= by_sums
-    out |= of_order(held, running, bins)
+    out |= of_ranking(entries, running, bins)
     out["ace_per_class"] = ace_per_class(p, y, bins=bins)
     out["smooth_ece"] = smooth_ece(p, y)
     out["kernel_ce"] = kernel_ce(p, y)
     if soft is not None:
         s = np.asarray(soft, np.float64)
-        out |= {name: metric(p, s) for name, metric in SOFT.items()}
-    held = consistency.check(p, y, bins=bins, seed=seed)
-    out |= {"ece_noise_floor": held.noise_floor, "consistency_p": held.p}
+        out |= {name: np.mean(of_each(p, s)) for name, of_each in SOFT.items()}
+    chance = consistency.check(p, y, bins=bins, seed=seed)
+    out |= {"ece_noise_floor": chance.noise_floor, "consistency_p": chance.p}
     numbers = {name: float(value) for name, value in out.items()}
     return {"n": n, "num_classes": num_classes, **numbers}
 
 
-def of_order(
-    held: equal_mass.Ordered, running: equal_mass.Curve, bins: int
+def of_ranking(
+    entries: ranking.Ranking, running: ranking.Curve, bins: int
 ) -> dict[str, Any]:
-    """Metrics of the top labels in order of confidence, but `ace`, by name."""
-    mass = equal_mass.by_value(held, running, bins)
-    step = risk_coverage.steps(held, running)
-    area, auroc = risk_coverage.ranking(step)
+    """Metrics of a ranking of the predicted classes, but `ace`, by name."""
+    mass = equal_mass.by_value(entries, running, bins)
+    step = risk_coverage.steps(entries, running)
+    area, auroc = risk_coverage.areas(step)
     risks = {
-        f"risk_at_coverage_{c}": risk_coverage.risk_at(held, running, c)
-        for c in COVERAGES
+        f"risk_at_coverage_{c}": risk_coverage.risk_at(entries, running, c)
+        for c in risk_coverage.COVERAGES
     }
     return {
         "ece_mass": binned.l1(mass),
@@ -166,21 +159,3 @@ def of_order(
         "auroc_error": auroc,
         **risks,
     }
-
-
-def tace_name(eps: float) -> str:
-    """Name of the thresholded error: tace_0.01, tace_0.0001, not tace_1e-04."""
-    return f"tace_{np.format_float_positional(eps)}"
-
-
-def _thresholded(p: np.ndarray, y: np.ndarray, bins: int) -> dict[str, Any]:
-    """Each threshold under both pairings."""
-    out = {}
-    for pairing, (held, weight_N) in equal_mass.thresholded(
-        p, y, np.ones(len(y))
-    ).items():
-        running = equal_mass.curve(held, weight_N)
-        suffix = "" if pairing == "correct" else f"_{pairing}"
-        for eps in TACE_EPS:
-            out[tace_name(eps) + suffix] = equal_mass.above(held, running, eps, bins)
-    return out

@@ -11,19 +11,19 @@ import numpy as np
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array
 
-MIN_COUNT = 10  # examples a bin needs to count in `mce_min_10`
+MIN_COUNT = 10  # `mce_min_10` leaves out bins of fewer examples
 
 
 class Bins(NamedTuple):
     """Weighted sums over the examples of each bin, (M,) or with leading axes."""
 
-    count: Array  # weights
+    weight: Array
     gap: Array  # confidence minus hit
     hit: Array  # 1 where the confidence was right
 
 
 def index(conf: Array, bins: int) -> Array:
-    """Number of the bin (lo, hi] of each confidence."""
+    """Index of the bin (lo, hi] of each confidence."""
     xp = arrays.namespace(conf)
     edges = np.linspace(0.0, 1.0, bins + 1)
     edges = edges if xp is np else xp.asarray(edges, conf.dtype)
@@ -31,7 +31,7 @@ def index(conf: Array, bins: int) -> Array:
 
 
 def sums(group: Array, conf: Array, hit: Array, weight: Array, num_groups: int) -> Bins:
-    """Sums over each of `num_groups` groups of flat entries."""
+    """Sums over each of `num_groups` groups; all arrays have one axis."""
     return Bins(
         _add(group, weight, num_groups),
         _add(group, (conf - hit) * weight, num_groups),
@@ -46,34 +46,36 @@ def of_top(probs_NY: Array, label_N: Array, weight_N: Array, bins: int) -> Bins:
 
 
 def of_classes(probs_NY: Array, label_N: Array, weight_N: Array, bins: int) -> Bins:
-    """Bins (Y, M) of each class's probability; all of them count, small ones too."""
+    """Bins (Y, M) of each class's probability, however small it is."""
     xp, num_classes = arrays.namespace(probs_NY), probs_NY.shape[1]
     hit_NY = arrays.onehot(label_N, num_classes).astype(probs_NY.dtype)
     weight_NY = xp.broadcast_to(weight_N[:, None], hit_NY.shape)
-    # one bin a class and interval: bin m of class c is bin c * bins + m
+    # all classes in one sum: bin m of class c is group c * bins + m
     group_NY = index(probs_NY, bins) + bins * xp.arange(num_classes)[None, :]
-    flat = (x.reshape(-1) for x in (group_NY, probs_NY, hit_NY, weight_NY))
-    return Bins(*(x.reshape(-1, bins) for x in sums(*flat, num_classes * bins)))
+    group_E, conf_E = group_NY.reshape(-1), probs_NY.reshape(-1)
+    hit_E, weight_E = hit_NY.reshape(-1), weight_NY.reshape(-1)
+    flat = sums(group_E, conf_E, hit_E, weight_E, num_classes * bins)
+    return Bins(*(x.reshape(-1, bins) for x in flat))
 
 
 def l1(held: Bins) -> Array:
-    """Sum over bins of |gap| times the bin's share; over all leading axes together."""
+    """Sum over all bins of |gap| times the bin's share of the weight."""
     xp = arrays.namespace(held.gap)
-    return arrays.share(xp.sum(xp.abs(held.gap)), xp.sum(held.count))
+    return arrays.share(xp.sum(xp.abs(held.gap)), xp.sum(held.weight))
 
 
 def l2(held: Bins) -> Array:
-    """Root of the mean over examples of the squared gap of their bin."""
+    """Root mean square over examples of the gap of their bin."""
     xp = arrays.namespace(held.gap)
-    square = arrays.share(xp.square(held.gap), held.count)
-    return xp.sqrt(arrays.share(xp.sum(square), xp.sum(held.count)))
+    square = arrays.share(xp.square(held.gap), held.weight)
+    return xp.sqrt(arrays.share(xp.sum(square), xp.sum(held.weight)))
 
 
 def largest(held: Bins, min_count: int = 1) -> Array:
     """Largest gap of the bins that hold at least `min_count` examples, else 0."""
     xp = arrays.namespace(held.gap)
-    gap = arrays.share(xp.abs(held.gap), held.count)
-    return xp.max(xp.where(held.count >= min_count, gap, xp.zeros_like(gap)))
+    gap = arrays.share(xp.abs(held.gap), held.weight)
+    return xp.max(xp.where(held.weight >= min_count, gap, xp.zeros_like(gap)))
 
 
 def decomposition(held: Bins) -> tuple[Array, Array, Array]:
@@ -82,14 +84,14 @@ def decomposition(held: Bins) -> tuple[Array, Array, Array]:
     Each sums over classes: reliability is the mean squared gap between a bin's mean
     probability and its rate of hits, resolution the mean squared distance of that rate
     from the class's overall rate, uncertainty the variance of the class. Murphy, 1973,
-    equation 8, for each class and bins in the place of equal forecasts.
+    equation 8, for each class, with bins where he has equal forecasts.
     """
     xp = arrays.namespace(held.gap)
-    n = xp.max(xp.sum(held.count, axis=1))
+    n = xp.max(xp.sum(held.weight, axis=1))
     base_Y1 = arrays.share(xp.sum(held.hit, axis=1, keepdims=True), n)
-    rate_YM = arrays.share(held.hit, held.count)
-    reliability = xp.sum(arrays.share(xp.square(held.gap), held.count))
-    resolution = xp.sum(held.count * xp.square(rate_YM - base_Y1))
+    rate_YM = arrays.share(held.hit, held.weight)
+    reliability = xp.sum(arrays.share(xp.square(held.gap), held.weight))
+    resolution = xp.sum(held.weight * xp.square(rate_YM - base_Y1))
     uncertainty = xp.sum(base_Y1 * (1 - base_Y1))
     return arrays.share(reliability, n), arrays.share(resolution, n), uncertainty
 
@@ -102,7 +104,7 @@ def ece(
     Sum over bins of |mean confidence - accuracy| times the bin's share of examples; Guo
     et al., 2017, equation 3. 0 to 1.
     """
-    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     return l1(of_top(*rows, bins))
 
 
@@ -113,7 +115,7 @@ def ece_l2(
 
     As `ece` with squared gaps and a root: Kumar et al., 2019, definition 2.1, p = 2.
     """
-    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     return l2(of_top(*rows, bins))
 
 
@@ -129,7 +131,7 @@ def mce(
     Guo et al., 2017, equation 5. Bins of fewer than `min_count` examples are left out;
     with 1, a bin of one example counts like any other, so the number is noisy.
     """
-    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     return largest(of_top(*rows, bins), min_count)
 
 
@@ -138,9 +140,9 @@ def classwise_ece(
 ) -> Array:
     """Mean over classes of the equal-width calibration error of p(class), 0 to 1.
 
-    All probabilities count, small ones too; Kull et al., 2019.
+    Every probability counts, however small; Kull et al., 2019.
     """
-    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     return l1(of_classes(*rows, bins))
 
 
@@ -149,16 +151,16 @@ def reliability(
 ) -> tuple[Array, Array, Array]:
     """Mean confidence, accuracy and number of examples of each bin of `ece`.
 
-    Three arrays (M,); the first two are 0 where the third is.
+    Three arrays (M,); the first two are 0 in a bin without examples.
     """
-    _, *rows = arrays.clean(probs_NY, label_N, weight_N)
+    rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     return means(of_top(*rows, bins))
 
 
 def means(held: Bins) -> tuple[Array, Array, Array]:
-    """Mean confidence, accuracy and count of each bin, as `reliability`."""
-    hit_M = arrays.share(held.hit, held.count)
-    return arrays.share(held.gap + held.hit, held.count), hit_M, held.count
+    """Mean confidence, accuracy and number of examples of each bin."""
+    hit_M = arrays.share(held.hit, held.weight)
+    return arrays.share(held.gap + held.hit, held.weight), hit_M, held.weight
 
 
 def _add(group: Array, x: Array, num_groups: int) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array
 
-BLOCK = 16  # examples of a block: each is compared with the others of its block
+BLOCK = 16  # examples in a block; pairs are formed within a block only
 BANDWIDTH = 0.2  # of the kernel, in total variation distance
 
 
@@ -25,7 +25,7 @@ def kernel_ce(
     block: int = BLOCK,
     bandwidth: float = BANDWIDTH,
 ) -> Array:
-    """Squared kernel calibration error, unbiased: below 0 by chance, if calibrated.
+    """Squared kernel calibration error; unbiased, so chance may take it below 0.
 
     Mean over pairs of examples i, j of the same block of k(p_i, p_j) (e_i - p_i) .
     (e_j - p_j), e the one-hot label and k(p, q) = exp(-TV(p, q) / bandwidth): SKCE of
@@ -36,16 +36,16 @@ def kernel_ce(
       probs_NY: probabilities.
       label_N: classes.
       weight_N: 0 for padding rows; every other weight counts once.
-      block: examples of a block, at least 2. Which ones share a block is drawn, in the
-        same way each time, so that a sorted file does no harm; so the number depends,
-        within its noise, on the order of the examples.
-      bandwidth: above 0; fixed, so that numbers of two runs can be compared.
+      block: examples in a block, at least 2. Blocks are drawn with a fixed seed, so
+        that a sorted file does no harm; the number depends, within its noise, on the
+        order of the examples.
+      bandwidth: above 0; fixed, so that the numbers of two runs can be compared.
     """
     rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
-    held = blocks(*rows, block, bandwidth)
-    xp = arrays.namespace(held.value)
-    some = xp.sum(held.pairs)
-    return xp.where(some > 0, xp.sum(held.value) / xp.where(some > 0, some, 1), 0)
+    drawn = blocks(*rows, block, bandwidth)
+    xp = arrays.namespace(drawn.value)
+    some = xp.sum(drawn.pairs)
+    return xp.where(some > 0, xp.sum(drawn.value) / xp.where(some > 0, some, 1), 0)
 
 
 def blocks(
@@ -82,8 +82,8 @@ def blocks(
 def _shuffled(weight_N: Array) -> Array:
     """Indices of the examples in a drawn order, padding rows last.
 
-    Example i of those that count has the i-th number of one stream, so that padding
-    rows change neither order nor blocks.
+    The i-th example that is not padding takes the i-th number of a fixed stream, so
+    padding rows change neither the order nor the blocks.
     """
     xp = arrays.namespace(weight_N)
     draw_N = xp.asarray(np.random.default_rng(0).random(len(weight_N), np.float32))

@@ -1,4 +1,6 @@
-"""Scores of whole predictions: one number an example, then their mean."""
+"""Scores of whole predictions: one number for each example, then their mean."""
+
+from collections.abc import Callable
 
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array
@@ -78,6 +80,14 @@ def soft_brier_of(probs_NY: Array, soft_NY: Array) -> Array:
     """Squared distance of each row."""
     xp = arrays.namespace(probs_NY)
     return xp.sum(xp.square(probs_NY - soft_NY), axis=1)
+
+
+# The distance of each example to the shares of its raters, by the metric's name.
+SOFT: dict[str, Callable[[Array, Array], Array]] = {
+    "soft_tv": soft_tv_of,
+    "soft_kl": soft_kl_of,
+    "soft_brier": soft_brier_of,
+}
 
 
 def _mean(x_N: Array, weight_N: Array) -> Array:

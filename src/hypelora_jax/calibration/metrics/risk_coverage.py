@@ -1,39 +1,42 @@
-"""Selective prediction: is the model wrong where it is unsure?
+"""Selective prediction: whether the model is wrong where it is unsure.
 
-The most confident examples are answered first, the rest refused. Among equal
-confidences every order is as good as another: numbers are the mean over all orders.
+The most confident examples are answered and the rest refused. Examples of equal
+confidence have no order, so each number is the mean over all their orders.
 """
 
 from typing import NamedTuple
 
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array
-from hypelora_jax.calibration.metrics import equal_mass
-from hypelora_jax.calibration.metrics.equal_mass import Curve, Ordered
+from hypelora_jax.calibration.metrics import ranking
+from hypelora_jax.calibration.metrics.ranking import Curve, Ranking
 
 COVERAGES = (0.5, 0.8, 0.9)
 
 
 class Steps(NamedTuple):
-    """One step for each confidence that occurs, in ascending order; else zeros (E,)."""
+    """Sums at each distinct confidence, ascending (E,).
 
-    count: Array  # examples of this confidence
-    errors: Array  # of these, the wrong ones
-    count_above: Array  # examples of higher confidence
+    They stand at the last entry of each confidence; other entries are 0.
+    """
+
+    weight: Array  # examples of this confidence
+    errors: Array  # wrong ones among them
+    weight_above: Array  # examples of higher confidence
     errors_above: Array
     errors_below: Array
 
 
-def steps(held: Ordered, running: Curve) -> Steps:
-    """Counts of each group of equal confidences; zeros but at a group's last entry."""
-    xp = arrays.namespace(running.count)
-    last = held.last == xp.arange(len(held.last))
-    wrong = running.count - running.hit
-    end, start = held.last + 1, held.first
+def steps(entries: Ranking, running: Curve) -> Steps:
+    """Sums of each group of equal confidences."""
+    xp = arrays.namespace(running.weight)
+    last = entries.last == xp.arange(len(entries.last))
+    wrong = running.weight - running.hit
+    end, start = entries.last + 1, entries.first
     parts = (
-        running.count[end] - running.count[start],
+        running.weight[end] - running.weight[start],
         wrong[end] - wrong[start],
-        running.count[-1] - running.count[end],
+        running.weight[-1] - running.weight[end],
         wrong[-1] - wrong[end],
         wrong[start],
     )
@@ -42,20 +45,23 @@ def steps(held: Ordered, running: Curve) -> Steps:
 
 def area_risk(step: Steps) -> Array:
     """Area under the risk-coverage curve from its steps; see `aurc`."""
-    xp = arrays.namespace(step.count)
-    rate = arrays.share(step.errors, step.count)
-    # sum over the step's ranks k of (errors_above + rate (k - count_above)) / k
-    inverse = _inverse_sum(step.count_above, step.count)
-    risk = step.errors + (step.errors_above - rate * step.count_above) * inverse
-    return arrays.share(xp.sum(risk), xp.sum(step.count))
+    xp = arrays.namespace(step.weight)
+    rate = arrays.share(step.errors, step.weight)
+    # sum over the step's ranks k of (errors_above + rate (k - weight_above)) / k
+    inverse = _inverse_sum(step.weight_above, step.weight)
+    risk = step.errors + (step.errors_above - rate * step.weight_above) * inverse
+    return arrays.share(xp.sum(risk), xp.sum(step.weight))
 
 
-def ranking(step: Steps) -> tuple[Array, Array]:
+def areas(step: Steps) -> tuple[Array, Array]:
     """Area under the generalized risk-coverage curve and AUROC; see `augrc`."""
-    xp = arrays.namespace(step.count)
-    n = xp.sum(step.count)
-    # shares, not counts: products of counts leave float32 behind
-    wrong, hit = arrays.share(step.errors, n), arrays.share(step.count - step.errors, n)
+    xp = arrays.namespace(step.weight)
+    n = xp.sum(step.weight)
+    # shares, because products of counts would lose digits in float32
+    wrong, hit = (
+        arrays.share(step.errors, n),
+        arrays.share(step.weight - step.errors, n),
+    )
     below = arrays.share(step.errors_below, n)
     good = xp.sum(hit * (below + wrong / 2))
     errors, pairs = xp.sum(wrong), xp.sum(wrong) * xp.sum(hit)
@@ -64,19 +70,19 @@ def ranking(step: Steps) -> tuple[Array, Array]:
     return pairs - good + xp.square(errors) / 2, auroc
 
 
-def risk_at(held: Ordered, running: Curve, coverage: float | Array) -> Array:
-    """Share of errors among the ceil(coverage n) most confident; see the metric."""
-    xp = arrays.namespace(running.count)
-    n = running.count[-1]
-    # rounding must not lift coverage * n above the whole number that it is
+def risk_at(entries: Ranking, running: Curve, coverage: float | Array) -> Array:
+    """Error rate of the ceil(coverage n) most confident; see `risk_at_coverage`."""
+    xp = arrays.namespace(running.weight)
+    n = running.weight[-1]
+    # rounding must not lift a whole coverage * n above itself
     answered = xp.ceil(coverage * n * (1 - 4 * float(xp.finfo(n.dtype).eps)))
     rank = n - answered
-    at = xp.searchsorted(running.count[1:], rank, side="right")
-    at = xp.minimum(at, len(held.last) - 1)
-    start, end = held.first[at], held.last[at] + 1
-    wrong = running.count - running.hit
-    group = running.count[end] - running.count[start]
-    part = arrays.share(rank - running.count[start], group)
+    at = xp.searchsorted(running.weight[1:], rank, side="right")
+    at = xp.minimum(at, len(entries.last) - 1)
+    start, end = entries.first[at], entries.last[at] + 1
+    wrong = running.weight - running.hit
+    group = running.weight[end] - running.weight[start]
+    part = arrays.share(rank - running.weight[start], group)
     below = wrong[start] + part * (wrong[end] - wrong[start])
     return arrays.share(wrong[-1] - below, answered)
 
@@ -96,7 +102,7 @@ def augrc(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Arr
     Mean rate of undetected failures over working points, (1 - AUROC) a (1 - a) +
     (1 - a)^2 / 2 with accuracy a; Traub et al., 2024.
     """
-    return ranking(steps(*_curve(probs_NY, label_N, weight_N)))[0]
+    return areas(steps(*_curve(probs_NY, label_N, weight_N)))[0]
 
 
 def auroc_error(
@@ -104,9 +110,9 @@ def auroc_error(
 ) -> Array:
     """Probability that a right answer is more confident than a wrong one, ties half.
 
-    0.5 where nothing or everything is wrong: there the ranking says nothing.
+    0.5 if no answer is wrong, or every one, since nothing can be ranked then.
     """
-    return ranking(steps(*_curve(probs_NY, label_N, weight_N)))[1]
+    return areas(steps(*_curve(probs_NY, label_N, weight_N)))[1]
 
 
 def risk_at_coverage(
@@ -123,21 +129,24 @@ def risk_at_coverage(
       coverage: share that is answered, above 0 and at most 1; or an array of them.
       weight_N: 0 for padding rows.
     """
-    return risk_at(*_curve(probs_NY, label_N, weight_N), coverage)
+    entries, running = _curve(probs_NY, label_N, weight_N)
+    return risk_at(entries, running, coverage)
 
 
-def _curve(probs_NY: Array, label_N: Array, weight_N: Array | None):
+def _curve(
+    probs_NY: Array, label_N: Array, weight_N: Array | None
+) -> tuple[Ranking, Curve]:
     _, probs_NY, label_N, weight_N = arrays.clean(probs_NY, label_N, weight_N)
-    held = equal_mass.of_top(probs_NY, label_N)
-    return held, equal_mass.curve(held, weight_N)
+    entries = ranking.of_top(probs_NY, label_N)
+    return entries, ranking.curve(entries, weight_N)
 
 
 def _inverse_sum(start: Array, count: Array) -> Array:
     """Sum of 1 / k for k from start + 1 to start + count, elementwise.
 
-    The first eight terms are added; the rest is the asymptotic series of the digamma
-    function at 1/2 off, whose first term left out is below 1e-10 from there on. A
-    difference of two tabulated harmonic numbers would cancel in float32.
+    The first eight terms are added one by one. The rest is the asymptotic series of
+    the digamma function, shifted by 1/2; its first omitted term is below 1e-10 there.
+    A difference of two tabulated harmonic numbers would cancel in float32.
     """
     xp = arrays.namespace(start)
     head = 8

@@ -1,4 +1,4 @@
-"""Task scores in float64 on the host: what GLUE and its kind select models by."""
+"""Task scores in float64 on the host: MCC, F1, correlations, as GLUE reports them."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,8 +16,7 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """F1 of the positive class 1, 0 to 1.
 
-    0 with no true positive, even where no row is positive or predicted so (as sklearn's
-    zero_division=0).
+    0 if no positive row is found, even if there is none (sklearn's zero_division=0).
     """
     predicted, true = np.asarray(predictions) == 1, np.asarray(labels) == 1
     found = int(np.sum(predicted & true))
@@ -27,13 +26,13 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 def mcc(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Matthews correlation, -1 to 1, for any number of classes (Gorodkin, 2004).
 
-    0 where predictions or labels are constant, as sklearn has it.
+    0 if the predictions or the labels are constant, as in sklearn.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     classes = np.union1d(predictions, labels)[None, :]
-    p_Y = np.mean(predictions[:, None] == classes, axis=0, dtype=np.float64)
-    t_Y = np.mean(labels[:, None] == classes, axis=0, dtype=np.float64)
-    covariance = np.mean(predictions == labels, dtype=np.float64) - p_Y @ t_Y
+    p_Y = (predictions[:, None] == classes).astype(np.float64).mean(axis=0)
+    t_Y = (labels[:, None] == classes).astype(np.float64).mean(axis=0)
+    covariance = np.mean(predictions == labels) - p_Y @ t_Y
     spread = (1 - p_Y @ p_Y) * (1 - t_Y @ t_Y)
     if np.max(p_Y) == 1 or np.max(t_Y) == 1:
         return 0.0
@@ -41,12 +40,12 @@ def mcc(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Linear correlation, -1 to 1; 0 where a side is constant (undefined there)."""
+    """Linear correlation, -1 to 1; 0, where it is undefined, for a constant side."""
     x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
     x, y = x - np.mean(x), y - np.mean(y)
-    # each side to unit length by itself: a product of norms may underflow
+    # each side is normed by itself, because the product of norms may underflow
     r = float((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)))
     return min(max(r, -1.0), 1.0)
 
@@ -70,7 +69,7 @@ MAIN = ("mcc", "f1", "pearson", "accuracy")
 
 
 def main(names: Iterable[str]) -> str:
-    """The score a task is told by, of those it has: MCC, F1, Pearson, else accuracy."""
+    """The main score among `names`: MCC, F1 or Pearson if present, else accuracy."""
     names = set(names)
     return next((name for name in MAIN if name in names), "accuracy")
 

@@ -1,8 +1,8 @@
-"""Smooth calibration error: no bins, and a bandwidth the data choose.
+"""Smooth calibration error: no bins, and a bandwidth that the data determine.
 
 The reflected Gaussian kernel on [0, 1] is the heat kernel, 1 + 2 sum_k exp(-(pi k
-sigma)^2 / 2) cos(pi k x) cos(pi k t): smoothing multiplies cosine coefficients, which
-come from one transform, whatever the bandwidth. So the cost is linear in examples.
+sigma)^2 / 2) cos(pi k x) cos(pi k t). Smoothing therefore multiplies the cosine
+coefficients, and one transform serves every bandwidth: the cost is linear in examples.
 """
 
 import jax
@@ -12,9 +12,9 @@ import numpy as np
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array
 
-GRID = 1 << 16  # cells the residuals are shared out to: 1e-7 away from no grid at all
-MODES = 1 << 12  # cosines kept: all that a bandwidth above 5e-4 lets through
-HALVINGS = 40  # of the interval of bandwidths, in float64; float32 is done at 26
+GRID = 1 << 16  # cells of the grid of residuals; the error is within 1e-7 of exact
+MODES = 1 << 12  # cosines kept; a bandwidth above 5e-4 damps all others to nothing
+HALVINGS = {8: 40, 4: 26}  # of the interval of bandwidths, by bytes of a float
 
 
 def smooth_ece(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Array:
@@ -43,7 +43,7 @@ def coefficients(conf_N: Array, residual_N: Array, weight_N: Array) -> Array:
     part_N = at_N - cell_N.astype(at_N.dtype)
     left, right = residual_N * (1 - part_N), residual_N * part_N
     grid = _add(cell_N, left, GRID + 1) + _add(cell_N + 1, right, GRID + 1)
-    # sum of grid[g] cos(pi k g / GRID) by a real transform of twice the length
+    # a real transform of twice the length gives sum of grid[g] cos(pi k g / GRID)
     wave = xp.fft.rfft(grid, n=2 * GRID).real[: MODES + 1]
     return arrays.share(wave.astype(conf_N.dtype), xp.sum(weight_N))
 
@@ -55,24 +55,26 @@ def at_fixed_point(wave_K: Array) -> Array:
     """
     if arrays.namespace(wave_K) is np:
         low, high = 0.0, 1.0
-        for _ in range(HALVINGS):
+        for _ in range(HALVINGS[8]):
             middle = (low + high) / 2
             above = error(wave_K, middle) > middle
             low, high = (middle, high) if above else (low, middle)
         return error(wave_K, high)
 
-    def halve(_, bounds):
+    def halve(
+        _: int, bounds: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         low, high = bounds
         middle = (low + high) / 2
         above = error(wave_K, middle) > middle
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
     bounds = jnp.zeros((), wave_K.dtype), jnp.ones((), wave_K.dtype)
-    steps = HALVINGS if wave_K.dtype == jnp.float64 else 26
+    steps = HALVINGS[wave_K.dtype.itemsize]
     return error(wave_K, jax.lax.fori_loop(0, steps, halve, bounds)[1])
 
 
-def error(wave_K: Array, sigma: Array) -> Array:
+def error(wave_K: Array, sigma: Array | float) -> Array:
     """Integral of the absolute residuals smoothed with a bandwidth."""
     xp = arrays.namespace(wave_K)
     k_K = xp.arange(MODES + 1).astype(wave_K.dtype)

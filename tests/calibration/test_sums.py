@@ -1,10 +1,9 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hypelora_jax.calibration import metrics
-from hypelora_jax.calibration.metrics import streaming
+from hypelora_jax.calibration.metrics import sums
 
 
 def drawn(n=333, classes=4):
@@ -12,43 +11,15 @@ def drawn(n=333, classes=4):
     return chance.dirichlet(np.full(classes, 0.5), n), chance.integers(0, classes, n)
 
 
-def test_parts_merged_are_the_whole():
-    probs, labels = drawn()
-    whole = metrics.compute_all(probs, labels)
-    parts = []
-    for rows in np.array_split(np.arange(333), 3):
-        state = streaming.init(num_classes=4)
-        for start in range(0, len(rows), 64):
-            batch = rows[start : start + 64]
-            pad = 64 - len(batch)
-            p = np.concatenate([probs[batch], np.full((pad, 4), np.nan)])
-            y = np.concatenate([labels[batch], np.full(pad, -1)])
-            state = streaming.update(state, p, y, np.arange(64) < len(batch))
-        parts.append(state)
-    for order in ((0, 1, 2), (2, 0, 1)):
-        a, b, c = (parts[i] for i in order)
-        got = streaming.compute(streaming.merge(streaming.merge(a, b), c))
-        for name, value in got.items():
-            assert value.dtype == np.float64
-            assert value == pytest.approx(whole[name], abs=1e-12), name
-
-
 def test_the_sums_are_those_of_a_sharded_evaluation():
     probs, labels = drawn(320)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.NamedSharding(mesh, jax.P("data"))
     p, y = (jax.device_put(x, rows) for x in (probs.astype(np.float32), labels))
-    got = jax.jit(lambda *args: streaming.compute(streaming.of_rows(*args)))(p, y)
+    got = jax.jit(lambda *args: sums.compute(sums.of_rows(*args)))(p, y)
     alone = metrics.compute_all(probs.astype(np.float32), labels)
     for name, value in got.items():
         assert float(value) == pytest.approx(alone[name], abs=2e-6), name
-
-
-def test_nothing_seen_is_zero():
-    got = streaming.compute(streaming.init(3, bins=5))
-    assert all(value == 0 for value in got.values())
-    state = streaming.init(3, xp=jnp)
-    assert isinstance(state.top.gap, jax.Array)
 
 
 def test_parts_of_the_brier_score_sum_to_it():
