@@ -92,5 +92,11 @@ def _config(section: Any) -> ConfigDict:
 def _field(value: Any, hint: Any) -> Any:
     """A default that overrides of every type in its annotation can replace."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    kinds = [typing.get_origin(k) or k for k in kinds if k is not type(None)]
+    kinds = [_plain(k) for k in kinds if k is not type(None)]
     return FieldReference(value, field_type=kinds[0] if len(kinds) == 1 else object)
+
+
+def _plain(hint: Any) -> type:
+    """The type of an annotation's values: str of a Literal, tuple of tuple[...]."""
+    origin = typing.get_origin(hint)
+    return str if origin is typing.Literal else origin or hint

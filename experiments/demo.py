@@ -15,7 +15,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hypelora_jax import cli, runs
+from hypelora_jax import cli
+from hypelora_jax.commands.train import train
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.report import html, metric_tables, series
 from hypelora_jax.report.series import Series
@@ -31,7 +32,7 @@ def stages(workdir: Path) -> list[Series]:
     for name, method in METHODS.items():
         start = time.monotonic()
         config = cli.load_config(f"demo:method={method}")
-        runs.train(from_dict(config.to_dict()), str(workdir / method))
+        train(from_dict(config.to_dict()), str(workdir / method))
         views.append(series.load(workdir / method)._replace(name=name))
         logging.info("stage %s: %.0f s", name, time.monotonic() - start)
     return views

@@ -20,7 +20,8 @@ from hypelora_jax.data.batches import Dataset, take
 from hypelora_jax.errors import UserError
 from hypelora_jax.run import metric_log
 from hypelora_jax.run.paths import Run
-from hypelora_jax.train import loop, session
+from hypelora_jax.train import loop
+from hypelora_jax.train import session as session_lib
 
 STEPS = 8  # taken; the first compiles
 FORWARD = 0.4  # of a step's time, an evaluation of as many examples: 0.36 for LoRA
@@ -62,23 +63,23 @@ def measure(settings: Settings, workdir: epath.Path) -> Pace:
       workdir: folder to write to meanwhile; nothing stays there.
     """
     began = time.monotonic()
-    corpus = session.load_corpus(settings)
-    bench = session.workbench(settings, corpus.task)
-    plan = session.plan(bench, corpus)
-    train, size = plan.datasets["train"], settings.optim.batch_size
-    batches = buckets.plan(train.lengths, plan.edges, size, seed=0)
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task)
+    session = session_lib.with_data(session, corpus)
+    train, size = session.datasets["train"], settings.optim.batch_size
+    batches = buckets.plan(train.lengths, session.edges, size, seed=0)
     lengths = np.array([length for _, length in batches])
     common = int(np.bincount(lengths).argmax())
     rows = next(rows for rows, length in batches if length == common)
-    first, *later = _first_steps(bench, train, rows, common, workdir)
+    first, *later = _first_steps(session, train, rows, common, workdir)
     fixed = time.monotonic() - began - sum(later)
     step = float(np.median(later))
-    compiling = max(first - step, 0.0) * (len(plan.edges) - 1)
+    compiling = max(first - step, 0.0) * (len(session.edges) - 1)
     mean = step * float(lengths.mean()) / common
-    each = {n: -(-len(data.ids) // size) for n, data in plan.datasets.items()}
+    each = {n: -(-len(data.ids) // size) for n, data in session.datasets.items()}
     each.pop("train")
     judged = sum(n for split, n in each.items() if split.startswith(JUDGED))
-    saved = 3 * trees.nbytes(bench.trainable) / DISK
+    saved = 3 * trees.nbytes(session.trainable) / DISK
     return Pace(
         once=fixed + COMPILE * compiling + FORWARD * mean * sum(each.values()) + REPORT,
         step=mean,
@@ -90,17 +91,17 @@ def measure(settings: Settings, workdir: epath.Path) -> Pace:
 
 
 def _first_steps(
-    bench: session.Workbench,
+    session: session_lib.Session,
     train: Dataset,
     rows: np.ndarray,
     length: int,
     workdir: epath.Path,
 ) -> list[float]:
     """Seconds of each of the first steps, on the same rows again and again."""
-    size = bench.settings.optim.batch_size
+    size = session.settings.optim.batch_size
     settings = dataclasses.replace(
-        bench.settings,
-        optim=dataclasses.replace(bench.settings.optim, num_epochs=1),
+        session.settings,
+        optim=dataclasses.replace(session.settings.optim, num_epochs=1),
         log=LogConfig(every_steps=1),
     )
     few = {split: take(train, rows) for split in JUDGED}
@@ -108,9 +109,15 @@ def _first_steps(
     path = workdir / "pace"
     if path.exists():  # left by a process that was killed
         path.rmtree()
-    cut = session.Plan(few, (length,), STEPS, STEPS)
+    cut = session._replace(
+        settings=settings,
+        datasets=few,
+        edges=(length,),
+        steps_per_epoch=STEPS,
+        total_steps=STEPS,
+    )
     try:
-        loop.train(bench._replace(settings=settings), cut, path, progress=False)
+        loop.train(cut, Run(path), progress=False)
         taken = metric_log.rows_until(Run(path).metric_log, STEPS)
     finally:
         path.rmtree(missing_ok=True)

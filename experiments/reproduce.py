@@ -25,8 +25,9 @@ import published
 from etils import epath
 from rich.console import Console
 
-from hypelora_jax import cli, files, runs
+from hypelora_jax import cli, files
 from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.commands.train import train as train_run
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data import sources
 from hypelora_jax.data.tasks import glue_task
@@ -141,7 +142,7 @@ def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any
         for row in args.rows:
             settings = settings_of(args, task, row, record.length(task))
             path = args.workdir / task / row
-            runs.train(settings, str(path))
+            train_run(settings, str(path))
             out[task, row] = series.load(path)._replace(name=NAMES[row])
     return out
 

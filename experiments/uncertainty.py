@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from hypelora_jax import cli, files, runs
+from hypelora_jax import cli, files
 from hypelora_jax.calibration.calibrators import softmax
+from hypelora_jax.commands.train import train as train_run
+from hypelora_jax.commands.uncertainty import derive
 from hypelora_jax.config.settings import UncertaintyConfig, from_dict
-from hypelora_jax.evaluate import derivation
 from hypelora_jax.report import metric_tables as tables
 from hypelora_jax.run.paths import Run
 
@@ -50,7 +51,7 @@ def train(config: str, overrides: list[str], samples: int, workdir: Path) -> dic
         flags = [f"--config.uncertainty.kind={kind}", *overrides]
         flags.append(f"--config.uncertainty.samples={samples}")
         settings = from_dict(cli.load_config(f"{config}:{argument}", flags).to_dict())
-        out[name] = runs.train(settings, str(workdir / folder_of(name)))
+        out[name] = train_run(settings, str(workdir / folder_of(name)))
     return out
 
 
@@ -58,7 +59,7 @@ def judge_afterwards(samples: int, workdir: Path) -> dict:
     """Summaries of the kinds chosen after training LoRA, each in its own folder."""
     trained = str(workdir / folder_of("LoRA"))
     return {
-        name: derivation.derive(
+        name: derive(
             trained,
             str(workdir / folder_of(name)),
             UncertaintyConfig(kind=kind, samples=samples),

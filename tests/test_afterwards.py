@@ -7,10 +7,11 @@ import pytest
 from test_runs import few
 from uncertain import with_kind
 
-from hypelora_jax import runs
+from hypelora_jax.commands import train as runs
+from hypelora_jax.commands import uncertainty
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.errors import UserError
-from hypelora_jax.evaluate import derivation, evaluation
+from hypelora_jax.evaluate import evaluation
 from hypelora_jax.report import html, series
 
 
@@ -24,7 +25,7 @@ def trained(tmp_path_factory):
 
 
 def derive(workdir, name, how):
-    return derivation.derive(str(workdir / "lora"), str(workdir / name), how)
+    return uncertainty.derive(str(workdir / "lora"), str(workdir / name), how)
 
 
 @pytest.mark.soak

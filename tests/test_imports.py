@@ -11,8 +11,8 @@ RANK = {unit: rank for rank, layer in enumerate(source_tree.LAYERS) for unit in 
 # Metrics and calibrators see arrays only: they are of use without the rest.
 CALIBRATION_SEES = {"types", "errors", "config"}
 ONLY_IN = {
-    "ml_collections": {"cli", "commands"},
-    "absl.flags": {"cli", "commands"},
+    "ml_collections": {"config"},
+    "absl.flags": {"config"},
     "argparse": {"cli", "commands"},
     "flax.linen": {"families", "hyper"},
     "torch": set(),

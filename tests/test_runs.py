@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import hypelora_jax
-from hypelora_jax import cli, runs
+from hypelora_jax import cli, objectives
 from hypelora_jax.calibration import calibrators, metrics
+from hypelora_jax.commands import train as runs
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.batches import eval_batches
 from hypelora_jax.data.tasks import Task
@@ -21,7 +22,8 @@ from hypelora_jax.evaluate import (
 from hypelora_jax.report import comparison, series
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
-from hypelora_jax.train import scoring, session
+from hypelora_jax.train import scoring
+from hypelora_jax.train import session as session_lib
 
 FEW = {
     "model": {"path": "random:tiny"},
@@ -109,10 +111,10 @@ def test_shares_of_rows_without_a_label_are_left_out():
     rows, label = np.log([[0.6, 0.4], [0.5, 0.5], [0.9, 0.1]]), np.array([0, -1, 0])
     task = Task("t", "classification", ("a", "b"), (), False)
     state = calibrators.Temperature(1.0)
-    held = calibration_split.judge(task, rows, label, state, 1.0, soft)
+    held = calibration_split.judge(objectives.of(task), rows, label, state, 1.0, soft)
     assert held["soft_tv"] == pytest.approx(0.1, abs=1e-12)
     assert held["uncalibrated"]["soft_tv"] == held["soft_tv"]
-    assert calibration_split.held(rows, label, soft).soft.tolist() == [
+    assert calibration_split.of_classes(rows, label, soft).soft.tolist() == [
         [0.5, 0.5],
         [1.0, 0.0],
     ]
@@ -135,7 +137,7 @@ def test_evaluate_gives_again_what_training_ended_with(finished):
 
 def test_predict_agrees_with_evaluate(finished, tmp_path, capsys):
     own = finished[0] / "seed_0"
-    corpus = session.load_corpus(
+    corpus = session_lib.load_corpus(
         records.settings_of(records.read_record(Run.open(own)))
     )
     table = corpus.splits["validation"]
@@ -154,9 +156,9 @@ def test_predict_agrees_with_evaluate(finished, tmp_path, capsys):
 
 
 def test_seed_scope_init_shares_data_order_and_dropout():
-    one, two = (session.keys(few(seed=s, seed_scope="init")) for s in (1, 2))
+    one, two = (session_lib.keys(few(seed=s, seed_scope="init")) for s in (1, 2))
     assert one.data == two.data and one.train == two.train and one.init != two.init
-    one, two = (session.keys(few(seed=s)) for s in (1, 2))
+    one, two = (session_lib.keys(few(seed=s)) for s in (1, 2))
     assert one.data != two.data and one.train != two.train
 
 
@@ -188,11 +190,11 @@ def test_early_stopping_ends_training(tmp_path):
 
 def test_bucketed_equals_padded_to_max():
     settings = few(method="hyper_mlp")
-    corpus = session.load_corpus(settings)
-    bench = session.workbench(settings, corpus.task)
-    data = session.plan(bench, corpus).datasets["validation"]
-    forward = scoring.forward(bench.model, bench.mesh)
-    params = bench.trainable, bench.frozen, np.zeros((), np.float32)
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task)
+    data = session_lib.with_data(session, corpus).datasets["validation"]
+    forward = scoring.forward(session.model, session.mesh)
+    params = session.trainable, session.frozen, np.zeros((), np.float32)
     bucketed, padded = (
         scoring.logits(forward, *params, eval_batches(data, edges, 32), len(data.ids))
         for edges in ((16, 24, 32), (32,))

@@ -1,5 +1,6 @@
 """The documentation's pages hang together, and say what the program does."""
 
+import argparse
 import importlib.util
 import re
 
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypelora_jax import cli, flags
-from hypelora_jax.config import ranges, settings
+from hypelora_jax import cli
+from hypelora_jax.commands import names
+from hypelora_jax.config import settings
 from hypelora_jax.hyper import conditioners
 from hypelora_jax.keys import named_key
 from hypelora_jax.objectives import losses as losses_lib
@@ -56,19 +58,21 @@ def test_tables_of_commands_fields_and_configs_are_complete(hooks):
 
 
 def test_the_tables_say_what_the_program_does(hooks):
-    for name, (_, keys) in cli.COMMANDS.items():
-        made = hooks.flags_of(name)
-        for key in keys:
-            assert f"`--{flags.NAMES.get(key, key)}`" in made
+    for name, command in cli.COMMANDS.items():
+        made, parser = hooks.flags_of(name), argparse.ArgumentParser(add_help=False)
+        command.add_flags(parser)
+        for action in parser._actions:
+            assert f"`{action.option_strings[0]}`" in made
     assert "| `--method` | `temperature` | temperature, vector" in hooks.flags_of(
         "calibrate"
     )
     assert "| `optim.lr` | `0.001` |" in hooks.fields_of("optim")
-    for section in settings.SECTIONS:
-        made = hooks.fields_of(section)
-        for path, known in ranges.CHOICES.items():
-            if path.startswith(f"{section}.") and known:
-                assert f"| `{path}` |" in made and f"`{known[-1]}`" in made
+    assert "| `optim.schedule` | `'linear'` | `linear`, `cosine`, `constant`" in (
+        hooks.fields_of("optim")
+    )
+    for path, table in names.TABLES.items():
+        made = hooks.fields_of(path.partition(".")[0] if "." in path else "run")
+        assert f"| `{path}` |" in made and f"`{[*table][-1]}`" in made
 
 
 def test_every_field_says_what_it_is(hooks):
@@ -120,8 +124,6 @@ def code_of(page: str, space: dict) -> dict:
 def test_the_loss_on_the_page_is_proper(monkeypatch):
     spherical = code_of("loss.md", dict(vars(losses_lib)))["spherical"]
     monkeypatch.setitem(LOSSES, "spherical", lambda config: spherical)
-    names = (*ranges.CHOICES["loss.name"], "spherical")
-    monkeypatch.setitem(ranges.CHOICES, "loss.name", names)
     config = settings.LossConfig(name="spherical", temperature=2.0)
     built = class_loss(config).apply({}, 2 * LOGITS, LABELS)
     np.testing.assert_allclose(built, spherical(LOGITS, LABELS), rtol=1e-6)
@@ -134,8 +136,8 @@ def test_the_loss_on_the_page_is_proper(monkeypatch):
 
 
 def test_the_conditioning_on_the_page_is_one():
-    names = {**vars(conditioners), "named_key": named_key}
-    made = code_of("conditioning.md", names)["added"](6, 5, 3)
+    space = {**vars(conditioners), "named_key": named_key}
+    made = code_of("conditioning.md", space)["added"](6, 5, 3)
     cond = np.asarray(made.apply(made.init(jax.random.key(0)), {}))
     assert cond.shape == (6, 5)
     q, v = cond[:3], cond[3:]

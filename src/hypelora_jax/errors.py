@@ -1,10 +1,10 @@
-"""From an error to an exit code and one line, in one place."""
+"""From an error to an exit code and one line, and from a name to its table's entry."""
 
 import errno
 from collections.abc import Mapping
 from typing import TypeVar
 
-T = TypeVar("T")
+Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
@@ -15,14 +15,18 @@ class Preempted(Exception):
     """The machine asked the run to stop; its state is saved, so it can be resumed."""
 
 
-def choose(table: Mapping[str, T], name: str, field: str) -> T:
-    """The entry of a table that a config field names.
+def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
+    """The entry of a table that the user names in a field of the config or a flag.
+
+    Args:
+      field: where the name was given: "loss.name", "--sets".
 
     Raises:
       UserError: the table has no such entry; the message lists its keys.
     """
     if name not in table:
-        raise UserError(f"config.{field} is {name!r}; wanted one of {', '.join(table)}")
+        where = field if field.startswith("--") else f"config.{field}"
+        raise UserError(f"{where} is {name!r}; wanted one of {', '.join(table)}")
     return table[name]
 
 
@@ -74,5 +78,6 @@ _WAY_OUT = {
 
 def _os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    way_out = _WAY_OUT.get(error.errno, "wanted a place this user may read and write")
+    other = "wanted a place this user may read and write"
+    way_out = _WAY_OUT.get(error.errno or 0, other)
     return f"{where}{error.strerror}; {way_out}"

@@ -9,7 +9,6 @@ import simulated
 
 from hypelora_jax.calibration import calibrators, metrics
 from hypelora_jax.calibration.calibrators import affine, logistic, stepwise
-from hypelora_jax.config import ranges
 from hypelora_jax.errors import UserError
 
 NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
@@ -20,10 +19,6 @@ def fit(name, logits, labels, weights=None):
     if name == "dirichlet":
         return affine.fit_dirichlet(logits, labels, weights, penalty=0.01)
     return calibrators.build(name).fit(logits, labels, weights)
-
-
-def test_the_command_line_offers_every_calibrator():
-    assert list(ranges.CALIBRATORS) == NAMES
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -8,8 +8,9 @@ import simulated
 
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.calibration.calibrators import affine
-from hypelora_jax.config import ranges
 from hypelora_jax.errors import UserError
+
+NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
 
 
 def fit(name, logits, labels):
@@ -32,7 +33,7 @@ def test_json_round_trip(state):
     np.testing.assert_equal(tuple(back), tuple(state))  # NaN equals NaN here
 
 
-@pytest.mark.parametrize("name", ranges.CALIBRATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_json_round_trip_of_a_fit(name):
     logits, labels = simulated.split(3, 50)
     state = fit(name, logits, labels)

@@ -8,7 +8,6 @@ from jax.test_util import check_grads
 from tiny import mean
 
 from hypelora_jax.calibration.arrays import total
-from hypelora_jax.config.ranges import CHOICES
 from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.objectives import losses as losses_lib
@@ -109,11 +108,6 @@ def test_main_and_penalty_add_up():
     wanted = 2 * alone.apply({}, LOGITS, smooth, weight) + 0.3 * share
     real = np.asarray(weight) > 0
     np.testing.assert_allclose(got[real], wanted[real], rtol=1e-6)
-
-
-def test_the_names_in_the_tables_are_the_choices():
-    assert {"auto", *LOSSES} == set(CHOICES["loss.name"])
-    assert set(PENALTIES) == set(CHOICES["loss.penalty"])
 
 
 EVERY = [

@@ -7,7 +7,8 @@ from etils import epath
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
-from hypelora_jax.train import scoring, session
+from hypelora_jax.train import scoring
+from hypelora_jax.train import session as session_lib
 
 FAST = pace.Pace(once=20, step=0.1, judging=5, steps=100, examples=3200, batch=32)
 SLOW = FAST._replace(step=0.2)
@@ -57,10 +58,11 @@ def test_a_run_is_measured_and_leaves_nothing(tmp_path):
         }
     )
     found = pace.measure(settings, epath.Path(tmp_path))
-    bench = session.workbench(settings, session.load_corpus(settings).task)
-    plan = session.plan(bench, session.load_corpus(settings))
-    assert (found.steps, found.batch) == (plan.steps_per_epoch, 16)
-    assert found.examples == len(plan.datasets["train"].ids)
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task)
+    session = session_lib.with_data(session, corpus)
+    assert (found.steps, found.batch) == (session.steps_per_epoch, 16)
+    assert found.examples == len(session.datasets["train"].ids)
     assert 0 < found.step < 1 and found.once > pace.REPORT and found.judging > 0
     assert list(tmp_path.iterdir()) == []
 

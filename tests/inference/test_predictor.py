@@ -1,8 +1,8 @@
 """A predictor: every kind of uncertainty, known shapes, wrong questions."""
 
-import benches
 import numpy as np
 import pytest
+import step_zero
 from uncertain import softmax
 
 import hypelora_jax
@@ -11,11 +11,12 @@ from hypelora_jax.data import buckets
 from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
+from hypelora_jax.evaluate import fitted as fitted_lib
 from hypelora_jax.run.paths import Run
 
 MASKS = "mc_dropout"
 TEXTS = [f"{n} " + "word " * (n % 6) for n in range(40)]
-KINDS = {  # kind -> mode of benches, calibrator's temperature
+KINDS = {  # kind -> mode of step_zero, calibrator's temperature
     "none": "transformer",
     MASKS: "mlp",
     "random_a": "mlp_random",
@@ -27,19 +28,21 @@ KINDS = {  # kind -> mode of benches, calibrator's temperature
 
 def tokenised(run, texts):
     label = np.arange(len(texts), dtype=np.int32) % 2
-    return evaluation.tokenised(run, Table(np.arange(len(texts)), texts, None, label))
+    return fitted_lib.tokenised(run, Table(np.arange(len(texts)), texts, None, label))
 
 
 def run_of(kind, path):
     own = {"kind": kind, "samples": 3} | ({"dropout": 0.3} if kind == MASKS else {})
-    made = benches.run_folder(
+    made = step_zero.run_folder(
         path / "run", KINDS[kind], temperature=1.5, uncertainty=own
     )
     if kind == "laplace":
-        plain = evaluation.open_run(
-            str(benches.run_folder(path / "plain", KINDS[kind]))
+        plain = evaluation.open_fitted(
+            str(step_zero.run_folder(path / "plain", KINDS[kind]))
         )
-        run = evaluation.with_uncertainty(plain, UncertaintyConfig("laplace"), made)
+        run = evaluation.with_uncertainty(
+            plain, UncertaintyConfig("laplace"), Run.open(made)
+        )
         evaluation.fit_posterior(run, *[tokenised(run, TEXTS)] * 2)
     return str(made)
 
@@ -48,7 +51,7 @@ def run_of(kind, path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_answers_as_evaluate_does_and_twice_the_same(kind, tmp_path):
     path = run_of(kind, tmp_path)
-    run = evaluation.open_run(path)
+    run = evaluation.open_fitted(path)
     answer = run.answer(tokenised(run, TEXTS))
     wanted = softmax(answer.logits / 1.5)
     if answer.members is not None:
@@ -63,7 +66,9 @@ def test_every_kind_answers_as_evaluate_does_and_twice_the_same(kind, tmp_path):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    return str(benches.run_folder(tmp_path_factory.mktemp("run") / "run", task="three"))
+    return str(
+        step_zero.run_folder(tmp_path_factory.mktemp("run") / "run", task="three")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +134,10 @@ def test_no_question_no_answer(model):
 def test_sets_and_abstention_reach_the_api(pairs, model):
     run = model.fitted
     label = np.arange(40, dtype=np.int32) % 3
-    data = evaluation.tokenised(run, Table(np.arange(40), TEXTS, TEXTS[::-1], label))
+    data = fitted_lib.tokenised(run, Table(np.arange(40), TEXTS, TEXTS[::-1], label))
     evaluation.write_split(run, "calibration", data, model.answerers[32](data))
     wanted = calibration_split.SetMaker(0.8, "aps")
-    threshold = calibration_split.threshold(
-        Run(run.workdir), model.task, run.calibrator, wanted
-    )
+    threshold = calibration_split.threshold(run.run, model.task, run.calibrator, wanted)
     model = model._replace(threshold=threshold, abstain=1.0)
     for one in model.predict([(t, t) for t in TEXTS]):
         assert one["label"] is None and one["abstained"] and one["confidence"] < 1

@@ -6,14 +6,15 @@ import io
 import json
 import random
 
-import benches
 import numpy as np
 import pytest
+import step_zero
 
 from hypelora_jax import cli
 from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
+from hypelora_jax.evaluate import fitted as fitted_lib
 from hypelora_jax.inference import predictor, stream
 from hypelora_jax.run import npz
 
@@ -31,7 +32,7 @@ def _load_once():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "run"
-    return benches.run_folder(path, "mlp", "binary", temperature=1.7)
+    return step_zero.run_folder(path, "mlp", "binary", temperature=1.7)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,8 @@ def test_predict_gives_the_numbers_of_evaluate(run, model, tmp_path):
     """Of logits that `evaluate` writes: a whole split at once, its own buckets."""
     texts = many(300)
     label = np.zeros(len(texts), np.int32)
-    fitted = evaluation.open_run(str(run))
-    data = evaluation.tokenised(fitted, Table(np.arange(300), texts, None, label))
+    fitted = evaluation.open_fitted(str(run))
+    data = fitted_lib.tokenised(fitted, Table(np.arange(300), texts, None, label))
     evaluation.write_split(fitted, "validation", data, fitted.answer(data))
     file = run / "eval/validation/predictions.npz"
     z = npz.read(file)["logits"].astype(np.float64) / 1.7
@@ -218,7 +219,7 @@ def test_abstention_gives_no_label(run, model, tmp_path, capsys):
 
 
 def test_pairs_and_numbers(tmp_path, capsys):
-    run = benches.run_folder(tmp_path / "run", "lora", "regression")
+    run = step_zero.run_folder(tmp_path / "run", "lora", "regression")
     flag = as_table(tmp_path / "in.csv", [{"q": "ab", "sentence2": "cd", "label": "3"}])
     assert predict(run, flag) == 2
     assert "no column text or sentence" in capsys.readouterr().err

@@ -5,10 +5,10 @@ import json
 import re
 import shutil
 
-import benches
 import jax
 import numpy as np
 import pytest
+import step_zero
 import tiny
 from parity import golden
 from safetensors.numpy import load_file, save_file
@@ -46,7 +46,7 @@ CASES += [pytest.param(*case, marks=pytest.mark.soak) for case in LONG]
 
 @pytest.mark.parametrize(("mode", "task"), CASES)
 def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
-    run = benches.run_folder(tmp_path / "run", mode, task)
+    run = step_zero.run_folder(tmp_path / "run", mode, task)
     (first,) = exports.export(str(run), str(tmp_path / "first"))
     back = imports.import_adapter(str(first), str(tmp_path / "back"))
     (second,) = exports.export(str(back), str(tmp_path / "second"))
@@ -54,7 +54,7 @@ def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
     one, two = fields_of(first), fields_of(second)
     differ = {n for n in one if one[n] != two[n]}
     assert differ <= {"base_model_name_or_path"}
-    got, wanted = (benches.logits(r, benches.batch()) for r in (back, run))
+    got, wanted = (step_zero.logits(r, step_zero.batch()) for r in (back, run))
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
     if mode.startswith("lora"):
         np.testing.assert_array_equal(got, wanted)
@@ -70,25 +70,25 @@ def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
     ],
 )
 def test_the_merged_folder_gives_the_runs_logits(mode, task, tmp_path):
-    run = benches.run_folder(tmp_path / "run", mode, task)
+    run = step_zero.run_folder(tmp_path / "run", mode, task)
     (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged")
     config = json.loads((merged / "config.json").read_text())
-    labels = benches.TASKS[task].labels or ("LABEL_0",)
+    labels = step_zero.TASKS[task].labels or ("LABEL_0",)
     assert config["id2label"] == {str(i): x for i, x in enumerate(labels)}
     held = base.resolve(str(merged))
     params = base.load(held, len(labels), jax.random.key(9))
-    opened = evaluation.open_run(str(run))
-    batch = benches.batch()
-    got = jax.jit(opened.bench.model.classify)(params, {}, batch)
-    np.testing.assert_allclose(got, benches.logits(run, batch), rtol=0, atol=1e-5)
+    opened = evaluation.open_fitted(str(run))
+    batch = step_zero.batch()
+    got = jax.jit(opened.session.model.classify)(params, {}, batch)
+    np.testing.assert_allclose(got, step_zero.logits(run, batch), rtol=0, atol=1e-5)
 
 
 def test_the_golden_adapter_comes_in_and_goes_out_key_for_key(tmp_path):
     back = tmp_path / "back"
     flags = [f"--adapter={GOLDEN}", f"--model={BASE}", f"--workdir={back}"]
     assert cli.main(["import", *flags]) == 0
-    run = evaluation.open_run(str(back))
-    predict = jax.jit(run.bench.model.predict)
+    run = evaluation.open_fitted(str(back))
+    predict = jax.jit(run.session.model.predict)
     got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
     wanted = golden.load("baseline_lora.npz")["end_logits"]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
@@ -117,7 +117,7 @@ def bert_folder(path):
 
 def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
     model = bert_folder(tmp_path / "bert")
-    run = benches.run_folder(tmp_path / "run", model=str(model))
+    run = step_zero.run_folder(tmp_path / "run", model=str(model))
     (first,) = exports.export(str(run), str(tmp_path / "first"))
     assert "pooler" in fields_of(first)["modules_to_save"]
     names = sorted(n for n in load_file(first / peft.TENSORS) if "pooler" in n)
@@ -131,7 +131,7 @@ def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
     save_file(kept, first / peft.TENSORS)
     back = imports.import_adapter(str(first), str(tmp_path / "back"))
     got = np.asarray(
-        evaluation.open_run(str(back)).trainable["head"]["dense"]["kernel"]
+        evaluation.open_fitted(str(back)).trainable["head"]["dense"]["kernel"]
     )
     own = huggingface.read_tensors(model)["bert.pooler.dense.weight"]
     np.testing.assert_allclose(got, (own + 5 / 3 * b @ a).T, rtol=1e-5, atol=1e-6)
@@ -205,7 +205,7 @@ def _zeros(i, o):
 
 
 def test_calibrated_divides_the_last_layer(tmp_path):
-    run = benches.run_folder(tmp_path / "run", "mlp", "three", temperature=1.7)
+    run = step_zero.run_folder(tmp_path / "run", "mlp", "three", temperature=1.7)
     (plain,) = exports.export(str(run), str(tmp_path / "plain"))
     (divided,) = exports.export(str(run), str(tmp_path / "divided"), calibrated=True)
     one, two = load_file(plain / peft.TENSORS), load_file(divided / peft.TENSORS)
@@ -226,7 +226,7 @@ def test_calibrated_divides_the_last_layer(tmp_path):
 
 
 def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
-    run = str(benches.run_folder(tmp_path / "run"))
+    run = str(step_zero.run_folder(tmp_path / "run"))
     with pytest.raises(UserError, match="no temperature was fitted"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     monkeypatch.setattr(export_record, "temperature_of", lambda run: (None, "isotonic"))
@@ -234,13 +234,13 @@ def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     assert [p.name for p in tmp_path.iterdir()] == ["run"], "nothing half written"
     monkeypatch.undo()
-    score = str(benches.run_folder(tmp_path / "score", task="regression"))
+    score = str(step_zero.run_folder(tmp_path / "score", task="regression"))
     with pytest.raises(UserError, match="is a regression"):
         exports.export(score, str(tmp_path / "out"), calibrated=True)
 
 
 def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
-    run = benches.run_folder(tmp_path / "run")
+    run = step_zero.run_folder(tmp_path / "run")
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine")
@@ -255,8 +255,8 @@ def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
 
 
 def test_methods_without_an_adapter_leave_merged_only(tmp_path):
-    config = benches.settings(method="head")
-    run = str(benches.save(tmp_path / "run", benches.bench(config)))
+    config = step_zero.settings(method="head")
+    run = str(step_zero.save(tmp_path / "run", step_zero.session(config)))
     with pytest.raises(UserError, match="trains no adapter; wanted --format=merged"):
         exports.export(run, str(tmp_path / "out"))
     exports.export(run, str(tmp_path / "out"), "merged")
@@ -267,16 +267,16 @@ def test_methods_without_an_adapter_leave_merged_only(tmp_path):
 def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
     seeds = tmp_path / "seeds"
     for i in range(3):
-        benches.run_folder(seeds / f"seed_{i}")
+        step_zero.run_folder(seeds / f"seed_{i}")
     out = exports.export(str(seeds), str(tmp_path / "all"))
     assert [p.name for p in out] == ["seed_0", "seed_1", "seed_2"]
     out = exports.export(str(seeds), str(tmp_path / "two"), only=["seed_0", "seed_2"])
     assert [p.name for p in out] == ["seed_0", "seed_2"]
     with pytest.raises(UserError, match="no 'seed_7'; wanted some of seed_0"):
         exports.export(str(seeds), str(tmp_path / "none"), only=["seed_7"])
-    config = benches.settings("mlp", hyper=benches.HYPER | {"cond": "given"})
-    made = benches.bench(config)
-    run = str(benches.save(tmp_path / "given", made))
+    config = step_zero.settings("mlp", hyper=step_zero.HYPER | {"cond": "given"})
+    made = step_zero.session(config)
+    run = str(step_zero.save(tmp_path / "given", made))
     cond_KSC = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     out = exports.export(run, str(tmp_path / "conditions"), cond=cond_KSC)
     (one,) = exports.export(run, str(tmp_path / "one"), cond=cond_KSC[1])

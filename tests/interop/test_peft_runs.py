@@ -2,14 +2,15 @@
 
 import json
 
-import benches
 import jax
 import numpy as np
 import pytest
+import step_zero
 from parity import golden
 from safetensors.numpy import save_file
 
-from hypelora_jax import cli, runs
+from hypelora_jax import cli
+from hypelora_jax.commands import train as runs
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
@@ -26,7 +27,7 @@ CONFIG = {
 
 
 def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
-    run = benches.run_folder(tmp_path / "run", "mlp", temperature=2.0)
+    run = step_zero.run_folder(tmp_path / "run", "mlp", temperature=2.0)
     first, back = str(tmp_path / "first"), tmp_path / "back"
     assert cli.main(["export", f"--workdir={run}", f"--output={first}"]) == 0
     imports.import_adapter(first, str(back), config=from_dict(CONFIG))
@@ -34,7 +35,7 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
     assert record["config"]["method"] == "lora" and record["total_steps"] == 2
     before = evaluation.evaluate(str(back), "calibration")
     assert before["step"] == 0 and before["temperature"] == 2.0
-    opened = evaluation.open_run(str(back))
+    opened = evaluation.open_fitted(str(back))
     assert cli.main(["train", f"--workdir={back}"]) == 0
     summary = json.loads((back / "summary.json").read_text())
     rows = [json.loads(x) for x in (back / "metrics.jsonl").read_text().splitlines()]
@@ -43,7 +44,7 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
     # the imported state competes: what is chosen is never worse on the split
     assert after["uncalibrated"]["nll"] <= before["uncalibrated"]["nll"] + 1e-6
     assert summary["step"] in (0, 2)
-    trained = evaluation.open_run(str(back))
+    trained = evaluation.open_fitted(str(back))
     if summary["step"]:
         moved = trained.trainable["lora"]["q"]["b"] - opened.trainable["lora"]["q"]["b"]
         assert 0 < float(np.abs(moved).max()) < 0.05, "it went on from the adapter"
@@ -121,10 +122,10 @@ def test_a_saved_hyper_network_of_the_reference_comes_in(file, tmp_path):
     factors = beside(tmp_path / "beside.npz", wanted, tensors)
     back = str(tmp_path / "back")
     imports.import_adapter(str(path), back, str(golden.ROOT / "base"), config, factors)
-    run = evaluation.open_run(back)
-    assert run.bench.settings.method == wanted.method
-    assert run.bench.settings.hyper.a == wanted.hyper.a
-    predict = jax.jit(run.bench.model.predict)
+    run = evaluation.open_fitted(back)
+    assert run.session.settings.method == wanted.method
+    assert run.session.settings.hyper.a == wanted.hyper.a
+    predict = jax.jit(run.session.model.predict)
     got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
     np.testing.assert_allclose(got, tensors["end_logits"], rtol=0, atol=1e-4)
 
@@ -141,6 +142,6 @@ def test_saved_states_that_cannot_be_taken_up(tmp_path):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
     config = from_dict(CONFIG | {"hyper": {"a": "random"}})
     back = imports.import_adapter(str(path), str(tmp_path / "any"), model, config)
-    run = evaluation.open_run(str(back))
-    assert run.bench.settings.hyper.a == "random"
+    run = evaluation.open_fitted(str(back))
+    assert run.session.settings.hyper.a == "random"
     assert run.frozen["hyper"]["a"]["q"].shape == (3, 32, 4)

@@ -5,10 +5,10 @@ import io
 import json
 import re
 
-import benches
 import numpy as np
 import peft
 import pytest
+import step_zero
 import torch
 import transformers
 from oracle import folders
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 BASE = str(golden.ROOT / "base")
 TASKS = ("binary", "three", "regression")
 # every mode once, with the three tasks in turn, and all tasks of one
-CASES = [(mode, TASKS[i % 3]) for i, mode in enumerate(benches.MODES)]
+CASES = [(mode, TASKS[i % 3]) for i, mode in enumerate(step_zero.MODES)]
 CASES += [("mlp", task) for task in TASKS if ("mlp", task) not in CASES]
 AUTO = transformers.AutoModelForSequenceClassification
 TEXTS = ("A plain sentence.", "Not the same, but longer than the other one!", "é")
@@ -64,15 +64,15 @@ def load_adapter(path, base, outputs):
 
 def check(run, tmp_path, base, task, tolerance):
     """Adapter and merged folder against the run; how far the adapter is from none."""
-    config = evaluation.open_run(str(run)).bench.base.config
-    batch, outputs = batch_of(config), benches.TASKS[task].num_outputs
-    wanted = benches.logits(run, batch)
+    config = evaluation.open_fitted(str(run)).session.base.config
+    batch, outputs = batch_of(config), step_zero.TASKS[task].num_outputs
+    wanted = step_zero.logits(run, batch)
     (adapter,) = exports.export(str(run), str(tmp_path / "adapter"))
     (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged")
     loaded = load_adapter(adapter, base, outputs)
     got = torch_logits(loaded, batch)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
-    assert np.abs(benches.without_adapter(run, batch) - wanted).max() > 20 * tolerance
+    assert np.abs(step_zero.without_adapter(run, batch) - wanted).max() > 20 * tolerance
     whole, info = AUTO.from_pretrained(str(merged), output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
     assert whole.config.num_labels == outputs
@@ -83,12 +83,12 @@ def check(run, tmp_path, base, task, tolerance):
 
 @pytest.mark.parametrize(("mode", "task"), CASES)
 def test_every_mode_on_the_golden_base(mode, task, tmp_path):
-    run = benches.run_folder(tmp_path / "run", mode, task, model=BASE)
+    run = step_zero.run_folder(tmp_path / "run", mode, task, model=BASE)
     check(run, tmp_path, BASE, task, 1e-5)
 
 
 def test_minilm(tmp_path):
-    run = benches.run_folder(tmp_path / "run", "mlp", "three", model="minilm")
+    run = step_zero.run_folder(tmp_path / "run", "mlp", "three", model="minilm")
     adapter = check(run, tmp_path, str(resolve("minilm").folder), "three", 1e-4)
     config = json.loads((adapter / "adapter_config.json").read_text())
     name = "sentence-transformers/all-MiniLM-L6-v2"
@@ -98,7 +98,7 @@ def test_minilm(tmp_path):
 
 def test_a_random_roberta_base(tmp_path):
     mesh = {"data": 1, "fsdp": 8}  # not eight copies of 125 million weights
-    run = benches.run_folder(
+    run = step_zero.run_folder(
         tmp_path / "run", "mlp", model="random:roberta_base", mesh=mesh
     )
     check(run, tmp_path, str(tmp_path / "adapter" / "base"), "binary", 1e-4)
@@ -135,7 +135,7 @@ def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
     imports.import_adapter(str(tmp_path / "theirs"), str(back), BASE)
     batch = batch_of(huggingface.load_config(BASE))
     wanted = torch_logits(model, batch)
-    np.testing.assert_allclose(benches.logits(back, batch), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(step_zero.logits(back, batch), wanted, rtol=0, atol=1e-5)
     (out,) = exports.export(str(back), str(tmp_path / "out"))
     got = torch_logits(load_adapter(out, BASE, 3), batch)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
@@ -154,7 +154,7 @@ MODES = [("distilbert", m) for m in ("mlp", "subset", "down_alone", "rslora")]
 def test_other_families_go_out(family, mode, tmp_path):
     base = folders.save(family, tmp_path / "base")
     task = "three" if mode == "mlp" else "binary"
-    run = benches.run_folder(tmp_path / "run", mode, task, model=base)
+    run = step_zero.run_folder(tmp_path / "run", mode, task, model=base)
     check(run, tmp_path, base, task, 1e-5)
 
 
@@ -176,7 +176,7 @@ def test_adapters_of_other_families_come_in(family, tmp_path):
     imports.import_adapter(theirs, str(back), base)
     batch = batch_of(huggingface.load_config(base))
     wanted = torch_logits(model, batch)
-    np.testing.assert_allclose(benches.logits(back, batch), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(step_zero.logits(back, batch), wanted, rtol=0, atol=1e-5)
     (out,) = exports.export(str(back), str(tmp_path / "out"))
     got = torch_logits(load_adapter(out, base, 2), batch)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
@@ -196,9 +196,9 @@ def test_a_pipeline_gives_the_labels_and_scores_of_predict(task, calibrated, tmp
     if task == "regression":
         calibrated = False
     temperature = 1.8 if calibrated else None
-    run = benches.run_folder(tmp_path / "run", "mlp", task, temperature)
+    run = step_zero.run_folder(tmp_path / "run", "mlp", task, temperature)
     (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged", calibrated)
-    pair = benches.TASKS[task].pair
+    pair = step_zero.TASKS[task].pair
     pipe = transformers.pipeline("text-classification", str(merged), device="cpu")
     for text, answer in zip(TEXTS, said_of(run, TEXTS, pair), strict=True):
         given = {"text": text} | ({"text_pair": text[::-1]} if pair else {})
@@ -216,7 +216,7 @@ def test_a_pipeline_gives_the_labels_and_scores_of_predict(task, calibrated, tmp
 @pytest.mark.parametrize("task", ["three", "regression"])
 def test_the_code_of_the_card_runs_and_agrees(kind, task, tmp_path, monkeypatch):
     temperature = 1.8 if task == "three" else None
-    run = benches.run_folder(tmp_path / "run", "transformer", task, temperature)
+    run = step_zero.run_folder(tmp_path / "run", "transformer", task, temperature)
     monkeypatch.chdir(tmp_path)
     exports.export(str(run), "out", kind)
     text = (tmp_path / "out" / "README.md").read_text()

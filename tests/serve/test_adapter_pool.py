@@ -5,9 +5,9 @@ import socket
 import sys
 import threading
 
-import benches
 import pytest
 import serving
+import step_zero
 
 from hypelora_jax import cli, files
 from hypelora_jax.errors import UserError
@@ -17,7 +17,7 @@ from hypelora_jax.serve import adapter_pool, server
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return benches.run_folder(tmp_path_factory.mktemp("runs") / "run")
+    return step_zero.run_folder(tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_names_are_as_long_as_they_must_be():
@@ -55,8 +55,8 @@ def test_other_weights_are_refused_before_any_is_loaded(run, tmp_path):
     ],
 )
 def test_runs_without_one_backbone(run, tmp_path, monkeypatch, mode, more, message):
-    monkeypatch.setitem(benches.MODES, "full", ("full", {}))
-    other = benches.run_folder(tmp_path / "other", mode, **more)
+    monkeypatch.setitem(step_zero.MODES, "full", ("full", {}))
+    other = step_zero.run_folder(tmp_path / "other", mode, **more)
     with pytest.raises(UserError, match=message):
         adapter_pool.open_pool([str(run), str(other)], (8,))
 

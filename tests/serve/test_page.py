@@ -2,10 +2,10 @@
 
 import json
 
-import benches
 import browser
 import pytest
 import serving
+import step_zero
 
 import hypelora_jax
 from hypelora_jax.serve import adapter_pool
@@ -19,8 +19,8 @@ WIDTHS = OF_BARS.format("bar.width.baseVal.value")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs")
-    plain = benches.run_folder(path / "plain", temperature=1.5)
-    return str(plain), str(benches.run_folder(path / "pairs", task="three"))
+    plain = step_zero.run_folder(path / "plain", temperature=1.5)
+    return str(plain), str(step_zero.run_folder(path / "pairs", task="three"))
 
 
 @pytest.mark.soak

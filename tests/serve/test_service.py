@@ -6,10 +6,10 @@ import json
 import re
 import socket
 
-import benches
 import jax
 import pytest
 import serving
+import step_zero
 from prometheus_client import parser
 
 import hypelora_jax
@@ -25,8 +25,8 @@ jax.monitoring.register_event_duration_secs_listener(
 
 
 def run_of(path, by, task="binary", temperature=None):
-    made = benches.bench(benches.settings("lora"), task, by)
-    return str(benches.save(path, made, temperature))
+    made = step_zero.session(step_zero.settings("lora"), task, by)
+    return str(step_zero.save(path, made, temperature))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_one_backbone_and_no_program_for_a_further_adapter(
     for other in (again, pairs):
         mine = jax.tree.leaves(other.frozen["backbone"])
         assert all(a is b for a, b in zip(one, mine, strict=True))
-        assert not other.bench.frozen and not other.bench.trainable
+        assert not other.session.frozen and not other.session.trainable
     shapes = len(adapters["plain"].edges)
     assert programs["plain"] >= shapes and programs["pairs"] >= shapes
     assert programs["again"] < shapes, "only what makes its factors"

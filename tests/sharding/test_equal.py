@@ -10,7 +10,8 @@ from sharding.sharded import batch, host, mesh_of, ready, same, settings, train,
 from hypelora_jax import objectives, trees
 from hypelora_jax.plan import traffic
 from hypelora_jax.sharding.mesh import put_batch
-from hypelora_jax.train import scoring, session
+from hypelora_jax.train import scoring
+from hypelora_jax.train import session as session_lib
 
 METHODS = ("lora", "hyper_mlp", "hyper_transformer", "full")
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
@@ -102,23 +103,23 @@ def judged(sizes):
         "data": {"source": "synthetic", "num_examples": 64, "max_length": 32},
     }
     config = tiny.settings("hyper_mlp", **sections)
-    corpus = session.load_corpus(config)
-    bench = session.workbench(config, corpus.task, mesh=mesh_of(sizes))
-    data = session.plan(bench, corpus).datasets["validation"]
+    corpus = session_lib.load_corpus(config)
+    session = session_lib.open_session(config, corpus.task, mesh=mesh_of(sizes))
+    data = session_lib.with_data(session, corpus).datasets["validation"]
     data = data._replace(label=data.label[:45], ids=data.ids[:45], soft=None)
     encoded = data.encoded._replace(
         ids=data.encoded.ids[:45], types=data.encoded.types[:45]
     )
     logits = scoring.split_logits(
-        scoring.forward(bench.model, bench.mesh),
-        bench.trainable,
-        bench.frozen,
+        scoring.forward(session.model, session.mesh),
+        session.trainable,
+        session.frozen,
         np.zeros((), np.float32),
         data._replace(encoded=encoded),
         (24, 32),
         6,  # 8 devices cannot cut this: evaluation makes it 8
     )
-    params = host(trees.union(bench.trainable, bench.frozen))
+    params = host(trees.union(session.trainable, session.frozen))
     return params, logits, scoring.judge(objectives.of(corpus.task), logits, data.label)
 
 

@@ -4,16 +4,19 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from etils import epath
 
 from hypelora_jax import trees
 from hypelora_jax.config.settings import MeshConfig, from_dict
 from hypelora_jax.data.batches import train_iterator
 from hypelora_jax.errors import UserError
 from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import mesh as meshes
-from hypelora_jax.train import session
+from hypelora_jax.train import initial
+from hypelora_jax.train import session as session_lib
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.optimizer import optimizer
+from hypelora_jax.train.training import abstract_state, extras
 
 
 @pytest.mark.parametrize(
@@ -60,20 +63,22 @@ def test_put_batch_places_rows_and_drops_the_rest():
 
 
 def run_of(sizes):
-    """A bench and the shapes of its state on a mesh."""
+    """A session and the shapes of its state on a mesh."""
     sections = {
         "model": {"path": "random:tiny"},
         "data": {"source": "synthetic", "num_examples": 64, "max_length": 32},
     }
     settings = tiny.settings("hyper_mlp", hyper={"a": "fixed"}, **sections)
     mesh = meshes.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
-    corpus = session.load_corpus(settings)
-    bench = session.workbench(settings, corpus.task, mesh=mesh)
-    return bench, *session.start(bench, 10)
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task, mesh=mesh)
+    session = session._replace(total_steps=10)
+    return session, abstract_state(session)
 
 
-def batches_of(bench):
-    data = session.plan(bench, session.load_corpus(bench.settings)).datasets["train"]
+def batches_of(session):
+    corpus = session_lib.load_corpus(session.settings)
+    data = session_lib.with_data(session, corpus).datasets["train"]
     return train_iterator(data, (32,), 8, seed=0, num_epochs=1)
 
 
@@ -88,15 +93,17 @@ def batches_of(bench):
 )
 @pytest.mark.soak  # in short: two processes to one, tests/sharding/test_processes.py
 def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path, source, target):
-    bench, abstract, tx, _ = run_of(source)
-    state = session.first_state(bench, abstract, tx)
-    own, batches = session.own_frozen(bench.frozen), batches_of(bench)
+    session, abstract = run_of(source)
+    tx = optimizer(session.settings.optim, session.total_steps)
+    seeds = session_lib.train_keys(session.settings)
+    state = initial.first_state(abstract, session.trainable, tx, seeds)
+    own, batches = extras(session.frozen), batches_of(session)
     next(batches)
-    with Checkpoints(epath.Path(tmp_path)) as saved:
+    with Checkpoints(Run.open(tmp_path)) as saved:
         saved.save(state, own, batches, {"best": 1.0})
-    other, wanted, _, _ = run_of(target)
-    with Checkpoints(epath.Path(tmp_path)) as saved:
-        fresh, like = batches_of(other), session.own_frozen(other.frozen)
+    other, wanted = run_of(target)
+    with Checkpoints(Run.open(tmp_path)) as saved:
+        fresh, like = batches_of(other), extras(other.frozen)
         got = saved.restore(0, wanted, like, ("best",), fresh)
     assert fresh.get_state() == batches.get_state() and got.progress["best"] == 1.0
     np.testing.assert_array_equal(next(fresh)["index"], next(batches)["index"])

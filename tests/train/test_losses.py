@@ -7,7 +7,6 @@ import numpy as np
 import process
 import pytest
 import tiny
-from etils import epath
 from tiny import mean
 
 from hypelora_jax import model as model_lib
@@ -16,8 +15,10 @@ from hypelora_jax.config.settings import LossConfig, MeshConfig
 from hypelora_jax.keys import named_keys
 from hypelora_jax.objectives import training_loss
 from hypelora_jax.objectives.classification import class_loss
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import loop, optimizer, session
+from hypelora_jax.train import loop, optimizer
+from hypelora_jax.train import session as session_lib
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
 
@@ -168,10 +169,12 @@ def test_the_loop_trains_on_soft_labels_at_the_annealed_temperature(
         optim=optimizer,
         log={"every_steps": 1},
     )
-    corpus = session.load_corpus(config)
-    bench = session.workbench(config, corpus.task)
-    plan = session.plan(bench, corpus)._replace(edges=(48,), steps_per_epoch=3)
-    loop.train(bench, plan._replace(total_steps=3), epath.Path(tmp_path), False)
+    corpus = session_lib.load_corpus(config)
+    session = session_lib.open_session(config, corpus.task)
+    session = session_lib.with_data(session, corpus)._replace(
+        edges=(48,), steps_per_epoch=3, total_steps=3
+    )
+    loop.train(session, Run.open(tmp_path), progress=False)
     rows = process.rows(tmp_path)
     rows = [row for row in rows if row["split"] == "train"]
     temperatures = [row["loss_temperature"] for row in rows]

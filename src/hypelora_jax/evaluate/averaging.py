@@ -1,19 +1,20 @@
 """One way to ask a trained run for predictions, whatever they are averaged over."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
-from hypelora_jax import trees
+from hypelora_jax import model, trees
 from hypelora_jax.calibration import pooling
-from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.config.settings import Settings, UncertaintyConfig
 from hypelora_jax.data.batches import Dataset
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import dropout, laplace
+from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted
 from hypelora_jax.objectives.judging import has_label
 from hypelora_jax.run import npz
 from hypelora_jax.run.paths import Run
@@ -21,87 +22,108 @@ from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.scoring import Forward
-from hypelora_jax.train.session import Workbench
+from hypelora_jax.train.session import Session
 from hypelora_jax.types import Lora, Params
 
-TRAINED = ("deep_ensemble", "hyper_ensemble")  # the others are chosen afterwards
+
+class Kind(NamedTuple):
+    """A kind of uncertainty: how its members come about, and what they need."""
+
+    trained: bool = False  # members are part of training
+    derived: bool = False  # any run that was trained without members can have it
+    draws: Callable[..., dropout.Draws] | None = None  # of members drawn at prediction
+    needs: tuple[tuple[str, str], ...] = ()  # (field, value) of the hyper-network
 
 
-class Answer(NamedTuple):
-    """Predictions of N examples.
-
-    softmax(logits / T) is the averaged probability, T the training temperature of the
-    run (1 unless it learned one); a regression's logit is the mean score.
-    """
-
-    logits: np.ndarray  # (N, Y)
-    members: np.ndarray | None = None  # (K, N, Y) raw; None where nothing is averaged
-
-
-class Chosen(NamedTuple):
-    """A trained model, as every kind needs it."""
-
-    bench: Workbench
-    forward: Forward
-    trainable: Params
-    frozen: Params
-    alpha: jax.Array
-    edges: tuple[int, ...]
-
-
-Answerer = Callable[[Dataset], Answer]
+KINDS = {
+    "none": Kind(),
+    "mc_dropout": Kind(derived=True, draws=dropout.masks),
+    "deep_ensemble": Kind(trained=True),
+    "laplace": Kind(derived=True),
+    "hyper_ensemble": Kind(
+        trained=True, needs=(("hyper.cond", "learned"), ("condition.source", "none"))
+    ),
+    "random_a": Kind(
+        derived=True, draws=dropout.random_a, needs=(("hyper.a", "random"),)
+    ),
+}
 Adapters = dict[int, Lora]  # of the trained members, made at the first question
 
 
-def answerer(run: Chosen, posterior: laplace.Posterior | None = None) -> Answerer:
-    """What a run predicts, by `uncertainty.kind`.
+def answerer(fitted: Fitted, posterior: laplace.Posterior | None = None) -> Answerer:
+    """What a fitted model predicts, by `uncertainty.kind`.
 
     A Laplace run without a posterior predicts as an ordinary one: the posterior is
     fitted around that.
     """
-    settings, task = run.bench.settings, run.bench.task
+    settings, task = fitted.session.settings, fitted.session.task
     kind, samples = settings.uncertainty.kind, settings.uncertainty.samples
     if kind == "laplace" and posterior is not None:
-        return _of_posterior(run, posterior)
+        return _of_posterior(fitted, posterior)
     draw = None
-    if kind in ("mc_dropout", "random_a"):
-        build = dropout.masks if kind == "mc_dropout" else dropout.random_a
-        config = run.bench.base.config
-        draw = build(settings, config, task, run.bench.mesh)
+    if build := choose(KINDS, kind, "uncertainty.kind").draws:
+        config = fitted.session.base.config
+        draw = build(settings, config, task, fitted.session.mesh)
 
     kept: list[Adapters] = [{} for _ in range(samples if draw else 1)]
 
     def answer(data: Dataset) -> Answer:
-        forwards = [draw(k) for k in range(samples)] if draw else [run.forward]
+        forwards = [draw(k) for k in range(samples)] if draw else [fitted.forward]
         pairs = zip(forwards, kept, strict=True)
-        parts = [_logits(run, forward, data, own) for forward, own in pairs]
+        parts = [_logits(fitted, forward, data, own) for forward, own in pairs]
         own_KNY = np.concatenate(parts)
-        logits_NY, _ = ensembles.pool(settings, run.trainable, own_KNY)
+        logits_NY, _ = ensembles.pool(settings, fitted.trainable, own_KNY)
         return Answer(logits_NY, own_KNY if len(own_KNY) > 1 else None)
 
     return answer
 
 
-def _logits(run: Chosen, forward: Forward, data: Dataset, kept: Adapters) -> np.ndarray:
+def _logits(
+    fitted: Fitted, forward: Forward, data: Dataset, kept: Adapters
+) -> np.ndarray:
     """(K, N, Y) of the members that were trained; K = 1 where there are none."""
-    settings, rest = run.bench.settings, (run.alpha, data, run.edges, kept)
-    return ensembles.split_logits(settings, forward, run.trainable, run.frozen, *rest)
+    settings, rest = (
+        fitted.session.settings,
+        (fitted.alpha, data, fitted.session.edges, kept),
+    )
+    return ensembles.split_logits(
+        settings, forward, fitted.trainable, fitted.frozen, *rest
+    )
 
 
-def features(run: Chosen) -> Callable[[Dataset], np.ndarray]:
+def features(fitted: Fitted) -> Callable[[Dataset], np.ndarray]:
     """Jitted: what the head's last layer reads, (N, D), without dropout."""
-    parts, mesh = run.bench.model.parts, run.bench.mesh
+    parts, mesh = fitted.session.model.parts, fitted.session.mesh
 
     def of_rows(params: Params, lora, batch):
         hidden_BTD = parts.backbone.apply(params["backbone"], lora, batch, None)
         return parts.head.features(params["head"], hidden_BTD)
 
     of_rows = jax.jit(rules.over(mesh, of_rows), out_shardings=replicated(mesh))
-    forward, kept = run.forward._replace(classify=of_rows), {}
-    return lambda data: _logits(run, forward, data, kept)[0]
+    forward = fitted.forward._replace(classify=of_rows)
+    kept: Adapters = {}
+    return lambda data: _logits(fitted, forward, data, kept)[0]
 
 
-def check(bench: Workbench, held_label_N: np.ndarray) -> None:
+def check_kind(settings: Settings) -> None:
+    """Refuse a kind of uncertainty that the run's hyper-network cannot give."""
+    needs = KINDS[settings.uncertainty.kind].needs
+    if not needs:
+        return
+    got = {path: operator.attrgetter(path)(settings) for path, _ in needs}
+    network = model.method(settings.method).network
+    if network is None or got != dict(needs):
+        wanted = " and ".join(f"{path}={value}" for path, value in needs)
+        methods = [name for name, m in model.METHODS.items() if m.network is not None]
+        found = [f"{path}={got[path]}" for path, value in needs if got[path] != value]
+        found.append(f"method={settings.method}")
+        raise UserError(
+            f"config.uncertainty.kind={settings.uncertainty.kind} wants {wanted} and "
+            f"method={' or '.join(methods)}; got {', '.join(found)}"
+        )
+
+
+def check(session: Session, held_label_N: np.ndarray) -> None:
     """Refuse before training what could not be fitted after it.
 
     Args:
@@ -111,14 +133,14 @@ def check(bench: Workbench, held_label_N: np.ndarray) -> None:
       UserError: a Laplace run of a regression, of a last layer too wide, or without
         calibration labels.
     """
-    if bench.settings.uncertainty.kind != "laplace":
+    if session.settings.uncertainty.kind != "laplace":
         return
-    if not bench.model.objective.probabilistic:
+    if not session.model.objective.probabilistic:
         raise UserError(
             "config.uncertainty.kind=laplace wants classes; the task is a regression, "
             "whose mean prediction it would not change: use mc_dropout or deep_ensemble"
         )
-    last = trees.union(bench.trainable, bench.frozen)["head"]["out"]
+    last = trees.union(session.trainable, session.frozen)["head"]["out"]
     features, classes = last["kernel"].shape
     laplace.check_size(features + 1, classes)
     if not has_label(held_label_N).any():
@@ -128,31 +150,31 @@ def check(bench: Workbench, held_label_N: np.ndarray) -> None:
         )
 
 
-def _last_layer(run: Chosen) -> np.ndarray:
+def _last_layer(fitted: Fitted) -> np.ndarray:
     """Kernel and, as last row, bias of the head's last layer, (D + 1, Y) float64."""
-    last = trees.union(run.trainable, run.frozen)["head"]["out"]
+    last = trees.union(fitted.trainable, fitted.frozen)["head"]["out"]
     kernel, bias = (np.asarray(last[n], np.float64) for n in ("kernel", "bias"))
     return np.concatenate([kernel, bias[None]])
 
 
-def fit_laplace(run: Chosen, train: Dataset, held: Dataset) -> laplace.Posterior:
+def fit_laplace(fitted: Fitted, train: Dataset, held: Dataset) -> laplace.Posterior:
     """Posterior of the last layer from the training split, tau from the held-out one.
 
     Raises:
       UserError: as `check`.
     """
-    check(run.bench, held.label)
-    mean_FY = _last_layer(run)
-    of, keep = features(run), has_label(held.label)
-    t = scoring.train_temperature(run.trainable)
+    check(fitted.session, held.label)
+    mean_FY = _last_layer(fitted)
+    of, keep = features(fitted), has_label(held.label)
+    t = scoring.train_temperature(fitted.trainable)
     phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
-    link = run.bench.settings.uncertainty.link
+    link = fitted.session.settings.uncertainty.link
     return laplace.fit(phi_NF, mean_FY, held_NF[keep], held.label[keep], t, link)
 
 
-def _of_posterior(run: Chosen, state: laplace.Posterior) -> Answerer:
-    of, uncertainty = features(run), run.bench.settings.uncertainty
-    seed = run.bench.settings.seed
+def _of_posterior(fitted: Fitted, state: laplace.Posterior) -> Answerer:
+    of, uncertainty = features(fitted), fitted.session.settings.uncertainty
+    seed = fitted.session.settings.seed
 
     def answer(data: Dataset) -> Answer:
         features_ND = of(data)
@@ -167,20 +189,21 @@ def _of_posterior(run: Chosen, state: laplace.Posterior) -> Answerer:
     return answer
 
 
-def chosen_afterwards(bench: Workbench, config: UncertaintyConfig) -> Workbench:
-    """The workbench of a trained run, to be judged with another kind of uncertainty.
+def with_kind(session: Session, config: UncertaintyConfig) -> Session:
+    """The session of a trained run, to be judged with another kind of uncertainty.
 
     Raises:
       UserError: the run's kind or the new one is part of training.
     """
-    for kind in (bench.settings.uncertainty.kind, config.kind):
-        if kind in TRAINED:
+    for kind in (session.settings.uncertainty.kind, config.kind):
+        if choose(KINDS, kind, "uncertainty.kind").trained:
             raise UserError(
                 f"uncertainty.kind={kind} is trained, not chosen afterwards; train a "
                 f"run with --config.uncertainty.kind={kind}"
             )
-    settings = dataclasses.replace(bench.settings, uncertainty=config)
-    return bench._replace(settings=settings)
+    settings = dataclasses.replace(session.settings, uncertainty=config)
+    check_kind(settings)
+    return session._replace(settings=settings)
 
 
 def about(config: UncertaintyConfig, answer: Answer) -> dict:
@@ -194,22 +217,22 @@ def about(config: UncertaintyConfig, answer: Answer) -> dict:
     return {"uncertainty": out}
 
 
-def save_posterior(workdir: epath.Path, state: laplace.Posterior, step: int) -> None:
+def save_posterior(run: Run, state: laplace.Posterior, step: int) -> None:
     """DIR/laplace.npz, whole or not at all."""
     arrays = {name: np.asarray(x) for name, x in state._asdict().items()}
-    npz.write(Run(workdir).posterior_file, {"step": np.asarray(step), **arrays})
+    npz.write(run.posterior_file, {"step": np.asarray(step), **arrays})
 
 
-def load_posterior(workdir: epath.Path, step: int) -> laplace.Posterior:
+def load_posterior(run: Run, step: int) -> laplace.Posterior:
     """The posterior of a run folder, around the model of that step.
 
     Raises:
       UserError: none there, or that of another model.
     """
-    path = Run(workdir).posterior_file
+    path = run.posterior_file
     if not path.exists():
         raise UserError(
-            f"{workdir} holds no {path.name}; wanted a finished run of "
+            f"{run.path} holds no {path.name}; wanted a finished run of "
             "uncertainty.kind=laplace: run hypelora train with the same --workdir"
         )
     held = npz.read(path)

@@ -13,21 +13,14 @@ from hypelora_jax.calibration import calibrators, conformal
 from hypelora_jax.calibration.conformal import Threshold
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
-from hypelora_jax.objectives.judging import has_label
+from hypelora_jax.objectives import judging
+from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.run import predictions
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import scoring
 from hypelora_jax.types import Objective
 
 COVERAGE = 0.9  # of the sets that metrics.json tells of
-
-
-class Held(NamedTuple):
-    """Labelled examples that calibrators and sets are fitted on."""
-
-    logits: np.ndarray  # (N, Y) raw, float64
-    labels: np.ndarray  # (N,) classes
-    soft: np.ndarray | None = None  # (N, Y) shares of raters
 
 
 class SetMaker(NamedTuple):
@@ -38,26 +31,23 @@ class SetMaker(NamedTuple):
     by_class: bool = False
 
 
-def held(
+def of_classes(
     logits_NY: np.ndarray, label_N: np.ndarray, soft_NY: np.ndarray | None = None
-) -> Held | None:
+) -> Labelled | None:
     """The examples that have a class as label; None without one, or for numbers."""
     if not np.issubdtype(label_N.dtype, np.integer) or logits_NY.shape[1] < 2:
         return None
-    keep = has_label(label_N)
-    if not keep.any():
-        return None
-    soft_NY = None if soft_NY is None else soft_NY[keep]
-    return Held(logits_NY[keep].astype(np.float64), label_N[keep], soft_NY)
+    found = judging.update(judging.start(), logits_NY, label_N, soft_NY)
+    return found if len(found.labels) else None
 
 
-def examples(run: Run, split: str = "calibration") -> Held | None:
+def examples(run: Run, split: str = "calibration") -> Labelled | None:
     """The run's predictions of a split; None where there are none with labels."""
     file = run.predictions_file(split)
     if not file.exists():
         return None
     found = predictions.read(file)
-    return held(found.logits, found.labels, found.soft)
+    return of_classes(found.logits, found.labels, found.soft)
 
 
 def judge(
@@ -86,7 +76,7 @@ def judge(
 
 
 def about_sets(
-    calibration: Held | None, judged: Held | None, state: Any
+    calibration: Labelled | None, judged: Labelled | None, state: Any
 ) -> dict[str, Any]:
     """`{"conformal": summary}` of a split at COVERAGE; {} without examples of both."""
     if calibration is None or judged is None:

@@ -1,70 +1,53 @@
 """A finished run judged by a kind of uncertainty that needs no training of its own."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 
-from hypelora_jax import files, runs
-from hypelora_jax.config.settings import Settings, UncertaintyConfig
+from hypelora_jax import files
+from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.errors import UserError
-from hypelora_jax.evaluate import evaluation
-from hypelora_jax.run import lock, records
+from hypelora_jax.evaluate import evaluation, summary
+from hypelora_jax.evaluate.fitted import Fitted
+from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
-from hypelora_jax.train import session
 from hypelora_jax.train.checkpoint import manifest
+from hypelora_jax.train.session import load_corpus, with_data
 
 
-def derive(workdir: str, output: str, config: UncertaintyConfig) -> dict[str, Any]:
-    """Make a second run folder of a trained model, under another kind of uncertainty.
+class Derivation(NamedTuple):
+    """A trained run, and the folder in which it is judged anew."""
 
-    The folder holds the chosen checkpoint and the curve of the first and is whole in
-    itself: `evaluate`, `predict`, `calibrate` and `report` take it like any other, and
-    it can stand beside the first one in a report. What the kind fits (the posterior of
-    `laplace`) and the calibrator are fitted here, on train and calibration.
+    source: Run
+    record: dict[str, Any]  # of the source
+    target: Run
+    fitted: Fitted  # the source's model under the new kind
 
-    Args:
-      workdir: a trained run; it is only read.
-      output: a folder that does not exist or is empty, or one begun by the same call,
-        which then goes on; a finished one is left as it is.
 
-    Returns:
-      what summary.json of the new folder holds, as `runs.train` gives it.
+def open_derivation(workdir: str, output: str, config: UncertaintyConfig) -> Derivation:
+    """The model of a trained run under another kind of uncertainty; nothing is written.
 
     Raises:
-      UserError: a kind that has to be trained, no such run, or data or weights other
-        than it was trained on.
+      UserError: a kind that has to be trained, or no such run.
     """
     source, record = records.open_record(workdir)
-    run = evaluation.open_run(workdir)
-    settings = dataclasses.replace(run.bench.settings, uncertainty=config)
-    target = Run.open(output)
-    run = evaluation.with_uncertainty(run, config, target.path)
-    target = Run.create(output)
-    with lock.hold(target):
-        if finished := _begun(target, source, settings):
-            return finished
-        corpus = session.load_corpus(settings)
-        plan = session.plan(run.bench, corpus)
-        own = (run.bench.task, plan.edges, plan.total_steps)
-        records.check_data(source.path, *own, record)
-        config_of = {
-            "config": records.as_dict(settings),
-            "derived_from": str(source.path),
-        }
-        files.write_json(target.config_file, record | config_of)
-        _copy(source, target, run.step)
-        judged = runs.summary_of(run, plan.datasets)
-        return runs.close(target.path, _times(source) | judged)
+    trained, target = evaluation.open_fitted(workdir), Run.open(output)
+    fitted = evaluation.with_uncertainty(trained, config, target)
+    return Derivation(source, record, target, fitted)
 
 
-def _begun(target: Run, source: Run, settings: Settings) -> dict[str, Any] | None:
-    """The summary, if all is done already; refuses a folder of something else."""
+def finished(derivation: Derivation) -> dict[str, Any] | None:
+    """The summary, if all is done already; None if there is something to do.
+
+    Raises:
+      UserError: the folder holds something else.
+    """
+    source, target = derivation.source, derivation.target
     record = records.read_record(target)
     if record is None:
         files.check_empty(target.path, "--output", but=(target.lock_file.name,))
         return None
-    records.check_same(target.path, settings, record)
+    records.check_same(target.path, derivation.fitted.session.settings, record)
     if (theirs := record.get("derived_from")) != str(source.path):
         raise UserError(
             f"{target.path} holds a run of {theirs or 'its own training'}, not of "
@@ -74,6 +57,23 @@ def _begun(target: Run, source: Run, settings: Settings) -> dict[str, Any] | Non
         return None
     logging.info("%s is finished; nothing to do", target.path)
     return files.read_json(target.summary_file)
+
+
+def fill(derivation: Derivation) -> dict[str, Any]:
+    """Write all of the folder but report and summary.json, whose content it returns.
+
+    Raises:
+      UserError: the data is not what the run was trained on.
+    """
+    source, record, target, fitted = derivation
+    settings = fitted.session.settings
+    session = with_data(fitted.session, load_corpus(settings))
+    data = (session.task, session.edges, session.total_steps)
+    records.check_data(source.path, *data, record)
+    new = {"config": records.as_dict(settings), "derived_from": str(source.path)}
+    files.write_json(target.config_file, record | new)
+    _copy(source, target, fitted.step)
+    return _times(source) | summary.summary_of(fitted, session.datasets)
 
 
 def _copy(source: Run, target: Run, step: int) -> None:

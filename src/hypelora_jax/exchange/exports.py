@@ -16,7 +16,7 @@ from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.data.tokens import hugging_face_files
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.evaluate.evaluation import Fitted
+from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.exchange import export_record
 from hypelora_jax.interop import huggingface, peft
 from hypelora_jax.run.paths import Run
@@ -53,7 +53,7 @@ def export(
       kind: "peft" or "merged".
       calibrated: divide the head's last layer by the fitted temperature.
       only: names of the folders wanted, of those below `output`; (): all.
-      cond: conditioning vectors (S, C) or (K, S, C), for runs with hyper.cond=given.
+      cond: conditioning vectors (S, C) or (K, S, C), where condition.source=given.
 
     Raises:
       UserError: an output that is not empty, a method or calibrator that cannot be
@@ -68,8 +68,8 @@ def export(
     jobs = _chosen(seeds, only) if seeds else {"": str(path.path)}
     written = []
     for name, one in jobs.items():
-        run = evaluation.open_run(one)
-        made = adapters(run, cond)
+        fitted = evaluation.open_fitted(one)
+        made = adapters(fitted, cond)
         if set(made) != {""}:
             made = _chosen(made, () if seeds else only)
         elif only and not seeds:
@@ -77,7 +77,7 @@ def export(
         for part, adapted in made.items():
             names = [n for n in (name, part) if n]
             last = target.joinpath(*names)
-            _whole(last, "/".join([output, *names]), run, adapted, kind, calibrated)
+            _whole(last, "/".join([output, *names]), fitted, adapted, kind, calibrated)
             written.append(last)
     return written
 
@@ -93,31 +93,31 @@ def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
     return {name: x for name, x in named.items() if not only or name in only}
 
 
-def adapters(run: Fitted, cond: Any = None) -> dict[str, Adapted]:
+def adapters(fitted: Fitted, cond: Any = None) -> dict[str, Adapted]:
     """Adapter of each member of an ensemble and each condition; "" where there is one.
 
     They are those of evaluation: alpha of the last finished step, the A of mode
     `random` that is kept, no dropout.
     """
-    settings, out = run.bench.settings, {}
+    settings, out = fitted.session.settings, {}
     for k in range(ensembles.count(settings)):
-        own = ensembles.member(settings, run.trainable, run.frozen, k)
+        own = ensembles.member(settings, fitted.trainable, fitted.frozen, k)
         params = trees.union(*own)
         name = f"member_{k}" if ensembles.count(settings) > 1 else ""
-        for part, compact in _conditions(run, params, cond).items():
+        for part, compact in _conditions(fitted, params, cond).items():
             key = "_".join(n for n in (name, part) if n)
             out[key] = Adapted(compact, params)
     return out
 
 
-def _conditions(run: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
+def _conditions(fitted: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
     """Compact factors of each condition, by name; one condition has the name ""."""
-    parts = run.bench.model.parts
+    parts = fitted.session.model.parts
     if parts.hyper is None:
-        return {"": model.compact(parts, params, {}, run.alpha)}
+        return {"": model.compact(parts, params, {}, fitted.alpha)}
     given = {} if cond is None else {"cond": jnp.asarray(cond)}
     conds = parts.cond.apply(params.get("cond", {}), given).vectors
-    write = jax.jit(lambda hyper, c: parts.hyper.apply(hyper, c, run.alpha, None))
+    write = jax.jit(lambda hyper, c: parts.hyper.apply(hyper, c, fitted.alpha, None))
     static = [(parts.lora_sites, params["lora"])] if parts.lora_sites else []
 
     def one(c: jax.Array) -> Compact:
@@ -128,15 +128,15 @@ def _conditions(run: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
     return {f"condition_{k}": one(c) for k, c in enumerate(conds)}
 
 
-def _head(run: Fitted, params: Params, calibrated: bool) -> Params:
+def _head(fitted: Fitted, params: Params, calibrated: bool) -> Params:
     """The head as it is written: on the host, divided by the temperature if wanted."""
     head = jax.tree.map(np.asarray, params["head"])
     if not calibrated:
         return head
-    if not run.bench.model.objective.probabilistic:
+    if not fitted.session.model.objective.probabilistic:
         raise UserError("--calibrated wants a classification; this run is a regression")
-    divisor, kind = export_record.temperature_of(run)
-    if (averages := run.bench.settings.uncertainty.kind) != "none":
+    divisor, kind = export_record.temperature_of(fitted)
+    if (averages := fitted.session.settings.uncertainty.kind) != "none":
         raise UserError(
             f"the run's calibrator is fitted to predictions averaged by {averages}; "
             "one member alone is not calibrated by it: export without --calibrated"
@@ -159,7 +159,7 @@ def _head(run: Fitted, params: Params, calibrated: bool) -> Params:
 def _whole(
     target: epath.Path,
     name: str,
-    run: Fitted,
+    fitted: Fitted,
     adapted: Adapted,
     kind: str,
     calibrated: bool,
@@ -168,7 +168,7 @@ def _whole(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        _write(part, name, run, adapted, kind, calibrated)
+        _write(part, name, fitted, adapted, kind, calibrated)
         if target.exists():
             target.rmdir()  # empty, or this fails
         part.rename(target)
@@ -181,20 +181,20 @@ def _whole(
 def _write(
     part: epath.Path,
     name: str,
-    run: Fitted,
+    fitted: Fitted,
     adapted: Adapted,
     kind: str,
     calibrated: bool,
 ) -> None:
-    bench, (compact, params) = run.bench, adapted
-    head, base = _head(run, params, calibrated), bench.base
+    session, (compact, params) = fitted.session, adapted
+    head, base = _head(fitted, params, calibrated), session.base
     part.mkdir(parents=True)
     if kind == "merged":
-        _merged(part, run, compact, {**params, "head": head})
+        _merged(part, fitted, compact, {**params, "head": head})
     else:
-        if not bench.model.parts.hyper_sites and not bench.model.parts.lora_sites:
+        if not session.model.parts.hyper_sites and not session.model.parts.lora_sites:
             raise UserError(
-                f"method {bench.settings.method} trains no adapter; wanted "
+                f"method {session.settings.method} trains no adapter; wanted "
                 "--format=merged for it"
             )
         where = base.name
@@ -206,16 +206,18 @@ def _write(
         tensors, ranks = peft.to_peft(base.config, compact, head)
         sites = _all_sites(compact)
         fields = peft.make_config(
-            bench.settings.lora, sites, ranks, base.config, where, base.revision
+            session.settings.lora, sites, ranks, base.config, where, base.revision
         )
         peft.write(part, fields, tensors)
-    length = bench.settings.data.max_length
-    files = hugging_face_files(bench.tokenizer, families.of(base.config).tokens, length)
+    length = session.settings.data.max_length
+    files = hugging_face_files(
+        session.tokenizer, families.of(base.config).tokens, length
+    )
     for where in (part, part / "base"):
         for file, text in files.items() if where.exists() else ():
             files_lib.write_whole(where / file, text)
-    export_record.write_record(part, run, kind, calibrated)
-    export_record.write_card(part, name, run, kind, calibrated)
+    export_record.write_record(part, fitted, kind, calibrated)
+    export_record.write_card(part, name, fitted, kind, calibrated)
 
 
 def _all_sites(compact: Compact) -> Sites:
@@ -228,11 +230,11 @@ def _all_sites(compact: Compact) -> Sites:
     return {m: out[m] for m in MODULES if m in out}
 
 
-def _merged(part: epath.Path, run: Fitted, compact: Compact, params: Params) -> None:
-    bench = run.bench
-    parts = bench.model.parts
+def _merged(part: epath.Path, fitted: Fitted, compact: Compact, params: Params) -> None:
+    session = fitted.session
+    parts = session.model.parts
     placed = lora.fold(lora.place(compact, parts.num_layers), parts.scale)
     backbone = jax.jit(lora.merge)(params["backbone"], placed)
     tree = {"backbone": backbone, "head": params["head"]}
-    labels = bench.task.labels or None
-    huggingface.save_model(part, bench.base.config, tree, labels=labels)
+    labels = session.task.labels or None
+    huggingface.save_model(part, session.base.config, tree, labels=labels)

@@ -24,8 +24,14 @@ from hypelora_jax.interop.tensor_paths import head_names
 from hypelora_jax.run import calibrator, records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
-from hypelora_jax.train import loop, session
-from hypelora_jax.train.session import Plan, Workbench
+from hypelora_jax.train import loop
+from hypelora_jax.train.session import (
+    Session,
+    load_corpus,
+    open_session,
+    record_of,
+    with_data,
+)
 from hypelora_jax.types import Params
 
 _EDGES = (16, 32, 64, 128, 256)  # buckets of a run without data
@@ -62,8 +68,8 @@ def import_adapter(
     Raises:
       UserError: no plain LoRA adapter, or one that does not fit the base or the data.
     """
-    path = Run.create(workdir).path
-    files.check_empty(path, "--workdir", workdir)
+    run = Run.create(workdir)
+    files.check_empty(run.path, "--workdir", workdir)
     source = _source(epath.Path(adapter_dir).expanduser(), model)
     wanted = _begun(source, config)
     corpus = _corpus(wanted, asked=config is not None)
@@ -72,15 +78,13 @@ def import_adapter(
     else:
         settings, own = _of_lora(source, wanted)
     task = _task(source, corpus)
-    bench = _with(session.workbench(settings, task, _revision(source)), own)
-    plan = _plan(bench, corpus)
-    about = (bench.settings, bench.task, bench.base, bench.mesh, plan.edges)
-    record = records.record(*about, plan.total_steps)
-    files.write_json(Run(path).config_file, record)
-    loop.begin(bench, plan, path)
-    _calibrator(source, path)
+    session = _with(open_session(settings, task, _revision(source)), own)
+    session = _with_buckets(session, corpus)
+    files.write_json(run.config_file, record_of(session))
+    loop.begin(session, run)
+    _calibrator(source, run)
     logging.info("imported %s into %s: step 0 of a run", adapter_dir, workdir)
-    return path
+    return run.path
 
 
 def _source(path: epath.Path, model: str) -> Source:
@@ -127,7 +131,7 @@ def _corpus(settings: Settings, asked: bool) -> Corpus | None:
     if settings.data.source == "files" and not settings.data.train and not asked:
         return None
     try:
-        return session.load_corpus(settings)
+        return load_corpus(settings)
     except UserError as error:
         if asked:
             raise
@@ -231,9 +235,9 @@ def _outputs(source: Source) -> int:
     return held[name].shape[0]
 
 
-def _with(bench: Workbench, own: Params) -> Workbench:
-    """The bench with what an adapter brings in place of what was drawn."""
-    params = trees.union(bench.trainable, bench.frozen)
+def _with(session: Session, own: Params) -> Session:
+    """The session with what an adapter brings in place of what was drawn."""
+    params = trees.union(session.trainable, session.frozen)
     flat, deltas = trees.flatten(params), own.pop("head_deltas", {})
     for path, x in trees.flatten(own).items():
         if path not in flat or flat[path].shape != x.shape:
@@ -248,23 +252,23 @@ def _with(bench: Workbench, own: Params) -> Workbench:
         flat[f"head/{part}/kernel"] = (kernel + delta).astype(np.float32)
     params = trees.unflatten(flat)
     where = rules.shardings(
-        params, bench.mesh, families.of(bench.base.config).shardings
+        params, session.mesh, families.of(session.base.config).shardings
     )
     params = rules.place(params, where)
-    trainable, frozen = model.split(bench.settings, params)
-    return bench._replace(trainable=trainable, frozen=frozen)
+    trainable, frozen = model.split(session.settings, params)
+    return session._replace(trainable=trainable, frozen=frozen)
 
 
-def _plan(bench: Workbench, corpus: Corpus | None) -> Plan:
+def _with_buckets(session: Session, corpus: Corpus | None) -> Session:
+    """The session with its data, or without any with buckets to predict in."""
     if corpus is not None:
-        return session.plan(bench, corpus)
-    longest = bench.settings.data.max_length
-    edges = (*(e for e in _EDGES if e < longest), longest)
-    return Plan({}, edges, 1, 1)  # schedules want a last step
+        return with_data(session, corpus)
+    longest = session.settings.data.max_length
+    return session._replace(edges=(*(e for e in _EDGES if e < longest), longest))
 
 
-def _calibrator(source: Source, path: epath.Path) -> None:
+def _calibrator(source: Source, run: Run) -> None:
     """The calibrator that our export noted; none of what was divided already."""
     fitted = source.note["calibrator"] if source.note else None
     if fitted:
-        calibrator.write(Run(path), calibrators.from_json(json.dumps(fitted)))
+        calibrator.write(run, calibrators.from_json(json.dumps(fitted)))

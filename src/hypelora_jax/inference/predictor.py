@@ -26,7 +26,6 @@ from hypelora_jax.evaluate.averaging import Answerer
 from hypelora_jax.inference import answers
 from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.texts import Text, as_fields
-from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding.mesh import BATCH
 
 WINDOW = 2048  # texts sorted into length buckets at a time; this bounds the memory
@@ -55,12 +54,12 @@ class Predictor(NamedTuple):
     @property
     def task(self) -> Task:
         """The task of the run, with the names of its classes."""
-        return self.fitted.bench.task
+        return self.fitted.session.task
 
     @property
     def settings(self) -> Settings:
         """The settings the run was trained with."""
-        return self.fitted.bench.settings
+        return self.fitted.session.settings
 
     @property
     def probabilistic(self) -> bool:
@@ -110,7 +109,7 @@ class Predictor(NamedTuple):
 
 
 def _probabilistic(fitted: evaluation.Fitted) -> bool:
-    return fitted.bench.model.objective.probabilistic
+    return fitted.session.model.objective.probabilistic
 
 
 def _seconds(predict: Answerer, data: Dataset) -> float:
@@ -142,18 +141,18 @@ def load(
       UserError: the run does not exist, or it predicts a number, for which there are
         no conformal sets and no abstention.
     """
-    fitted = evaluation.open_run(workdir)
+    fitted = evaluation.open_fitted(workdir)
     _check_abstention(fitted, abstain)
-    bench = fitted.bench
+    session = fitted.session
     threshold = None
     if coverage is not None:
         maker = calibration_split.SetMaker(coverage, sets, by_class)
         threshold = calibration_split.threshold(
-            Run(fitted.workdir), bench.task, fitted.calibrator, maker
+            fitted.run, session.task, fitted.calibrator, maker
         )
-    edges = buckets.extended(fitted.edges, bench.settings.data.max_length)
-    ways = math.prod(bench.mesh.shape[name] for name in BATCH[0])
-    asked = batch_sizes or (bench.settings.optim.batch_size,)
+    edges = buckets.extended(fitted.edges, session.settings.data.max_length)
+    ways = math.prod(session.mesh.shape[name] for name in BATCH[0])
+    asked = batch_sizes or (session.settings.optim.batch_size,)
     sizes = sorted({-(-size // ways) * ways for size in asked})
     answerers = {rows: evaluation.answerer(fitted, edges, rows) for rows in sizes}
     return Predictor(fitted, answerers, edges, threshold, abstain or 0.0)
@@ -196,7 +195,7 @@ def token_dataset(
 ) -> Dataset:
     """Token ids and segment types of texts, int32 arrays, as data without labels."""
     unlabelled, index = np.full(len(ids), -1, np.int32), np.arange(len(ids))
-    pad_id = predictor.fitted.bench.tokenizer.pad_id
+    pad_id = predictor.fitted.session.tokenizer.pad_id
     return Dataset(Encoded(ids, types, 0), unlabelled, None, index, pad_id)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.sections import AMode
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
@@ -76,7 +77,7 @@ def sort(tensors: Mapping[str, np.ndarray], family: Family) -> ReferenceState:
 
 
 def config_of(
-    state: ReferenceState, rank: int, width: int, a: str, heads: int
+    state: ReferenceState, rank: int, width: int, a: AMode, heads: int
 ) -> tuple[str, HyperConfig]:
     """(method, config) that the shapes of a saved network tell.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
+from hypelora_jax.config.sections import Remat
 from hypelora_jax.config.settings import MeshConfig, Settings
 from hypelora_jax.plan import cost, program, traffic
 from hypelora_jax.plan.topology import GIB, Topology
@@ -83,7 +84,7 @@ def executed(
     """
     model = step.mesh.shape["model"]
 
-    def of(remat: str) -> int:
+    def of(remat: Remat) -> int:
         alone = dataclasses.replace(
             settings,
             mesh=MeshConfig(1, 1, 1),

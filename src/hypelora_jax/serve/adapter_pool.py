@@ -78,29 +78,29 @@ def _sharing(
     first: Predictor, predictor: Predictor, programs: Programs, alone: bool
 ) -> Predictor:
     """The predictor with the backbone and the programs of the first one."""
-    fitted, bench = predictor.fitted, predictor.fitted.bench
+    fitted, session = predictor.fitted, predictor.fitted.session
     if "backbone" not in fitted.frozen:  # it was trained, so it cannot be shared
         if alone:
             return predictor
         raise UserError(
-            f"{fitted.workdir} was fine-tuned in full: its backbone is its own; wanted "
-            "adapters beside each other: serve it alone"
+            f"{fitted.run.path} was fine-tuned in full: its backbone is its own; "
+            "wanted adapters beside each other: serve it alone"
         )
-    if bench.mesh != first.fitted.bench.mesh:
+    if session.mesh != first.fitted.session.mesh:
         raise UserError(
-            f"{fitted.workdir} wants the mesh {dict(bench.mesh.shape)} and "
-            f"{first.fitted.workdir} {dict(first.fitted.bench.mesh.shape)}; wanted one "
-            "mesh"
+            f"{fitted.run.path} wants the mesh {dict(session.mesh.shape)} and "
+            f"{first.fitted.run.path} {dict(first.fitted.session.mesh.shape)}; wanted "
+            "one mesh"
         )
-    if predictor is not first and not bench.base.folder:
+    if predictor is not first and not session.base.folder:
         _check_same_arrays(first, predictor)
-    key = (bench.base.config, bench.settings.model.dtype, bench.task.num_outputs)
+    key = (session.base.config, session.settings.model.dtype, session.task.num_outputs)
     if key not in programs:
         programs[key] = _narrowed(fitted.forward.classify)
     frozen = {**fitted.frozen, "backbone": first.fitted.frozen["backbone"]}
     # The parameters from before training are not used here, so their memory is freed.
     fitted = fitted._replace(
-        bench=bench._replace(frozen={}, trainable={}),
+        session=session._replace(frozen={}, trainable={}),
         forward=fitted.forward._replace(classify=programs[key]),
         frozen=frozen,
     )
@@ -114,7 +114,7 @@ def _check_same_arrays(first: Predictor, other: Predictor) -> None:
     same = shapes[0] == shapes[1] and jax.tree.all(jax.tree.map(np.array_equal, *pair))
     if not same:
         both = [one.fitted for one in (first, other)]
-        names = [(str(fitted.workdir), fitted.bench.base.name) for fitted in both]
+        names = [(str(fitted.workdir), fitted.session.base.name) for fitted in both]
         raise UserError(_other_base(*names[0], *names[1]))
 
 

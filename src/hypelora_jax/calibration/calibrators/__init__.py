@@ -59,12 +59,6 @@ class Calibrator(NamedTuple):
 
 
 CALIBRATORS: dict[str, Calibrator] = {
-    "identity": Calibrator(
-        "none",
-        Identity,
-        lambda logits_NY, label_N, weight_N=None: Identity(),
-        lambda state, logits_NY: softmax(logits_NY),
-    ),
     "temperature": Calibrator("T", Temperature, scaling.fit, scaling.apply),
     "vector": Calibrator(
         "vector", affine.Vector, affine.fit_vector, affine.apply_vector
@@ -87,6 +81,12 @@ CALIBRATORS: dict[str, Calibrator] = {
         stepwise.PlattBinner,
         stepwise.fit_platt_binner,
         stepwise.apply_platt_binner,
+    ),
+    "identity": Calibrator(
+        "none",
+        Identity,
+        lambda logits_NY, label_N, weight_N=None: Identity(),
+        lambda state, logits_NY: softmax(logits_NY),
     ),
 }
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from hypelora_jax.errors import UserError
@@ -25,8 +24,8 @@ from hypelora_jax.train.state import TrainState
 from hypelora_jax.types import Params
 
 
-class Restored(NamedTuple):
-    """What a checkpoint gives back."""
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read: the state, and what was saved with it."""
 
     step: int
     state: TrainState
@@ -59,8 +58,8 @@ class Checkpoints:
       keep: how many of the last are kept beside the best.
     """
 
-    def __init__(self, workdir: epath.Path, keep: int = 2):
-        self.directory = Run(epath.Path(workdir)).checkpoints
+    def __init__(self, run: Run, keep: int = 2):
+        self.directory = run.checkpoints
         self._scores = selection.scores(self.directory)
         self._policy = _Keep(keep, self._scores)  # sees it grow
         self._saving: int | None = None
@@ -199,7 +198,7 @@ class Checkpoints:
         frozen: Params,
         progress: Iterable[str] = (),
         iterator: Any = None,
-    ) -> Restored:
+    ) -> Checkpoint:
         """Read a checkpoint into the shapes of `state` and `frozen`.
 
         `progress` names the numbers wanted back; `iterator`, if given, is moved to
@@ -219,7 +218,7 @@ class Checkpoints:
                 f"cannot read checkpoint {self.directory / str(step)}: {_one_line(e)}; "
                 "delete that folder to go on from the checkpoint before it"
             ) from e
-        return Restored(
+        return Checkpoint(
             step,
             _state(got["state"]),
             got.get("frozen", {}),

@@ -1,4 +1,4 @@
-"""Run folders without training: tiny benches, noise on every leaf, saved at step 0."""
+"""Run folders without training: tiny sessions, noise on every leaf, saved at step 0."""
 
 import jax
 import tiny
@@ -8,10 +8,10 @@ from hypelora_jax.calibration import calibrators
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.run import records
+from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.run.paths import Run
-from hypelora_jax.train import loop, session
-from hypelora_jax.train.session import Plan
+from hypelora_jax.train import loop
+from hypelora_jax.train import session as session_lib
 
 TASKS = {
     "binary": Task("toy", "classification", ("no", "yes"), ("accuracy",), False),
@@ -59,9 +59,9 @@ def settings(mode: str = "lora", model: str = "random:tiny", **more) -> Settings
     return from_dict(given | more)
 
 
-def bench(config: Settings, task: str = "binary", by: float = 0.1):
-    """A workbench whose own leaves, head included, are all noisy."""
-    made = session.workbench(config, TASKS[task])
+def session(config: Settings, task: str = "binary", by: float = 0.1):
+    """A session whose own leaves, head included, are all noisy."""
+    made = session_lib.open_session(config, TASKS[task])
     params = trees.union(made.trainable, made.frozen)
     own = {n: x for n, x in params.items() if n != "backbone"}
     params = params | tiny.shaken(own, by=by)
@@ -70,29 +70,26 @@ def bench(config: Settings, task: str = "binary", by: float = 0.1):
 
 
 def save(path, made, temperature: float | None = None):
-    """A run folder at step 0 of a bench."""
-    path = Run.create(path).path
-    plan = Plan({}, (16, 32), 1, 1)
-    about = (made.settings, made.task, made.base, made.mesh, plan.edges)
-    record = records.record(*about, plan.total_steps)
-    files.write_json(path / "config.json", record)
-    loop.begin(made, plan, path)
+    """A run folder at step 0 of a session."""
+    run, made = Run.create(path), made._replace(edges=(16, 32))
+    files.write_json(run.config_file, session_lib.record_of(made))
+    loop.begin(made, run)
     if temperature:
         text = calibrators.to_json(calibrators.Temperature(temperature))
-        files.write_whole(path / "calibrator.json", text)
-    return path
+        files.write_whole(run.calibrator_file, text)
+    return run.path
 
 
 def run_folder(path, mode="lora", task="binary", temperature=None, **more):
-    return save(path, bench(settings(mode, **more), task), temperature)
+    return save(path, session(settings(mode, **more), task), temperature)
 
 
 def logits(workdir, batch):
     """Raw logits of a run folder for ids, mask and types."""
-    return of_run(evaluation.open_run(str(workdir)), batch)
+    return of_run(evaluation.open_fitted(str(workdir)), batch)
 
 
-def of_run(run: evaluation.Fitted, batch):
+def of_run(run: Fitted, batch):
     params = trees.union(run.trainable, run.frozen)
     lora = run.forward.adapt(params, run.alpha)
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
@@ -101,7 +98,7 @@ def of_run(run: evaluation.Fitted, batch):
 
 def without_adapter(workdir, batch):
     """Logits of a run folder's base and head alone."""
-    run = evaluation.open_run(str(workdir))
+    run = evaluation.open_fitted(str(workdir))
     params = trees.union(run.trainable, run.frozen)
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
     return jax.device_get(run.forward.classify(params, {}, rows))

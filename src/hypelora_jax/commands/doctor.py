@@ -1,4 +1,4 @@
-"""Checks of the installation: what is there, what is wrong, what to do."""
+"""Say what is installed, what is wrong, and what to do about it."""
 
 import importlib.metadata
 import importlib.util
@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,18 @@ class Finding(NamedTuple):
     name: str
     ok: bool | None
     text: str
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """It has no flags of its own."""
+    del parser
+
+
+def run() -> bool:
+    """Print the findings; False where a check says no."""
+    text, ok = report()
+    print(text)
+    return ok
 
 
 def report() -> tuple[str, bool]:
