@@ -15,7 +15,7 @@ from hypelora_jax.families.sequence_head import sequence_head
 
 ROBERTA = preset("tiny")
 BERT = replace(ROBERTA, family="bert", pad_id=0)
-DISTILBERT = replace(BERT, family="distilbert", type_vocab=0)
+DISTILBERT = replace(BERT, family="distilbert", type_vocab=0, head_dropout=0.5)
 CASES = [(ROBERTA, np.tanh), (BERT, np.tanh), (DISTILBERT, lambda x: np.maximum(x, 0))]
 
 

@@ -20,7 +20,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import export_record, exports, imports
 from hypelora_jax.families import preset
-from hypelora_jax.interop import adapter, base, huggingface, peft
+from hypelora_jax.interop import adapter, base, huggingface, peft, peft_names
 
 GOLDEN = golden.ROOT / "peft_adapter"
 BASE = golden.ROOT / "base"
@@ -169,7 +169,7 @@ def test_ranks_and_alphas_of_single_sites(rslora):
     assert fields["rank_pattern"] == {short: 2}
     assert fields["alpha_pattern"][short] == pytest.approx(8 * root_of(2) / root_of(4))
     again = adapter.from_peft(
-        config, fields, {peft.plain(n): x for n, x in out.items()}
+        config, fields, {peft_names.plain(n): x for n, x in out.items()}
     )
     for f in "ab":
         np.testing.assert_array_equal(again.factors["q"][f], got.factors["q"][f])
@@ -189,14 +189,14 @@ DISTILBERT_ENDS = "q_lin k_lin v_lin out_lin lin1 lin2"
 )
 def test_ends_of_names_are_the_shortest_of_their_own(name, ends, pattern):
     family = families.FAMILIES[name]
-    assert list(peft.endings(family).values()) == ends.split()
-    assert peft.layers_pattern(family) == pattern
+    assert list(peft_names.endings(family).values()) == ends.split()
+    assert peft_names.layers_pattern(family) == pattern
 
 
 @pytest.mark.parametrize(("name", "listed"), [("roberta", False), ("distilbert", True)])
 def test_modules_are_listed_where_the_list_means_no_others(name, listed):
     sites = {"down": Site(6, 6, (0, 1))}
-    said = peft.targets(sites, families.FAMILIES[name], 2)["target_modules"]
+    said = peft_names.targets(sites, families.FAMILIES[name], 2)["target_modules"]
     assert said == ["lin2"] if listed else re.search("output", said)
 
 

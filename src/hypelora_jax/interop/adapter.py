@@ -13,7 +13,8 @@ from hypelora_jax.adapters.sites import Site, Sites
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
-from hypelora_jax.interop.peft import CONFIG, endings, site_of, target_regex
+from hypelora_jax.interop.peft import CONFIG
+from hypelora_jax.interop.peft_names import endings, site_of, target_regex
 from hypelora_jax.interop.tensor_paths import names
 from hypelora_jax.types import MODULES, Params
 

@@ -6,7 +6,6 @@ head here. Our factors are (I, R) and (R, O), unscaled in both.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,66 +17,13 @@ from hypelora_jax import families, files
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
-from hypelora_jax.families.family import Family
 from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.interop.peft_names import ROOT, plain, targets
 from hypelora_jax.interop.tensor_paths import head_names
 from hypelora_jax.interop.tensors import read_file, read_json
 from hypelora_jax.types import Lora, Params
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-_ROOT = "base_model.model."
-
-
-def endings(family: Family) -> dict[str, str]:
-    """The end of each module's name by which peft finds it in a list of targets.
-
-    It is the shortest one that no other module has; where there is none, as for BERT's
-    `output.dense`, all that follows the number of the layer.
-    """
-    own = {m: n.partition("{layer}.")[2] for m, n in family.names.modules.items()}
-    found = {}
-    for module, name in own.items():
-        parts = name.split(".")
-        ends = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
-        found[module] = next((e for e in ends if _ending(own, e) == {module}), name)
-    return found
-
-
-def _ending(names: Mapping[str, str], end: str) -> set[str]:
-    """The modules whose names end so."""
-    return {m for m, name in names.items() if f".{name}".endswith(f".{end}")}
-
-
-def layers_pattern(family: Family) -> str:
-    """What precedes the number of a layer in the names of projections."""
-    return next(iter(family.names.modules.values())).partition(".{layer}")[0]
-
-
-def target_regex(sites: Sites, family: Family) -> str:
-    """A regex that the names of these sites match whole, and no others of a model."""
-    found = []
-    for module, site in sites.items():
-        layers = "|".join(str(i) for i in sorted(site.layers))
-        name = re.escape(family.names.modules[module])
-        found.append(name.replace(re.escape("{layer}"), f"(?:{layers})"))
-    return rf"(?:.*\.)?(?:{'|'.join(found)})"
-
-
-def targets(sites: Sites, family: Family, num_layers: int) -> dict[str, Any]:
-    """Peft's `target_modules`, `layers_to_transform` and `layers_pattern`.
-
-    Names where modules share their layers, as people write them; else one regex.
-    """
-    layers = {tuple(sorted(site.layers)) for site in sites.values()}
-    ends, named = endings(family), family.names.modules
-    if len(layers) > 1 or any(_ending(named, ends[m]) - sites.keys() for m in sites):
-        return {"target_modules": target_regex(sites, family)}
-    own = list(layers.pop())
-    where = {"layers_to_transform": own, "layers_pattern": layers_pattern(family)}
-    return {
-        "target_modules": [ends[m] for m in sites],
-        **({} if own == list(range(num_layers)) else where),
-    }
 
 
 def whole_modules(config: EncoderConfig) -> list[str]:
@@ -160,11 +106,11 @@ def to_peft(
                 name = prefix + patterns[module].format(layer=layer)
                 a, b = (np.asarray(lora[module][f][row], np.float32) for f in "ab")
                 ranks[name] = r = _used_rank(a, b)
-                tensors[f"{_ROOT}{name}.lora_A.weight"] = a.T[:r]
-                tensors[f"{_ROOT}{name}.lora_B.weight"] = b.T[:, :r]
+                tensors[f"{ROOT}{name}.lora_A.weight"] = a.T[:r]
+                tensors[f"{ROOT}{name}.lora_B.weight"] = b.T[:, :r]
     for part, name in head_names(config).items():
-        tensors[f"{_ROOT}{name}.weight"] = np.asarray(head[part]["kernel"]).T
-        tensors[f"{_ROOT}{name}.bias"] = np.asarray(head[part]["bias"])
+        tensors[f"{ROOT}{name}.weight"] = np.asarray(head[part]["kernel"]).T
+        tensors[f"{ROOT}{name}.bias"] = np.asarray(head[part]["bias"])
     cast = {n: np.ascontiguousarray(x, np.float32) for n, x in tensors.items()}
     return dict(sorted(cast.items())), ranks
 
@@ -211,20 +157,3 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if ".original_module." not in short:  # older versions kept the untrained head
             tensors[short] = x
     return fields, tensors
-
-
-def plain(name: str) -> str:
-    """A tensor's name without peft's root, wrappers and adapter name."""
-    name = name.removeprefix(_ROOT)
-    name = re.sub(r"\.modules_to_save\.\w+(?=\.)", "", name, count=1)
-    return re.sub(r"\.lora_([AB])\.\w+\.weight$", r".lora_\1.weight", name)
-
-
-def site_of(name: str, family: Family) -> tuple[str, int] | None:
-    """(module, layer) of a projection's name, with or without the family's prefix."""
-    short = name.removeprefix(_ROOT).removeprefix(family.names.prefix)
-    for module, pattern in family.names.modules.items():
-        regex = re.escape(pattern).replace(re.escape("{layer}"), r"(\d+)")
-        if match := re.fullmatch(regex, short):
-            return module, int(match[1])
-    return None

@@ -16,7 +16,7 @@ from hypelora_jax.config.sections import AMode
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
-from hypelora_jax.interop.peft import site_of
+from hypelora_jax.interop.peft_names import site_of
 from hypelora_jax.interop.reference import by_slot, hyper_params
 from hypelora_jax.types import MODULES, Params
 
