@@ -69,6 +69,7 @@ def export(
     written = []
     for name, one in jobs.items():
         fitted = evaluation.open_fitted(one)
+        _check_head(fitted)
         made = adapters(fitted, cond)
         if set(made) != {""}:
             made = _chosen(made, () if seeds else only)
@@ -91,6 +92,18 @@ def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
         if name not in named:
             raise UserError(f"there is no {name!r}; wanted some of {', '.join(named)}")
     return {name: x for name, x in named.items() if not only or name in only}
+
+
+def _check_head(fitted: Fitted) -> None:
+    """Refuse a head that Hugging Face's classes of the family do not have."""
+    session = fitted.session
+    kind = families.head_kind(session.settings.head.kind, session.task)
+    if kind not in session.family.heads:
+        raise UserError(
+            f"config.head.kind is {kind}, which transformers' {session.family.name} "
+            f"does not have; wanted one of {', '.join(session.family.heads)}: such a "
+            "run is used with hypelora predict and serve"
+        )
 
 
 def adapters(fitted: Fitted, cond: Any = None) -> dict[str, Adapted]:
