@@ -339,13 +339,19 @@ def hops(page: str) -> list[str]:
     return [name for _, name in found]
 
 
+def definitions(tree: ast.Module) -> list[source_tree.Function | ast.ClassDef]:
+    """Functions and classes of a module; to make an object is to call its class."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [*source_tree.functions(tree), *classes]
+
+
 def calls(function: str, module: str, tree: ast.Module) -> set[str]:
     """Full names of what a function calls, and what the functions of its own module
     that it calls do.
     """
     bound = source_tree.bound_names(tree)
-    bound |= {f.name: f"{module}.{f.name}" for f in source_tree.functions(tree)}
-    bodies = {bound[f.name]: f for f in source_tree.functions(tree)}
+    bound |= {f.name: f"{module}.{f.name}" for f in definitions(tree)}
+    bodies = {bound[f.name]: f for f in definitions(tree)}
     out: set[str] = set()
     waiting = [function]
     while waiting:
@@ -355,8 +361,10 @@ def calls(function: str, module: str, tree: ast.Module) -> set[str]:
     return out
 
 
-def _called(function: source_tree.Function, bound: dict[str, str]) -> Iterator[str]:
-    for node in ast.walk(function):
+def _called(
+    definition: source_tree.Function | ast.ClassDef, bound: dict[str, str]
+) -> Iterator[str]:
+    for node in ast.walk(definition):
         if isinstance(node, ast.Call):
             yield source_tree.dotted(node.func, bound)
         elif isinstance(node, source_tree.Function):
@@ -375,9 +383,9 @@ def missing_hops(names: list[str], trees: dict[str, ast.Module]) -> list[str]:
         module = name.rpartition(".")[0]
         if module not in trees:
             return [*out, f"{name}: no module {module}"]
-        own = {f"{module}.{f.name}" for f in source_tree.functions(trees[module])}
+        own = {f"{module}.{f.name}" for f in definitions(trees[module])}
         if name not in own:
-            return [*out, f"{name}: no such function in {module}"]
+            return [*out, f"{name}: nothing of that name in {module}"]
         called |= calls(name, module, trees[module])
         if following not in called:
             out.append(f"{following} is not called by {name} or a hop before it")

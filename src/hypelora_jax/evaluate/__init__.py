@@ -1,1 +1,5 @@
-"""evaluate."""
+"""Evaluation: a fitted model, its calibrator, its metrics, averages over members.
+
+It returns numbers and writes them through `run`; tables, diagrams and the command line
+may not come in.
+"""

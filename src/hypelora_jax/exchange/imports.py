@@ -9,7 +9,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import families, files, model, trees
+from hypelora_jax import families, files, trees
+from hypelora_jax import model as model_lib
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.sections import AMode
@@ -119,8 +120,11 @@ def _begun(source: Source, config: Settings | None) -> Settings:
     model = dataclasses.replace(own.model, path=path)
     if not source.base.revision:
         model = dataclasses.replace(model, revision="main")
+    # an adapter's factors are static, so a method that generates them cannot go on
+    known = model_lib.method(own.method)
+    static = known.adapts and known.network is None
     return Settings(
-        method="lora_frozen_a" if own.method == "lora_frozen_a" else "lora",
+        method=own.method if static else "lora",
         model=model,
         loss=own.loss,
         **{name: getattr(own, name) for name in KEPT},
@@ -188,12 +192,14 @@ def _of_reference(
     settings = dataclasses.replace(
         wanted, method=method, hyper=hyper, blend=blend, lora=lora
     )
-    sites = model.build(settings, base, unnamed(2)).parts.hyper_sites
-    own |= reference_state.params_of(state, hyper, blend, sites, rank, _beside(factors))
+    sites = model_lib.build(settings, base, unnamed(2)).parts.hyper_sites
+    own |= reference_state.params_of(
+        state, hyper, blend, sites, rank, _extra_factors(factors)
+    )
     return settings, own
 
 
-def _beside(factors: str) -> dict[str, np.ndarray]:
+def _extra_factors(factors: str) -> dict[str, np.ndarray]:
     if not factors:
         return {}
     try:
@@ -256,7 +262,7 @@ def _with(session: Session, own: Params) -> Session:
         params, session.mesh, families.of(session.base.config).shardings
     )
     params = rules.place(params, where)
-    trainable, frozen = model.split(session.settings, params)
+    trainable, frozen = model_lib.split(session.settings, params)
     return session._replace(trainable=trainable, frozen=frozen)
 
 

@@ -17,6 +17,7 @@ from hypelora_jax import families, files
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 
+MODEL_CONFIG = "config.json"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
     "float32": np.dtype(np.float32),
@@ -48,7 +49,7 @@ def load_config(folder: epath.PathLike) -> EncoderConfig:
     Raises:
       UserError: no file, not JSON, a field missing or out of range, another model type.
     """
-    path = epath.Path(folder) / "config.json"
+    path = epath.Path(folder) / MODEL_CONFIG
     fields = read_json(path)
     name = fields.get("model_type")
     if name not in families.FAMILIES:
@@ -200,7 +201,7 @@ def write_model(
             where = {n: file for file, shard in named.items() for n in shard}
             index = {"metadata": {"total_size": total}, "weight_map": where}
             files.write_json(folder / INDEX, index)
-        files.write_json(folder / "config.json", dict(fields))
+        files.write_json(folder / MODEL_CONFIG, dict(fields))
     except OSError as e:
         raise UserError(
             f"cannot write {folder} ({e.strerror or e}); wanted a folder with room and"

@@ -19,7 +19,7 @@ from hypelora_jax.data.tasks import glue_task, unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop import base as bases
-from hypelora_jax.interop.huggingface import load_config
+from hypelora_jax.interop.tensors import MODEL_CONFIG, load_config
 from hypelora_jax.model import Model
 from hypelora_jax.plan.topology import Topology
 from hypelora_jax.sharding import rules
@@ -66,7 +66,7 @@ def encoder_config(path: str) -> EncoderConfig:
     if path in HUB:
         return families.preset(HUB[path])
     folder = epath.Path(path).expanduser()
-    if (folder / "config.json").exists():
+    if (folder / MODEL_CONFIG).exists():
         return load_config(folder)
     raise UserError(
         f"config.model.path is {path!r}, whose sizes are not known here; wanted a "
