@@ -423,7 +423,7 @@ def test_a_wrong_hop_is_found():
     assert len(missing_hops(leap, trees)) == 1
     absent = [n.replace("build_step", "make_step") for n in RIGHT]
     assert "make_step is not called" in missing_hops(absent, trees)[0]
-    assert "no such function" in missing_hops(absent, trees)[1]
+    assert "nothing of that name" in missing_hops(absent, trees)[1]
     gone = [n.replace("train.loop", "train.loops") for n in RIGHT]
     assert "no module" in missing_hops(gone, trees)[-1]
 
