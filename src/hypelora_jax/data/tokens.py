@@ -81,7 +81,7 @@ def tokenizer(
     if folder is None:
         inner, name = _bytes(roles), "bytes"
     else:
-        inner, name = _from_folder(epath.Path(folder))
+        inner, name = _of_model(epath.Path(folder))
     inner.no_padding()  # a tokenizer.json may ask for it
 
     def encode(table: Table, max_length: int) -> Encoded:
@@ -127,7 +127,7 @@ def _encode(
     return Encoded(ids, types, sum(bool(e.overflowing) for e in found))
 
 
-def _from_folder(folder: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
+def _of_model(folder: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
     """The first of the three forms that the folder holds."""
     forms = {
         ("tokenizer.json",): _fast,

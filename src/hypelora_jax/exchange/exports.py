@@ -113,11 +113,12 @@ def adapters(fitted: Fitted, cond: Any = None) -> dict[str, Adapted]:
 def _conditions(fitted: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
     """Compact factors of each condition, by name; one condition has the name ""."""
     parts = fitted.session.model.parts
-    if parts.hyper is None:
+    network = parts.hyper
+    if network is None or parts.cond is None:
         return {"": model.compact(parts, params, {}, fitted.alpha)}
     given = {} if cond is None else {"cond": jnp.asarray(cond)}
     conds = parts.cond.apply(params.get("cond", {}), given).vectors
-    write = jax.jit(lambda hyper, c: parts.hyper.apply(hyper, c, fitted.alpha, None))
+    write = jax.jit(lambda hyper, c: network.apply(hyper, c, fitted.alpha, None))
     static = [(parts.lora_sites, params["lora"])] if parts.lora_sites else []
 
     def one(c: jax.Array) -> Compact:

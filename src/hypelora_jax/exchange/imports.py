@@ -12,6 +12,7 @@ from etils import epath
 from hypelora_jax import families, files, model, trees
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.config import settings as settings_lib
+from hypelora_jax.config.sections import AMode
 from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task, unnamed
@@ -156,7 +157,7 @@ def _of_reference(
     base, fields = source.base.config, source.fields
     state = reference_state.sort(source.tensors, families.of(base))
     hyper = config.hyper if config else HyperConfig(a="fixed")
-    a = "random" if config and hyper.a == "random" else "fixed"
+    a: AMode = "random" if config and hyper.a == "random" else "fixed"
     rank = int(fields["r"])
     method, hyper = reference_state.config_of(state, rank, base.width, a, hyper.heads)
     if hyper.a != "generated":
@@ -188,11 +189,11 @@ def _of_reference(
         wanted, method=method, hyper=hyper, blend=blend, lora=lora
     )
     sites = model.build(settings, base, unnamed(2)).parts.hyper_sites
-    own |= reference_state.params_of(state, hyper, blend, sites, rank, _beside(factors))
+    own |= reference_state.params_of(state, hyper, blend, sites, rank, _arrays(factors))
     return settings, own
 
 
-def _beside(factors: str) -> dict[str, np.ndarray]:
+def _arrays(factors: str) -> dict[str, np.ndarray]:
     if not factors:
         return {}
     try:
