@@ -52,7 +52,7 @@ def make_run(tmp_path):
     def make(name, seed=0, classes=2, n=600, noise=0, **config):
         folder = tmp_path / name
         logits, labels = _logits(seed, classes, n, noise)
-        state = calibrators.temperature().fit(logits, labels)
+        state = calibrators.build("temperature").fit(logits, labels)
         for split in ("calibration", "test", "validation"):
             (folder / "eval" / split).mkdir(parents=True)
             _write_split(

@@ -140,6 +140,11 @@ class LossConfig:
     soft_bins: int = 15  # soft_ece only
     bin_temperature: float = 1e-3  # soft_ece only: how soft the bins are
 
+    @property
+    def first_temperature(self) -> float:
+        """The temperature at the start, > 0; 1 for a learned one."""
+        return 1.0 if isinstance(self.temperature, str) else self.temperature
+
     def __post_init__(self):
         check("loss", self)
         loss_ranges(self)

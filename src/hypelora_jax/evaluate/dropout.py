@@ -37,8 +37,9 @@ def masks(settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh) -> 
         lora = dataclasses.replace(settings.lora, dropout=rate)
         hyper = dataclasses.replace(settings.hyper, dropout=rate)
         settings = dataclasses.replace(settings, lora=lora, hyper=hyper)
-        rates = ("hidden_dropout", "attention_dropout", "head_dropout")
-        config = dataclasses.replace(config, **dict.fromkeys(rates, rate))
+        config = dataclasses.replace(
+            config, hidden_dropout=rate, attention_dropout=rate, head_dropout=rate
+        )
     model = model_lib.build(settings, config, task)
     of_a = settings.hyper.a == "random"
     return _draws(settings.seed, model, mesh, adapt=not of_a, rows=True)

@@ -69,6 +69,7 @@ def export(
     written = []
     for name, one in jobs.items():
         fitted = evaluation.open_fitted(one)
+        _check_head(fitted)
         made = adapters(fitted, cond)
         if set(made) != {""}:
             made = _chosen(made, () if seeds else only)
@@ -93,6 +94,18 @@ def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
     return {name: x for name, x in named.items() if not only or name in only}
 
 
+def _check_head(fitted: Fitted) -> None:
+    """Refuse a head that Hugging Face's classes of the family do not have."""
+    session = fitted.session
+    kind = families.head_kind(session.settings.head.kind, session.task)
+    if kind not in session.family.heads:
+        raise UserError(
+            f"config.head.kind is {kind}, which transformers' {session.family.name} "
+            f"does not have; wanted one of {', '.join(session.family.heads)}: such a "
+            "run is used with hypelora predict and serve"
+        )
+
+
 def adapters(fitted: Fitted, cond: Any = None) -> dict[str, Adapted]:
     """Adapter of each member of an ensemble and each condition; "" where there is one.
 
@@ -113,11 +126,11 @@ def adapters(fitted: Fitted, cond: Any = None) -> dict[str, Adapted]:
 def _conditions(fitted: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
     """Compact factors of each condition, by name; one condition has the name ""."""
     parts = fitted.session.model.parts
-    network = parts.hyper
-    if network is None or parts.cond is None:
+    if parts.hyper is None or parts.cond is None:
         return {"": model.compact(parts, params, {}, fitted.alpha)}
     given = {} if cond is None else {"cond": jnp.asarray(cond)}
     conds = parts.cond.apply(params.get("cond", {}), given).vectors
+    network = parts.hyper
     write = jax.jit(lambda hyper, c: network.apply(hyper, c, fitted.alpha, None))
     static = [(parts.lora_sites, params["lora"])] if parts.lora_sites else []
 

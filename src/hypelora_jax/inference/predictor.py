@@ -150,7 +150,7 @@ def load(
         threshold = calibration_split.threshold(
             fitted.run, session.task, fitted.calibrator, maker
         )
-    edges = buckets.extended(fitted.edges, session.settings.data.max_length)
+    edges = buckets.extended(session.edges, session.settings.data.max_length)
     ways = math.prod(session.mesh.shape[name] for name in BATCH[0])
     asked = batch_sizes or (session.settings.optim.batch_size,)
     sizes = sorted({-(-size // ways) * ways for size in asked})

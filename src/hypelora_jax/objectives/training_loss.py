@@ -53,7 +53,7 @@ def _scaled(config: LossConfig) -> Callable[[Params, jax.Array], jax.Array]:
 
     def fixed(params: Params, logits_BY: jax.Array) -> jax.Array:
         del params
-        return widen(logits_BY) / config.temperature
+        return widen(logits_BY) / config.first_temperature
 
     if config.temperature == "learned":
         return learned

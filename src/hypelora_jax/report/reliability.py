@@ -171,7 +171,8 @@ def _share(stage: Stage, bins: int) -> np.ndarray:
 
 
 def _binned(stage: Stage, bins: int) -> _Binned:
-    bin_N, hit_N = binned.index(stage.confidence, bins), stage.hit.astype(float)
+    bin_N = np.asarray(binned.index(stage.confidence, bins))
+    hit_N = stage.hit.astype(float)
     one_N = np.ones(len(hit_N))
     held = binned.sums(bin_N, stage.confidence, hit_N, one_N, bins)
     confidence, accuracy, count = binned.means(held)
@@ -183,7 +184,7 @@ def _binned(stage: Stage, bins: int) -> _Binned:
         test = scipy.stats.binomtest(round(hits[m]), int(count[m]))
         low[m], high[m] = test.proportion_ci(method="wilson")
     every = (confidence, accuracy, low, high, count, again)
-    return _Binned(*(x[count > 0] for x in every))
+    return _Binned(*(np.asarray(x)[count > 0] for x in every))
 
 
 def _line(

@@ -114,7 +114,7 @@ def _check_same_arrays(first: Predictor, other: Predictor) -> None:
     same = shapes[0] == shapes[1] and jax.tree.all(jax.tree.map(np.array_equal, *pair))
     if not same:
         both = [one.fitted for one in (first, other)]
-        names = [(str(fitted.workdir), fitted.session.base.name) for fitted in both]
+        names = [(str(fitted.run.path), fitted.session.base.name) for fitted in both]
         raise UserError(_other_base(*names[0], *names[1]))
 
 

@@ -29,7 +29,7 @@ class StopRequest:
     def __init__(self, at_once: bool = False):
         self.signal: int | None = None
         self._at_once = at_once
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}  # handlers by signal
 
     def __enter__(self) -> "StopRequest":
         for number in SIGNALS:

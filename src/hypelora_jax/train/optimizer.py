@@ -12,11 +12,11 @@ from hypelora_jax import trees
 from hypelora_jax.config.settings import BlendConfig, LossConfig, OptimConfig
 from hypelora_jax.types import Params
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[jax.Array | int], jax.Array]  # of the step
 DECAYED = re.compile(r".*/kernel|lora/.*/(a|b)")  # not biases, norms, embeddings, log_t
 
 
-def _float(step: jax.Array) -> jax.Array:
+def _float(step: jax.Array | int) -> jax.Array:
     return jnp.asarray(step, jnp.result_type(float))  # float64 where 64 bits are on
 
 
@@ -35,7 +35,7 @@ def learning_rate(config: OptimConfig, total_steps: int) -> Schedule:
     }
     shape = shapes[config.schedule]
 
-    def rate(step: jax.Array) -> jax.Array:
+    def rate(step: jax.Array | int) -> jax.Array:
         s = _float(step)
         left = jnp.clip((total_steps - s) / rest, 0, 1)
         return config.lr * jnp.where(s < warmup, s / max(1, warmup), shape(left))
@@ -51,7 +51,7 @@ def blend_alpha(config: BlendConfig, total_steps: int, accumulate: int = 1) -> S
     near half of alpha (METHOD A.7).
     """
 
-    def at(step: jax.Array) -> jax.Array:
+    def at(step: jax.Array | int) -> jax.Array:
         s = _float(step)
         if config.anneal == "linear":
             last = max(total_steps - 1, 0)
@@ -73,10 +73,10 @@ def loss_temperature(config: LossConfig, total_steps: int) -> Schedule | None:
     """
     if config.anneal == "none":
         return None
-    start, end = config.temperature, config.temperature_end
+    start, end = config.first_temperature, config.temperature_end
     moving = max(1, round(config.anneal_share * (total_steps - 1)))
 
-    def at(step: jax.Array) -> jax.Array:
+    def at(step: jax.Array | int) -> jax.Array:
         done = jnp.clip(_float(step) / moving, 0, 1)
         if config.anneal == "geometric":
             return start ** (1 - done) * end**done

@@ -65,7 +65,7 @@ def logits(
     """
     params = trees.union(trainable, frozen)
     lora = run.adapt(params, np.asarray(alpha))
-    out = None
+    out: np.ndarray | None = None
     for batch in batches:
         rows = put_batch(batch, run.mesh, ("ids", "mask", "types"))
         got = np.asarray(run.classify(params, lora, rows))
@@ -73,6 +73,8 @@ def logits(
             out = np.full((n, got.shape[1]), np.nan, got.dtype)
         real = batch["index"] >= 0
         out[batch["index"][real]] = got[real]
+    if out is None:
+        raise ValueError("no batches; wanted one or more")
     return out
 
 

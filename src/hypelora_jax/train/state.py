@@ -19,13 +19,14 @@ class TrainState:
     """Number of finished steps, trainable tree, optimizer state, base key.
 
     The key never changes: a step folds its number into it, so that a resumed run draws
-    what an unbroken one would have drawn.
+    what an unbroken one would have drawn. Leaves are Any because a state may also hold
+    shapes, shardings, or the axes that vmap maps over.
     """
 
-    step: jax.Array
-    params: Params
+    step: Any  # int32 ()
+    params: Any  # Params
     opt_state: Any
-    key: Key
+    key: Any  # Key
 
 
 def init_state(

@@ -60,10 +60,12 @@ def gradients(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
     summed = _over_micros(value_and_grads, accumulate, mesh)
+    cond = model.parts.cond
+    reads: tuple[str, ...] = () if cond is None else (*cond.reads, "member")
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
         batch = dict(batch)
-        cond = {n: batch.pop(n) for n in ("cond", "member") if n in batch}
+        cond = {name: batch.pop(name) for name in reads if name in batch}
         adapt_key = None if deterministic else keys["adapt"]
 
         def adapt(adapting: Params) -> Lora:

@@ -1,1 +1,4 @@
-"""train/checkpoint."""
+"""Checkpoints of a run: saved in the background, checked for damage, ranked by score.
+
+Names of their files come from `run/`; nothing here knows how a step is computed.
+"""
