@@ -34,7 +34,7 @@ def with_method(arg: SimpleNamespace) -> ConfigDict:
     config.method = arg.method
     config.hyper.a = arg.a
     method = METHODS.get(arg.method)
-    if method is None:  # left for the command, which refuses it with the list of methods
+    if method is None:  # the command refuses it, with the list of methods
         return config
     config.optim.lr = method.lr
     if method.adapts:

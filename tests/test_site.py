@@ -13,8 +13,6 @@ import pytest
 from hypelora_jax import cli
 from hypelora_jax.commands import names
 from hypelora_jax.config import settings
-from hypelora_jax.hyper import conditioners
-from hypelora_jax.keys import named_key
 from hypelora_jax.objectives import losses as losses_lib
 from hypelora_jax.objectives.classification import class_loss
 from hypelora_jax.objectives.losses import LOSSES
@@ -79,7 +77,7 @@ def test_every_field_says_what_it_is(hooks):
     for section in ("run", *settings.SECTIONS):
         rows = re.findall(r"^\| `(.*) \|$", hooks.fields_of(section), re.M)
         silent = [row for row in rows if row.endswith("| ")]
-        assert not silent, "a comment behind the field in settings.py"
+        assert not silent, "a comment behind the field in sections.py"
 
 
 def test_links_out_of_docs_go_to_the_repository(hooks):
@@ -136,10 +134,11 @@ def test_the_loss_on_the_page_is_proper(monkeypatch):
 
 
 def test_the_conditioning_on_the_page_is_one():
-    space = {**vars(conditioners), "named_key": named_key}
-    made = code_of("conditioning.md", space)["added"](6, 5, 3)
-    cond = np.asarray(made.apply(made.init(jax.random.key(0)), {}))
-    assert cond.shape == (6, 5)
-    q, v = cond[:3], cond[3:]
-    np.testing.assert_allclose(q - v, np.broadcast_to(q[0] - v[0], q.shape), atol=1e-6)
-    assert len(np.unique(cond.round(5), axis=0)) == 6, "slots differ"
+    built = code_of("conditioning.md", {})["shared"]
+    made = built(settings.from_dict({"hyper": {"cond_dim": 5}}), 6)
+    params = made.init(jax.random.key(0))
+    found = made.apply(params, {})
+    assert found.vectors.shape == (6, made.width) == (6, 5) and found.row is None
+    described = found.vectors - params["embedding"]
+    np.testing.assert_allclose(described, np.tile(params["shared"], (6, 1)), atol=1e-6)
+    assert len(np.unique(found.vectors.round(5), axis=0)) == 6, "slots differ"
