@@ -62,14 +62,13 @@ LONG = (
     "sharding",
     "test_notebooks.py",
     "experiments/test_reproduce.py",
-    "test_afterwards.py",
+    "evaluate/test_derivation.py",
     "inference",
     "test_runs.py",
     "oracle/test_peft.py",
     "oracle/test_golden.py",
     "interop/test_peft.py",
-    "uncertainty",
-    "test_recalibrate.py",
+    "evaluate",
     "plan",
 )
 

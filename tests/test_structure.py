@@ -237,6 +237,32 @@ def test_a_docstring_that_says_nothing_is_found():
     assert is_introduced("train", "The loop of epochs.\n\nNo report comes in here.")
 
 
+# tests/
+
+
+def missing_long(text: str, tests: Path) -> list[str]:
+    """Entries of the list LONG of a conftest.py that are no file or folder of tests."""
+    lists = [
+        ast.literal_eval(node.value)
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LONG"
+    ]
+    assert len(lists) == 1 and lists[0], "one list LONG"
+    return [name for name in lists[0] if not (tests / name).exists()]
+
+
+def test_what_takes_long_is_there():
+    tests = source_tree.ROOT / "tests"
+    assert missing_long((tests / "conftest.py").read_text(), tests) == []
+
+
+def test_a_missing_long_test_is_found(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "test_step.py").touch()
+    text = 'LONG = ("train/test_step.py", "train", "test_step.py")'
+    assert missing_long(text, tmp_path) == ["test_step.py"]
+
+
 # docs/architecture.md
 
 

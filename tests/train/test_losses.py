@@ -102,7 +102,7 @@ def test_a_cut_batch_has_the_mean_of_its_parts_penalties(name):
     np.testing.assert_allclose(value, (4 * parts[0][0] + 2 * parts[1][0]) / 6, 1e-5)
 
 
-@pytest.mark.soak  # in short: the penalty's law in tests/calibration/test_penalties.py
+@pytest.mark.soak  # in short: the penalty's law in tests/objectives/test_penalties.py
 @pytest.mark.parametrize("name", OF_BATCH)
 def test_a_penalty_of_the_batch_is_that_of_all_devices(name):
     config, model, trainable, frozen = ready(EVERY[name])

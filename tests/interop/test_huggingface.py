@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from interop.hf_params import CONFIGS, ROBERTA, make_params
+from interop.huggingface_params import CONFIGS, ROBERTA, make_params
 from safetensors.numpy import load_file
 
 from hypelora_jax import families
