@@ -11,6 +11,7 @@ import tiny
 from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.config.settings import MeshConfig, Settings
+from hypelora_jax.families.encoder.shardings import SHARDINGS as ENCODER
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import make_mesh, put_batch
 from hypelora_jax.train import ensembles, optimizer
@@ -53,8 +54,8 @@ def ready(config: Settings, sizes):
     tx = optimizer.optimizer(config.optim, 10)
     state = ensembles.start(trainable, tx, [jax.random.key(k) for k in seeds])
     where = (
-        state_shardings(state, tx, mesh, tiny.CONFIG.family),
-        rules.shardings(frozen, mesh, tiny.CONFIG.family),
+        state_shardings(state, tx, mesh, ENCODER),
+        rules.shardings(frozen, mesh, ENCODER),
     )
     state, frozen = jax.device_put((state, frozen), where)
     step = build_step(
