@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from tiny import mean
 
 from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.objectives import penalties
@@ -132,7 +133,7 @@ def test_gradients(penalty):
         weight = jnp.asarray([1.0, 2.0, 0.0, 1.0, 1.0, 0.5, 1.0])
         y = jnp.asarray(LABELS)
 
-        def mean(z):
+        def weighted(z):
             return mean(loss.apply({}, z, y, weight), weight)
 
-        check_grads(mean, (jnp.asarray(LOGITS),), 1, modes=["rev"])
+        check_grads(weighted, (jnp.asarray(LOGITS),), 1, modes=["rev"])
