@@ -68,6 +68,7 @@ import runpy
 import jax
 
 print(jax.default_backend(), jax.devices())
+sys.path.append(str(ROOT / "experiments"))  # what the script imports stands beside it
 
 
 def reproduce(table: str) -> None:
