@@ -1,7 +1,7 @@
 """One new entry for each of the five tables, as a user of the library would write it.
 
-`install` puts them into their tables and does nothing else. `python tests/extensions.py`
-runs commands of `hypelora` with these entries: a JSON list of argument lists on stdin.
+`install` puts them into their tables and does nothing else. As a script, this file runs
+commands of `hypelora` with these entries: a JSON list of argument lists on stdin.
 """
 
 import json
