@@ -1,9 +1,10 @@
 """One new entry for each of the five tables, as a user of the library would write it.
 
-`install` puts them into their tables and does nothing else. `python tests/extensions.py
-COMMAND ...` is the command `hypelora` with these entries.
+`install` puts them into their tables and does nothing else. As a script, this file runs
+commands of `hypelora` with these entries: a JSON list of argument lists on stdin.
 """
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -200,4 +201,6 @@ def install(setitem: Callable[[dict, str, Any], Any] = dict.__setitem__) -> None
 
 if __name__ == "__main__":
     install()
-    sys.exit(cli.main())
+    for argv in json.load(sys.stdin):
+        if code := cli.main(argv):
+            sys.exit(code)

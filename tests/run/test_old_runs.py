@@ -21,8 +21,20 @@ CLOSE = 1e-6
 CALIBRATED = {"vector": 1e-5, "dirichlet": 1e-5, "beta": 1e-5, "isotonic": 1e-3}
 
 
-def cases(kind: str) -> list[str]:
-    return sorted(path.stem for path in (HERE / kind).glob("*.zip"))
+# Every method once; the other cases take as long again and are run by `make soak`.
+SHORT = {
+    "finished": "full frozen_a_mc_dropout head_laplace lora_some_layers mlp_generated "
+    "transformer_blended",
+    "unfinished": "full head hyper_mlp hyper_transformer lora lora_frozen_a",
+}
+
+
+def cases(kind: str) -> list:
+    names, short = (path.stem for path in (HERE / kind).glob("*.zip")), SHORT[kind]
+    return [
+        pytest.param(name, marks=() if name in short.split() else pytest.mark.soak)
+        for name in sorted(names)
+    ]
 
 
 def copied(kind: str, case: str, to: Path) -> dict:
