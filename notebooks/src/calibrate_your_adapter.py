@@ -47,7 +47,8 @@ install(ROOT)
 #
 # `ADAPTER` is a folder with `adapter_config.json` and `adapter_model.safetensors`, of a
 # BERT, RoBERTa, DistilBERT or XLM-RoBERTa base; `MODEL` that base, where it is not the
-# one the adapter names. `CONFIG` and `FLAGS` say which labelled data to judge by. For your own files:
+# one the adapter names. `CONFIG` and `FLAGS` say which labelled data to judge by. For
+# your own files:
 #
 #     CONFIG = "files"
 #     FLAGS = "--config.data.train=train.csv --config.data.validation=validation.csv"
