@@ -272,13 +272,3 @@ class Method(NamedTuple):
     network: Network | None
     adapts: bool
     lr: float
-
-
-class Calibrator(NamedTuple):
-    """Post-hoc calibrator.
-
-    `fit(logits_NY, label_N, weight_N) -> state`; `apply(state, logits_NY) -> probs_NY`.
-    """
-
-    fit: Callable[..., Any]
-    apply: Callable[..., Any]

@@ -166,7 +166,7 @@ def abstract(
 ) -> tuple:
     """(state, frozen tree, optimizer); the first two are shapes."""
     tx = optimizer(settings.optim, STEPS)
-    base = bases.Base(config, None, "", "", None)
+    base = bases.Base(config, None, "", "")
 
     def make(key) -> tuple:
         params = model_lib.init_params(model, key, bases.load(base, outputs, key))

@@ -2,8 +2,6 @@
 
 import time
 
-RATES = ("examples_per_s", "tokens_per_s", "time")  # not the same from run to run
-
 
 class Throughput:
     """Examples and tokens per second since the last reading."""
