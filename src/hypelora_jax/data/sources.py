@@ -11,7 +11,6 @@ from hypelora_jax.data import glue, movie_reviews, synthetic, user_files
 from hypelora_jax.data.tables import (
     Corpus,
     Splits,
-    Table,
     calibration_size,
     hold_out,
     take,
@@ -40,17 +39,14 @@ def load(config: DataConfig, seed: int) -> Corpus:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)
         kept, held = hold_out(splits["train"], size, seed, salt=0)
-        splits = Splits({"train": kept, "calibration": held, **_without_train(splits)})
+        others = {name: table for name, table in splits.items() if name != "train"}
+        splits = Splits({"train": kept, "calibration": held, **others})
     if config.max_examples and "train" in splits:
         rows = np.arange(min(config.max_examples, len(splits["train"].ids)))
         splits["train"] = take(splits["train"], rows)
     sizes = ", ".join(f"{name} {len(t.ids)}" for name, t in splits.items())
     logging.info("data %s/%s: %s", config.source, task.name, sizes)
     return Corpus(task, splits)
-
-
-def _without_train(splits: Splits) -> dict[str, Table]:
-    return {name: table for name, table in splits.items() if name != "train"}
 
 
 def prepare(config: DataConfig) -> str:
