@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hypelora_jax import cli
-from hypelora_jax.commands import names
+from hypelora_jax.commands.shared import names
 from hypelora_jax.config import ranges, settings
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import documented
 import pytest
 
 from hypelora_jax import cli
-from hypelora_jax.commands import names
+from hypelora_jax.commands.shared import names
 from hypelora_jax.config.loading import load_settings
 
 ROOT = documented.ROOT

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from hypelora_jax.commands import names
+from hypelora_jax.commands.shared import names
 from hypelora_jax.config import ranges
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import SECTIONS, Settings, from_dict

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hypelora_jax import cli
-from hypelora_jax.commands import names
+from hypelora_jax.commands.shared import names
 from hypelora_jax.config import settings
 from hypelora_jax.objectives import losses as losses_lib
 from hypelora_jax.objectives.classification import class_loss

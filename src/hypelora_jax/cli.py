@@ -12,28 +12,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NoReturn
 
 from absl import logging as absl_logging
 
 import hypelora_jax
 from hypelora_jax import files
-from hypelora_jax.commands import (
-    calibrate,
-    doctor,
-    evaluate,
-    export,
-    import_adapter,
-    metrics,
-    plan,
-    predict,
-    prepare,
-    report,
-    serve,
-    train,
-    uncertainty,
-)
+from hypelora_jax.commands import COMMANDS
 from hypelora_jax.config.loading import load_config, load_settings
 from hypelora_jax.errors import UserError, explain
 
@@ -48,21 +33,6 @@ EXAMPLES = """examples:
 
 COMMAND --help shows the flags of a command.
 """
-COMMANDS: dict[str, ModuleType] = {  # in the order of the help text
-    "train": train,
-    "evaluate": evaluate,
-    "calibrate": calibrate,
-    "uncertainty": uncertainty,
-    "predict": predict,
-    "serve": serve,
-    "metrics": metrics,
-    "report": report,
-    "export": export,
-    "import": import_adapter,
-    "prepare": prepare,
-    "plan": plan,
-    "doctor": doctor,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
 
 from hypelora_jax import files
-from hypelora_jax.commands import flags
+from hypelora_jax.commands.shared import flags
 
 if TYPE_CHECKING:
     from hypelora_jax.report.metric_tables import Table

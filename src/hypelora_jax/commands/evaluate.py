@@ -5,7 +5,7 @@ import sys
 from argparse import ArgumentParser
 
 from hypelora_jax import files
-from hypelora_jax.commands import flags
+from hypelora_jax.commands.shared import flags
 
 
 def add_flags(parser: ArgumentParser) -> None:

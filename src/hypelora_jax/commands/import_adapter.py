@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 
 from hypelora_jax import files
-from hypelora_jax.commands import flags
+from hypelora_jax.commands.shared import flags
 from hypelora_jax.config.settings import Settings
 
 
@@ -39,7 +39,7 @@ def run(
     adapter: str, model: str, workdir: str, config: Settings | None, factors: str
 ) -> None:
     """Print the run folder that was made."""
-    from hypelora_jax.commands import names
+    from hypelora_jax.commands.shared import names
     from hypelora_jax.exchange import imports
 
     if config is not None:

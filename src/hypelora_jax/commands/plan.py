@@ -4,7 +4,7 @@ import json
 import sys
 from argparse import ArgumentParser
 
-from hypelora_jax.commands import flags
+from hypelora_jax.commands.shared import flags
 from hypelora_jax.config.settings import Settings
 
 
@@ -19,7 +19,7 @@ def run(config: Settings, topology: str) -> bool:
     """Print a table on stderr and a JSON object; False where the step does not fit."""
     from rich.console import Console
 
-    from hypelora_jax.commands import names
+    from hypelora_jax.commands.shared import names
     from hypelora_jax.plan import changes, estimate_table
     from hypelora_jax.plan.estimate import estimate
     from hypelora_jax.plan.topology import topology as slice_of

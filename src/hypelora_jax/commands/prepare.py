@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 
 from absl import logging
 
-from hypelora_jax.commands import flags
+from hypelora_jax.commands.shared import flags
 from hypelora_jax.config.settings import Settings
 
 
@@ -22,7 +22,7 @@ def run(config: Settings) -> None:
       UserError: a download fails, or the data is bad.
     """
     from hypelora_jax import families
-    from hypelora_jax.commands import names
+    from hypelora_jax.commands.shared import names
     from hypelora_jax.data import sources
     from hypelora_jax.data.batches import dataset, warn_of_cuts
     from hypelora_jax.data.tokens import tokenizer

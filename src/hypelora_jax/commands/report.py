@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 
 from hypelora_jax import files
-from hypelora_jax.commands import flags
+from hypelora_jax.commands.shared import flags
 
 
 def add_flags(parser: ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 
 from hypelora_jax import files
-from hypelora_jax.commands import flags
+from hypelora_jax.commands.shared import flags
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.errors import UserError
 
@@ -56,7 +56,7 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
         use, or cannot be written.
       KeyboardInterrupt, Preempted: asked to stop; the same call goes on.
     """
-    from hypelora_jax.commands import continuation, names, seeds
+    from hypelora_jax.commands.shared import continuation, names, seeds
     from hypelora_jax.run import records
     from hypelora_jax.run.paths import Run
     from hypelora_jax.sharding import processes
@@ -83,7 +83,7 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     Raises:
       UserError: the folder holds another run, or the data or weights have changed.
     """
-    from hypelora_jax.commands import closing, continuation
+    from hypelora_jax.commands.shared import closing, continuation
     from hypelora_jax.evaluate import evaluation, summary
     from hypelora_jax.report import run_tables
     from hypelora_jax.sharding import processes
@@ -113,7 +113,7 @@ def _opened(
     settings: Settings, folder: "Run", record: dict[str, Any] | None
 ) -> "Session":
     """Model and data of a run; they must be those it was begun with, if it was."""
-    from hypelora_jax.commands import continuation
+    from hypelora_jax.commands.shared import continuation
     from hypelora_jax.evaluate import averaging
     from hypelora_jax.train.session import load_corpus, open_session, with_data
 

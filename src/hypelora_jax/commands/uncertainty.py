@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from hypelora_jax import files
-from hypelora_jax.commands import flags
+from hypelora_jax.commands.shared import flags
 from hypelora_jax.config.sections import Link, UncertaintyConfig
 
 
@@ -63,7 +63,7 @@ def derive(workdir: str, output: str, config: UncertaintyConfig) -> dict[str, An
       UserError: a kind that has to be trained, no such run, or data or weights other
         than it was trained on.
     """
-    from hypelora_jax.commands import closing
+    from hypelora_jax.commands.shared import closing
     from hypelora_jax.evaluate import derivation
     from hypelora_jax.run import lock
     from hypelora_jax.run.paths import Run

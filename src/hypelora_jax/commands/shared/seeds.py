@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hypelora_jax import files
-from hypelora_jax.commands import continuation
+from hypelora_jax.commands.shared import continuation
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.errors import UserError
 from hypelora_jax.report import html, series
