@@ -86,9 +86,46 @@ def _over_examples(
     known = replicas.names(False, len(label_N))
     others = [name for name in names if name in known and name not in of_task]
     predicted = probs_NY.argmax(axis=1)
-    found = bootstrap.score_intervals(of_task, predicted, label_N, replicas=number)
+    found = score_intervals(of_task, predicted, label_N, replicas=number)
     found |= bootstrap.intervals(probs_NY, label_N, replicas=number, names=others)
     return {name: Cell(**ends) for name, ends in found.items()}
+
+
+def score_intervals(
+    names: Sequence[str],
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    *,
+    replicas: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Task scores with 95 % percentile intervals: name -> {"value", "low", "high"}.
+
+    Computed on the host in float64. The value always lies within its interval.
+
+    Args:
+      names: of `scores.SCORES`.
+      predictions: (N,) classes, or numbers for pearson and spearman.
+      labels: (N,), all present.
+      replicas: of the bootstrap, at least 2.
+      seed: of the draws.
+
+    Raises:
+      UserError: an unknown score.
+    """
+    from hypelora_jax.calibration import bootstrap  # compiles
+
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    value = scores.table(names, predictions, labels)
+    chance, n = np.random.default_rng(seed), len(labels)
+    draws = []
+    for _ in range(replicas):
+        rows = chance.integers(n, size=n)
+        draws.append(scores.table(value, predictions[rows], labels[rows]))
+    return {
+        name: bootstrap.interval(name, x, np.array([draw[name] for draw in draws]))
+        for name, x in value.items()
+    }
 
 
 def chosen_epochs(method: Series) -> list[int]:

@@ -84,7 +84,7 @@ def test_rows_hold_the_protocols_numbers(
 def test_models_have_as_many_weights_as_the_authors(arguments, network):
     config, sizes = settings(*arguments), preset("roberta_base")
     model = model_lib.build(config, sizes, unnamed(2))
-    base = bases.Base(sizes, None, "", "", None)
+    base = bases.Base(sizes, None, "", "")
 
     def make(key):
         params = model_lib.init_params(model, key, bases.load(base, 2, key))

@@ -18,7 +18,7 @@ from typing import NoReturn
 from absl import logging as absl_logging
 
 import hypelora_jax
-from hypelora_jax import commands, files
+from hypelora_jax import files
 from hypelora_jax.commands import (
     calibrate,
     doctor,
@@ -167,7 +167,7 @@ def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parsers = made.add_subparsers(metavar="COMMAND", required=True, dest="command")
     asked = next((word for word in argv if not word.startswith("-")), "")
     for name, command in COMMANDS.items():
-        text = commands.summary(command)
+        text = (command.__doc__ or "").partition("\n")[0]
         sub = parsers.add_parser(name, help=text, description=text, allow_abbrev=False)
         if name == asked:
             command.add_flags(sub)

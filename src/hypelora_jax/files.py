@@ -14,10 +14,9 @@ from hypelora_jax.errors import UserError
 ENV = "HYPELORA_CACHE"
 
 
-def root(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Cache folder: the argument, else $HYPELORA_CACHE, else ~/.cache/hypelora_jax."""
-    chosen = cache_dir or os.environ.get(ENV) or "~/.cache/hypelora_jax"
-    return Path(chosen).expanduser()
+def root() -> Path:
+    """Cache folder: $HYPELORA_CACHE, else ~/.cache/hypelora_jax."""
+    return Path(os.environ.get(ENV) or "~/.cache/hypelora_jax").expanduser()
 
 
 def absolute(path: epath.PathLike) -> epath.Path:

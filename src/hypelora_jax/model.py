@@ -83,7 +83,6 @@ class Adapt(Protocol):
         key: Key | None = None,
     ) -> Lora:
         """Factors a_LIR and b_LRO; with a leading B where rows have their own."""
-        ...
 
 
 class Classify(Protocol):
@@ -93,7 +92,6 @@ class Classify(Protocol):
         self, params: Params, factors: Lora, batch: Batch, key: Key | None = None
     ) -> jax.Array:
         """Logits (B, Y), at least float32."""
-        ...
 
 
 class Predict(Protocol):
@@ -108,7 +106,6 @@ class Predict(Protocol):
         key: Key | None = None,
     ) -> jax.Array:
         """Logits (B, Y), at least float32."""
-        ...
 
 
 class Model(NamedTuple):

@@ -38,7 +38,6 @@ class Init(Protocol):
 
     def __call__(self, key: Key) -> Params:
         """The part's subtree of the parameter tree."""
-        ...
 
 
 class Encode(Protocol):
@@ -53,7 +52,6 @@ class Encode(Protocol):
         self, params: Params, lora: Lora, batch: Batch, key: Key | None = None
     ) -> jax.Array:
         """Hidden states (B, T, D), or those of all layers (L + 1, B, T, D)."""
-        ...
 
 
 class Backbone(NamedTuple):
@@ -79,7 +77,6 @@ class ReadHidden(Protocol):
         key: Key | None = None,
     ) -> jax.Array:
         """Logits (B, Y); `key=None` switches dropout off."""
-        ...
 
 
 class Features(Protocol):
@@ -87,7 +84,6 @@ class Features(Protocol):
 
     def __call__(self, params: Params, hidden_BTD: jax.Array) -> jax.Array:
         """Features (B, D), at least float32."""
-        ...
 
 
 class Head(NamedTuple):
@@ -117,7 +113,6 @@ class Condition(Protocol):
 
     def __call__(self, params: Params, batch: Batch) -> Conditions:
         """The vectors, and which of them each row takes."""
-        ...
 
 
 class Conditioner(NamedTuple):
@@ -148,7 +143,6 @@ class Write(Protocol):
         `alpha` in [0, 1] is the weight of the initial factors. `key=None` switches
         dropout off and gives a `random` A its stored draw.
         """
-        ...
 
 
 class HyperNet(NamedTuple):
@@ -174,7 +168,6 @@ class RowLoss(Protocol):
         The weights matter to a penalty that is a statistic of the batch. The mean over
         rows is the caller's.
         """
-        ...
 
 
 class Loss(NamedTuple):
@@ -191,7 +184,6 @@ class Sums(Protocol):
         self, model: Any, params: Params, factors: Lora, batch: Batch, key: Key | None
     ) -> tuple[jax.Array, jax.Array]:
         """(sum of weight * loss, sum of weights); `model` is a `model.Model`."""
-        ...
 
 
 Probabilities = Callable[[np.ndarray], np.ndarray]  # raw logits (N, Y) to probabilities
@@ -208,7 +200,6 @@ class UpdateJudge(Protocol):
         soft_NY: np.ndarray | None = None,
     ) -> Any:
         """The next state; examples without a label are left out."""
-        ...
 
 
 class Judge(NamedTuple):
@@ -249,7 +240,6 @@ class BuildNetwork(Protocol):
         self, config: Any, blending: Any, sites: Any, rank: int, cond_width: int
     ) -> HyperNet:
         """The network; raises a `UserError` for choices it cannot serve."""
-        ...
 
 
 class Network(NamedTuple):
@@ -272,13 +262,3 @@ class Method(NamedTuple):
     network: Network | None
     adapts: bool
     lr: float
-
-
-class Calibrator(NamedTuple):
-    """Post-hoc calibrator.
-
-    `fit(logits_NY, label_N, weight_N) -> state`; `apply(state, logits_NY) -> probs_NY`.
-    """
-
-    fit: Callable[..., Any]
-    apply: Callable[..., Any]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import scipy.special
-from etils import epath
 
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import averaging, laplace
+from hypelora_jax.run.paths import Run
 
 
 def problem(n=30, width=4, classes=3, seed=0):
@@ -182,7 +182,7 @@ def test_a_last_layer_too_wide_is_refused():
 def test_a_posterior_is_saved_and_belongs_to_one_model(tmp_path):
     phi, mean_FY, held = problem()
     state = laplace.fit(phi, mean_FY, held, labels())
-    folder = epath.Path(tmp_path)
+    folder = Run.open(tmp_path)
     with pytest.raises(UserError, match="holds no laplace.npz"):
         averaging.load_posterior(folder, 3)
     averaging.save_posterior(folder, state, 3)

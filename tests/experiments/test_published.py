@@ -3,6 +3,7 @@ import json
 import numpy as np
 import published
 import pytest
+import scipy.stats
 
 from hypelora_jax.calibration import metrics
 from hypelora_jax.calibration.metrics import scores
@@ -81,3 +82,24 @@ def test_curves_are_means_over_seeds(make_seeds):
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert shown == ["lora", "MLP"]
     assert figures.png(figure).startswith(b"\x89PNG")
+
+
+def test_scores_have_the_intervals_of_resampled_counts():
+    chance = np.random.default_rng(0)
+    labels = chance.integers(0, 2, 400)
+    predictions = np.where(chance.random(400) < 0.8, labels, 1 - labels)
+    got = published.score_intervals(("mcc", "accuracy"), predictions, labels)
+    p = got["accuracy"]["value"]
+    assert p == np.mean(predictions == labels)
+    # the number of hits of a replica is binomial
+    for side, tail in (("low", 0.025), ("high", 0.975)):
+        exact = scipy.stats.binom.ppf(tail, 400, p) / 400
+        assert got["accuracy"][side] == pytest.approx(exact, abs=0.006)
+    at = got["mcc"]
+    assert at["low"] < at["value"] == scores.mcc(predictions, labels) < at["high"]
+    again = published.score_intervals(("mcc",), predictions, labels, seed=1)["mcc"]
+    assert again["value"] == at["value"] and again["low"] != at["low"]
+    same = published.score_intervals(("mcc",), labels, labels, replicas=5)["mcc"]
+    assert same == {"value": 1.0, "low": 1.0, "high": 1.0}
+    with pytest.raises(UserError, match="score 'auc' is unknown"):
+        published.score_intervals(("auc",), predictions, labels)

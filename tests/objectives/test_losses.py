@@ -127,10 +127,10 @@ def test_weight_zero_is_dropping_the_row_even_one_of_nan(config, soft):
     kept = np.flatnonzero(weight)
     poisoned = LOGITS.at[1].set(jnp.nan).at[4].set(jnp.inf)
 
-    def mean(z, label, weight):
+    def weighted(z, label, weight):
         return mean(loss.apply(loss.init(jax.random.key(0)), z, label, weight), weight)
 
-    grad = jax.value_and_grad(mean)
+    grad = jax.value_and_grad(weighted)
     value, gradient = grad(poisoned, label, weight)
     wanted, of_kept = grad(LOGITS[kept], label[kept], weight[kept])
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
@@ -187,21 +187,20 @@ def test_gradients():
 
 def test_weight_zero_is_dropping_the_row():
     x, weight = jnp.asarray([1.0, 5.0, 3.0]), jnp.asarray([1.0, 0.0, 1.0])
-    assert float(mean(x, weight)) == 2.0
+    assert float(total(x, weight)) == 4.0
     poisoned = jnp.asarray([1.0, jnp.nan, 3.0])
-    assert float(mean(poisoned, weight)) == 2.0
     assert float(total(poisoned, weight)) == 4.0
-    gradient = jax.grad(mean)(poisoned, weight)
-    np.testing.assert_array_equal(gradient, [0.5, 0.0, 0.5])
+    gradient = jax.grad(total)(poisoned, weight)
+    np.testing.assert_array_equal(gradient, [1.0, 0.0, 1.0])
 
 
-def test_the_mean_is_weighted():
-    got = mean(jnp.asarray([1.0, 4.0]), jnp.asarray([2.0, 1.0]))
-    assert float(got) == 2.0
+def test_the_total_is_weighted():
+    got = total(jnp.asarray([1.0, 4.0]), jnp.asarray([2.0, 1.0]))
+    assert float(got) == 6.0
 
 
-def test_no_rows_give_a_finite_mean_and_gradient():
-    value, gradient = jax.value_and_grad(mean)(jnp.ones(2), jnp.zeros(2))
+def test_no_rows_give_a_finite_total_and_gradient():
+    value, gradient = jax.value_and_grad(total)(jnp.ones(2), jnp.zeros(2))
     assert float(value) == 0 and not np.any(gradient)
 
 

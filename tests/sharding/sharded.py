@@ -48,7 +48,7 @@ def ready(config: Settings, sizes):
     """(step, state, frozen, mesh): dropout and shardings as in runs."""
     model, mesh = tiny.model(config), mesh_of(sizes)
     params = tiny.params(config, model)
-    seeds = range(ensembles.seeds(config))
+    seeds = range(config.uncertainty.seeds)
     parts = [model_lib.split(config, shaken(params, 1 + k)) for k in seeds]
     trainable, frozen = parts[0] if len(parts) == 1 else ensembles.stack(parts)
     tx = optimizer.optimizer(config.optim, 10)
@@ -65,7 +65,7 @@ def ready(config: Settings, sizes):
         mesh,
         accumulate=config.optim.accumulate,
         skip_nonfinite=config.optim.skip_nonfinite > 0,
-        conditions=ensembles.conditions(config),
+        conditions=config.uncertainty.conditions,
         seeds=len(seeds),
         shardings=where,
     )

@@ -12,11 +12,9 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import mesh as meshes
-from hypelora_jax.train import initial
 from hypelora_jax.train import session as session_lib
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
-from hypelora_jax.train.optimizer import optimizer
-from hypelora_jax.train.training import abstract_state, extras
+from hypelora_jax.train.training import abstract_state, extras, first_state
 
 
 @pytest.mark.parametrize(
@@ -94,9 +92,7 @@ def batches_of(session):
 @pytest.mark.soak  # in short: two processes to one, tests/sharding/test_processes.py
 def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path, source, target):
     session, abstract = run_of(source)
-    tx = optimizer(session.settings.optim, session.total_steps)
-    seeds = session_lib.train_keys(session.settings)
-    state = initial.first_state(abstract, session.trainable, tx, seeds)
+    state = first_state(session, abstract)
     own, batches = extras(session.frozen), batches_of(session)
     next(batches)
     with Checkpoints(Run.open(tmp_path)) as saved:

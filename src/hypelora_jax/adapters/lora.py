@@ -33,8 +33,12 @@ def draw_a(key: Key, site: Site, rank: int, fan_in: int | None = None) -> jax.Ar
 
     This is PEFT's kaiming_uniform(a=sqrt(5)) on lora_A, whose fan-in is d_in.
     """
-    bound = 1 / math.sqrt(fan_in or site.d_in)
-    shape = (len(site.layers), site.d_in, rank)
+    return uniform(key, (len(site.layers), site.d_in, rank), fan_in or site.d_in)
+
+
+def uniform(key: Key, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+    """Numbers of U(+-1/sqrt(fan_in)), float32, as torch draws linear layers."""
+    bound = 1 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 

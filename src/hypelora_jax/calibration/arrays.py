@@ -61,6 +61,13 @@ def total(x_N: A, weight_N: Array) -> A:
     return xp.sum(x_N * weight_N.astype(x_N.dtype))
 
 
+def grouped(group_N: Array, x_N: Array, groups: int) -> Array:
+    """Sum of x over the rows of each group 0, 1, ..."""
+    if namespace(x_N) is np:
+        return np.bincount(group_N, x_N, minlength=groups)
+    return jnp.bincount(group_N, x_N, length=groups)
+
+
 def share(part: A, whole: Array) -> A:
     """`part / whole`, and 0 where `whole` is 0."""
     xp = namespace(part)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hypelora_jax.calibration import metrics
 from hypelora_jax.calibration import replicas as replicas_lib
-from hypelora_jax.calibration.metrics import scores, thresholded
+from hypelora_jax.calibration.metrics import thresholded
 from hypelora_jax.errors import UserError
 
 # Errors that are a norm of noisy gaps. Chance makes them larger, and a replica adds
@@ -126,41 +126,6 @@ def paired(
             "p": min(1.0, 2 * tail / (1 + replicas)),
         }
     return out
-
-
-def score_intervals(
-    names: Iterable[str],
-    predictions: np.ndarray,
-    labels: np.ndarray,
-    *,
-    replicas: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Task scores with percentile intervals: name -> {"value", "low", "high"}.
-
-    Computed on the host in float64. The value always lies within its interval.
-
-    Args:
-      names: of `scores.SCORES`.
-      predictions: (N,) classes, or numbers for pearson and spearman.
-      labels: (N,), all present.
-
-    Raises:
-      UserError: an unknown score, or an argument out of range.
-    """
-    _check(replicas, level)
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    value = scores.table(names, predictions, labels)
-    chance, n = np.random.default_rng(seed), len(labels)
-    draws = []
-    for _ in range(replicas):
-        rows = chance.integers(n, size=n)
-        draws.append(scores.table(value, predictions[rows], labels[rows]))
-    return {
-        name: interval(name, x, np.array([draw[name] for draw in draws]), level)
-        for name, x in value.items()
-    }
 
 
 def _run(

@@ -243,6 +243,4 @@ def _kernel(blocks: Blocks, key: jax.Array) -> jax.Array:
     """
     weight_K = counts(jax.random.fold_in(key, 1), len(blocks.value))
     pairs = jnp.sum(blocks.pairs * weight_K)
-    some = pairs > 0
-    total = jnp.sum(blocks.value * weight_K)
-    return jnp.where(some, total / jnp.where(some, pairs, 1), 0)
+    return arrays.share(jnp.sum(blocks.value * weight_K), pairs)

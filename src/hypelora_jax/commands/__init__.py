@@ -15,10 +15,3 @@ Flags that several commands share are in `flags`. Imports of jax, and of rooms t
 import it, are local to functions so that help and flag errors respond immediately; a
 command whose flag takes the keys of a table imports that table in `add_flags`.
 """
-
-from types import ModuleType
-
-
-def summary(command: ModuleType) -> str:
-    """The help text of a command, in one line."""
-    return (command.__doc__ or "").partition("\n")[0]

@@ -15,7 +15,6 @@ from hypelora_jax.report import html, series
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
-from hypelora_jax.train import ensembles
 
 Summary = dict[str, Any]
 
@@ -53,12 +52,14 @@ def train(
     """Train each seed in its own folder; their summaries, mean and deviation."""
     runs = []
     for i in range(settings.num_seeds):
-        seed = settings.seed + i * ensembles.seeds(settings)
+        seed = settings.seed + i * settings.uncertainty.seeds
         one = dataclasses.replace(settings, seed=seed, num_seeds=1)
         own = processes.together(functools.partial(Run.create, folder.seed(i).path))
         with continuation.locked(own):
             runs.append(train_one(one, own))
-    mean, std = (_over_seeds(runs, how) for how in (np.mean, _deviation))
+    mean, std = (
+        _over_seeds(runs, how) for how in (np.mean, functools.partial(np.std, ddof=1))
+    )
     summary = {"seeds": runs, "mean": mean, "std": std}
     if processes.is_main():
         files.write_json(folder.summary_file, summary)
@@ -66,10 +67,6 @@ def train(
         html.write_report(rows, folder.report_file, replicas=0)
     processes.barrier("all seeds are done")
     return summary
-
-
-def _deviation(values: list[float]) -> float:
-    return float(np.std(values, ddof=1))
 
 
 def _over_seeds(

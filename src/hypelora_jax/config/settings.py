@@ -22,25 +22,6 @@ from hypelora_jax.config.sections import (
 )
 from hypelora_jax.errors import UserError
 
-__all__ = [
-    "DELETED",
-    "SECTIONS",
-    "BlendConfig",
-    "CkptConfig",
-    "ConditionConfig",
-    "DataConfig",
-    "HeadConfig",
-    "HyperConfig",
-    "LogConfig",
-    "LoraConfig",
-    "LossConfig",
-    "MeshConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "Settings",
-    "UncertaintyConfig",
-    "from_dict",
-]
 Selection = Literal["calibration", "validation", "validation_score", "last"]
 
 # Fields that older versions knew, "section.field", and what they were by default. Where

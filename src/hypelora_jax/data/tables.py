@@ -37,12 +37,11 @@ class Splits(dict[str, Table]):
 class Corpus(NamedTuple):
     """A task and its splits: train, calibration, validation and more.
 
-    `splits[name]` raises a UserError for a missing split; `source` is a line for logs.
+    `splits[name]` raises a UserError for a missing split.
     """
 
     task: Task
     splits: Splits
-    source: str
 
 
 def take(table: Table, rows: np.ndarray) -> Table:

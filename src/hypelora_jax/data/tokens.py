@@ -19,7 +19,6 @@ from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; bytes from 5
-BYTE_VOCAB = len(SPECIALS) + 256
 # what transformers calls a special token -> the names it goes by
 _ROLES = {
     "unk_token": ("[UNK]", "<unk>"),
@@ -62,7 +61,6 @@ class Tokenizer(NamedTuple):
     """
 
     encode: Callable[[Table, int], Encoded]
-    name: str
     pad_id: int
     vocab_size: int
     to_json: Callable[[], str]
@@ -78,10 +76,7 @@ def tokenizer(
     Raises:
       UserError: the folder holds no tokenizer, or one that cannot be read.
     """
-    if folder is None:
-        inner, name = _bytes(roles), "bytes"
-    else:
-        inner, name = _read_tokenizer(epath.Path(folder))
+    inner = _bytes(roles) if folder is None else _read_tokenizer(epath.Path(folder))
     inner.no_padding()  # a tokenizer.json may ask for it
 
     def encode(table: Table, max_length: int) -> Encoded:
@@ -91,7 +86,7 @@ def tokenizer(
         fields = json.loads(inner.to_str())
         return json.dumps(fields | {"truncation": None}, ensure_ascii=False)
 
-    return Tokenizer(encode, name, pad_id, inner.get_vocab_size(), to_json)
+    return Tokenizer(encode, pad_id, inner.get_vocab_size(), to_json)
 
 
 def hugging_face_files(
@@ -127,7 +122,7 @@ def _encode(
     return Encoded(ids, types, sum(bool(e.overflowing) for e in found))
 
 
-def _read_tokenizer(folder: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
+def _read_tokenizer(folder: epath.Path) -> tokenizers.Tokenizer:
     """The first of the three forms that the folder holds."""
     forms = {
         ("tokenizer.json",): _fast,
@@ -137,7 +132,7 @@ def _read_tokenizer(folder: epath.Path) -> tuple[tokenizers.Tokenizer, str]:
     for names, build in forms.items():
         if all((folder / name).exists() for name in names):
             try:
-                return build(folder), str(folder / names[0])
+                return build(folder)
             except Exception as e:  # the library raises bare Exception
                 why = " ".join(str(e).split())[:200]
                 raise UserError(

@@ -68,7 +68,10 @@ def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
     splits = Splits({n: _table(task, raw, n, bad) for n, raw in raws.items()})
     bad.warn()
     for name, table in splits.items():
-        _check_size(table, paths[name])
+        if not len(table.ids):
+            raise UserError(
+                f"{paths[name]} has no usable rows; wanted at least one example"
+            )
     if "validation" not in splits:
         splits = _hold_out_validation(splits, seed)
     return task, splits
@@ -226,11 +229,6 @@ def _check_pairs(task: Task, raws: dict[str, Raw], paths: dict[str, str]) -> Non
                 f"{paths[name]} has {has} an example; wanted {wanted} as in "
                 f"{paths['train']}: add or remove the column"
             )
-
-
-def _check_size(table: Table, path: str) -> None:
-    if not len(table.ids):
-        raise UserError(f"{path} has no usable rows; wanted at least one example")
 
 
 def _table(task: Task, raw: Raw, split: str, bad: BadRows) -> Table:

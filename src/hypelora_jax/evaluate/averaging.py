@@ -20,7 +20,7 @@ from hypelora_jax.run import npz
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import replicated
-from hypelora_jax.train import ensembles, scoring
+from hypelora_jax.train import ensembles
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.train.session import Session
 from hypelora_jax.types import Lora, Params
@@ -166,7 +166,7 @@ def fit_laplace(fitted: Fitted, train: Dataset, held: Dataset) -> laplace.Poster
     check(fitted.session, held.label)
     mean_FY = _last_layer(fitted)
     of, keep = features(fitted), has_label(held.label)
-    t = scoring.train_temperature(fitted.trainable)
+    t = fitted.uncalibrated
     phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
     link = fitted.session.settings.uncertainty.link
     return laplace.fit(phi_NF, mean_FY, held_NF[keep], held.label[keep], t, link)

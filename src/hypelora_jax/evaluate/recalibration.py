@@ -6,6 +6,7 @@ import numpy as np
 
 from hypelora_jax import files, objectives
 from hypelora_jax.calibration import bootstrap, calibrators, metrics
+from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
 from hypelora_jax.evaluate.fitted import Fitted
@@ -33,8 +34,8 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
       UserError: no run, a regression, or no labels to fit on or to judge by.
     """
     source, record = records.open_record(workdir)
-    settings, task = records.settings_of(record), records.task_of(record)
-    if not objectives.of(task, settings.loss).probabilistic:
+    loss = LossConfig(objective=records.settings_of(record).loss.objective)
+    if not objectives.of(records.task_of(record), loss).probabilistic:
         raise UserError(
             f"{workdir} predicts a number, which has no calibrator; wanted a run of "
             "classes"

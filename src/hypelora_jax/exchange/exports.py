@@ -1,7 +1,8 @@
 """A run as files that peft and transformers load: adapter or merged model, and card."""
 
+import functools
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +20,12 @@ from hypelora_jax.evaluate import evaluation
 from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.exchange import export_record
 from hypelora_jax.interop import huggingface, peft
+from hypelora_jax.model import Compact
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import ensembles
-from hypelora_jax.types import MODULES, Lora, Params
+from hypelora_jax.types import MODULES, Params
 
 FORMATS = ("peft", "merged")
-Compact = list[tuple[Sites, Lora]]
 
 
 class Adapted(NamedTuple):
@@ -78,7 +79,8 @@ def export(
         for part, adapted in made.items():
             names = [n for n in (name, part) if n]
             last = target.joinpath(*names)
-            _whole(last, "/".join([output, *names]), fitted, adapted, kind, calibrated)
+            about = ("/".join([output, *names]), fitted, adapted, kind, calibrated)
+            _whole(last, functools.partial(_write, *about))
             written.append(last)
     return written
 
@@ -170,19 +172,12 @@ def _head(fitted: Fitted, params: Params, calibrated: bool) -> Params:
     return head | {"out": {n: x.astype(np.float32) for n, x in out.items()}}
 
 
-def _whole(
-    target: epath.Path,
-    name: str,
-    fitted: Fitted,
-    adapted: Adapted,
-    kind: str,
-    calibrated: bool,
-) -> None:
-    """Write one folder, which appears whole or not at all; `name` as the user says."""
+def _whole(target: epath.Path, write: Callable[[epath.Path], None]) -> None:
+    """Write one folder, which appears whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        _write(part, name, fitted, adapted, kind, calibrated)
+        write(part)
         if target.exists():
             target.rmdir()  # empty, or this fails
         part.rename(target)
@@ -193,13 +188,14 @@ def _whole(
 
 
 def _write(
-    part: epath.Path,
     name: str,
     fitted: Fitted,
     adapted: Adapted,
     kind: str,
     calibrated: bool,
+    part: epath.Path,
 ) -> None:
+    """Write the files of one folder; `name` is its path as the user says it."""
     session, (compact, params) = fitted.session, adapted
     head, base = _head(fitted, params, calibrated), session.base
     part.mkdir(parents=True)

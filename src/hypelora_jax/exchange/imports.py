@@ -80,7 +80,7 @@ def import_adapter(
     else:
         settings, own = _of_lora(source, wanted)
     task = _task(source, corpus)
-    session = _with(open_session(settings, task, _revision(source)), own)
+    session = _with(open_session(settings, task, source.base.revision or None), own)
     session = _with_buckets(session, corpus)
     files.write_json(run.config_file, record_of(session))
     loop.begin(session, run)
@@ -98,10 +98,6 @@ def _source(path: epath.Path, model: str) -> Source:
     revision = "main" if model else fields.get("revision") or "main"
     name = "minilm" if name == bases.MINILM else name
     return Source(fields, tensors, note, bases.resolve(name, revision))
-
-
-def _revision(source: Source) -> str | None:
-    return source.base.revision or None
 
 
 def _begun(source: Source, config: Settings | None) -> Settings:

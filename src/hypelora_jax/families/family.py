@@ -46,7 +46,6 @@ class BuildBackbone(Protocol):
         lora_dropout: float = 0.0,
     ) -> Backbone:
         """The backbone; its `apply` takes the `backbone` subtree."""
-        ...
 
 
 class Family(NamedTuple):

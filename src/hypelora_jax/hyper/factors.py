@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax.adapters.lora import draw_a
+from hypelora_jax.adapters.lora import draw_a, uniform
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.keys import named_key
@@ -51,16 +51,11 @@ def groups(sites: Sites) -> list[Group]:
     ]
 
 
-def _uniform(key: Key, shape: tuple, fan_in: int) -> jax.Array:
-    bound = 1 / math.sqrt(fan_in)
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-
-
 def linear_init(key: Key, fan_in: int, fan_out: int) -> Params:
     """Torch's nn.Linear default: weight and bias U(+-1/sqrt(fan_in))."""
     return {
-        "kernel": _uniform(named_key(key, "kernel"), (fan_in, fan_out), fan_in),
-        "bias": _uniform(named_key(key, "bias"), (fan_out,), fan_in),
+        "kernel": uniform(named_key(key, "kernel"), (fan_in, fan_out), fan_in),
+        "bias": uniform(named_key(key, "bias"), (fan_out,), fan_in),
     }
 
 
@@ -106,8 +101,8 @@ def _zero_heads(
             # normalised features times output_scale give U's spread / sqrt(d_in)
             "kernel": half
             / (math.sqrt(g.d_in) * output_scale("a", width))
-            * _uniform(named_key(key, "kernel"), (width, size_a), width),
-            "bias": half * _uniform(named_key(key, "draw"), shape, g.d_in),
+            * uniform(named_key(key, "kernel"), (width, size_a), width),
+            "bias": half * uniform(named_key(key, "draw"), shape, g.d_in),
         }
     return heads
 
@@ -184,7 +179,7 @@ def init_blend(key: Key, sites: Sites, rank: int, config: BlendConfig) -> Params
         shape = (len(site.layers), rank, site.d_out)
         if config.b_init == "zero":
             return jnp.zeros(shape)
-        return _uniform(named_key(key, f"b/{module}"), shape, site.d_in)
+        return uniform(named_key(key, f"b/{module}"), shape, site.d_in)
 
     out: Params = {}
     if config.a != "replace":

@@ -22,8 +22,14 @@ class Trunk(NamedTuple):
     width: int
 
 
-def check_a_input(config: HyperConfig, sites: Sites) -> None:
-    """Refuse A as input where A is generated or sites differ in d_in."""
+def input_width(config: HyperConfig, sites: Sites, rank: int, cond_width: int) -> int:
+    """Width of the trunk's input: C, and d_in * rank more with A as input.
+
+    Raises:
+      UserError: A as input where A is generated or sites differ in d_in.
+    """
+    if not config.a_input:
+        return cond_width
     if config.a == "generated":
         raise UserError(
             "config.hyper.a_input wants hyper.a=fixed or random; got generated: a "
@@ -34,13 +40,6 @@ def check_a_input(config: HyperConfig, sites: Sites) -> None:
             "config.hyper.a_input wants one d_in for all sites; got "
             f"{ {m: s.d_in for m, s in sites.items()} }: adapt fewer modules"
         )
-
-
-def input_width(config: HyperConfig, sites: Sites, rank: int, cond_width: int) -> int:
-    """Width of the trunk's input: C, and d_in * rank more with A as input."""
-    if not config.a_input:
-        return cond_width
-    check_a_input(config, sites)
     return cond_width + next(iter(sites.values())).d_in * rank
 
 

@@ -41,11 +41,6 @@ def of_classes(
         yield out
 
 
-def columns_of_scores() -> list[str]:
-    """Columns that the answers of a regression add to a table."""
-    return ["label", "score"]
-
-
 def columns_of_classes(labels: Sequence[str], sets: bool, abstains: bool) -> list[str]:
     """Columns that the answers of a classifier add to a table."""
     out = ["label", "confidence", *map(_column, labels)]

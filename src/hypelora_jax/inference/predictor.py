@@ -6,7 +6,6 @@ batch sizes asked for. The adapters are made for the first question and then kep
 compiled programs take them as arguments.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,7 +25,7 @@ from hypelora_jax.evaluate.averaging import Answerer
 from hypelora_jax.inference import answers
 from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.texts import Text, as_fields
-from hypelora_jax.sharding.mesh import BATCH
+from hypelora_jax.sharding.mesh import fitting_batch_size
 
 WINDOW = 2048  # texts sorted into length buckets at a time; this bounds the memory
 
@@ -64,13 +63,13 @@ class Predictor(NamedTuple):
     @property
     def probabilistic(self) -> bool:
         """Whether answers are classes with probabilities, and not numbers."""
-        return _probabilistic(self.fitted)
+        return self.fitted.probabilistic
 
     @property
     def columns(self) -> list[str]:
         """Columns that the answers add to a table."""
         if not self.probabilistic:
-            return answers.columns_of_scores()
+            return ["label", "score"]
         sets, abstains = self.threshold is not None, bool(self.abstain)
         return answers.columns_of_classes(self.task.labels, sets, abstains)
 
@@ -106,10 +105,6 @@ class Predictor(NamedTuple):
                 predict(data)
                 out[rows, edge] = min(_seconds(predict, data) for _ in range(2))
         return out
-
-
-def _probabilistic(fitted: evaluation.Fitted) -> bool:
-    return fitted.session.model.objective.probabilistic
 
 
 def _seconds(predict: Answerer, data: Dataset) -> float:
@@ -151,9 +146,8 @@ def load(
             fitted.run, session.task, fitted.calibrator, maker
         )
     edges = buckets.extended(session.edges, session.settings.data.max_length)
-    ways = math.prod(session.mesh.shape[name] for name in BATCH[0])
     asked = batch_sizes or (session.settings.optim.batch_size,)
-    sizes = sorted({-(-size // ways) * ways for size in asked})
+    sizes = sorted({fitting_batch_size(size, session.mesh) for size in asked})
     answerers = {rows: evaluation.answerer(fitted, edges, rows) for rows in sizes}
     return Predictor(fitted, answerers, edges, threshold, abstain or 0.0)
 
@@ -161,7 +155,7 @@ def load(
 def _check_abstention(fitted: evaluation.Fitted, abstain: float | None) -> None:
     if abstain is None:
         return
-    if not _probabilistic(fitted):
+    if not fitted.probabilistic:
         raise UserError(
             f"--abstain={abstain:g} asks for a confidence, but this run predicts a "
             "number; leave the flag out"

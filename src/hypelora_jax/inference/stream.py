@@ -10,7 +10,7 @@ from absl import logging
 from tqdm.auto import tqdm
 
 from hypelora_jax.data.batches import warn_of_cut
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.inference import lines, rows, writers
 from hypelora_jax.inference.predictor import WINDOW, Predictor, answer
 from hypelora_jax.inference.rows import FORMATS, Bad, Format, Row, Rows
@@ -37,7 +37,7 @@ def formats(stream: Stream) -> tuple[Format, Format]:
     Raises:
       UserError: --format is unknown, or contradicts the suffixes of both files.
     """
-    named = _named(stream.format)
+    named = choose(FORMATS, stream.format, "--format") if stream.format else None
     source, target = rows.format_of(stream.input), rows.format_of(stream.output)
     if named and source and target and named not in (source, target):
         raise UserError(
@@ -46,13 +46,6 @@ def formats(stream: Stream) -> tuple[Format, Format]:
         )
     source = source or named or FORMATS["jsonl"]
     return source, target or named or source
-
-
-def _named(name: str) -> Format | None:
-    if name and name not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise UserError(f"--format is {name!r}; wanted one of {known}")
-    return FORMATS[name] if name else None
 
 
 def predict(predictor: Predictor, stream: Stream) -> Counter[str]:

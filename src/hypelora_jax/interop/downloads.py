@@ -32,13 +32,13 @@ _HUB_FILES = [
 ]
 
 
-def minilm(cache_dir: str | None) -> epath.Path:
+def minilm() -> epath.Path:
     """Folder of MiniLM's files: the installed package, the cache, or the wheel."""
     spec = importlib.util.find_spec(_PACKAGE)
     for root in (spec.submodule_search_locations or ()) if spec else ():
         if all((Path(root) / "model" / name).exists() for name in _MEMBERS):
             return epath.Path(root) / "model"
-    folder = files.root(cache_dir) / _WHEEL.replace("==", "-")
+    folder = files.root() / _WHEEL.replace("==", "-")
     if not folder.is_dir():
         _fetch_wheel(folder)
     return epath.Path(folder)
@@ -111,11 +111,11 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def hub_snapshot(name: str, revision: str, cache_dir: str | None) -> epath.Path:
+def hub_snapshot(name: str, revision: str) -> epath.Path:
     """Folder of a hub model's snapshot; its name is the resolved commit."""
     try:
         path = huggingface_hub.snapshot_download(
-            name, revision=revision, cache_dir=cache_dir, allow_patterns=_HUB_FILES
+            name, revision=revision, allow_patterns=_HUB_FILES
         )
         return epath.Path(path)
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as e:

@@ -142,18 +142,14 @@ def from_hf(
         ignored += [source.pop(full) for full in [*source] if full not in entries]
     else:
         fresh = _fresh(config, source, tensors, num_outputs)
-        entries = {n: e for n, e in entries.items() if _part(e) not in fresh}
+        layers = {n: e.path.rpartition("/")[0] for n, e in entries.items()}  # head/out
+        entries = {n: e for n, e in entries.items() if layers[n] not in fresh}
     flat = _taken(config, entries, source, tensors, shapes(config, num_outputs))
     if ignored:
         logging.info("not used: %s", ", ".join(sorted(ignored)))
     if fresh:
         logging.info("not in the checkpoint, fresh: %s", ", ".join(sorted(fresh)))
     return unflatten(flat), Report(tuple(ignored), tuple(fresh))
-
-
-def _part(entry: Entry) -> str:
-    """The layer that a tensor belongs to, such as "head/out"."""
-    return entry.path.rpartition("/")[0]
 
 
 def _taken(

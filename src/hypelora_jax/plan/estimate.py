@@ -24,14 +24,14 @@ class Estimate(NamedTuple):
     fits: bool
     bytes_per_device: dict[str, int | None]  # arguments outputs temporaries peak
     flops: int  # of matrix products, including recomputed ones
-    collective_bytes: dict[str, int] | None
-    hbm_traffic: int | None
-    roofline: cost.Roofline | None
-    mfu: float | None  # at the roofline, so an upper bound
     global_batch: int
     rows_per_chip: int
     chips: int
-    compiler: str  # its error message, or ""
+    collective_bytes: dict[str, int] | None = None
+    hbm_traffic: int | None = None
+    roofline: cost.Roofline | None = None
+    mfu: float | None = None  # at the roofline, so an upper bound
+    compiler: str = ""  # its error message
 
 
 def estimate(settings: Settings, topology: Topology) -> Estimate:
@@ -105,7 +105,8 @@ def executed(
 def _too_large(step: program.Step, message: str, common: dict) -> Estimate:
     """Estimate of a step the compiler refuses, with the size in its message."""
     message = " ".join(message.split())
-    needed = [_bytes(n, u) for n, u in re.findall(r"([\d.]+)([KMGT])\b", message)]
+    found = re.findall(r"([\d.]+)([KMGT])\b", message)
+    needed = [round(float(number) * UNITS[unit]) for number, unit in found]
     arguments = program.bytes_on_one(step.arguments)
     state = program.bytes_on_one(step.arguments[0])
     only_temporaries = "temporaries" in message
@@ -119,20 +120,7 @@ def _too_large(step: program.Step, message: str, common: dict) -> Estimate:
         "temporaries": temporaries,
         "peak": peak,
     }
-    return Estimate(
-        fits=False,
-        bytes_per_device=sizes,
-        collective_bytes=None,
-        hbm_traffic=None,
-        roofline=None,
-        mfu=None,
-        compiler=message,
-        **common,
-    )
-
-
-def _bytes(number: str, unit: str) -> int:
-    return round(float(number) * UNITS[unit])
+    return Estimate(False, sizes, compiler=message, **common)
 
 
 def _measured(
@@ -164,6 +152,5 @@ def _measured(
         hbm_traffic=hbm_bytes,
         roofline=line,
         mfu=mfu,
-        compiler="",
         **common,
     )

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from etils import epath
 from jax.sharding import Mesh
 
@@ -30,9 +29,8 @@ from hypelora_jax.sharding.mesh import (
 )
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.optimizer import blend_alpha, loss_temperature, optimizer
-from hypelora_jax.train.state import TrainState, state_shardings
+from hypelora_jax.train.state import state_shardings
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import Params
 
 HUB = {  # models whose sizes are known without a download
     "FacebookAI/roberta-base": "roberta_base",
@@ -99,7 +97,8 @@ def build(settings: Settings, topology: Topology) -> Step:
         batch[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
     cond_rank = 2 if reads else 0
     table = families.of(config).shardings
-    of_state, of_frozen = shardings(state, frozen, tx, mesh, table)
+    of_frozen = rules.shardings(frozen, mesh, table)
+    of_state = state_shardings(state, tx, mesh, table)
     step = build_step(
         model,
         tx,
@@ -109,12 +108,12 @@ def build(settings: Settings, topology: Topology) -> Step:
         cond_rank=cond_rank,
         temperature=loss_temperature(settings.loss, STEPS),
         skip_nonfinite=optim.skip_nonfinite > 0,
-        conditions=ensembles.conditions(settings),
-        seeds=ensembles.seeds(settings),
+        conditions=settings.uncertainty.conditions,
+        seeds=settings.uncertainty.seeds,
         shardings=(of_state, of_frozen),
     )
     where = (of_state, of_frozen, batch_shardings(mesh, cond_rank))
-    return Step(step, placed((state, frozen, batch), where), model, mesh, rows)
+    return Step(step, rules.placed((state, frozen, batch), where), model, mesh, rows)
 
 
 def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
@@ -126,31 +125,6 @@ def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
             f"for {families.of(config).max_tokens(config)} tokens"
         )
     return config, num_outputs(settings)
-
-
-def shardings(
-    state: TrainState,
-    frozen: Params,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    table: rules.Table,
-) -> tuple[TrainState, Params]:
-    """Shardings of each leaf of the state and of the frozen tree, as a run has them.
-
-    Raises:
-      UserError: a mesh axis does not divide the width of a leaf.
-    """
-    of_frozen = rules.shardings(frozen, mesh, table)
-    return state_shardings(state, tx, mesh, table), of_frozen
-
-
-def placed(tree: Any, shardings: Any) -> Any:
-    """Shapes with their shardings; both trees have the same structure."""
-
-    def one(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(one, tree, shardings)
 
 
 def bytes_on_one(arguments: Any) -> int:
@@ -166,11 +140,11 @@ def abstract(
 ) -> tuple:
     """(state, frozen tree, optimizer); the first two are shapes."""
     tx = optimizer(settings.optim, STEPS)
-    base = bases.Base(config, None, "", "", None)
+    base = bases.Base(config, None, "", "")
 
     def make(key) -> tuple:
         params = model_lib.init_params(model, key, bases.load(base, outputs, key))
-        parts = [model_lib.split(settings, params)] * ensembles.seeds(settings)
+        parts = [model_lib.split(settings, params)] * settings.uncertainty.seeds
         trainable, frozen = parts[0] if len(parts) == 1 else ensembles.stack(parts)
         return ensembles.start(trainable, tx, [key] * len(parts)), frozen
 

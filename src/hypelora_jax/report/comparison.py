@@ -15,7 +15,7 @@ import scipy.stats
 
 from hypelora_jax.calibration import calibrators, metrics
 from hypelora_jax.report.metric_tables import SCORES
-from hypelora_jax.report.series import Examples, Series, examples
+from hypelora_jax.report.series import Series, examples
 from hypelora_jax.run.results import Results
 
 COMPARED = ("accuracy", "nll", "brier", "ece", "smooth_ece", "aurc", *metrics.SOFT)
@@ -90,10 +90,6 @@ class _Judged(NamedTuple):
     soft: np.ndarray | None = None
 
 
-def _probs(held: Examples, stage: str) -> np.ndarray:
-    return held.before if stage == "as trained" else held.final
-
-
 def _judge(run: Results, split: str, stage: str) -> _Judged:
     saved = run.metrics.get(split, {})
     values = {name: _number(saved[name]) for name in SCORES if name in saved}
@@ -102,7 +98,7 @@ def _judge(run: Results, split: str, stage: str) -> _Judged:
         if kept is None:
             return _Judged(values, run.seed)
         return _Judged(values, run.seed, None, kept.labels, kept.ids)
-    probs = _probs(held, stage)
+    probs = held.before if stage == "as trained" else held.final
     every = metrics.compute_all(probs, held.labels, soft=held.soft)
     named = dict.fromkeys((*COMPARED, *CHECKS))
     values |= {name: every[name] for name in named if name in every}
@@ -136,9 +132,7 @@ def _averaged(method: Series, split: str) -> str:
 
 
 def _bootstrap() -> ModuleType:
-    from hypelora_jax.calibration import (
-        bootstrap,  # compiles: not for --replicas=0
-    )
+    from hypelora_jax.calibration import bootstrap  # compiles: not for --replicas=0
 
     return bootstrap
 

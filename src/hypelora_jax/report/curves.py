@@ -34,7 +34,8 @@ def training(methods: Sequence[Series], limits: Limits | None = None) -> Figure 
     if not methods:
         return None
     limits = highest(methods) if limits is None else limits
-    nats = "nats" if any(_has(m, "nll") for m in methods) else "loss"
+    rows = [row for m in methods for run in m.seeds for row in run.curve]
+    nats = "nats" if any("nll" in row for row in rows) else "loss"
 
     def drawing(method: Series) -> figures.Draw:
         return lambda axes: _panel(axes, method, limits, nats)
@@ -52,10 +53,6 @@ def highest(methods: Sequence[Series]) -> Limits:
     tops = (max((x for x in xs if x is not None), default=1.0) for xs in (loss, ece))
     loss_top, ece_top = (top or 1.0 for top in tops)
     return loss_top, ece_top
-
-
-def _has(method: Series, key: str) -> bool:
-    return any(key in row for run in method.seeds for row in run.curve)
 
 
 def _points(rows: list[dict[str, Any]], key: str, unit: float) -> tuple[list, list]:

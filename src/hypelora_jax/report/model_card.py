@@ -38,7 +38,7 @@ def markdown(card: Card) -> str:
         _about(card),
         _calibration(card),
     ]
-    parts += [_metrics(card), _use(card)]
+    parts += [_metrics(card), f"## Use\n\n```python\n{code(card)}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -116,10 +116,6 @@ def _metrics(card: Card) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _use(card: Card) -> str:
-    return f"## Use\n\n```python\n{code(card)}\n```"
 
 
 def code(card: Card) -> str:

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from hypelora_jax import files
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import processes
 
 
 class MetricLog:
@@ -19,7 +20,7 @@ class MetricLog:
     again, so that each step occurs once. It also drops the evaluations at s, if
     `judged` says that they were not finished. Where files cannot be appended to
     (gs://...), rows are kept and the file is written whole at each save; TensorBoard
-    events are left out.
+    events are left out. Of several processes the first writes, the others are silent.
     """
 
     def __init__(
@@ -30,18 +31,18 @@ class MetricLog:
         show: bool,
         judged: bool = True,
     ):
-        self._path = run.metric_log
-        self._rows = rows_until(self._path, resume_step)
+        self._path, self._writes = run.metric_log, processes.is_main()
+        self._rows = rows_until(self._path, resume_step) if self._writes else []
         if not judged:
             self._rows = [
                 row
                 for row in self._rows
                 if row["step"] < resume_step or row["split"] == "train"
             ]
-        _write_whole(self._path, self._rows)
         self._file: IO[str] | None = None
         self._board: Any = None  # set if and only if the file is
-        if appends(run.path):
+        self.flush()
+        if self._writes and appends(run.path):
             self._file = self._path.open("a")
             # local: tensorboardX imports torch where that is installed, which takes 5 s
             from tensorboardX import SummaryWriter
@@ -54,7 +55,7 @@ class MetricLog:
             initial=resume_step,
             desc=run.name,
             unit="step",
-            disable=not show,
+            disable=not (show and self._writes),
             file=sys.stderr,
             dynamic_ncols=True,
             mininterval=0.5,
@@ -91,30 +92,9 @@ class MetricLog:
 
     def flush(self) -> None:
         """Called at each save: rows reach a store that cannot append."""
-        if self._file is None:
-            _write_whole(self._path, self._rows)
-
-
-class SilentLog:
-    """The metric log of a process that writes no text."""
-
-    def __enter__(self) -> "SilentLog":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
-
-    def advance(self) -> None:
-        """Nothing."""
-
-    def show(self, **values: str) -> None:
-        """Nothing."""
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Nothing."""
-
-    def flush(self) -> None:
-        """Nothing."""
+        if self._file is None and self._writes:
+            text = "".join(json.dumps(row) + "\n" for row in self._rows)
+            files.write_whole(self._path, text)
 
 
 def appends(folder: epath.PathLike) -> bool:
@@ -154,10 +134,6 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise UserError(f"{path}:{number}: no JSON; remove the line") from None
     return rows
-
-
-def _write_whole(path: epath.Path, rows: list[dict[str, Any]]) -> None:
-    files.write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def summary(judged: dict[str, dict[str, Any]]) -> str:

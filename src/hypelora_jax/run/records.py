@@ -176,7 +176,7 @@ def check_same(
       UserError: names the first field that differs.
     """
     # a field younger than the record has its default there
-    mine, theirs = _flat(as_dict(settings)), _flat(as_dict(settings_of(record)))
+    mine, theirs = flat(as_dict(settings)), flat(as_dict(settings_of(record)))
     for name in sorted(mine.keys() | theirs.keys()):
         if name.startswith("mesh."):
             continue
@@ -187,13 +187,14 @@ def check_same(
             )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> leaf of nested dicts; an empty dict is a leaf."""
     out: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, dict):
-            out |= _flat(value, f"{prefix}{name}.")
+        if isinstance(value, dict) and value:
+            out |= flat(value, f"{prefix}{name}.")
         else:
-            out[prefix + name] = value
+            out[f"{prefix}{name}"] = value
     return out
 
 

@@ -135,6 +135,13 @@ def pin_rows(x_BTD: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x_BTD, BATCH)
 
 
+def placed(shapes: Any, where: Any) -> Any:
+    """Shapes with their shardings; both trees have the same structure."""
+    return jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, where
+    )
+
+
 def place(params: Params, where: Params) -> Params:
     """Host arrays, which every process has whole, on the devices `where` says."""
 

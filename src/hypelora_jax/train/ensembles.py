@@ -19,32 +19,21 @@ import optax
 from hypelora_jax.calibration import pooling
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.batches import Dataset
+from hypelora_jax.objectives import training_loss
 from hypelora_jax.train import scoring
 from hypelora_jax.train.state import TrainState, init_state
 from hypelora_jax.types import Batch, Key, Lora, Params
 
 
-def seeds(settings: Settings) -> int:
-    """Seeds trained side by side: K of a deep ensemble, else 1."""
-    return settings.uncertainty.seeds
-
-
-def conditions(settings: Settings) -> int:
-    """Conditioning embeddings a slot: K of a hyper-ensemble, else 1."""
-    return settings.uncertainty.conditions
-
-
 def count(settings: Settings) -> int:
     """Members that are trained."""
-    return max(seeds(settings), conditions(settings))
+    return max(settings.uncertainty.seeds, settings.uncertainty.conditions)
 
 
 def of_seeds(settings: Settings) -> list[Settings]:
     """Settings of the members of a deep ensemble: seeds seed, seed + 1, ..."""
-    first = settings.seed
-    return [
-        dataclasses.replace(settings, seed=first + k) for k in range(seeds(settings))
-    ]
+    first, members = settings.seed, range(settings.uncertainty.seeds)
+    return [dataclasses.replace(settings, seed=first + k) for k in members]
 
 
 def stack(parts: Sequence[tuple[Params, Params]]) -> tuple[Params, Params]:
@@ -63,10 +52,10 @@ def member(
     settings: Settings, trainable: Params, frozen: Params, k: int
 ) -> tuple[Params, Params]:
     """(trainable, frozen) of member k, as a run that trained it alone would have."""
-    if conditions(settings) > 1:
+    if settings.uncertainty.conditions > 1:
         own = {"embedding": trainable["cond"]["embedding"][k]}
         return {**trainable, "cond": own}, frozen
-    if seeds(settings) == 1:
+    if settings.uncertainty.seeds == 1:
         return trainable, frozen
     own = {n: x for n, x in frozen.items() if n != "backbone"}
     cut = jax.tree.map(lambda x: x[k], (trainable, own))
@@ -107,7 +96,8 @@ def dealt(batch: Batch, step: jax.Array, members: int) -> Batch:
 def temperatures(settings: Settings, trainable: Params) -> np.ndarray:
     """Training temperature of each member (K,), 1 where none is learned."""
     parts = [member(settings, trainable, {}, k)[0] for k in range(count(settings))]
-    return np.array([scoring.train_temperature(part) for part in parts])
+    losses = [part.get("loss", {}) for part in parts]
+    return np.array([training_loss.temperature_of(loss) for loss in losses])
 
 
 def split_logits(

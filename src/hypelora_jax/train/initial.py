@@ -1,4 +1,4 @@
-"""What a run starts from: parameters and training state, each leaf where it belongs.
+"""What a run starts from: its parameters, each leaf where it belongs.
 
 Build order: shapes, then shardings, then tensors of files are placed and values are
 drawn where their rule says; nothing is drawn in one place and moved to another.
@@ -9,7 +9,6 @@ from functools import partial
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from hypelora_jax import families, trees
@@ -21,7 +20,6 @@ from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
 from hypelora_jax.sharding import rules
 from hypelora_jax.train import ensembles
-from hypelora_jax.train.state import TrainState, state_shardings
 from hypelora_jax.types import Key, Params
 
 
@@ -78,35 +76,3 @@ def parameters(
     if backbone is not None and inside is None:
         frozen = {**frozen, "backbone": backbone}
     return trainable, frozen
-
-
-def abstract_state(
-    trainable: Params,
-    tx: optax.GradientTransformation,
-    keys: Sequence[Key],
-    mesh: Mesh,
-    table: rules.Table,
-) -> TrainState:
-    """Shapes and shardings of the state, into which a checkpoint is restored."""
-    shapes = jax.eval_shape(lambda p: ensembles.start(p, tx, keys), trainable)
-    where = state_shardings(shapes, tx, mesh, table)
-    return jax.tree.map(
-        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, where
-    )
-
-
-def first_state(
-    abstract: TrainState,
-    trainable: Params,
-    tx: optax.GradientTransformation,
-    keys: Sequence[Key],
-) -> TrainState:
-    """State before the first step, made where `abstract` says."""
-
-    def make(trainable: Params, data: jax.Array) -> TrainState:
-        own = [jax.random.wrap_key_data(one) for one in data]
-        return ensembles.start(trainable, tx, own)
-
-    data = np.stack([np.asarray(jax.random.key_data(key)) for key in keys])
-    where = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(make, out_shardings=where)(trainable, data)

@@ -1,29 +1,54 @@
 """The training loop: steps, evaluation after each epoch, checkpoints, resume."""
 
+import time
+
 import jax
 from absl import logging
 
 from hypelora_jax.errors import UserError
-from hypelora_jax.run.metric_log import MetricLog, SilentLog, summary
+from hypelora_jax.run.metric_log import MetricLog, summary
 from hypelora_jax.run.paths import Run
-from hypelora_jax.run.throughput import Throughput
 from hypelora_jax.sharding import processes
 from hypelora_jax.sharding.mesh import put_batch
-from hypelora_jax.train import ensembles, initial
+from hypelora_jax.train import ensembles
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress
 from hypelora_jax.train.interruption import Asked, StopRequest
-from hypelora_jax.train.optimizer import optimizer
-from hypelora_jax.train.session import Session, train_keys
+from hypelora_jax.train.session import Session
 from hypelora_jax.train.training import (
     Training,
     abstract_state,
     chosen,
     extras,
+    first_state,
     rank,
 )
 
-Log = MetricLog | SilentLog
+
+class Throughput:
+    """Examples and tokens per second since the last reading."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new interval now."""
+        self._start, self._examples, self._tokens = time.monotonic(), 0, 0
+
+    def add(self, examples: int, tokens: int) -> None:
+        """Count one batch; padding rows and padding tokens do not count."""
+        self._examples += examples
+        self._tokens += tokens
+
+    def read(self) -> dict[str, float]:
+        """Rates of the interval, which ends."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rates = {
+            "examples_per_s": round(self._examples / seconds, 2),
+            "tokens_per_s": round(self._tokens / seconds, 1),
+        }
+        self.reset()
+        return rates
 
 
 def train(session: Session, run: Run, progress: bool = True) -> tuple[Checkpoint, int]:
@@ -47,7 +72,10 @@ def train(session: Session, run: Run, progress: bool = True) -> tuple[Checkpoint
         step = training.resume()
         if step:
             logging.info("going on from step %d of %d", step, total)
-        with processes.together(lambda: _log_of(training, run, step, progress)) as log:
+        judged = not training.pending_judge
+        with processes.together(
+            lambda: MetricLog(run, step, total, progress, judged)
+        ) as log:
             try:
                 _steps(training, log, stop, step)
             except Asked:
@@ -66,9 +94,7 @@ def begin(session: Session, run: Run) -> None:
     settings = session.settings
     with Checkpoints(run, settings.ckpt.keep) as checkpoints:
         if "train" not in session.datasets:
-            tx = optimizer(settings.optim, session.total_steps)
-            seeds, own = train_keys(settings), session.trainable
-            state = initial.first_state(abstract_state(session), own, tx, seeds)
+            state = first_state(session, abstract_state(session))
             checkpoints.save(state, extras(session.frozen), None, Progress()._asdict())
             return
         with StopRequest(at_once=True) as stop:
@@ -81,14 +107,7 @@ def begin(session: Session, run: Run) -> None:
             checkpoints.select(0, rank(session, 0, judged))
 
 
-def _log_of(training: Training, run: Run, step: int, show: bool) -> Log:
-    if not processes.is_main():
-        return SilentLog()
-    judged = not training.pending_judge
-    return MetricLog(run, step, training.session.total_steps, show, judged)
-
-
-def _steps(training: Training, log: Log, stop: StopRequest, step: int) -> None:
+def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> None:
     """Steps until the last one, early stopping, or a request to stop."""
     throughput, patience = Throughput(), training.optim.patience
     session, every = training.session, training.session.settings.ckpt.every_steps
@@ -140,7 +159,7 @@ def _waits(training: Training, step: int) -> bool:
 
 def _write_row(
     training: Training,
-    log: Log,
+    log: MetricLog,
     throughput: Throughput,
     step: int,
     info: dict[str, jax.Array],
@@ -180,7 +199,7 @@ def _temperature(training: Training, step: int) -> dict[str, float]:
     return {}
 
 
-def _end_epoch(training: Training, log: Log, step: int) -> None:
+def _end_epoch(training: Training, log: MetricLog, step: int) -> None:
     """Judge the selection split and validation; record the loss models are chosen by.
 
     The state is being saved meanwhile. A run that is stopped here judges when it goes
@@ -190,7 +209,8 @@ def _end_epoch(training: Training, log: Log, step: int) -> None:
     epoch, select_on = step // session.steps_per_epoch, session.settings.select_on
     alpha, params = session.alpha_after(step), training.state.params
     judged = {}
-    for split in ("calibration", *_validations(session)):
+    validations = [name for name in session.datasets if name.startswith("validation")]
+    for split in ("calibration", *validations):
         judged[split] = training.judge(split, params, alpha)
         log.write({"step": step, "epoch": epoch, "split": split, **judged[split]})
     split = _split_of(select_on)
@@ -208,7 +228,3 @@ def _end_epoch(training: Training, log: Log, step: int) -> None:
 
 def _split_of(select_on: str) -> str:
     return "validation" if select_on.startswith("validation") else "calibration"
-
-
-def _validations(session: Session) -> list[str]:
-    return [name for name in session.datasets if name.startswith("validation")]

@@ -13,7 +13,6 @@ from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.data.batches import Dataset, NumpyBatch, eval_batches
 from hypelora_jax.model import Model
-from hypelora_jax.objectives import training_loss
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import (
     fitting_batch_size,
@@ -131,8 +130,3 @@ def selection(
     if select_on == "validation_score":
         return Selection(1e-12 * step - judged[scores.main(names)], loss)
     return Selection(loss, loss)
-
-
-def train_temperature(trainable: Params) -> float:
-    """The learned training temperature, 1 where none is learned."""
-    return float(training_loss.temperature_of(trainable.get("loss", {})))

@@ -4,13 +4,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from hypelora_jax import trees
 from hypelora_jax.data.batches import train_iterator
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import batch_size_per_device, own_rows
-from hypelora_jax.train import ensembles, initial, scoring
+from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress, Selection
 from hypelora_jax.train.divergence import Guard, all_finite, last_good
@@ -22,7 +24,7 @@ from hypelora_jax.train.optimizer import (
     optimizer,
 )
 from hypelora_jax.train.session import Session, keys, train_keys
-from hypelora_jax.train.state import TrainState
+from hypelora_jax.train.state import TrainState, state_shardings
 from hypelora_jax.train.step import build_step
 from hypelora_jax.types import Params
 
@@ -34,7 +36,6 @@ class Training:
         settings = session.settings
         self.session, self.checkpoints = session, checkpoints
         self.optim = settings.optim
-        self.tx = optimizer(settings.optim, session.total_steps)
         self.alpha = blend_alpha(
             settings.blend, session.total_steps, settings.optim.accumulate
         )
@@ -47,14 +48,14 @@ class Training:
         )
         self.step = build_step(
             session.model,
-            self.tx,
+            _optimizer(session),
             self.alpha,
             session.mesh,
             accumulate=self.optim.accumulate,
             temperature=self.temperature,
             skip_nonfinite=self.optim.skip_nonfinite > 0,
-            conditions=ensembles.conditions(settings),
-            seeds=ensembles.seeds(settings),
+            conditions=settings.uncertainty.conditions,
+            seeds=settings.uncertainty.seeds,
             shardings=jax.tree.map(
                 lambda x: x.sharding, (self.abstract, session.frozen)
             ),
@@ -82,8 +83,7 @@ class Training:
 
     def fresh(self) -> None:
         """Go to the state before the first step."""
-        own, seeds = self.session.trainable, train_keys(self.session.settings)
-        self.state = initial.first_state(self.abstract, own, self.tx, seeds)
+        self.state = first_state(self.session, self.abstract)
 
     def resume(self) -> int:
         """Restore the newest valid checkpoint and return its step, or 0 without any.
@@ -161,11 +161,29 @@ def rank(session: Session, step: int, judged: dict[str, Any]) -> Selection:
 
 
 def abstract_state(session: Session) -> TrainState:
-    """Shapes and shardings of a session's state."""
-    tx = optimizer(session.settings.optim, session.total_steps)
+    """Shapes and shardings of a session's state, into which a checkpoint is read."""
+    tx, seeds = _optimizer(session), train_keys(session.settings)
+    shapes = jax.eval_shape(lambda p: ensembles.start(p, tx, seeds), session.trainable)
+    where = state_shardings(shapes, tx, session.mesh, session.family.shardings)
+    return rules.placed(shapes, where)
+
+
+def first_state(session: Session, abstract: TrainState) -> TrainState:
+    """State before the first step, made where `abstract` says."""
+    tx = _optimizer(session)
+
+    def make(trainable: Params, data: jax.Array) -> TrainState:
+        own = [jax.random.wrap_key_data(one) for one in data]
+        return ensembles.start(trainable, tx, own)
+
     seeds = train_keys(session.settings)
-    table = session.family.shardings
-    return initial.abstract_state(session.trainable, tx, seeds, session.mesh, table)
+    data = np.stack([np.asarray(jax.random.key_data(key)) for key in seeds])
+    where = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(make, out_shardings=where)(session.trainable, data)
+
+
+def _optimizer(session: Session) -> optax.GradientTransformation:
+    return optimizer(session.settings.optim, session.total_steps)
 
 
 def extras(frozen: Params) -> Params:

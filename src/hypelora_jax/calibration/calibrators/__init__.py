@@ -8,6 +8,7 @@ raises UserError for logits that are not finite and labels that are not classes.
 apply gives numpy probabilities for numpy logits, and for jax logits works under jit.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -167,7 +168,8 @@ def describe(state: Any) -> str:
 
 def to_json(state: Any) -> str:
     """One JSON object: `kind` and the fields of the state; NaN is written as null."""
-    return states.to_json(kind(state), state)
+    values = {field: states.plain(value) for field, value in state._asdict().items()}
+    return json.dumps({"kind": kind(state), **values}, allow_nan=False)
 
 
 def from_json(text: str) -> Any:
@@ -177,4 +179,23 @@ def from_json(text: str) -> Any:
       UserError: not a JSON object, an unknown kind, a field too many or too few, or a
         value that no fit gives.
     """
-    return states.from_json(text, {name: c.state for name, c in CALIBRATORS.items()})
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"calibrator is not JSON ({e}); fit it again") from None
+    name = values.pop("kind", None) if isinstance(values, dict) else None
+    if not isinstance(name, str) or name not in CALIBRATORS:
+        known = ", ".join(sorted(CALIBRATORS))
+        raise UserError(f"calibrator has kind {name!r}; wanted one of {known}")
+    cls: Any = CALIBRATORS[name].state  # a NamedTuple
+    if unknown := sorted(set(values) - set(cls._fields)):
+        raise UserError(f"calibrator {name} has an unknown field {unknown[0]!r}")
+    if cls is Temperature:
+        return states.temperature(values)
+    if missing := [field for field in cls._fields if field not in values]:
+        raise UserError(f"calibrator {name} has no field {missing[0]!r}; fit it again")
+    fields = states.fields_of(name, values)
+    for field, wanted, right in states.CHECKS.get(cls, ()):
+        if not right(fields):
+            raise UserError(f"calibrator {name} has a wrong {field}; wanted {wanted}")
+    return cls(**fields)

@@ -1,8 +1,7 @@
-"""Fitted calibrators as JSON: strict both ways, no pickle."""
+"""Fields of fitted calibrators as JSON has them: strict both ways, no pickle."""
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,51 +28,17 @@ def num_classes(state: Any) -> int | None:
     return k if isinstance(state, Vector | Dirichlet) or k > 1 else 2
 
 
-def to_json(name: str, state: Any) -> str:
-    """One JSON object: the name as `kind`, and the fields; NaN is written as null."""
-    values = {field: _plain(value) for field, value in state._asdict().items()}
-    return json.dumps({"kind": name, **values}, allow_nan=False)
-
-
-def from_json(text: str, kinds: Mapping[str, type]) -> Any:
-    """The state that `to_json` wrote, of one of the types in `kinds`.
-
-    Raises:
-      UserError: not a JSON object, an unknown kind, a field too many or too few, or a
-        value that no fit gives.
-    """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"calibrator is not JSON ({e}); fit it again") from None
-    name = values.pop("kind", None) if isinstance(values, dict) else None
-    if not isinstance(name, str) or name not in kinds:
-        raise UserError(
-            f"calibrator has kind {name!r}; wanted one of {', '.join(sorted(kinds))}"
-        )
-    cls: Any = kinds[name]  # a NamedTuple
-    if unknown := sorted(set(values) - set(cls._fields)):
-        raise UserError(f"calibrator {name} has an unknown field {unknown[0]!r}")
-    if cls is Temperature:
-        return _temperature(values)
-    if missing := [field for field in cls._fields if field not in values]:
-        raise UserError(f"calibrator {name} has no field {missing[0]!r}; fit it again")
-    fields = _arrays(name, values)
-    for field, wanted, right in CHECKS.get(cls, ()):
-        if not right(fields):
-            raise UserError(f"calibrator {name} has a wrong {field}; wanted {wanted}")
-    return cls(**fields)
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A field as JSON has it; NaN becomes null."""
     if isinstance(value, tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _temperature(values: dict[str, Any]) -> Temperature:
+def temperature(values: dict[str, Any]) -> Temperature:
+    """The state of temperature scaling from its fields; null becomes NaN."""
     t = values.get("temperature")
     if isinstance(t, bool) or not isinstance(t, int | float) or not 0 < t < math.inf:
         raise UserError(f"calibrator has temperature {t!r}; wanted a number above 0")
@@ -86,7 +51,7 @@ def _temperature(values: dict[str, Any]) -> Temperature:
     return Temperature(**{**values, **nothing})
 
 
-def _arrays(name: str, values: dict[str, Any]) -> dict[str, Any]:
+def fields_of(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Fields as arrays, all for the same number of classes."""
     out = {
         field: _list_of_arrays(field, v)

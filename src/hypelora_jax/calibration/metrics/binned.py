@@ -5,7 +5,6 @@ Bins are (lo, hi] with edges linspace(0, 1, bins + 1), the first one closed.
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from hypelora_jax.calibration import arrays
@@ -32,11 +31,9 @@ def index(conf: Array, bins: int) -> Array:
 
 def sums(group: Array, conf: Array, hit: Array, weight: Array, num_groups: int) -> Bins:
     """Sums over each of `num_groups` groups; all arrays have one axis."""
-    return Bins(
-        _add(group, weight, num_groups),
-        _add(group, (conf - hit) * weight, num_groups),
-        _add(group, hit * weight, num_groups),
-    )
+    parts = weight, (conf - hit) * weight, hit * weight
+    added = (arrays.grouped(group, x, num_groups).astype(x.dtype) for x in parts)
+    return Bins(*added)
 
 
 def of_top(probs_NY: Array, label_N: Array, weight_N: Array, bins: int) -> Bins:
@@ -161,9 +158,3 @@ def means(held: Bins) -> tuple[Array, Array, Array]:
     """Mean confidence, accuracy and number of examples of each bin."""
     hit_M = arrays.share(held.hit, held.weight)
     return arrays.share(held.gap + held.hit, held.weight), hit_M, held.weight
-
-
-def _add(group: Array, x: Array, num_groups: int) -> Array:
-    if arrays.namespace(x) is np:
-        return np.bincount(group, x, minlength=num_groups).astype(x.dtype)
-    return jnp.bincount(group, x, length=num_groups)

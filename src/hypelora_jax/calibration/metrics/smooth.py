@@ -42,7 +42,8 @@ def coefficients(conf_N: Array, residual_N: Array, weight_N: Array) -> Array:
     cell_N = xp.clip(xp.floor(at_N), 0, GRID - 1).astype(int)
     part_N = at_N - cell_N.astype(at_N.dtype)
     left, right = residual_N * (1 - part_N), residual_N * part_N
-    grid = _add(cell_N, left, GRID + 1) + _add(cell_N + 1, right, GRID + 1)
+    grid = arrays.grouped(cell_N, left, GRID + 1)
+    grid = grid + arrays.grouped(cell_N + 1, right, GRID + 1)
     # a real transform of twice the length gives sum of grid[g] cos(pi k g / GRID)
     wave = xp.fft.rfft(grid, n=2 * GRID).real[: MODES + 1]
     return arrays.share(wave.astype(conf_N.dtype), xp.sum(weight_N))
@@ -82,9 +83,3 @@ def error(wave_K: Array, sigma: Array | float) -> Array:
     # values at t = j / MODES; the ends count half, as in the trapezoidal rule
     value = xp.abs(xp.fft.irfft(damped_K, n=2 * MODES)[: MODES + 1]) * (2 * MODES)
     return ((value[0] + value[-1]) / 2 + xp.sum(value[1:-1])) / MODES
-
-
-def _add(cell_N: Array, x_N: Array, cells: int) -> Array:
-    if arrays.namespace(x_N) is np:
-        return np.bincount(cell_N, x_N, minlength=cells)
-    return jnp.bincount(cell_N, x_N, length=cells)

@@ -1,18 +1,40 @@
-"""Linen blocks of the encoders: one layer, and the embeddings.
+"""Linen blocks of the encoders: their norm, one layer, and the embeddings.
 
 Leading axes are free: (B, T, D) and (T, D) both work.
 """
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from hypelora_jax.families.blocks.activations import ACTIVATION
 from hypelora_jax.families.blocks.attention import attention
-from hypelora_jax.families.blocks.dense import NORMAL, LoraDense, dropout
-from hypelora_jax.families.blocks.norms import LayerNorm
+from hypelora_jax.families.blocks.dense import (
+    NORMAL,
+    LoraDense,
+    along_last,
+    dropout,
+    wide,
+)
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import maybe
 from hypelora_jax.types import Key
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis, computed in at least float32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalised x, in x's dtype."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        y = x.astype(wide(x.dtype))
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * along_last(scale, y) + along_last(bias, y)).astype(x.dtype)
 
 
 class Block(nn.Module):

@@ -159,7 +159,7 @@ class Checkpoints:
         """
         self.wait()
         items = {
-            "state": _saveable(state),
+            "state": vars(state),
             "progress": {n: np.asarray(x, np.float64) for n, x in progress.items()},
         }
         if jax.tree.leaves(frozen):
@@ -204,7 +204,7 @@ class Checkpoints:
         `progress` names the numbers wanted back; `iterator`, if given, is moved to
         where it was. Arrays come back where those of `state` and `frozen` are.
         """
-        wanted = {"state": _abstract(_saveable(state))}
+        wanted = {"state": _abstract(vars(state))}
         if names := tuple(progress):
             wanted["progress"] = {name: np.zeros((), np.float64) for name in names}
         if jax.tree.leaves(frozen):
@@ -218,12 +218,9 @@ class Checkpoints:
                 f"cannot read checkpoint {self.directory / str(step)}: {_one_line(e)}; "
                 "delete that folder to go on from the checkpoint before it"
             ) from e
-        return Checkpoint(
-            step,
-            _state(got["state"]),
-            got.get("frozen", {}),
-            _numbers(got.get("progress", {})),
-        )
+        numbers = {name: float(x) for name, x in got.get("progress", {}).items()}
+        state = TrainState(**got["state"])
+        return Checkpoint(step, state, got.get("frozen", {}), numbers)
 
     def _seal(self) -> None:
         """Orbax calls it on process 0 once all processes have written their part."""
@@ -237,23 +234,6 @@ class Checkpoints:
             f"last complete checkpoint is step {self.latest()}: free space or "
             "mend the folder, then run the same command again to go on"
         )
-
-
-def _saveable(state: TrainState) -> dict:
-    return {
-        "step": state.step,
-        "params": state.params,
-        "opt_state": state.opt_state,
-        "key": state.key,
-    }
-
-
-def _state(tree: dict) -> TrainState:
-    return TrainState(tree["step"], tree["params"], tree["opt_state"], tree["key"])
-
-
-def _numbers(tree: dict) -> dict[str, float]:
-    return {name: float(x) for name, x in tree.items()}
 
 
 def _abstract(tree: Any) -> Any:
