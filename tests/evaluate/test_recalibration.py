@@ -236,11 +236,12 @@ def test_a_regression_has_neither(run, trained):
     file = run / "config.json"
     record = json.loads(file.read_text())
     task = {"kind": "regression", "labels": [], "metrics": ["pearson"]}
+    record["config"]["loss"]["temperature"] = 1.0  # a number has no temperature
     file.write_text(json.dumps(record | {"task": record["task"] | task}))
     with pytest.raises(UserError, match="predicts a number"):
         recalibration.calibrate(str(run))
     number = evaluation.open_fitted(str(trained)).session.task._replace(
-        kind="regression"
+        kind="regression", labels=()
     )
     with pytest.raises(UserError, match="--coverage=0.9 asks for sets of classes"):
         calibration_split.threshold(
