@@ -100,6 +100,7 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     checkpoint, epochs = loop.train(session, folder, progress)
     train_seconds = time.monotonic() - begun_training
     fitted = evaluation.of_checkpoint(folder, session, checkpoint)
+    del checkpoint  # frees the optimizer's moments before evaluation
     judged = summary.summary_of(fitted, session.datasets)
     times = {
         "epochs": epochs,
