@@ -53,13 +53,14 @@ demo: ## set-up and the main job, on embedded model and data (10 minutes)
 	HYPELORA_SETUP_SECONDS=$$(($$($(now)) - start)) \
 	$(BIN)/python experiments/demo.py --workdir=runs/demo
 
-test: $(VENV)/.test ## set-up and the tests (8 minutes)
+test: $(VENV)/.test ## set-up and the tests, from an installed wheel too (8 minutes)
 	$(PYTEST) -m "not soak" --ignore=tests/oracle --ignore=tests/accel \
 	-n 2 --dist=loadfile --no-loadscope-reorder
 
-lint: $(VENV)/.test ## formatting and code checks
+lint: $(VENV)/.test ## formatting, code and type checks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 smoke: $(VENV)/.base ## train, evaluate, predict, metrics on a tiny model (1 minute)
 	@BIN=$(BIN) sh .ci/smoke
@@ -86,7 +87,7 @@ plan: ## libtpu in .venv-plan: its hypelora plan knows TPU slices
 	@$(MAKE) --no-print-directory VENV=$(PLAN) $(PLAN)/.plan
 
 clean: ## remove environments and caches, but no runs
-	rm -rf .venv .venv-* .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -55,10 +55,12 @@ setup(
         "test": [
             *DEMO,
             "jupytext>=1.16",
+            "mypy>=1.14",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
             "ruff>=0.9",
+            "setuptools>=77",  # builds the wheel that is tested
             *SERVE,  # tested over real HTTP; light beside what is there
         ],
         "oracle": [*TORCH, *METRICS, "betacal>=1.1", "mapie>=1.0"],

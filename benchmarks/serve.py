@@ -20,7 +20,8 @@ from contextlib import contextmanager
 import numpy as np
 
 import hypelora_jax
-from hypelora_jax import folder, store
+from hypelora_jax import files
+from hypelora_jax.run.paths import Run
 
 WORDS = (
     "the a film plot actor music of and is was not very quite slow bright thin story "
@@ -42,7 +43,7 @@ def wanted(workdirs, texts):
     out = []
     for workdir in workdirs:
         model = hypelora_jax.load(workdir)
-        out.append((folder.absolute(workdir).name, model.predict(texts)))
+        out.append((Run.open(workdir).name, model.predict(texts)))
     return out
 
 
@@ -179,7 +180,7 @@ def main():
     parser.add_argument("--max_batch", type=int, default=32)
     parser.add_argument("--window_ms", type=float, default=2)
     args = parser.parse_args()
-    store.keep_compiled()
+    files.keep_compiled()
     texts = drawn(args.texts)
     pairs = wanted(args.workdirs, texts)
     questions = [

@@ -1,6 +1,6 @@
 """What all configs share: the defaults, and the arguments after the colon.
 
-The defaults are those of the dataclasses in `hypelora_jax.settings`; here they only get
+The defaults are those of the dataclasses in `hypelora_jax.config`; here they only get
 the form that `--config.SECTION.FIELD=VALUE` can override.
 """
 
@@ -12,18 +12,10 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from hypelora_jax.settings import SECTIONS, Settings
-from hypelora_jax.types import UserError
+from hypelora_jax.config.settings import SECTIONS, Settings
+from hypelora_jax.errors import UserError
+from hypelora_jax.model import METHODS
 
-# Peak rates by method for MiniLM, batch 32; configs/sweeps/cola.py looks around them.
-RATES = {
-    "full": 5e-5,
-    "lora": 1e-3,
-    "lora_frozen_a": 1e-3,
-    "head": 1e-3,
-    "hyper_mlp": 1e-3,
-    "hyper_transformer": 3e-4,
-}
 # The head's own rate under an adapter. At the adapter's higher rates BERT's pooler
 # saturates within a few steps and the run stays at the majority class: on CoLA at lr
 # 3e-3, seed 2, LoRA has an MCC of 0 with head_lr = lr and 0.17 with this rate.
@@ -37,13 +29,15 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def with_method(arg: SimpleNamespace) -> ConfigDict:
-    """Defaults for a method, its A mode, and its learning rate."""
+    """Defaults for a method, its A mode, and the rates it starts from."""
     config = get_config()
     config.method = arg.method
     config.hyper.a = arg.a
-    if arg.method in RATES:  # an unknown method is refused with the list of methods
-        config.optim.lr = RATES[arg.method]
-    if arg.method not in ("full", "head"):
+    method = METHODS.get(arg.method)
+    if method is None:  # the command refuses it, with the list of methods
+        return config
+    config.optim.lr = method.lr
+    if method.adapts:
         config.optim.head_lr = HEAD_RATE
     return config
 
@@ -92,5 +86,11 @@ def _config(section: Any) -> ConfigDict:
 def _field(value: Any, hint: Any) -> Any:
     """A default that overrides of every type in its annotation can replace."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    kinds = [typing.get_origin(k) or k for k in kinds if k is not type(None)]
+    kinds = [_plain(k) for k in kinds if k is not type(None)]
     return FieldReference(value, field_type=kinds[0] if len(kinds) == 1 else object)
+
+
+def _plain(hint: Any) -> type:
+    """The type of an annotation's values: str of a Literal, tuple of tuple[...]."""
+    origin = typing.get_origin(hint)
+    return str if origin is typing.Literal else origin or hint

@@ -57,7 +57,8 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from hypelora_jax.configs import common
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.model import METHODS
 
 PATHS = {"base": "FacebookAI/roberta-base", "large": "FacebookAI/roberta-large"}
 TASKS = ("cola", "sst2", "qnli", "mnli", "qqp", "mrpc", "rte")
@@ -157,7 +158,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
 def _row(arg: SimpleNamespace) -> Row:
     if arg.size not in PATHS:
         raise UserError(f"size is {arg.size!r}; wanted one of {', '.join(PATHS)}")
-    hyper = arg.method.startswith("hyper_")
+    method = METHODS.get(arg.method)
+    hyper = method is not None and method.network is not None
     name = f"{arg.method} {arg.a}" if hyper else arg.method
     rows = ROWS.get(("base" if hyper else arg.size, name))
     if rows is None:

@@ -10,6 +10,7 @@ something else than the program does:
 Links to files outside docs/ are made links to the repository.
 """
 
+import argparse
 import dataclasses
 import importlib
 import inspect
@@ -19,11 +20,13 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hypelora_jax import choices, cli, flags, settings
+from hypelora_jax import cli
+from hypelora_jax.commands.shared import names
+from hypelora_jax.config import ranges, settings
 
 ROOT = Path(__file__).parent.parent
 COMMENT = re.compile(r"<!-- (flags|fields|config): (\S+) -->")
-# The line of a field in settings.py: name, type, default, and the comment behind it.
+# The line of a field in sections.py: name, type, default, and the comment behind it.
 FIELD = re.compile(r"^    (\w+): [^=]+= .*?(?:  # (.*))?$", re.M)
 
 
@@ -41,21 +44,22 @@ def repository() -> str:
 
 def flags_of(command: str) -> str:
     """Markdown table of a command's flags."""
-    rows = []
-    for key in cli.COMMANDS[command][1]:
-        held = flags.FLAGS[key]
-        name = f"`--{flags.NAMES.get(key, key)}`"
-        about = held.get("help", "")
-        if names := held.get("choices"):
-            about = f"{about}: {', '.join(names)}".removeprefix(": ")
-        if default := held.get("default"):
-            default = f"`{default}`"
-        rows.append(
-            (name, "required" if held.get("required") else default or "", about)
-        )
+    parser = argparse.ArgumentParser(add_help=False)
+    cli.COMMANDS[command].add_flags(parser)
+    rows = [_flag(action) for action in parser._actions]
     if not rows:
         return "It has no flags of its own."
     return _table(("flag", "default", ""), rows)
+
+
+def _flag(action: argparse.Action) -> tuple[str, str, str]:
+    """Name, default and help of a flag, with its choices."""
+    about = action.help or ""
+    if action.choices:
+        about = f"{about}: {', '.join(action.choices)}".removeprefix(": ")
+    default = f"`{action.default}`" if action.default else ""
+    name = action.option_strings[0]
+    return f"`{name}`", "required" if action.required else default, about
 
 
 def fields_of(section: str) -> str:
@@ -63,13 +67,13 @@ def fields_of(section: str) -> str:
     top = section == "run"
     kind = settings.Settings if top else settings.SECTIONS[section]
     about = {name: text for name, text in FIELD.findall(inspect.getsource(kind))}
-    rows = []
+    hints, rows = ranges.hints(kind), []
     for field in dataclasses.fields(kind):
         if field.name in settings.SECTIONS and top:
             continue
         path = field.name if top else f"{section}.{field.name}"
         text = about.get(field.name, "")
-        if known := choices.CHOICES.get(path):
+        if known := ranges.choices(hints[field.name]) or names.TABLES.get(path):
             listed = ", ".join(f"`{name}`" for name in known)
             text = f"{listed}; {text}" if text else listed
         rows.append((f"`{path}`", f"`{field.default!r}`", text))

@@ -15,23 +15,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hypelora_jax import cli, runs
-from hypelora_jax.report import html, tables
-from hypelora_jax.settings import from_dict
+from hypelora_jax import cli
+from hypelora_jax.commands.train import train
+from hypelora_jax.config.settings import from_dict
+from hypelora_jax.report import html, metric_tables, series
+from hypelora_jax.report.series import Series
 
 REPLICAS = 500  # of the bootstrap: intervals good to a tenth of their width
 METHODS = {"LoRA": "lora", "HypeLoRA": "hyper_mlp", "head only": "head"}
 
 
-def stages(workdir: Path) -> list[html.RunView]:
+def stages(workdir: Path) -> list[Series]:
     """Trains the three methods, one after the other, and says how long each took."""
     views = []
     logging.info("stage set-up: %s s", os.environ.get("HYPELORA_SETUP_SECONDS", "0"))
     for name, method in METHODS.items():
         start = time.monotonic()
         config = cli.load_config(f"demo:method={method}")
-        runs.train(from_dict(config.to_dict()), str(workdir / method))
-        views.append(html.load_run(workdir / method)._replace(name=name))
+        train(from_dict(config.to_dict()), str(workdir / method))
+        views.append(series.load(workdir / method)._replace(name=name))
         logging.info("stage %s: %.0f s", name, time.monotonic() - start)
     return views
 
@@ -42,7 +44,9 @@ def run(workdir: Path) -> None:
     start = time.monotonic()
     html.write_report(views, workdir / "report.html", replicas=REPLICAS)
     logging.info("stage report: %.0f s", time.monotonic() - start)
-    Console().print(tables.to_rich(tables.before_after(views, "test")))
+    named = [view.seeds[0]._replace(name=view.name) for view in views]
+    table = metric_tables.before_after(named, "test")
+    Console().print(metric_tables.to_rich(table))
     print(f"report: {workdir / 'report.html'}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from demo import METHODS
 
-from hypelora_jax.report import figures, html, plots
+from hypelora_jax.report import figures, reliability, series
 
 SPLIT = "test"
 
@@ -24,11 +24,11 @@ def main() -> None:
     args = parser.parse_args()
     figures.DPI = 100  # 1,200 dots wide, as wide as a page shows them
     methods = [
-        html.load(args.workdir / folder)._replace(name=name)
+        series.load(args.workdir / folder)._replace(name=name)
         for name, folder in METHODS.items()
     ]
-    panels = [plots.panel_of(method, SPLIT) for method in methods]
-    figures.save(plots.reliability(panels), args.output / "reliability.png")
+    panels = [reliability.panel_of(method, SPLIT) for method in methods]
+    figures.save(reliability.diagram(panels), args.output / "reliability.png")
 
 
 if __name__ == "__main__":

@@ -20,18 +20,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pace
+import published
 from etils import epath
 from rich.console import Console
 
-from hypelora_jax import cli, folder, lock, runs, store
-from hypelora_jax.calibration import scores
+from hypelora_jax import cli, files
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.commands.train import train as train_run
+from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data import sources
 from hypelora_jax.data.tasks import glue_task
-from hypelora_jax.report import beside, figures, tables
-from hypelora_jax.report import runs as finished
-from hypelora_jax.settings import Settings, from_dict
-from hypelora_jax.train import pace
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.report import figures, metric_tables, series
+from hypelora_jax.run import lock
+from hypelora_jax.run.paths import Run
 
 HERE = Path(__file__).parent / "paper"
 NAMES = {
@@ -88,7 +91,7 @@ class Record:
         self._path, self._args = epath.Path(args.workdir) / "lengths.json", args
         asked = {n: getattr(args, n) for n in ("budget", "backbone", "seeds")}
         new = {"asked": asked, "lengths": {}, "paces": {}}
-        self.held = folder.read_json(self._path) if self._path.exists() else new
+        self.held = files.read_json(self._path) if self._path.exists() else new
         if self.held["asked"] != asked:
             raise UserError(
                 f"{args.workdir} was begun with {self.held['asked']}, now there is "
@@ -118,7 +121,7 @@ class Record:
             share = left / len(new) / args.seeds
             self.held["lengths"][task] = pace.fit(held, share, most)
             self.held["paces"][task] = {row: p._asdict() for row, p in held.items()}
-        store.write_json(self._path, self.held)
+        files.write_json(self._path, self.held)
 
     def say(self) -> None:
         """One line a row."""
@@ -133,27 +136,27 @@ class Record:
 
 
 def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any]:
-    """Runs of all rows, trained now or before: (task, row) -> Method."""
+    """Runs of all rows, trained now or before: (task, row) -> Series."""
     out = {}
     for task in args.tasks:
         for row in args.rows:
             settings = settings_of(args, task, row, record.length(task))
             path = args.workdir / task / row
-            runs.train(settings, str(path))
-            out[task, row] = finished.load(path)._replace(name=NAMES[row])
+            train_run(settings, str(path))
+            out[task, row] = series.load(path)._replace(name=NAMES[row])
     return out
 
 
 def reproduce(args: argparse.Namespace) -> None:
     """Trains what is missing, then prints and writes what was asked for."""
     began = time.monotonic()
-    args.workdir = Path(folder.open_workdir(str(args.workdir)))
+    args.workdir = Path(Run.create(args.workdir).path)
     record = Record(args)
     if args.data == "tfds":
         for task in args.tasks:
             logging.info(sources.prepare(settings_of(args, task, "lora", None).data))
     if args.budget:
-        with lock.hold(epath.Path(args.workdir)):
+        with lock.hold(Run.open(args.workdir)):
             record.fill(began)
         record.say()
     found = train(args, record)
@@ -161,11 +164,11 @@ def reproduce(args: argparse.Namespace) -> None:
     made, rows = compare(args, record, found)
     out = {"table": args.table, "minutes": round(minutes, 1), **record.held}
     name = args.table if args.table.startswith("figure") else f"table{args.table}"
-    store.write_json(args.workdir / f"{name}.json", out | {"tasks": rows})
-    text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
-    store.write_whole(args.workdir / f"{name}.md", text)
+    files.write_json(args.workdir / f"{name}.json", out | {"tasks": rows})
+    text = "\n".join(f"{one.title}\n\n{metric_tables.to_markdown(one)}" for one in made)
+    files.write_whole(args.workdir / f"{name}.md", text)
     for one in made:
-        Console(width=110).print(tables.to_rich(one))
+        Console(width=110).print(metric_tables.to_rich(one))
     if args.table == "figure2":
         draw(args, found)
     print(f"{name}: {args.workdir / name}.md; {minutes:.1f} minutes")
@@ -180,35 +183,35 @@ def caption(args: argparse.Namespace, record: Record, task: str, score: str) -> 
     if args.lr_scale != 1:
         parts.append(f"rates times {args.lr_scale:g}")
     parts += args.overrides
-    parts.append(f"validation at the epoch of the best {tables.title_of(score)}")
+    parts.append(f"validation at the epoch of the best {metric_tables.title_of(score)}")
     return "; ".join(parts) + ". Paper: RoBERTa-base"
 
 
 def compare(
     args: argparse.Namespace, record: Record, found: dict
-) -> tuple[list[tables.Table], dict]:
+) -> tuple[list[metric_tables.Table], dict]:
     """A table a task, and the same as JSON."""
     number = "2" if args.table == "figure2" else args.table
     made, out = [], {}
     for task in args.tasks:
         names = (scores.main(glue_task(task).task.metrics), *METRICS[args.table])
-        published = {
-            (line["row"], line["metric"]): beside.Published(
+        theirs = {
+            (line["row"], line["metric"]): published.Published(
                 float(line["mean"]), float(line["std"]) if line["std"] else None
             )
-            for line in beside.read(HERE / "tables.csv")
+            for line in published.read(HERE / "tables.csv")
             if (line["table"], line["task"]) == (number, task)
         }
         held = {
-            row: (found[task, row], beside.cells(found[task, row], names, 1000))
+            row: (found[task, row], published.cells(found[task, row], names, 1000))
             for row in args.rows
         }
         title = caption(args, record, task, names[0])
-        made.append(beside.table(title, held, published))
+        made.append(published.table(title, held, theirs))
         out[task] = {
             row: {
-                "epochs": beside.chosen_epochs(method),
-                **beside.as_dict(row, cells, published),
+                "epochs": published.chosen_epochs(method),
+                **published.as_dict(row, cells, theirs),
             }
             for row, (method, cells) in held.items()
         }
@@ -217,21 +220,21 @@ def compare(
 
 def draw(args: argparse.Namespace, found: dict) -> None:
     """WORKDIR/figure2.png: score and ECE over epochs, ours and the paper's."""
-    lines, panels = beside.read(HERE / "figure2.csv"), []
+    lines, panels = published.read(HERE / "figure2.csv"), []
     for task in args.tasks:
         score = scores.main(glue_task(task).task.metrics)
-        ours = [beside.curve(found[task, row], score) for row in args.rows]
+        ours = [published.curve(found[task, row], score) for row in args.rows]
         theirs = [
-            beside.Curve(NAMES[row], *published(lines, task, row, score))
+            published.Curve(NAMES[row], *published_curve(lines, task, row, score))
             for row in args.rows
             if row in lines[0]
         ]
-        panels.append(beside.Panel(f"{task}, {args.backbone}", score, ours))
-        panels.append(beside.Panel(f"{task}, the paper's figure 2", score, theirs))
-    figures.save(beside.over_epochs(panels), args.workdir / "figure2.png")
+        panels.append(published.Panel(f"{task}, {args.backbone}", score, ours))
+        panels.append(published.Panel(f"{task}, the paper's figure 2", score, theirs))
+    figures.save(published.over_epochs(panels), args.workdir / "figure2.png")
 
 
-def published(lines: Sequence[dict], task: str, row: str, score: str) -> tuple:
+def published_curve(lines: Sequence[dict], task: str, row: str, score: str) -> tuple:
     """(epochs, score, ECE) of a row of figure 2, from epoch 1."""
     held = {
         metric: {

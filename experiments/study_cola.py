@@ -9,7 +9,6 @@ process of `hypelora train`; --jobs says how many at a time (one a core is faste
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -19,7 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hypelora_jax import files
 from hypelora_jax.configs.sweeps import cola
+from hypelora_jax.run.paths import Run
 
 SHOWN = ("mcc", "accuracy", "nll", "ece")
 
@@ -35,7 +36,7 @@ def train(entry: dict, data: str, workdir: Path) -> dict:
     command += [f"--config={config}", f"--workdir={folder}", *flags]
     if code := subprocess.run(command).returncode:
         sys.exit(code)  # its own line has said why
-    return entry | json.loads((folder / "summary.json").read_text())
+    return entry | files.read_json(Run.open(folder).summary_file)
 
 
 def method(run: dict) -> tuple[str, str]:

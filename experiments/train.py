@@ -10,7 +10,7 @@ The flags are those of `hypelora train`, and `--distributed`: `COORDINATOR,COUNT
 import sys
 
 from hypelora_jax import cli
-from hypelora_jax.exits import explain
+from hypelora_jax.errors import explain
 from hypelora_jax.sharding import processes
 
 FLAG = "--distributed="

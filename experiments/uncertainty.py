@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from hypelora_jax import afterwards, cli, folder, runs, store
+from hypelora_jax import cli, files
 from hypelora_jax.calibration.calibrators import softmax
-from hypelora_jax.report import tables
-from hypelora_jax.settings import UncertaintyConfig, from_dict
+from hypelora_jax.commands.train import train as train_run
+from hypelora_jax.commands.uncertainty import derive
+from hypelora_jax.config.settings import UncertaintyConfig, from_dict
+from hypelora_jax.report import metric_tables as tables
+from hypelora_jax.run.paths import Run
 
 TRAINED = {  # row: config arguments, kind
     "LoRA": ("method=lora", "none"),
@@ -48,7 +51,7 @@ def train(config: str, overrides: list[str], samples: int, workdir: Path) -> dic
         flags = [f"--config.uncertainty.kind={kind}", *overrides]
         flags.append(f"--config.uncertainty.samples={samples}")
         settings = from_dict(cli.load_config(f"{config}:{argument}", flags).to_dict())
-        out[name] = runs.train(settings, str(workdir / folder_of(name)))
+        out[name] = train_run(settings, str(workdir / folder_of(name)))
     return out
 
 
@@ -56,7 +59,7 @@ def judge_afterwards(samples: int, workdir: Path) -> dict:
     """Summaries of the kinds chosen after training LoRA, each in its own folder."""
     trained = str(workdir / folder_of("LoRA"))
     return {
-        name: afterwards.derive(
+        name: derive(
             trained,
             str(workdir / folder_of(name)),
             UncertaintyConfig(kind=kind, samples=samples),
@@ -72,11 +75,11 @@ def folder_of(name: str) -> str:
 
 def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Metrics of the test split by stage: averaged, and after temperature scaling."""
-    metrics = folder.read_json(path / "eval/test/metrics.json")
+    metrics = files.read_json(Run.open(path).metrics_file("test"))
     about = {n: summary[n] for n in ("trained_parameters", "train_seconds")}
     about["train_seconds"] = round(about["train_seconds"])
     about |= metrics.get("uncertainty", {"members": 1})
-    with np.load(path / "eval/test/predictions.npz") as held:
+    with np.load(Run.open(path).predictions_file("test")) as held:
         logits_NY, label_N = held["logits"].astype(np.float64), held["labels"]
     stages = {"averaged": metrics["uncalibrated"], "calibrated": metrics}
     return {
@@ -92,7 +95,7 @@ def table(
     summaries = train(config, overrides, samples, workdir)
     summaries |= judge_afterwards(samples, workdir)
     rows = {name: row(workdir / folder_of(name), summaries[name]) for name in ORDER}
-    store.write_json(workdir / "uncertainty.json", rows)
+    files.write_json(workdir / "uncertainty.json", rows)
     titles = {"averaged": "averaged probabilities", "calibrated": "and a temperature"}
     return [
         tables.of_metrics(
@@ -108,7 +111,7 @@ def run(config: str, overrides: list[str], samples: int, workdir: Path) -> None:
     """The experiment: its tables, printed and written."""
     made = table(config, overrides, samples, workdir)
     text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
-    store.write_whole(workdir / "uncertainty.md", text)
+    files.write_whole(workdir / "uncertainty.md", text)
     for one in made:
         Console(width=200).print(tables.to_rich(one))
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hypelora_jax.calibration import losses
-from hypelora_jax.settings import LossConfig
-from hypelora_jax.train.optim import loss_temperature
+from hypelora_jax.calibration.arrays import total
+from hypelora_jax.config.settings import LossConfig
+from hypelora_jax.objectives import training_loss
+from hypelora_jax.objectives.classification import class_loss
+from hypelora_jax.train.optimizer import loss_temperature
 
 STEPS = 2500
 
@@ -87,7 +89,7 @@ def best_table(config, probs_KY, share_K):
 
     One row of free logits for each kind of example: nothing but the loss is tried.
     """
-    loss = losses.build(config, regression=False)
+    loss = class_loss(config)
     kind, label, weight = map(jnp.asarray, expected_rows(config, probs_KY, share_K))
     anneal = loss_temperature(config, STEPS)
     tx = optax.adam(optax.cosine_decay_schedule(0.05, STEPS))
@@ -95,7 +97,7 @@ def best_table(config, probs_KY, share_K):
     def mean_loss(tree, step):
         own = tree["loss"] if anneal is None else {"temperature": anneal(step)}
         loss_N = loss.apply(own, tree["table"][kind], label, weight)
-        return losses.total(loss_N, weight)
+        return total(loss_N, weight)
 
     def body(carry, step):
         tree, opt_state = carry
@@ -103,12 +105,12 @@ def best_table(config, probs_KY, share_K):
         updates, opt_state = tx.update(gradient, opt_state, tree)
         return (optax.apply_updates(tree, updates), opt_state), None
 
-    start = {"table": jnp.zeros(probs_KY.shape), "loss": loss.init()}
+    start = {"table": jnp.zeros(probs_KY.shape), "loss": loss.init(jax.random.key(0))}
     run = jax.jit(
         lambda tree: jax.lax.scan(body, (tree, tx.init(tree)), np.arange(STEPS))
     )
     tree = run(start)[0][0]
-    t = losses.temperature_of(tree["loss"])
+    t = training_loss.temperature_of(tree["loss"])
     if config.anneal == "none" and config.temperature != "learned":
         t = config.temperature
     return np.asarray(tree["table"]) / t, t

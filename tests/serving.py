@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import process
 
 from hypelora_jax.serve import server as servers
-from hypelora_jax.serve.guard import Limits
+from hypelora_jax.serve.limits import Limits
 
 JSON = {"content-type": "application/json"}
 
@@ -32,10 +32,10 @@ def ask(port, question):
 
 
 @contextmanager
-def running(shelf, batching=None, limits=None):
-    """The port of a service in a thread; its loop has ended afterwards."""
+def running(pool, batching=None, limits=None):
+    """The port of a service in a thread, which ends with the context."""
     batching, limits = batching or servers.Batching(), limits or Limits()
-    server = servers.made(shelf, "127.0.0.1", batching, limits)
+    server = servers.server_of(pool, "127.0.0.1", batching, limits)
     with servers.bound("127.0.0.1", 0) as place:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()

@@ -2,13 +2,17 @@
 
 import errno
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import hypelora_jax
-from hypelora_jax import cli, settings
-from hypelora_jax.types import Preempted, UserError
+from hypelora_jax import cli
+from hypelora_jax.commands import doctor
+from hypelora_jax.config import settings
+from hypelora_jax.errors import Preempted, UserError
 
 RUN = ["train", "--config=smoke", "--workdir=unused"]
 
@@ -86,7 +90,6 @@ def test_a_config_file_that_fails_is_the_users(text, message, tmp_path, capsys):
 
 def fails_with(error):
     def command():
-        """Fail."""
         raise error
 
     return command
@@ -113,26 +116,33 @@ def fails_with(error):
     ],
 )
 def test_every_error_has_its_exit_code(error, code, line, monkeypatch, capsys):
-    monkeypatch.setitem(cli.COMMANDS, "doctor", (fails_with(error), ()))
+    monkeypatch.setattr(doctor, "run", fails_with(error))
     assert cli.main(["doctor"]) == code
     assert one_line(capsys).startswith(f"hypelora: {line}")
 
 
 @pytest.mark.parametrize("argv", [["--debug", "doctor"], ["doctor", "--debug"]])
 def test_debug_shows_the_traceback(argv, monkeypatch, capsys):
-    monkeypatch.setitem(cli.COMMANDS, "doctor", (fails_with(UserError("x")), ()))
+    monkeypatch.setattr(doctor, "run", fails_with(UserError("x")))
     assert cli.main(argv) == 2
     err = capsys.readouterr().err
     assert err.startswith("Traceback") and err.endswith("hypelora: error: x\n")
 
 
 def test_a_check_that_says_no_is_exit_code_1(monkeypatch):
-    def command():
-        """Check."""
-        return False
-
-    monkeypatch.setitem(cli.COMMANDS, "doctor", (command, ()))
+    monkeypatch.setattr(doctor, "run", lambda: False)
     assert cli.main(["doctor"]) == 1
+
+
+def test_help_is_there_at_once():
+    """Nothing that takes seconds to import is imported before a command runs."""
+    code = (
+        "import sys\nfrom hypelora_jax import cli\n"
+        "try: cli.main(['train', '--help'])\n"
+        "except SystemExit: print({'jax', 'flax', 'numpy'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.endswith("set()\n"), run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("argv", [[], *([name] for name in cli.COMMANDS)])

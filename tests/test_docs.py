@@ -1,11 +1,14 @@
 """What the documentation says can be typed can be typed; test_docs_run.py types it."""
 
+import argparse
 import re
 
 import documented
 import pytest
 
-from hypelora_jax import cli, flags, settings
+from hypelora_jax import cli
+from hypelora_jax.commands.shared import names
+from hypelora_jax.config.loading import load_settings
 
 ROOT = documented.ROOT
 LINES = documented.lines()
@@ -16,11 +19,18 @@ TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.M))
 def parse(argv: list[str]) -> None:
     """Through the real parser and the real configs; a mistake is a UserError."""
     rest, overrides = cli._split(argv)
-    args = vars(cli._parser().parse_args(rest))
+    args = vars(cli.parser(rest).parse_args(rest))
     if args.get("config"):
-        settings.from_dict(cli.load_config(args["config"], overrides).to_dict())
+        names.check(load_settings(args["config"], overrides))
     else:
         assert not overrides, f"{overrides} without --config"
+
+
+def flags_of(command: str) -> set[str]:
+    """Names of a command's flags, without dashes."""
+    parser = argparse.ArgumentParser(add_help=False)
+    cli.COMMANDS[command].add_flags(parser)
+    return {text[2:] for action in parser._actions for text in action.option_strings}
 
 
 def check_make(argv: list[str]) -> None:
@@ -121,6 +131,6 @@ def test_commands_in_running_text_exist():
             assert (ROOT / name).is_file(), f"{page}: {text}"
         elif name not in ("COMMAND", "VERSION"):
             assert name in cli.COMMANDS, f"{page}: {text}"
-            known = {"config", *(flags.NAMES.get(k, k) for k in cli.COMMANDS[name][1])}
+            known = {"config", *flags_of(name)}
             used = re.findall(r"--([a-z_-]+)", text)
             assert set(used) <= known, f"{page}: {text}"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hypelora_jax import cli
-from hypelora_jax.train.journal import rows_until
+from hypelora_jax.run.metric_log import rows_until
 
 
 def last_line(err: str) -> str:
@@ -90,7 +90,7 @@ def test_a_loss_that_is_not_finite_names_step_ids_and_checkpoint(explosive, tmp_
     assert found[3] == (good if step > 1 else "no checkpoint yet")
 
 
-@pytest.mark.soak  # in short: tests/train/test_guard.py
+@pytest.mark.soak  # in short: tests/train/test_divergence.py
 @pytest.mark.fault("the same, optim.skip_nonfinite=N", "passes over N such steps a run")
 def test_steps_that_are_not_finite_are_skipped_if_asked(explosive, tmp_path):
     workdir = tmp_path / "run"

@@ -3,46 +3,18 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import source_tree
 
-import hypelora_jax
-
-ROOT = Path(hypelora_jax.__file__).parent
-# Low to high. A layer's units do not import each other; inside a folder all is free.
-LAYERS = (
-    ("types",),
-    ("trees", "rng", "choices", "store", "lock"),
-    ("settings", "flags"),
-    ("lora",),
-    ("calibration",),
-    ("sharding",),
-    ("models", "hyper"),
-    ("interop",),
-    ("data",),
-    ("predict",),
-    ("assemble",),
-    ("train",),
-    ("report",),
-    ("folder",),
-    ("overview", "posthoc", "uncertainty"),
-    ("evaluate",),
-    ("notes",),
-    ("runs", "prepare", "recalibrate", "inference", "plan", "exports"),
-    ("imports", "afterwards", "serve"),
-    ("doctor", "exits"),
-    ("commands",),
-    ("cli",),
-)
-RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
+RANK = {unit: rank for rank, layer in enumerate(source_tree.LAYERS) for unit in layer}
 # Metrics and calibrators see arrays only: they are of use without the rest.
-CALIBRATION_SEES = {"types", "choices", "settings"}
+CALIBRATION_SEES = {"types", "errors", "config"}
 ONLY_IN = {
-    "ml_collections": {"cli"},
-    "absl.flags": {"cli"},
-    "argparse": {"cli"},
-    "flax.linen": {"models", "hyper"},
+    "ml_collections": {"config"},
+    "absl.flags": {"config"},
+    "argparse": {"cli", "commands"},
+    "flax.linen": {"families", "hyper"},
     "torch": set(),
     "transformers": set(),
     "peft": set(),
@@ -52,25 +24,12 @@ ONLY_IN = {
     "fastapi": {"serve"},
     "uvicorn": {"serve"},
 }
-FILES = sorted(ROOT.rglob("*.py"))
-
-
-def imported(source: str) -> set[str]:
-    """Dotted names a source imports, anywhere in it; `from a import b` gives a.b."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            names |= {f"{module}.{alias.name}" for alias in node.names}
-    return names
 
 
 def complaints(unit: str, source: str) -> list[str]:
     """What is wrong with the imports of a file of the unit (folder or module)."""
     wrong = []
-    for name in sorted(imported(source)):
+    for name in sorted(source_tree.imported(ast.parse(source))):
         if name.startswith("."):
             wrong.append(f"{name}: relative; write hypelora_jax.x")
         for package, units in ONLY_IN.items():
@@ -89,16 +48,13 @@ def complaints(unit: str, source: str) -> list[str]:
     return wrong
 
 
-def unit_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", source_tree.files(), ids=source_tree.module_of)
 def test_imports_point_down(path):
-    unit = unit_of(path)
+    unit = source_tree.unit_of(source_tree.module_of(path))
     if unit == "__init__":
         # in its function `load`
-        assert imported(path.read_text()) == {"hypelora_jax.inference.loaded"}
+        tree = ast.parse(path.read_text())
+        assert source_tree.imported(tree) == {"hypelora_jax.inference.predictor"}
         return
     assert unit in RANK, f"{unit} is in no layer; add it to LAYERS"
     assert complaints(unit, path.read_text()) == []
@@ -108,12 +64,16 @@ def test_imports_point_down(path):
     ("unit", "line"),
     [
         ("types", "from hypelora_jax import trees"),
-        ("models", "from hypelora_jax.hyper.mlp import mlp_hyper"),
-        ("hyper", "import hypelora_jax.models.encoder"),
-        ("calibration", "from hypelora_jax.lora import scale"),
+        ("families", "from hypelora_jax.hyper.mlp import mlp_hyper"),
+        ("hyper", "import hypelora_jax.families.encoder"),
+        ("interop", "from hypelora_jax.run import lock"),
+        ("evaluate", "from hypelora_jax.report import tables"),
+        ("run", "from hypelora_jax.train.state import TrainState"),
+        ("serve", "def f():\n    from hypelora_jax.commands import serve"),
+        ("calibration", "from hypelora_jax.adapters.lora import scale"),
         ("calibration", "from hypelora_jax import trees"),
         ("data", "def f():\n    from hypelora_jax.train import loop"),
-        ("lora", "from hypelora_jax.utilities import x"),
+        ("adapters", "from hypelora_jax.utilities import x"),
         ("train", "from .state import TrainState"),
         ("train", "from ml_collections import ConfigDict"),
         ("train", "from absl import flags"),
@@ -126,10 +86,12 @@ def test_a_wrong_import_is_found(unit, line):
 
 
 def test_a_right_import_is_not_complained_about():
-    source = "from absl import logging\nfrom hypelora_jax.settings import Settings"
+    source = (
+        "from absl import logging\nfrom hypelora_jax.config.settings import Settings"
+    )
     assert complaints("cli", source) == []
     assert complaints("calibration", source) == []
-    assert complaints("models", "from hypelora_jax.models import layers") == []
+    assert complaints("families", "from hypelora_jax.families import blocks") == []
 
 
 def test_importing_the_package_alone_is_light():

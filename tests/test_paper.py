@@ -3,12 +3,14 @@
 import jax
 import pytest
 
-from hypelora_jax import assemble, cli, trees
+from hypelora_jax import cli, trees
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import from_dict
 from hypelora_jax.configs import paper
+from hypelora_jax.data.tasks import unnamed
+from hypelora_jax.errors import UserError
+from hypelora_jax.families import preset
 from hypelora_jax.interop import base as bases
-from hypelora_jax.models.presets import preset
-from hypelora_jax.settings import from_dict
-from hypelora_jax.types import UserError
 
 RUNS = [
     (size, *name.split(), task)
@@ -81,12 +83,12 @@ def test_rows_hold_the_protocols_numbers(
 )
 def test_models_have_as_many_weights_as_the_authors(arguments, network):
     config, sizes = settings(*arguments), preset("roberta_base")
-    model = assemble.build(config, sizes, 2)
-    base = bases.Base(sizes, None, "", "", None)
+    model = model_lib.build(config, sizes, unnamed(2))
+    base = bases.Base(sizes, None, "", "")
 
     def make(key):
-        params = assemble.init_params(model, key, bases.load(base, 2, key))
-        return assemble.split(config, params)[0]
+        params = model_lib.init_params(model, key, bases.load(base, 2, key))
+        return model_lib.split(config, params)[0]
 
     trainable = jax.eval_shape(make, jax.random.key(0))
     head = trees.count(trainable.pop("head"))

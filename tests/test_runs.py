@@ -7,15 +7,23 @@ import numpy as np
 import pytest
 
 import hypelora_jax
-from hypelora_jax import cli, evaluate, folder, posthoc, recalibrate, runs
+from hypelora_jax import cli, objectives
 from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.data.pipeline import eval_batches
+from hypelora_jax.commands import train as runs
+from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax.data.batches import eval_batches
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.report import compare
-from hypelora_jax.report import runs as runs_of_reports
-from hypelora_jax.settings import Settings, from_dict
-from hypelora_jax.train import setup, validate
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import (
+    calibration_split,
+    evaluation,
+    recalibration,
+)
+from hypelora_jax.report import comparison, series
+from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
+from hypelora_jax.train import scoring
+from hypelora_jax.train import session as session_lib
 
 FEW = {
     "model": {"path": "random:tiny"},
@@ -87,15 +95,15 @@ def test_shares_of_raters_reach_metrics_files_and_reports(finished, capsys):
     for name in (*metrics.SOFT, "nll", "ece"):
         assert raw[name] == held["uncalibrated"][name] > 0
     assert held["soft_tv"] != raw["soft_tv"]
-    view = runs_of_reports.load(own)
+    view = series.load(own)
     for stage, wanted in (("as trained", raw), ("calibrated", held)):
-        cells = compare.compare([view], "validation", stage, replicas=4)[0].cells
+        cells = comparison.compare([view], "validation", stage, replicas=4)[0].cells
         for name in metrics.SOFT:
             assert cells[name].value == wanted[name] < cells[name].high
-    result = recalibrate.calibrate(str(own), "vector")
+    result = recalibration.calibrate(str(own), "vector")
     again = json.loads((own / "eval/validation/metrics.json").read_text())
     assert again["soft_tv"] == result["after"]["soft_tv"]["value"] != held["soft_tv"]
-    recalibrate.calibrate(str(own))  # as it was, for the other tests
+    recalibration.calibrate(str(own))  # as it was, for the other tests
 
 
 def test_shares_of_rows_without_a_label_are_left_out():
@@ -103,16 +111,19 @@ def test_shares_of_rows_without_a_label_are_left_out():
     rows, label = np.log([[0.6, 0.4], [0.5, 0.5], [0.9, 0.1]]), np.array([0, -1, 0])
     task = Task("t", "classification", ("a", "b"), (), False)
     state = calibrators.Temperature(1.0)
-    held = posthoc.judge(task, rows, label, state, 1.0, soft)
+    held = calibration_split.judge(objectives.of(task), rows, label, state, 1.0, soft)
     assert held["soft_tv"] == pytest.approx(0.1, abs=1e-12)
     assert held["uncalibrated"]["soft_tv"] == held["soft_tv"]
-    assert posthoc.held(rows, label, soft).soft.tolist() == [[0.5, 0.5], [1.0, 0.0]]
+    assert calibration_split.of_classes(rows, label, soft).soft.tolist() == [
+        [0.5, 0.5],
+        [1.0, 0.0],
+    ]
 
 
 def test_evaluate_gives_again_what_training_ended_with(finished):
     own = finished[0] / "seed_1"
     before = json.loads((own / "eval/validation/metrics.json").read_text())
-    again = evaluate.evaluate(str(own), "validation")
+    again = evaluation.evaluate(str(own), "validation")
     assert again.keys() == before.keys()
     for name in ("nll", "ece", "accuracy", "temperature"):
         assert again[name] == pytest.approx(before[name], abs=1e-6)
@@ -126,7 +137,9 @@ def test_evaluate_gives_again_what_training_ended_with(finished):
 
 def test_predict_agrees_with_evaluate(finished, tmp_path, capsys):
     own = finished[0] / "seed_0"
-    corpus = setup.load_corpus(folder.settings_of(folder.saved_record(own)))
+    corpus = session_lib.load_corpus(
+        records.settings_of(records.read_record(Run.open(own)))
+    )
     table = corpus.splits["validation"]
     source = tmp_path / "in.jsonl"
     source.write_text("".join(json.dumps({"text": t}) + "\n" for t in table.text[:20]))
@@ -143,9 +156,9 @@ def test_predict_agrees_with_evaluate(finished, tmp_path, capsys):
 
 
 def test_seed_scope_init_shares_data_order_and_dropout():
-    one, two = (setup.keys(few(seed=s, seed_scope="init")) for s in (1, 2))
+    one, two = (session_lib.keys(few(seed=s, seed_scope="init")) for s in (1, 2))
     assert one.data == two.data and one.train == two.train and one.init != two.init
-    one, two = (setup.keys(few(seed=s)) for s in (1, 2))
+    one, two = (session_lib.keys(few(seed=s)) for s in (1, 2))
     assert one.data != two.data and one.train != two.train
 
 
@@ -177,13 +190,13 @@ def test_early_stopping_ends_training(tmp_path):
 
 def test_bucketed_equals_padded_to_max():
     settings = few(method="hyper_mlp")
-    corpus = setup.load_corpus(settings)
-    bench = setup.workbench(settings, corpus.task)
-    data = setup.plan(bench, corpus).datasets["validation"]
-    forward = validate.forward(bench.model, bench.mesh)
-    params = bench.trainable, bench.frozen, np.zeros((), np.float32)
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task)
+    data = session_lib.with_data(session, corpus).datasets["validation"]
+    forward = scoring.forward(session.model, session.mesh)
+    params = session.trainable, session.frozen, np.zeros((), np.float32)
     bucketed, padded = (
-        validate.logits(forward, *params, eval_batches(data, edges, 32), len(data.ids))
+        scoring.logits(forward, *params, eval_batches(data, edges, 32), len(data.ids))
         for edges in ((16, 24, 32), (32,))
     )
     np.testing.assert_allclose(bucketed, padded, atol=1e-5)
@@ -197,7 +210,7 @@ def test_a_max_length_beyond_the_model_is_refused(tmp_path):
 
 def test_settings_survive_config_json():
     settings = few(hyper={"layers": (0, 1)}, lora={"targets": "all-linear"})
-    assert from_dict(folder.as_dict(settings)) == settings
+    assert from_dict(records.as_dict(settings)) == settings
     assert dataclasses.asdict(settings)["hyper"]["layers"] == (0, 1)
 
 
@@ -233,12 +246,12 @@ def test_values_that_make_no_sense_are_refused(sections, part):
 
 
 def test_a_record_older_than_a_field_has_its_default(tmp_path):
-    record = {"config": folder.as_dict(few())}
+    record = {"config": records.as_dict(few())}
     del record["config"]["uncertainty"]
-    folder.check_same(tmp_path, few(), record)
+    records.check_same(tmp_path, few(), record)
     other = few(uncertainty={"kind": "mc_dropout"})
     with pytest.raises(UserError, match="uncertainty.kind is 'none' there and 'mc_dr"):
-        folder.check_same(tmp_path, other, record)
+        records.check_same(tmp_path, other, record)
 
 
 def test_a_models_folder_is_no_workdir(tmp_path):

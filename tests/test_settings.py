@@ -3,9 +3,11 @@ import json
 
 import pytest
 
-from hypelora_jax.choices import CHOICES
-from hypelora_jax.settings import SECTIONS, Settings, from_dict
-from hypelora_jax.types import UserError
+from hypelora_jax.commands.shared import names
+from hypelora_jax.config import ranges
+from hypelora_jax.config import settings as settings_lib
+from hypelora_jax.config.settings import SECTIONS, Settings, from_dict
+from hypelora_jax.errors import UserError
 
 
 def test_json_of_settings_gives_the_settings_back():
@@ -20,13 +22,51 @@ def test_nothing_given_is_the_defaults():
     assert from_dict({}) == Settings()
 
 
-@pytest.mark.parametrize("name", [n for n, c in CHOICES.items() if c])
-def test_a_value_outside_the_choices_is_refused_with_the_choices(name):
+CHOICES = {
+    f"{section}.{field}" if section else field: allowed
+    for section, kind in {"": Settings, **SECTIONS}.items()
+    for field, hint in ranges.hints(kind).items()
+    if (allowed := ranges.choices(hint))
+}
+
+
+def of_path(name: str, value: object) -> dict:
     section, _, field = name.rpartition(".")
-    tree = {section: {field: "nonsense"}} if section else {field: "nonsense"}
+    return {section: {field: value}} if section else {field: value}
+
+
+@pytest.mark.parametrize("name", [*CHOICES, *names.TABLES])
+def test_a_value_outside_the_choices_is_refused_with_the_choices(name):
     with pytest.raises(UserError, match=f"config.{name} is 'nonsense'") as caught:
-        from_dict(tree)
-    assert all(choice in str(caught.value) for choice in CHOICES[name])
+        names.check(from_dict(of_path(name, "nonsense")))
+    wanted = (CHOICES | names.TABLES)[name]
+    assert str(caught.value).endswith(f"; wanted one of {', '.join(wanted)}")
+
+
+def test_a_name_of_a_table_is_for_the_table_to_refuse():
+    assert len(CHOICES) == 16 and not CHOICES.keys() & names.TABLES.keys()
+    for name in names.TABLES:
+        from_dict(of_path(name, "of a table that is not imported here"))
+
+
+def test_conditions_that_are_given_were_a_kind_of_sites_once():
+    old = {"hyper": {"cond": "given", "cond_dim": 5}}
+    settings = from_dict(old)
+    assert settings == from_dict(
+        {"hyper": {"cond_dim": 5}, "condition": {"source": "given"}}
+    )
+    assert settings.hyper.cond == "learned"
+    assert old["hyper"]["cond"] == "given", "the record is left as it is"
+
+
+def test_a_deleted_field_is_read_at_its_old_default_alone(monkeypatch):
+    gone = {"lora.magic": 3, "hyper.shape": (1, 2), "luck": "none"}
+    monkeypatch.setattr(settings_lib, "DELETED", gone)
+    old = {"lora": {"magic": 3, "rank": 2}, "hyper": {"shape": [1, 2]}, "luck": "none"}
+    assert from_dict(old) == from_dict({"lora": {"rank": 2}})
+    for name, value in (("lora.magic", 4), ("hyper.shape", [2]), ("luck", "some")):
+        with pytest.raises(UserError, match=f"config.{name} is .*no such field"):
+            from_dict(of_path(name, value))
 
 
 @pytest.mark.parametrize("name", ["", *SECTIONS])
@@ -63,6 +103,18 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
         ({"ckpt": {"keep": 0}}, "ckpt.keep"),
         ({"uncertainty": {"samples": 0}}, "uncertainty.samples is 0"),
         ({"uncertainty": {"dropout": 1.0}}, "uncertainty.dropout is 1.0; wanted 0 to"),
+        ({"seed": 2**31 - 5, "uncertainty": {"samples": 9}}, "below 2"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(tree, message):
+    with pytest.raises(UserError, match=message) as caught:
+        from_dict(tree)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
         ({"uncertainty": {"kind": "random_a"}}, "wants hyper.a=random and method"),
         (
             {"method": "lora", "uncertainty": {"kind": "hyper_ensemble"}},
@@ -72,13 +124,18 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
             {"hyper": {"cond": "onehot"}, "uncertainty": {"kind": "hyper_ensemble"}},
             "hyper.cond=onehot, method=hyper_mlp",
         ),
-        ({"seed": 2**31 - 5, "uncertainty": {"samples": 9}}, "below 2"),
+        (
+            {
+                "condition": {"source": "given"},
+                "uncertainty": {"kind": "hyper_ensemble"},
+            },
+            "got condition.source=given, method=hyper_mlp",
+        ),
     ],
 )
-def test_a_value_out_of_range_is_refused(tree, message):
-    with pytest.raises(UserError, match=message) as caught:
-        from_dict(tree)
-    assert "\n" not in str(caught.value)
+def test_a_kind_of_uncertainty_the_network_cannot_give_is_refused(tree, message):
+    with pytest.raises(UserError, match=message):
+        names.check(from_dict(tree))
 
 
 def test_the_names_that_programs_outside_rely_on_exist():

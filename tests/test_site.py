@@ -1,5 +1,6 @@
 """The documentation's pages hang together, and say what the program does."""
 
+import argparse
 import importlib.util
 import re
 
@@ -9,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hypelora_jax import choices, cli, flags, settings
-from hypelora_jax.calibration import losses, objectives
-from hypelora_jax.hyper import conditioning
-from hypelora_jax.rng import named_key
+from hypelora_jax import cli
+from hypelora_jax.commands.shared import names
+from hypelora_jax.config import settings
+from hypelora_jax.objectives import losses as losses_lib
+from hypelora_jax.objectives.classification import class_loss
+from hypelora_jax.objectives.losses import LOSSES
 
 ROOT = documented.ROOT
 
@@ -53,26 +56,28 @@ def test_tables_of_commands_fields_and_configs_are_complete(hooks):
 
 
 def test_the_tables_say_what_the_program_does(hooks):
-    for name, (_, keys) in cli.COMMANDS.items():
-        made = hooks.flags_of(name)
-        for key in keys:
-            assert f"`--{flags.NAMES.get(key, key)}`" in made
+    for name, command in cli.COMMANDS.items():
+        made, parser = hooks.flags_of(name), argparse.ArgumentParser(add_help=False)
+        command.add_flags(parser)
+        for action in parser._actions:
+            assert f"`{action.option_strings[0]}`" in made
     assert "| `--method` | `temperature` | temperature, vector" in hooks.flags_of(
         "calibrate"
     )
     assert "| `optim.lr` | `0.001` |" in hooks.fields_of("optim")
-    for section in settings.SECTIONS:
-        made = hooks.fields_of(section)
-        for path, known in choices.CHOICES.items():
-            if path.startswith(f"{section}.") and known:
-                assert f"| `{path}` |" in made and f"`{known[-1]}`" in made
+    assert "| `optim.schedule` | `'linear'` | `linear`, `cosine`, `constant`" in (
+        hooks.fields_of("optim")
+    )
+    for path, table in names.TABLES.items():
+        made = hooks.fields_of(path.partition(".")[0] if "." in path else "run")
+        assert f"| `{path}` |" in made and f"`{[*table][-1]}`" in made
 
 
 def test_every_field_says_what_it_is(hooks):
     for section in ("run", *settings.SECTIONS):
         rows = re.findall(r"^\| `(.*) \|$", hooks.fields_of(section), re.M)
         silent = [row for row in rows if row.endswith("| ")]
-        assert not silent, "a comment behind the field in settings.py"
+        assert not silent, "a comment behind the field in sections.py"
 
 
 def test_links_out_of_docs_go_to_the_repository(hooks):
@@ -115,12 +120,10 @@ def code_of(page: str, space: dict) -> dict:
 
 
 def test_the_loss_on_the_page_is_proper(monkeypatch):
-    spherical = code_of("loss.md", dict(vars(objectives)))["spherical"]
-    monkeypatch.setitem(losses.LOSSES, "spherical", lambda config: spherical)
-    names = (*choices.CHOICES["loss.name"], "spherical")
-    monkeypatch.setitem(choices.CHOICES, "loss.name", names)
+    spherical = code_of("loss.md", dict(vars(losses_lib)))["spherical"]
+    monkeypatch.setitem(LOSSES, "spherical", lambda config: spherical)
     config = settings.LossConfig(name="spherical", temperature=2.0)
-    built = losses.build(config, regression=False).apply({}, 2 * LOGITS, LABELS)
+    built = class_loss(config).apply({}, 2 * LOGITS, LABELS)
     np.testing.assert_allclose(built, spherical(LOGITS, LABELS), rtol=1e-6)
     assert float(built[0]) == pytest.approx(-np.sqrt(0.5))
     truth = jax.nn.softmax(LOGITS)
@@ -131,10 +134,11 @@ def test_the_loss_on_the_page_is_proper(monkeypatch):
 
 
 def test_the_conditioning_on_the_page_is_one():
-    names = {**vars(conditioning), "named_key": named_key}
-    made = code_of("conditioning.md", names)["added"](6, 5, 3)
-    cond = np.asarray(made.apply(made.init(jax.random.key(0)), {}))
-    assert cond.shape == (6, 5)
-    q, v = cond[:3], cond[3:]
-    np.testing.assert_allclose(q - v, np.broadcast_to(q[0] - v[0], q.shape), atol=1e-6)
-    assert len(np.unique(cond.round(5), axis=0)) == 6, "slots differ"
+    built = code_of("conditioning.md", {})["shared"]
+    made = built(settings.from_dict({"hyper": {"cond_dim": 5}}), 6)
+    params = made.init(jax.random.key(0))
+    found = made.apply(params, {})
+    assert found.vectors.shape == (6, made.width) == (6, 5) and found.row is None
+    described = found.vectors - params["embedding"]
+    np.testing.assert_allclose(described, np.tile(params["shared"], (6, 1)), atol=1e-6)
+    assert len(np.unique(found.vectors.round(5), axis=0)) == 6, "slots differ"

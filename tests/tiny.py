@@ -7,16 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax import assemble
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
-from hypelora_jax.models.presets import preset
-from hypelora_jax.settings import Settings, from_dict
+from hypelora_jax import families
+from hypelora_jax import model as model_lib
+from hypelora_jax.calibration.arrays import share, total
+from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax.data.tasks import unnamed
+from hypelora_jax.families import preset
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.types import Backbone, Head
 
 CONFIG = dataclasses.replace(preset("tiny"), layers=3)
 CLASSES = 3
 TRANSFORMER = {"width": 16, "heads": 2, "depth": 1, "ff": 24, "cond_dim": 5}
 MLP = {"widths": (11, 7), "cond_dim": 5}
+
+
+def encoder(config: EncoderConfig, **options) -> Backbone:
+    return families.of(config).backbone(config, **options)
+
+
+def head(config: EncoderConfig, outputs: int, dtype: str = "float32") -> Head:
+    return families.head("auto", config, unnamed(outputs), dtype=dtype)
 
 
 def settings(method: str = "hyper_mlp", **sections: dict) -> Settings:
@@ -39,12 +50,12 @@ def _base(key: jax.Array, classes: int) -> dict:
     }
 
 
-def model(config: Settings, classes: int = CLASSES) -> assemble.Model:
-    return assemble.build(config, CONFIG, classes)
+def model(config: Settings, classes: int = CLASSES) -> model_lib.Model:
+    return model_lib.build(config, CONFIG, unnamed(classes))
 
 
-def params(config: Settings, built: assemble.Model, seed: int = 0) -> dict:
-    return assemble.init_params(built, jax.random.key(seed), base(seed))
+def params(config: Settings, built: model_lib.Model, seed: int = 0) -> dict:
+    return model_lib.init_params(built, jax.random.key(seed), base(seed))
 
 
 @functools.partial(jax.jit, static_argnames=("seed", "by"))
@@ -74,3 +85,8 @@ def batch(rows: int = 4, tokens: int = 9, seed: int = 0) -> dict:
         "label": jnp.asarray(rng.integers(0, CLASSES, rows), jnp.int32),
         "weight": jnp.ones(rows, jnp.float32),
     }
+
+
+def mean(x_B: jax.Array, weight_B: jax.Array) -> jax.Array:
+    """Weighted mean over examples; 0 where all weights are 0."""
+    return share(total(x_B, weight_B), jnp.sum(weight_B.astype(x_B.dtype)))

@@ -7,9 +7,12 @@ import numpy as np
 import scipy.special
 from test_runs import few
 
-from hypelora_jax.settings import Settings, UncertaintyConfig
-from hypelora_jax.train import setup, validate
-from hypelora_jax.uncertainty import kinds
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.config.settings import Settings, UncertaintyConfig
+from hypelora_jax.evaluate.fitted import Fitted
+from hypelora_jax.run.paths import Run
+from hypelora_jax.train import scoring
+from hypelora_jax.train import session as session_lib
 
 __all__ = ["few"]
 K = 3
@@ -23,16 +26,19 @@ def with_kind(settings: Settings, kind: str, **fields) -> Settings:
 
 def opened(settings: Settings, shake: float = 0.3):
     """A model whose factors are not zero, and its validation split."""
-    corpus = setup.load_corpus(settings)
-    bench = setup.workbench(settings, corpus.task)
-    plan = setup.plan(bench, corpus)
-    leaves, structure = jax.tree.flatten(bench.trainable)
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task)
+    session = session_lib.with_data(session, corpus)
+    leaves, structure = jax.tree.flatten(session.trainable)
     draw = np.random.default_rng(0)
     noisy = [x + shake * draw.normal(size=x.shape).astype(np.float32) for x in leaves]
     trainable = jax.tree.unflatten(structure, noisy)
-    forward = validate.forward(bench.model, bench.mesh)
-    chosen = kinds.Chosen(bench, forward, trainable, bench.frozen, ALPHA, plan.edges)
-    return chosen, plan.datasets
+    forward = scoring.forward(session.model, session.mesh)
+    own = (trainable, session.frozen, ALPHA, 0)
+    nowhere = Run.open("no-such-run")
+    calibrator = calibrators.Temperature(1.0)
+    chosen = Fitted(nowhere, session, forward, *own, calibrator, 1.0)
+    return chosen, session.datasets
 
 
 def softmax(x):

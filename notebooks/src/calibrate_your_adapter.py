@@ -46,8 +46,9 @@ install(ROOT)
 # ## Choices
 #
 # `ADAPTER` is a folder with `adapter_config.json` and `adapter_model.safetensors`, of a
-# BERT or RoBERTa base; `MODEL` that base, where it is not the one the adapter names.
-# `CONFIG` and `FLAGS` say which labelled data to judge by. For your own files:
+# BERT, RoBERTa, DistilBERT or XLM-RoBERTa base; `MODEL` that base, where it is not the
+# one the adapter names. `CONFIG` and `FLAGS` say which labelled data to judge by. For
+# your own files:
 #
 #     CONFIG = "files"
 #     FLAGS = "--config.data.train=train.csv --config.data.validation=validation.csv"
@@ -110,13 +111,13 @@ hypelora(f"calibrate --workdir={RUN} --method=identity")
 # As it is, on the validation split. Below the diagonal: too sure of itself.
 
 # %%
-from hypelora_jax.report import figures, html, plots
+from hypelora_jax.report import figures, reliability, series
 
 
 def diagram() -> Png:
     """Reliability on the validation split, before and after the calibrator in use."""
-    panel = plots.panel_of(html.load(RUN), "validation")
-    return Png(figures.png(plots.reliability([panel])))
+    panel = reliability.panel_of(series.load(RUN), "validation")
+    return Png(figures.png(reliability.diagram([panel])))
 
 
 diagram()

@@ -106,10 +106,10 @@ hypelora(f"evaluate --workdir={WORKDIR} --split=test")
 # bootstrap interval of each bin's accuracy; below, how many answers a bin holds.
 
 # %%
-from hypelora_jax.report import figures, html, plots
+from hypelora_jax.report import figures, reliability, series
 
-run = html.load(WORKDIR)
-Png(figures.png(plots.reliability([plots.panel_of(run, "test")])))
+run = series.load(WORKDIR)
+Png(figures.png(reliability.diagram([reliability.panel_of(run, "test")])))
 
 # %% [markdown]
 # How sure are these numbers? Bootstrap intervals over the test examples (of the

@@ -68,6 +68,7 @@ import runpy
 import jax
 
 print(jax.default_backend(), jax.devices())
+sys.path.append(str(ROOT / "experiments"))  # what the script imports stands beside it
 
 
 def reproduce(table: str) -> None:
@@ -118,13 +119,13 @@ Png((Path(WORKDIR) / "figure2.png").read_bytes())
 # scaling.
 
 # %%
-from hypelora_jax.report import figures, html, plots
+from hypelora_jax.report import figures, reliability, series
 
 runs = sorted(path.parent for path in Path(WORKDIR).glob("*/*/summary.json"))
 panels = [
-    plots.panel_of(
-        html.load(run)._replace(name=f"{run.parent.name}, {run.name}"), "validation"
+    reliability.panel_of(
+        series.load(run)._replace(name=f"{run.parent.name}, {run.name}"), "validation"
     )
     for run in runs
 ]
-Png(figures.png(plots.reliability([panel for panel in panels if panel])))
+Png(figures.png(reliability.diagram([panel for panel in panels if panel])))

@@ -6,8 +6,10 @@ __version__ = "0.1.0"
 def load(workdir: str, **options):
     """A finished run that predicts: `hypelora_jax.load(workdir).predict(["A text."])`.
 
-    Options and errors are those of `hypelora_jax.inference.loaded.load`.
+    Options and errors are those of `hypelora_jax.inference.predictor.load`.
     """
-    from hypelora_jax.inference import loaded  # here: importing the package stays cheap
+    from hypelora_jax.inference import (
+        predictor,  # here: importing the package stays cheap
+    )
 
-    return loaded.load(workdir, **options)
+    return predictor.load(workdir, **options)

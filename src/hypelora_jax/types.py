@@ -1,104 +1,264 @@
-"""Names shared by all modules: contracts, trees and the dimension key.
+"""Contracts, trees and the dimension key: the names that all rooms share.
+
+A contract is a NamedTuple of pure functions, and each of its fields is typed by a
+Protocol here, so that its signature is code and not prose. The functions are closures:
+a builder takes the static choices (sizes, settings), and what it returns takes arrays.
 
 Dimension key (shape suffixes of arrays, einsum letters in lower case):
 B batch, T tokens, D width, H heads, K head dim, F feed-forward, V vocabulary,
 L layers, R rank, C conditioning, Y classes, M bins, N examples, S conditioning
-slots, I and O input and output width of a site.
+slots, U distinct conditions, I and O input and output width of a site.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 Params = dict[str, Any]  # nested dict of arrays
 Lora = dict[str, dict[str, jax.Array]]  # {"q": {"a": a_LIR, "b": b_LRO}, ...}
 Key = jax.Array  # a typed key, jax.random.key(...)
 Batch = Mapping[str, jax.Array]  # see below
 
-# A batch is a dict of arrays; the backbone reads the first three, the loss the rest:
+# A batch is a dict of arrays; the backbone reads the first three, the objective and the
+# conditioner the rest:
 #   "ids"    int32 (B, T)   token ids, padded with the model's pad id
 #   "mask"   bool  (B, T)   True where there is a token
 #   "types"  int32 (B, T)   segment of each token (0 for RoBERTa)
 #   "label"  int32 (B,) classes | float32 (B,) regression | float32 (B, Y) soft labels
 #   "weight" float32 (B,)   1 for examples, 0 for padding rows
-#   "cond"   float32 (S, C) | (B, S, C)  only with `given` conditioning
+#   "cond"   float32 (S, C) | (B, S, C)  only with a conditioner that reads it
 
 MODULES = ("q", "k", "v", "o", "up", "down", "gate")  # canonical order of sites
 
 
-class UserError(ValueError):
-    """A mistake of the user's: one line that says got, wanted and the way out."""
+class Init(Protocol):
+    """Draws the parameters of a part, float32; {} where it has none."""
+
+    def __call__(self, key: Key) -> Params:
+        """The part's subtree of the parameter tree."""
 
 
-class Preempted(Exception):
-    """The machine asked the run to stop; its state is saved, so it can be resumed."""
+class Encode(Protocol):
+    """Runs the frozen transformer with an adapter.
+
+    `lora` covers all layers of each adapted module ({}: no adapter) and has its scale
+    folded in. `key=None` switches dropout off. Raises a `UserError` for more tokens
+    than the model has positions.
+    """
+
+    def __call__(
+        self, params: Params, lora: Lora, batch: Batch, key: Key | None = None
+    ) -> jax.Array:
+        """Hidden states (B, T, D), or those of all layers (L + 1, B, T, D)."""
 
 
 class Backbone(NamedTuple):
-    """Frozen transformer as pure functions.
+    """A frozen transformer.
 
-    `init(key) -> params`; `apply(params, lora, batch, key=None) -> hidden_BTD`;
-    `trace(params, lora, batch, key=None) -> hidden_LBTD`, the embeddings' output first,
-    so that its leading length is layers + 1. `key=None` switches dropout off.
+    `apply` gives the last hidden states (B, T, D); `trace` gives those of every layer,
+    the embeddings' output first, so that its leading length is layers + 1.
     """
 
-    init: Callable[..., Params]
-    apply: Callable[..., jax.Array]
-    trace: Callable[..., jax.Array]
+    init: Init
+    apply: Encode
+    trace: Encode
+
+
+class ReadHidden(Protocol):
+    """Reads hidden states (B, T, D), computed in at least float32."""
+
+    def __call__(
+        self,
+        params: Params,
+        hidden_BTD: jax.Array,
+        batch: Batch,
+        key: Key | None = None,
+    ) -> jax.Array:
+        """Logits (B, Y); `key=None` switches dropout off."""
+
+
+class Features(Protocol):
+    """What the last layer `out` of a head reads, without dropout."""
+
+    def __call__(self, params: Params, hidden_BTD: jax.Array) -> jax.Array:
+        """Features (B, D), at least float32."""
 
 
 class Head(NamedTuple):
-    """Task head.
+    """What reads hidden states.
 
-    `init(key) -> params`; `apply(params, hidden_BTD, key=None) -> logits_BY`;
-    `features(params, hidden_BTD) -> features_BD`, what the last layer `out` reads.
+    Its last layer is `out`: `out` of `features` is `apply` without dropout.
     """
 
-    init: Callable[..., Params]
-    apply: Callable[..., jax.Array]
-    features: Callable[..., jax.Array]
+    init: Init
+    apply: ReadHidden
+    features: Features
+
+
+class Conditions(NamedTuple):
+    """Conditioning vectors of a batch.
+
+    `vectors` (S, C) condition every row alike; (U, S, C) are U distinct conditions, and
+    `row` (B,) int32 says which one each row takes. Without `row`, row b takes the b-th.
+    """
+
+    vectors: jax.Array
+    row: jax.Array | None = None
+
+
+class Condition(Protocol):
+    """Reads the conditions of a batch."""
+
+    def __call__(self, params: Params, batch: Batch) -> Conditions:
+        """The vectors, and which of them each row takes."""
 
 
 class Conditioner(NamedTuple):
-    """Source of conditioning vectors.
+    """What the hyper-network reads.
 
-    `init(key) -> params`; `apply(params, batch) -> cond_SC` or `cond_BSC`.
+    `reads` names the batch keys it needs with the shape of one row, so that data,
+    sharding and export know them; {} where it needs none. `width` is C.
     """
 
-    init: Callable[..., Params]
-    apply: Callable[..., jax.Array]
+    init: Init
+    apply: Condition
+    reads: Mapping[str, tuple[int, ...]]
+    width: int
+
+
+class Write(Protocol):
+    """Writes LoRA factors from conditioning vectors."""
+
+    def __call__(
+        self,
+        params: Params,
+        cond_SC: jax.Array,
+        alpha: jax.Array | float,
+        key: Key | None = None,
+    ) -> Lora:
+        """Compact factors: only the layers that the hyper-network writes, unscaled.
+
+        `alpha` in [0, 1] is the weight of the initial factors. `key=None` switches
+        dropout off and gives a `random` A its stored draw.
+        """
 
 
 class HyperNet(NamedTuple):
-    """Conditioning vectors to LoRA factors of the adapted layers.
+    """Conditioning vectors to LoRA factors; `slots` is S."""
 
-    `init(key) -> params`; `apply(params, cond_SC, alpha, key=None) -> lora` in compact
-    form (only the hyper-network's own layers); `slots` is S.
-    """
-
-    init: Callable[..., Params]
-    apply: Callable[..., Lora]
+    init: Init
+    apply: Write
     slots: int
 
 
+class RowLoss(Protocol):
+    """The training loss of each row, in nats for classes."""
+
+    def __call__(
+        self,
+        params: Params,
+        logits_BY: jax.Array,
+        label: jax.Array,
+        weight_B: jax.Array | None = None,
+    ) -> jax.Array:
+        """Losses (B,); a row of weight 0 changes no other row and gets no gradient.
+
+        The weights matter to a penalty that is a statistic of the batch. The mean over
+        rows is the caller's.
+        """
+
+
 class Loss(NamedTuple):
-    """Per-example loss, in nats for classes.
+    """Per-example loss; its parameters are {} or {"log_t"}."""
 
-    `init(key) -> params`, {} or {"log_t"};
-    `apply(params, logits_BY, label, weight_B=None) -> loss_B`. The weights matter to a
-    penalty that is a statistic of the batch; the mean over rows is the caller's.
+    init: Init
+    apply: RowLoss
+
+
+class Sums(Protocol):
+    """Sums the loss of a micro-batch; sums of micro-batches and devices are added."""
+
+    def __call__(
+        self, model: Any, params: Params, factors: Lora, batch: Batch, key: Key | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """(sum of weight * loss, sum of weights); `model` is a `model.Model`."""
+
+
+Probabilities = Callable[[np.ndarray], np.ndarray]  # raw logits (N, Y) to probabilities
+
+
+class UpdateJudge(Protocol):
+    """Adds examples to an evaluation."""
+
+    def __call__(
+        self,
+        state: Any,
+        logits_NY: np.ndarray,
+        label_N: np.ndarray,
+        soft_NY: np.ndarray | None = None,
+    ) -> Any:
+        """The next state; examples without a label are left out."""
+
+
+class Judge(NamedTuple):
+    """An accumulator for evaluation, mergeable over batches and processes.
+
+    `start() -> state`; `update` adds examples; `merge(left, right) -> state` joins two
+    states, left's examples first; `result(state, probabilities) -> metrics` in float64,
+    {} where no example had a label.
     """
 
-    init: Callable[..., Params]
-    apply: Callable[..., jax.Array]
+    start: Callable[[], Any]
+    update: UpdateJudge
+    merge: Callable[[Any, Any], Any]
+    result: Callable[[Any, Probabilities], dict[str, Any]]
 
 
-class Calibrator(NamedTuple):
-    """Post-hoc calibrator.
+class Objective(NamedTuple):
+    """What is learned and how it is judged.
 
-    `fit(logits_NY, label_N, weight_N) -> state`; `apply(state, logits_NY) -> probs_NY`.
+    `init` draws the objective's own parameters ({"log_t"} for a learned temperature);
+    `reads` names the batch keys of `sums`; `unit` is the metric that models are chosen
+    by, the lower the better; `probabilistic` says that outputs are logits of classes,
+    so that there are confidences, calibrators and sets.
     """
 
-    fit: Callable[..., Any]
-    apply: Callable[..., jax.Array]
+    init: Init
+    reads: tuple[str, ...]
+    sums: Sums
+    judge: Judge
+    unit: str
+    probabilistic: bool
+
+
+class BuildNetwork(Protocol):
+    """Builds the hyper-network of a method for the sites it writes."""
+
+    def __call__(
+        self, config: Any, blending: Any, sites: Any, rank: int, cond_width: int
+    ) -> HyperNet:
+        """The network; raises a `UserError` for choices it cannot serve."""
+
+
+class Network(NamedTuple):
+    """A kind of hyper-network: how many slots it reads, and how it is built."""
+
+    slots: Callable[[Any, Any], int]
+    build: BuildNetwork
+
+
+class Method(NamedTuple):
+    """What trains, and where the factors come from.
+
+    `trains` are patterns that match the paths of the trainable leaves whole; `network`
+    is the hyper-network that writes factors, None where there is none; `adapts` says
+    whether there are LoRA factors at all; `lr` is the peak learning rate that configs
+    start from (MiniLM, batches of 32).
+    """
+
+    trains: tuple[str, ...]
+    network: Network | None
+    adapts: bool
+    lr: float

@@ -10,10 +10,10 @@ import pytest
 import tiny
 from parity import golden
 
-from hypelora_jax import assemble
-from hypelora_jax.settings import MeshConfig
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import optim
+from hypelora_jax.train import optimizer
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step
 
@@ -35,7 +35,7 @@ def test_parity_of_logits(name):
     model = golden.build(settings)
     params = golden.cast(golden.case_params(settings, model, z), "float32")
     alpha = jnp.asarray(golden.MODELS[name]["noise_alpha"], jnp.float32)
-    predict = jax.jit(lambda p, b: model.predictor.predict(p, {}, b, alpha))
+    predict = jax.jit(lambda p, b: model.predict(p, {}, b, alpha))
     golden.close(predict(params, golden.batch()), z["logits"], 1e-5, "logits")
 
 
@@ -50,11 +50,11 @@ def test_three_steps_sharded_and_not(method, devices):
         make_mesh(MeshConfig(), devices[:1]),
         make_mesh(MeshConfig(), devices),
     ):
-        tx = optim.optimizer(config.optim, 3)
+        tx = optimizer.optimizer(config.optim, 3)
         step = build_step(
-            model, tx, optim.blend_alpha(config.blend, 3), mesh, deterministic=True
+            model, tx, optimizer.blend_alpha(config.blend, 3), mesh, deterministic=True
         )
-        trainable, frozen = assemble.split(config, params)
+        trainable, frozen = model_lib.split(config, params)
         state = init_state(trainable, tx, jax.random.key(0))
         for _ in range(3):
             state, info = step(state, frozen, batch)

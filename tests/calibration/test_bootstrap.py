@@ -4,8 +4,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from hypelora_jax.calibration import bootstrap, metrics, replicas, scores
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration import bootstrap, metrics, replicas
+from hypelora_jax.errors import UserError
 
 N, NUMBER = 150, 8
 FEW = ("accuracy", "ece", "aurc")
@@ -89,27 +89,6 @@ def test_interval_by_hand():
     assert bootstrap.interval("ece", 0.25, draw) == pytest.approx(ends)
     got = bootstrap.interval("ece", 0.05, draw)
     assert got == pytest.approx({"value": 0.05, "low": 0.0, "high": 0.145})
-
-
-def test_scores_have_the_intervals_of_resampled_counts():
-    chance = np.random.default_rng(0)
-    labels = chance.integers(0, 2, 400)
-    predictions = np.where(chance.random(400) < 0.8, labels, 1 - labels)
-    got = bootstrap.score_intervals(("mcc", "accuracy"), predictions, labels)
-    p = got["accuracy"]["value"]
-    assert p == np.mean(predictions == labels)
-    # the number of hits of a replica is binomial
-    for side, tail in (("low", 0.025), ("high", 0.975)):
-        exact = scipy.stats.binom.ppf(tail, 400, p) / 400
-        assert got["accuracy"][side] == pytest.approx(exact, abs=0.006)
-    at = got["mcc"]
-    assert at["low"] < at["value"] == scores.mcc(predictions, labels) < at["high"]
-    again = bootstrap.score_intervals(("mcc",), predictions, labels, seed=1)["mcc"]
-    assert again["value"] == at["value"] and again["low"] != at["low"]
-    same = bootstrap.score_intervals(("mcc",), labels, labels, replicas=5)["mcc"]
-    assert same == {"value": 1.0, "low": 1.0, "high": 1.0}
-    with pytest.raises(UserError, match="score 'auc' is unknown"):
-        bootstrap.score_intervals(("auc",), predictions, labels)
 
 
 # Two runs of the same true quality: for each example a logit, seen by each run through

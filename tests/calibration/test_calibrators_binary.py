@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import simulated
 
-from hypelora_jax.calibration import calibrators, monotone, one_vs_rest, stepwise
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.calibration.calibrators import monotone, one_vs_rest, stepwise
 
 
 def test_isotonic_by_hand():

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import simulated
 
-from hypelora_jax import choices
-from hypelora_jax.calibration import affine, calibrators
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.calibration.calibrators import affine
+from hypelora_jax.errors import UserError
+
+NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
 
 
 def fit(name, logits, labels):
@@ -31,7 +33,7 @@ def test_json_round_trip(state):
     np.testing.assert_equal(tuple(back), tuple(state))  # NaN equals NaN here
 
 
-@pytest.mark.parametrize("name", choices.CALIBRATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_json_round_trip_of_a_fit(name):
     logits, labels = simulated.split(3, 50)
     state = fit(name, logits, labels)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hypelora_jax.calibration import calibrators, metrics
-from hypelora_jax.calibration import temperature as scaling
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration.calibrators import temperature as scaling
+from hypelora_jax.errors import UserError
 
 WIDEST, MOST = 6, 60  # classes and examples of a case
 
@@ -38,7 +38,7 @@ def nll(logits, labels, temperature):
 
 
 def check(kind, logits, labels):
-    state = calibrators.temperature().fit(logits, labels)
+    state = calibrators.build("temperature").fit(logits, labels)
     t = state.temperature
     assert kind != "constant" or t == 1  # no T is better there
     assert calibrators.T_MIN <= t <= calibrators.T_MAX
@@ -74,7 +74,7 @@ def test_the_solver_is_one_program_for_many_splits():
     found = many(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(weights))
     for i, (z, y) in enumerate(held):
         t = float(found.temperature[i])
-        wanted = calibrators.temperature().fit(z, y)
+        wanted = calibrators.build("temperature").fit(z, y)
         z = z.astype(np.float32).astype(float)
         # float32 sums losses of magnitude up to 1e4 with a relative error of 1e-7
         slack = 1e-6 * (1 + wanted.nll_before)
@@ -97,14 +97,14 @@ def test_finds_the_temperature_that_was_applied():
     draw = np.random.default_rng(0)
     logits = draw.normal(size=(20_000, 2))
     labels = (draw.random(20_000) < calibrators.softmax(logits)[:, 1]).astype(int)
-    state = calibrators.temperature().fit(3.0 * logits, labels)
+    state = calibrators.build("temperature").fit(3.0 * logits, labels)
     assert state.temperature == pytest.approx(3.0, rel=0.06)
 
 
 def test_by_hand():
     # logits +-log 9 are right 3 times of 4: best p is 3/4, so T = log 9 / log 3 = 2
     logits = np.log([[9.0, 1.0]] * 4)
-    state = calibrators.temperature().fit(logits, np.array([0, 0, 0, 1]))
+    state = calibrators.build("temperature").fit(logits, np.array([0, 0, 0, 1]))
     assert state.temperature == pytest.approx(2.0, rel=1e-9)
     got = calibrators.apply(state, logits)
     np.testing.assert_allclose(got, [[0.75, 0.25]] * 4, rtol=1e-9)
@@ -112,7 +112,7 @@ def test_by_hand():
 
 
 def test_no_example_gives_one():
-    state = calibrators.temperature().fit(np.zeros((2, 2)), [0, 1], [0, 0])
+    state = calibrators.build("temperature").fit(np.zeros((2, 2)), [0, 1], [0, 0])
     assert state.temperature == 1
     found = jax.jit(scaling.solve)(jnp.zeros((2, 2)), jnp.arange(2), jnp.zeros(2))
     assert found.temperature == 1
@@ -122,7 +122,7 @@ def test_shifting_logits_changes_nothing():
     draw = np.random.default_rng(0)
     logits, labels = draw.normal(size=(50, 3)), draw.integers(0, 3, 50)
     labels[:30] = logits[:30].argmax(axis=1)
-    fit = calibrators.temperature().fit
+    fit = calibrators.build("temperature").fit
     moved = fit(logits + 5.0 * draw.normal(size=(50, 1)), labels)
     assert moved.temperature == pytest.approx(fit(logits, labels).temperature, rel=1e-6)
 
@@ -132,7 +132,7 @@ def test_applies_to_jax_and_numpy_alike_under_jit():
     state = calibrators.Temperature(2.5)
     wanted = calibrators.apply(state, logits)
     assert wanted.dtype == np.float64
-    apply = jax.jit(calibrators.temperature().apply)
+    apply = jax.jit(calibrators.build("temperature").apply)
     got = apply(state, jnp.asarray(logits, jnp.float32))
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
     low = calibrators.apply(state, jnp.asarray(logits, jnp.bfloat16))
@@ -140,7 +140,7 @@ def test_applies_to_jax_and_numpy_alike_under_jit():
 
 
 def test_refuses_what_is_no_logit_label_or_weight():
-    fit = calibrators.temperature().fit
+    fit = calibrators.build("temperature").fit
     with pytest.raises(UserError, match="1 of 2 rows of logits are not finite"):
         fit(np.array([[0.0, math.inf], [0.0, 1.0]]), np.array([0, 1]))
     with pytest.raises(UserError, match="labels run from -1 to 1; wanted 0 to 1"):

@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 import simulated
 
-from hypelora_jax import choices
 from hypelora_jax.calibration import calibrators, conformal
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
+NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
 FIT, NEW, SPLITS = 99, 100, 150
-
-
-def test_the_command_line_offers_every_kind():
-    assert choices.SETS == tuple(conformal.SCORES)
 
 
 def simulate(classes, coverage, sets, by_class, scale=2.0):
@@ -32,7 +28,7 @@ def simulate(classes, coverage, sets, by_class, scale=2.0):
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("coverage", [0.5, 0.9])
-@pytest.mark.parametrize("sets", conformal.SCORES)
+@pytest.mark.parametrize("sets", conformal.SETS)
 def test_coverage_is_as_asked_within_binomial_error(sets, coverage, classes):
     """With 99 examples and no ties it is exact: the 90th score, of 100 places."""
     got, error = simulate(classes, coverage, sets, by_class=False)
@@ -42,7 +38,7 @@ def test_coverage_is_as_asked_within_binomial_error(sets, coverage, classes):
     assert got == pytest.approx(coverage, abs=4 * error)
 
 
-@pytest.mark.parametrize("sets", conformal.SCORES)
+@pytest.mark.parametrize("sets", conformal.SETS)
 def test_by_class_covers_every_class(sets):
     classes, coverage = 3, 0.8
     draw, hits = np.random.default_rng(0), np.zeros((2, classes))
@@ -97,7 +93,7 @@ def test_a_calibrator_fitted_on_the_same_split_does_not_cost_coverage(name):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", choices.CALIBRATORS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_calibrator_costs_coverage_over_many_splits(name):
     check_calibrated(name, splits=200)
 
@@ -144,7 +140,7 @@ def test_the_rank_is_not_moved_by_rounding(n, rank):
 def test_more_coverage_is_larger_sets():
     logits, labels = simulated.split(4, 1000)
     probs = calibrators.softmax(logits)
-    for sets in conformal.SCORES:
+    for sets in conformal.SETS:
         held = [
             conformal.members(conformal.fit(probs, labels, c, sets), probs)
             for c in (0.5, 0.8, 0.95)
@@ -168,7 +164,7 @@ def test_summary_says_what_each_kind_did():
     probs = calibrators.softmax(logits / 2)
     got = conformal.summary(probs[:2000], labels[:2000], probs[2000:], labels[2000:])
     assert (got["wanted"], got["n_calibration"], got["n"]) == (0.9, 2000, 2000)
-    for name in conformal.KINDS:
+    for name in (*conformal.SETS, "thr_by_class"):
         assert got[name]["coverage"]["value"] == pytest.approx(0.9, abs=0.03)
         assert 1 < got[name]["size"] < 4
     assert got["thr"]["size"] == min(

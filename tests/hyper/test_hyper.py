@@ -7,10 +7,10 @@ import pytest
 import tiny
 
 from hypelora_jax import trees
-from hypelora_jax.hyper import emit
-from hypelora_jax.lora import Site
-from hypelora_jax.settings import BlendConfig, HyperConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.adapters.sites import Site
+from hypelora_jax.config.settings import BlendConfig, HyperConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.hyper import factors
 
 METHODS = ("hyper_mlp", "hyper_transformer")
 # For laws that hold for any trunk: the Transformer's, slow to compile, in soak.
@@ -23,7 +23,7 @@ def emitted(config, seed=0, key=None, alpha=HALF, shake=False):
     params = tiny.params(config, built, seed)
     if shake:
         params = tiny.shaken(params)
-    cond = built.parts.cond.apply(params.get("cond", {}), {})
+    cond = built.parts.cond.apply(params.get("cond", {}), {}).vectors
     return jax.jit(built.parts.hyper.apply)(params["hyper"], cond, alpha, key)
 
 
@@ -51,11 +51,11 @@ def test_generated_a_has_the_spread_of_lora_at_each_site(method):
 
 def test_soften_is_the_identity_near_zero_and_odd_and_slow_beyond_the_knee():
     b = jnp.asarray([0.0, 1e-4, -1e-4, 1.0, -1.0])
-    got = np.asarray(emit.soften(b), np.float64)
+    got = np.asarray(factors.soften(b), np.float64)
     np.testing.assert_allclose(got[:3], b[:3], rtol=1e-5)
     # 0.02 * ln(50 + sqrt(2501)): by hand
     np.testing.assert_allclose(got[3:], [0.0921054, -0.0921054], rtol=1e-5)
-    assert jax.grad(emit.soften)(0.0) == 1.0
+    assert jax.grad(factors.soften)(0.0) == 1.0
 
 
 @pytest.mark.parametrize("width", [32, 512])
@@ -63,11 +63,11 @@ def test_one_step_of_adam_moves_the_factors_alike_at_every_width(width):
     # every kernel entry moves by lr against the sign of the gradient of one site
     lr, features_SF = (
         1e-3,
-        emit.normalise(jax.random.normal(jax.random.key(0), (1, width))),
+        factors.normalise(jax.random.normal(jax.random.key(0), (1, width))),
     )
     head = {"kernel": lr * jnp.sign(features_SF).T, "bias": jnp.zeros(1)}
-    for factor, scale in emit.OUTPUT_SCALE.items():
-        moved = float(emit.rows(head, features_SF, factor, True)[0, 0])
+    for factor, scale in factors.OUTPUT_SCALE.items():
+        moved = float(factors.rows(head, features_SF, factor, True)[0, 0])
         # mean |x| of a standard normal is 0.8; `soften` takes a little of B's
         assert 0.6 < moved / (scale * lr) < 0.95
 
@@ -77,7 +77,7 @@ def test_gradient_reaches_b_at_step_0(method):
     config = tiny.settings(method)
     built = tiny.model(config)
     params = tiny.params(config, built)
-    cond = built.parts.cond.apply(params["cond"], {})
+    cond = built.parts.cond.apply(params["cond"], {}).vectors
 
     def total(hyper):
         lora = built.parts.hyper.apply(hyper, cond, HALF)
@@ -117,7 +117,7 @@ def test_fixed_a_by_either_scale():
     site = {"q": Site(400, 400, tuple(range(6)))}
     for a_init, bound in (("lora", 1 / 20), ("reference", 1 / np.sqrt(8))):
         config = HyperConfig(a="fixed", a_init=a_init)
-        a = np.asarray(emit.draw_all_a(jax.random.key(0), site, 8, config)["q"])
+        a = np.asarray(factors.draw_all_a(jax.random.key(0), site, 8, config)["q"])
         assert 0.98 * bound < np.abs(a).max() <= bound
 
 
@@ -133,8 +133,8 @@ def test_random_a_is_drawn_by_key_and_deterministic_without(method):
 
 def test_blending_by_hand():
     made, start = jnp.asarray([2.0]), jnp.asarray([10.0])
-    assert emit.blend("add", made, start, 0.25) == 0.75 * 2 + 0.25 * 10
-    assert emit.blend("multiply", made, start, 0.25) == 20
+    assert factors.blend("add", made, start, 0.25) == 0.75 * 2 + 0.25 * 10
+    assert factors.blend("multiply", made, start, 0.25) == 20
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_blending_uses_the_frozen_factors(a, b):
         for module in got:
             wanted = made[module][factor]
             if mode != "replace":
-                wanted = emit.blend(mode, wanted, start[factor][module], 0.5)
+                wanted = factors.blend(mode, wanted, start[factor][module], 0.5)
             np.testing.assert_allclose(got[module][factor], wanted, atol=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_conditioning_kinds(method, cond):
     slots = built.parts.hyper.slots
     assert slots == (12 if method == "hyper_transformer" else 6)
     given = {"cond": jnp.ones((slots, 5))}
-    got = built.parts.cond.apply(params.get("cond", {}), given)
+    got = built.parts.cond.apply(params.get("cond", {}), given).vectors
     assert got.shape == (slots, slots if cond == "onehot" else 5)
     assert ("cond" in params) == (cond == "learned")
 

@@ -4,16 +4,16 @@ import ast
 import json
 import subprocess
 
-import benches
 import process
 import pytest
+import step_zero
 
 import hypelora_jax
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return benches.run_folder(tmp_path_factory.mktemp("run") / "run", "lora")
+    return step_zero.run_folder(tmp_path_factory.mktemp("run") / "run", "lora")
 
 
 def test_a_slow_pipe_gets_its_answers_and_a_reader_may_leave(run):

@@ -9,9 +9,9 @@ from threading import Thread
 
 import pytest
 
+from hypelora_jax.errors import UserError
 from hypelora_jax.inference import lines, rows, writers
-from hypelora_jax.inference.rows import Bad, Names, Row
-from hypelora_jax.types import UserError
+from hypelora_jax.inference.rows import FORMATS, Bad, Names, Row
 
 ONE = Names(("text", "sentence"))
 PAIR = Names(("text",), ("text_b",))
@@ -20,7 +20,7 @@ PAIR = Names(("text",), ("text_b",))
 def read(tmp_path, data: bytes, kind="jsonl", wanted=ONE):
     path = tmp_path / "in"
     path.write_bytes(data)
-    header, found = rows.read(kind, lines.read(str(path)), wanted)
+    header, found = rows.read(FORMATS[kind], lines.read(str(path)), wanted)
     return header, list(found)
 
 
@@ -168,13 +168,13 @@ def test_a_slow_pipe_pauses_and_a_file_does_not(tmp_path, monkeypatch):
     with os.fdopen(end, "rb") as file:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
         thread.start()
-        _, found = rows.read("jsonl", lines.read("-"), ONE)
+        _, found = rows.read(FORMATS["jsonl"], lines.read("-"), ONE)
         found = [row if row is None else row.texts[0] for row in found]
     thread.join()
     assert found == ["a", None, "b"]
 
 
-def test_cells_of_an_answers_name_move_aside():
+def test_cells_with_a_name_of_the_answer_are_renamed():
     cells = {"label": 1, "input_label": 2, "x": 3}
     out = writers.joined(cells, {"label": "yes"})
     assert out == {"input_input_label": 1, "input_label": 2, "x": 3, "label": "yes"}

@@ -6,40 +6,42 @@ import io
 import json
 import random
 
-import benches
 import numpy as np
 import pytest
+import step_zero
 
-from hypelora_jax import cli, evaluate
+from hypelora_jax import cli
 from hypelora_jax.data.tables import Table
-from hypelora_jax.inference import loaded as loaded_lib
-from hypelora_jax.inference import stream
-from hypelora_jax.report import predictions
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.evaluate import fitted as fitted_lib
+from hypelora_jax.inference import predictor, stream
+from hypelora_jax.run import npz
 
 TEXTS = ["ab", "a longer text", 'with "quotes", and\nlines', "x" * 60, "ü", "a\u2028b"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _loaded_once():
+def _load_once():
     """A run that was loaded with the same options is not loaded again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loaded_lib, "load", functools.cache(loaded_lib.load))
+        patch.setattr(predictor, "load", functools.cache(predictor.load))
         yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "run"
-    return benches.run_folder(path, "mlp", "binary", temperature=1.7)
+    return step_zero.run_folder(path, "mlp", "binary", temperature=1.7)
 
 
 @pytest.fixture(scope="module")
-def loaded(run):
+def model(run):
     return as_the_command_loads(run)
 
 
 def as_the_command_loads(run):
-    return loaded_lib.load(str(run), None, "thr", False, None)
+    return predictor.load(str(run), None, "thr", False, None)
 
 
 def many(n):
@@ -70,8 +72,8 @@ def read_table(text, delimiter=","):
     return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
 
 
-def test_three_formats_give_the_answers_of_the_api(run, loaded, tmp_path, capsys):
-    wanted = loaded.predict(TEXTS)
+def test_three_formats_give_the_answers_of_the_api(run, model, tmp_path, capsys):
+    wanted = model.predict(TEXTS)
     rows = [{"id": str(i), "text": text} for i, text in enumerate(TEXTS)]
     assert predict(run, as_jsonl(tmp_path / "in.jsonl", rows)) == 0
     got = [json.loads(x) for x in capsys.readouterr().out.split("\n")[:-1]]
@@ -104,35 +106,42 @@ def test_formats_are_turned_into_each_other(run, tmp_path, capsys, monkeypatch):
     assert header.split("\t")[:4] == ["text", "n", "ok", "input_label"]
 
 
-def test_predict_gives_the_numbers_of_evaluate(run, loaded, tmp_path):
+def test_predict_gives_the_numbers_of_evaluate(run, model, tmp_path):
     """Of logits that `evaluate` writes: a whole split at once, its own buckets."""
     texts = many(300)
     label = np.zeros(len(texts), np.int32)
-    fitted = evaluate.open_run(str(run))
-    data = evaluate.tokenised(fitted, Table(np.arange(300), texts, None, label))
-    evaluate.write_split(fitted, "validation", data, fitted.answer(data))
+    fitted = evaluation.open_fitted(str(run))
+    data = fitted_lib.tokenised(fitted, Table(np.arange(300), texts, None, label))
+    evaluation.write_split(fitted, "validation", data, fitted.answer(data))
     file = run / "eval/validation/predictions.npz"
-    z = predictions.arrays(file)["logits"].astype(np.float64) / 1.7
+    z = npz.read(file)["logits"].astype(np.float64) / 1.7
     p = np.exp(z - z.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    got = [list(one["probs"].values()) for one in loaded.predict(texts)]
+    got = [list(one["probs"].values()) for one in model.predict(texts)]
     np.testing.assert_allclose(got, p, rtol=0, atol=1e-12)
 
 
-def test_order_is_kept_whatever_the_windows(run, loaded, tmp_path, monkeypatch):
+def test_an_unknown_format_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="is 'xml'; wanted one of jsonl, csv, tsv"):
+        stream.formats(stream.Stream(format="xml"))
+    table, lines = stream.formats(stream.Stream("a.CSV", "b.ndjson"))
+    assert table.delimiter == "," and not lines.is_table
+
+
+def test_order_is_kept_whatever_the_windows(run, model, tmp_path, monkeypatch):
     texts, out = many(500), tmp_path / "out.jsonl"
     flag = as_jsonl(tmp_path / "in.jsonl", [{"text": t} for t in texts])
     assert predict(run, flag, f"--output={out}") == 0
     got = [json.loads(x) for x in out.read_text().splitlines()]
     assert [row.pop("text") for row in got] == texts
-    assert got == loaded.predict(texts)
+    assert got == model.predict(texts)
     monkeypatch.setattr(stream, "WINDOW", 8)
     monkeypatch.setattr(stream, "FIRST", 3)
     before = out.read_text()
     assert predict(run, flag, f"--output={out}") == 0 and out.read_text() == before
 
 
-def test_one_percent_of_garbage_is_skipped_and_named(run, loaded, tmp_path, capsys):
+def test_one_percent_of_garbage_is_skipped_and_named(run, model, tmp_path, capsys):
     draw, texts, data = random.Random(2), many(1000), []
     for n, text in enumerate(texts):
         data.append(json.dumps({"text": text, "n": n}).encode())
@@ -144,7 +153,7 @@ def test_one_percent_of_garbage_is_skipped_and_named(run, loaded, tmp_path, caps
     out, err = capsys.readouterr()
     rows = [json.loads(x) for x in out.splitlines()]
     assert [row["n"] for row in rows] == list(range(1000))
-    wanted = loaded.predict(texts)
+    wanted = model.predict(texts)
     assert [row["probs"] for row in rows] == [one["probs"] for one in wanted]
     assert err.count("skipped input line ") == 10 and "skipped input line 52: " in err
     assert "skipped 10 of 1010 lines" in err
@@ -176,9 +185,10 @@ def test_a_key_the_header_lacks_is_a_bad_line(run, tmp_path, capsys):
     out = tmp_path / "out.csv"
     assert predict(run, flag, f"--output={out}", "--on-error=skip") == 0
     assert len(read_table(out.read_text())) == 65
+    assert "skipped 1 of 66 lines" in capsys.readouterr().err
 
 
-def test_half_a_character_beside_the_text(run, tmp_path, capsys):
+def test_half_a_character_in_another_cell(run, tmp_path, capsys):
     flag = as_jsonl(tmp_path / "in.jsonl", [{"text": "ab", "x": "\ud800"}])
     assert predict(run, flag) == 0
     assert json.loads(capsys.readouterr().out)["x"] == "\ud800"
@@ -193,8 +203,8 @@ def test_cut_texts_are_counted_in_one_line(run, tmp_path, capsys):
     assert line == "cut 2 of 3 texts to 32 tokens (data.max_length)"
 
 
-def test_abstention_gives_no_label(run, loaded, tmp_path, capsys):
-    plain = loaded.predict(many(40))
+def test_abstention_gives_no_label(run, model, tmp_path, capsys):
+    plain = model.predict(many(40))
     middle = sorted(one["confidence"] for one in plain)[20]  # one is just as sure
     flag = as_table(tmp_path / "in.csv", [{"text": t} for t in many(40)])
     assert predict(run, flag, f"--abstain={middle}") == 0
@@ -209,7 +219,7 @@ def test_abstention_gives_no_label(run, loaded, tmp_path, capsys):
 
 
 def test_pairs_and_numbers(tmp_path, capsys):
-    run = benches.run_folder(tmp_path / "run", "lora", "regression")
+    run = step_zero.run_folder(tmp_path / "run", "lora", "regression")
     flag = as_table(tmp_path / "in.csv", [{"q": "ab", "sentence2": "cd", "label": "3"}])
     assert predict(run, flag) == 2
     assert "no column text or sentence" in capsys.readouterr().err
@@ -228,7 +238,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_stands_on_a_terminal_alone(run, tmp_path, monkeypatch):
+def test_the_progress_bar_is_shown_on_a_terminal_only(run, tmp_path, monkeypatch):
     flag = as_jsonl(tmp_path / "in.jsonl", [{"text": "ab"}] * 3)
     for out, shown in ((io.StringIO(), True), (Terminal(), False)):
         terminal = Terminal()

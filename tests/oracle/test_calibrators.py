@@ -21,7 +21,8 @@ from betacal import BetaCalibration
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from hypelora_jax.calibration import affine, calibrators, monotone, stepwise
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.calibration.calibrators import affine, monotone, stepwise
 
 N = 800
 NEW = {k: np.random.default_rng(9).normal(size=(500, k)) * 3 for k in (2, 3, 5)}
@@ -45,7 +46,7 @@ def logistic(x, y):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_temperature(classes):
     logits, labels = simulated.split(classes, N)
-    state = calibrators.temperature().fit(logits, labels)
+    state = calibrators.build("temperature").fit(logits, labels)
 
     def loss(log_t):
         logp = scipy.special.log_softmax(logits * np.exp(-log_t), axis=1)

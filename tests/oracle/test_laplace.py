@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hypelora_jax.uncertainty import laplace
+from hypelora_jax.evaluate import laplace
 
 CASES = {"two classes": (2, 7), "three classes, few rows": (3, 40)}
 

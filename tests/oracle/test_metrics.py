@@ -27,7 +27,8 @@ from oracle.loops import (
     width_bins,
 )
 
-from hypelora_jax.calibration import consistency, metrics
+from hypelora_jax.calibration import metrics
+from hypelora_jax.calibration.metrics import consistency
 
 with warnings.catch_warnings():  # theirs at import, of their own dependencies
     warnings.simplefilter("ignore")

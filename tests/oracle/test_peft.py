@@ -5,17 +5,20 @@ import io
 import json
 import re
 
-import benches
 import numpy as np
 import peft
 import pytest
+import step_zero
 import torch
 import transformers
+from oracle import folders
 from parity import golden
 
 import hypelora_jax
-from hypelora_jax import evaluate, exports, imports
-from hypelora_jax.interop import hf
+from hypelora_jax import families
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.exchange import exports, imports
+from hypelora_jax.interop import huggingface
 from hypelora_jax.interop.base import resolve
 
 # peft 0.21 asks transformers 5.23 for a name that goes with its version 6
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 BASE = str(golden.ROOT / "base")
 TASKS = ("binary", "three", "regression")
 # every mode once, with the three tasks in turn, and all tasks of one
-CASES = [(mode, TASKS[i % 3]) for i, mode in enumerate(benches.MODES)]
+CASES = [(mode, TASKS[i % 3]) for i, mode in enumerate(step_zero.MODES)]
 CASES += [("mlp", task) for task in TASKS if ("mlp", task) not in CASES]
 AUTO = transformers.AutoModelForSequenceClassification
 TEXTS = ("A plain sentence.", "Not the same, but longer than the other one!", "é")
@@ -38,7 +41,7 @@ def batch_of(config, rows: int = 8, tokens: int = 14):
     mask = np.arange(tokens)[None] < lengths[:, None]
     ids = np.where(mask, ids, config.pad_id).astype(np.int32)
     types = np.zeros_like(ids)
-    if config.family == "bert":
+    if families.of(config).tokens.segments:
         types = ((np.arange(tokens)[None] >= lengths[:, None] // 2) & mask).astype("i4")
     return {"ids": ids, "mask": mask, "types": types}
 
@@ -48,7 +51,7 @@ def torch_logits(model, batch):
         "input_ids": torch.from_numpy(batch["ids"]).long(),
         "attention_mask": torch.from_numpy(batch["mask"]).long(),
     }
-    if model.config.model_type == "bert":
+    if families.FAMILIES[model.config.model_type].tokens.segments:
         inputs["token_type_ids"] = torch.from_numpy(batch["types"]).long()
     with torch.no_grad():
         return model.eval()(**inputs).logits.numpy()
@@ -61,15 +64,15 @@ def load_adapter(path, base, outputs):
 
 def check(run, tmp_path, base, task, tolerance):
     """Adapter and merged folder against the run; how far the adapter is from none."""
-    config = evaluate.open_run(str(run)).bench.base.config
-    batch, outputs = batch_of(config), benches.TASKS[task].num_outputs
-    wanted = benches.logits(run, batch)
+    config = evaluation.open_fitted(str(run)).session.base.config
+    batch, outputs = batch_of(config), step_zero.TASKS[task].num_outputs
+    wanted = step_zero.logits(run, batch)
     (adapter,) = exports.export(str(run), str(tmp_path / "adapter"))
     (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged")
     loaded = load_adapter(adapter, base, outputs)
     got = torch_logits(loaded, batch)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
-    assert np.abs(benches.without_adapter(run, batch) - wanted).max() > 20 * tolerance
+    assert np.abs(step_zero.without_adapter(run, batch) - wanted).max() > 20 * tolerance
     whole, info = AUTO.from_pretrained(str(merged), output_loading_info=True)
     assert not any(info[k] for k in ("missing_keys", "unexpected_keys"))
     assert whole.config.num_labels == outputs
@@ -80,12 +83,12 @@ def check(run, tmp_path, base, task, tolerance):
 
 @pytest.mark.parametrize(("mode", "task"), CASES)
 def test_every_mode_on_the_golden_base(mode, task, tmp_path):
-    run = benches.run_folder(tmp_path / "run", mode, task, model=BASE)
+    run = step_zero.run_folder(tmp_path / "run", mode, task, model=BASE)
     check(run, tmp_path, BASE, task, 1e-5)
 
 
 def test_minilm(tmp_path):
-    run = benches.run_folder(tmp_path / "run", "mlp", "three", model="minilm")
+    run = step_zero.run_folder(tmp_path / "run", "mlp", "three", model="minilm")
     adapter = check(run, tmp_path, str(resolve("minilm").folder), "three", 1e-4)
     config = json.loads((adapter / "adapter_config.json").read_text())
     name = "sentence-transformers/all-MiniLM-L6-v2"
@@ -95,7 +98,7 @@ def test_minilm(tmp_path):
 
 def test_a_random_roberta_base(tmp_path):
     mesh = {"data": 1, "fsdp": 8}  # not eight copies of 125 million weights
-    run = benches.run_folder(
+    run = step_zero.run_folder(
         tmp_path / "run", "mlp", model="random:roberta_base", mesh=mesh
     )
     check(run, tmp_path, str(tmp_path / "adapter" / "base"), "binary", 1e-4)
@@ -130,14 +133,55 @@ def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
     model.save_pretrained(tmp_path / "theirs")
     back = tmp_path / "back"
     imports.import_adapter(str(tmp_path / "theirs"), str(back), BASE)
-    batch = batch_of(hf.load_config(BASE))
+    batch = batch_of(huggingface.load_config(BASE))
     wanted = torch_logits(model, batch)
-    np.testing.assert_allclose(benches.logits(back, batch), wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(step_zero.logits(back, batch), wanted, rtol=0, atol=1e-5)
     (out,) = exports.export(str(back), str(tmp_path / "out"))
     got = torch_logits(load_adapter(out, BASE, 3), batch)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
     fields = json.loads((out / "adapter_config.json").read_text())
     assert list(fields["rank_pattern"].values()) == [2]
+
+
+NEW = ("distilbert", "xlm-roberta")
+
+
+# XLM-R has RoBERTa's names, which every mode above is about
+MODES = [("distilbert", m) for m in ("mlp", "subset", "down_alone", "rslora")]
+
+
+@pytest.mark.parametrize(("family", "mode"), [*MODES, ("xlm-roberta", "mlp")])
+def test_other_families_go_out(family, mode, tmp_path):
+    base = folders.save(family, tmp_path / "base")
+    task = "three" if mode == "mlp" else "binary"
+    run = step_zero.run_folder(tmp_path / "run", mode, task, model=base)
+    check(run, tmp_path, base, task, 1e-5)
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_adapters_of_other_families_come_in(family, tmp_path):
+    base = folders.save(family, tmp_path / "base")
+    names = {"distilbert": ["q_lin", "lin2"], "xlm-roberta": ["query", "dense"]}
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS",
+        r=3,
+        lora_alpha=5,
+        target_modules=names[family],
+        layers_to_transform=[1],
+        init_lora_weights=False,
+    )
+    model = peft.get_peft_model(AUTO.from_pretrained(base, num_labels=2), config)
+    model.save_pretrained(tmp_path / "theirs")
+    back, theirs = tmp_path / "back", str(tmp_path / "theirs")
+    imports.import_adapter(theirs, str(back), base)
+    batch = batch_of(huggingface.load_config(base))
+    wanted = torch_logits(model, batch)
+    np.testing.assert_allclose(step_zero.logits(back, batch), wanted, rtol=0, atol=1e-5)
+    (out,) = exports.export(str(back), str(tmp_path / "out"))
+    got = torch_logits(load_adapter(out, base, 2), batch)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+    bare = AUTO.from_pretrained(base, num_labels=2)
+    assert np.abs(torch_logits(bare, batch) - wanted).max() > 1e-3
 
 
 def said_of(run, texts, pair):
@@ -152,9 +196,9 @@ def test_a_pipeline_gives_the_labels_and_scores_of_predict(task, calibrated, tmp
     if task == "regression":
         calibrated = False
     temperature = 1.8 if calibrated else None
-    run = benches.run_folder(tmp_path / "run", "mlp", task, temperature)
+    run = step_zero.run_folder(tmp_path / "run", "mlp", task, temperature)
     (merged,) = exports.export(str(run), str(tmp_path / "merged"), "merged", calibrated)
-    pair = benches.TASKS[task].pair
+    pair = step_zero.TASKS[task].pair
     pipe = transformers.pipeline("text-classification", str(merged), device="cpu")
     for text, answer in zip(TEXTS, said_of(run, TEXTS, pair), strict=True):
         given = {"text": text} | ({"text_pair": text[::-1]} if pair else {})
@@ -172,7 +216,7 @@ def test_a_pipeline_gives_the_labels_and_scores_of_predict(task, calibrated, tmp
 @pytest.mark.parametrize("task", ["three", "regression"])
 def test_the_code_of_the_card_runs_and_agrees(kind, task, tmp_path, monkeypatch):
     temperature = 1.8 if task == "three" else None
-    run = benches.run_folder(tmp_path / "run", "transformer", task, temperature)
+    run = step_zero.run_folder(tmp_path / "run", "transformer", task, temperature)
     monkeypatch.chdir(tmp_path)
     exports.export(str(run), "out", kind)
     text = (tmp_path / "out" / "README.md").read_text()

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from hypelora_jax.calibration import metrics, scores
+from hypelora_jax.calibration import metrics
+from hypelora_jax.calibration.metrics import scores
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax import assemble
-from hypelora_jax.interop import hf
-from hypelora_jax.interop.reference import by_slot, hyper_params, static_lora
-from hypelora_jax.settings import (
+from hypelora_jax import families
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import (
     BlendConfig,
     HyperConfig,
     LoraConfig,
@@ -23,6 +22,9 @@ from hypelora_jax.settings import (
     OptimConfig,
     Settings,
 )
+from hypelora_jax.data.tasks import unnamed
+from hypelora_jax.interop import huggingface
+from hypelora_jax.interop.reference import by_slot, hyper_params
 
 NAMED = os.environ.get("HYPELORA_GOLDEN")
 ROOT = pathlib.Path(NAMED or pathlib.Path(__file__).parents[1] / "golden")
@@ -43,7 +45,7 @@ def under(tensors: dict, prefix: str) -> dict:
 
 
 def encoder_config():
-    return hf.load_config(ROOT / "base")
+    return huggingface.load_config(ROOT / "base")
 
 
 def hyper_config(case: dict) -> tuple[str, HyperConfig]:
@@ -120,20 +122,22 @@ def baseline_settings(case: dict, dtype: str) -> Settings:
     )
 
 
-def build(settings: Settings, num_outputs: int = INDEX["num_labels"]) -> assemble.Model:
-    return assemble.build(settings, encoder_config(), num_outputs)
+def build(
+    settings: Settings, num_outputs: int = INDEX["num_labels"]
+) -> model_lib.Model:
+    return model_lib.build(settings, encoder_config(), unnamed(num_outputs))
 
 
 def base_tensors() -> dict[str, np.ndarray]:
-    return hf.read_tensors(ROOT / "base")
+    return huggingface.read_tensors(ROOT / "base")
 
 
 def base_params(tensors: dict[str, np.ndarray]) -> dict:
-    params, _ = hf.from_hf(encoder_config(), tensors, INDEX["num_labels"])
+    params, _ = huggingface.from_hf(encoder_config(), tensors, INDEX["num_labels"])
     return params
 
 
-def case_params(settings: Settings, model: assemble.Model, golden: dict) -> dict:
+def case_params(settings: Settings, model: model_lib.Model, golden: dict) -> dict:
     """Parameter tree of a case of `models` before training."""
     parts = model.parts
     classifier = {f"classifier.{k}": x for k, x in under(golden, "classifier/").items()}
@@ -154,16 +158,30 @@ def case_params(settings: Settings, model: assemble.Model, golden: dict) -> dict
     return params
 
 
-def hyper_tensors(settings: Settings, model: assemble.Model, tensors: dict) -> dict:
+def hyper_tensors(settings: Settings, model: model_lib.Model, tensors: dict) -> dict:
     """Start weights, gradients or end weights of a hyper-network, as our tree."""
     return hyper_params(
-        tensors, settings.method, settings.hyper, model.parts.hyper_sites, model.rank
+        tensors, settings.hyper, model.parts.hyper_sites, model.parts.rank
     )
 
 
-def lora_tensors(model: assemble.Model, tensors: dict) -> dict:
-    names = hf.HF_MODULES[encoder_config().family]
-    return static_lora(tensors, model.parts.lora_sites, names)
+def lora_tensors(model: model_lib.Model, tensors: dict) -> dict:
+    """Compact static factors from PEFT's tensors; every site must be there once."""
+    names = families.of(encoder_config()).names.modules
+    return {
+        m: {
+            f: np.stack([_peft(tensors, names[m], layer, f) for layer in site.layers])
+            for f in ("a", "b")
+        }
+        for m, site in model.parts.lora_sites.items()
+    }
+
+
+def _peft(tensors: dict, name: str, layer: int, factor: str) -> np.ndarray:
+    module = re.escape(name.format(layer=layer))
+    pattern = re.compile(rf"(.*\.)?{module}\.lora_{factor.upper()}(\.\w+)?\.weight")
+    (found,) = (n for n in tensors if pattern.fullmatch(n))
+    return np.ascontiguousarray(tensors[found].T)
 
 
 def head_tree(tensors: dict) -> dict:

@@ -4,10 +4,9 @@ import jax
 import numpy as np
 import pytest
 from parity import golden
+from tiny import encoder, head
 
 from hypelora_jax.interop.base import load, resolve
-from hypelora_jax.models.encoder import encoder
-from hypelora_jax.models.heads import head
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +35,6 @@ def test_hidden_states(case):
 def test_logits(case):
     config, params, batch, wanted = case
     hidden = jax.jit(encoder(config).apply)(params["backbone"], {}, batch)
-    logits = head(config, golden.INDEX["num_labels"]).apply(params["head"], hidden)
+    logits = head(config, golden.INDEX["num_labels"]).apply(params["head"], hidden, {})
     assert logits.shape == wanted["logits"].shape
     np.testing.assert_allclose(logits, wanted["logits"], rtol=0, atol=2e-5)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from parity import golden
 
-from hypelora_jax import assemble
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import LoraConfig, Settings
 from hypelora_jax.interop.reference import by_slot
-from hypelora_jax.settings import LoraConfig, Settings
 
 
 def _stack(lora: dict, factor: str) -> np.ndarray:
@@ -28,7 +28,7 @@ def test_emitted_factors(name):
     if hyper.a != "generated":
         params["hyper"]["a"] = by_slot(z["A"], model.parts.hyper_sites)
     params = golden.cast(params, "float32")
-    cond = model.parts.cond.apply(params["cond"], {})
+    cond = model.parts.cond.apply(params["cond"], {}).vectors
     lora = jax.jit(model.parts.hyper.apply)(params["hyper"], cond, jnp.zeros(()))
     golden.close(_stack(lora, "a"), z["A"], 5e-6, "A")
     golden.close(_stack(lora, "b"), z["B"], 5e-6, "B")
@@ -38,9 +38,9 @@ def test_emitted_factors(name):
 def test_emitted_factors_of_models(name):
     case, z = golden.MODELS[name], golden.load(name)
     settings = golden.model_settings(case, "float32", blend=False)
-    model: assemble.Model = golden.build(settings)
+    model: model_lib.Model = golden.build(settings)
     params = golden.cast(golden.case_params(settings, model, z), "float32")
-    cond = model.parts.cond.apply(params["cond"], {})
+    cond = model.parts.cond.apply(params["cond"], {}).vectors
     lora = jax.jit(model.parts.hyper.apply)(params["hyper"], cond, jnp.zeros(()))
     golden.close(_stack(lora, "a"), z["A"], 5e-6, "A")
     golden.close(_stack(lora, "b"), z["B"], 5e-6, "B")

@@ -5,6 +5,7 @@ from functools import partial
 from parity import golden
 
 from hypelora_jax.calibration import metrics
+from hypelora_jax.calibration.metrics import thresholded
 
 
 def _ours(name):
@@ -36,7 +37,9 @@ def test_numpy_float64_matches_the_reference():
 
 
 def test_what_the_command_prints_matches_the_reference():
-    renamed = {f"reference_tace_{e}": f"tace_{e}_reference" for e in metrics.TACE_EPS}
+    renamed = {
+        f"reference_tace_{e}": f"tace_{e}_reference" for e in thresholded.THRESHOLDS
+    }
     checked = 0
     for key, probs, labels, _, settings, wanted in _cases():
         name = key.split("/")[1]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from parity import golden
 
-from hypelora_jax import assemble, trees
-from hypelora_jax.rng import named_keys
-from hypelora_jax.settings import MeshConfig
+from hypelora_jax import model, trees
+from hypelora_jax.config.settings import MeshConfig
+from hypelora_jax.keys import named_keys
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train.optim import blend_alpha, optimizer
+from hypelora_jax.train.optimizer import blend_alpha, optimizer
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
 
@@ -43,7 +43,7 @@ class Case:
         self.transformer = self.settings.method == "hyper_transformer"
         self.steps = info["optimizer"]["steps"]
         self.alpha = blend_alpha(self.settings.blend, self.steps)
-        self.trainable, self.frozen = assemble.split(self.settings, self.params)
+        self.trainable, self.frozen = model.split(self.settings, self.params)
 
     def baseline(self, prefix: str) -> dict:
         tensors = golden.under(self.golden, prefix)
@@ -55,7 +55,7 @@ class Case:
         return params
 
     def logits(self, trainable: dict, step: int) -> jax.Array:
-        predict = jax.jit(self.model.predictor.predict)
+        predict = jax.jit(self.model.predict)
         return predict(trainable, self.frozen, golden.batch(), self.alpha(step))
 
     def train(self, steps: int) -> tuple[list[float], dict]:

@@ -3,17 +3,15 @@
 import jax
 
 from hypelora_jax import trees
+from hypelora_jax.config.settings import from_dict
 from hypelora_jax.plan.program import Step
-from hypelora_jax.settings import from_dict
 
 
 def summed(step: Step) -> int:
     """Float32 gradients of the placed factors and of the head."""
     state, frozen, _ = step.arguments
     params = trees.union(state.params, frozen)
-    lora = jax.eval_shape(
-        lambda p: step.model.predictor.adapt(p, {}, 0.0, None), params
-    )
+    lora = jax.eval_shape(lambda p: step.model.adapt(p, {}, 0.0, None), params)
     return trees.nbytes(lora) + trees.nbytes(params["head"])
 
 

@@ -9,18 +9,18 @@ from plan.sizes import network, settings, summed
 from process import run
 
 from hypelora_jax import cli
-from hypelora_jax.plan import changes, cost, program, report
+from hypelora_jax.config.settings import from_dict
+from hypelora_jax.errors import UserError
+from hypelora_jax.plan import changes, cost, estimate_table, program
 from hypelora_jax.plan import topology as topologies
 from hypelora_jax.plan.estimate import Estimate, estimate, executed
-from hypelora_jax.plan.topology import CPU, Chip, topology
-from hypelora_jax.settings import from_dict
-from hypelora_jax.types import UserError
+from hypelora_jax.plan.topology import CPU, Chip, Rates, topology
 
 KEYS = set(
     "fits hbm_bytes bytes_per_device flops collective_bytes roofline_seconds mfu "
     "global_batch changes".split()
 )
-FAKE = Chip(2**30, 1e12, 1e11, 1e10, ())
+FAKE = Chip(2**30, Rates(1e12, 1e11, 1e10), ())
 SMOKE = ("--config=smoke", "--config.data.max_length=16")
 
 
@@ -95,9 +95,9 @@ def found_changes(monkeypatch, needs, hbm=100, arguments=10, **sections):
     found.bytes_per_device["arguments"] = arguments
     assert not found.fits
     better = changes.changes(config, where, found, find)
-    listed = report.as_dict(found, where, better)["changes"]
+    listed = estimate_table.as_dict(found, where, better)["changes"]
     assert [c["flags"] for c in listed] == [list(c.flags) for c in better]
-    assert len(report.advice(found, better)) == max(1, len(better))
+    assert len(estimate_table.advice(found, better)) == max(1, len(better))
     return [" ".join(c.flags).replace("--config.", "") for c in better]
 
 
@@ -156,9 +156,9 @@ def test_a_step_that_compiles_and_is_too_large_does_not_fit():
     found = estimate(config, where._replace(chip=FAKE._replace(hbm_bytes=1000)))
     assert not found.fits and 0 < found.mfu < 1 and found.compiler == ""
     assert found.bytes_per_device["peak"] > 1000
-    (line,) = report.advice(found, [])
+    (line,) = estimate_table.advice(found, [])
     assert line == "no change that was tried would fit"
-    table = report.table(found, where)
+    table = estimate_table.table(found, where)
     assert table.title == "cpu-2: does not fit"
 
 
@@ -193,7 +193,7 @@ def test_the_compilers_refusal_is_read_and_not_guessed(monkeypatch):
     assert found.bytes_per_device["temporaries"] == temporaries
     assert found.bytes_per_device["peak"] == temporaries + arguments
     assert found.collective_bytes is None and found.flops > 0
-    json.dumps(report.as_dict(found, where, []))
+    json.dumps(estimate_table.as_dict(found, where, []))
 
 
 def test_roofline_by_hand():

@@ -5,10 +5,11 @@ import pytest
 from plan.sizes import settings
 
 from hypelora_jax import trees
+from hypelora_jax.errors import UserError
 from hypelora_jax.plan import program
 from hypelora_jax.plan.topology import topology
-from hypelora_jax.train import setup
-from hypelora_jax.types import UserError
+from hypelora_jax.train import session as session_lib
+from hypelora_jax.train.training import abstract_state
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -29,9 +30,9 @@ def eight():
 def test_the_state_planned_for_is_the_state_trained(sections):
     config = settings(**sections)
     where = topology("cpu-1")
-    corpus = setup.load_corpus(config)
-    bench = setup.workbench(config, corpus.task)
-    state, _, _ = setup.start(bench, 10)
+    corpus = session_lib.load_corpus(config)
+    session = session_lib.open_session(config, corpus.task)
+    state = abstract_state(session._replace(total_steps=10))
     step = program.build(config, where)
     planned, frozen, _ = step.arguments
 
@@ -39,7 +40,7 @@ def test_the_state_planned_for_is_the_state_trained(sections):
         return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
     assert shapes(planned) == shapes(state)
-    assert shapes(frozen) == shapes(bench.frozen)
+    assert shapes(frozen) == shapes(session.frozen)
     assert program.bytes_on_one(planned.params) == trees.nbytes(state.params)
     made, _ = step.function.trace(*step.arguments).out_info
     assert shapes(made) == shapes(state)

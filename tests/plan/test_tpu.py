@@ -17,9 +17,9 @@ import pytest
 from plan.sizes import network, summed
 
 from hypelora_jax import trees
+from hypelora_jax.config.settings import from_dict
 from hypelora_jax.plan import program
 from hypelora_jax.plan.topology import topology
-from hypelora_jax.settings import from_dict
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 

@@ -9,8 +9,20 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from hypelora_jax.report import figures, html, markup, plots, runs, tables
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.report import (
+    figures,
+    html,
+    markup,
+    metric_tables,
+    reliability,
+    series,
+)
+from hypelora_jax.report.series import Series
+from hypelora_jax.run import results
+from hypelora_jax.run.paths import Run
+from hypelora_jax.run.predictions import Predictions
+from hypelora_jax.run.results import Results
 
 VOID = ("img", "meta")
 # What makes a browser ask for something when it opens a page.
@@ -54,7 +66,7 @@ class _Page(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Coarse pictures: what they show is tested in test_plots.py."""
+    """Coarse pictures: what they show is tested in test_reliability.py."""
     monkeypatch.setattr(figures, "DPI", 30)
 
 
@@ -68,10 +80,12 @@ def _report(
 
 def test_report_is_one_whole_page(make_run, tmp_path):
     evil = "<script>alert(1)</script>&"
-    first = runs.load_run(make_run("lora"))
-    second = runs.load_run(make_run("hyper", seed=1, method="hyper_mlp"))
+    first = results.read(Run.open(make_run("lora")))
+    second = results.read(Run.open(make_run("hyper", seed=1, method="hyper_mlp")))
     second = second._replace(name=evil, config={**second.config, "note": evil})
-    text, page = _report(tmp_path, [first, second])
+    text, page = _report(
+        tmp_path, [Series(one.name, (one,)) for one in (first, second)]
+    )
     assert page.open == []
     assert len(page.images) == 5  # two diagrams, one of risk, two of training
     for alt, src in page.images:
@@ -88,7 +102,9 @@ def test_report_is_one_whole_page(make_run, tmp_path):
 
 
 def test_nothing_is_fetched_when_the_page_is_opened(make_run, tmp_path):
-    text, page = _report(tmp_path, [runs.load(make_run("a")), runs.load(make_run("b"))])
+    text, page = _report(
+        tmp_path, [series.load(make_run("a")), series.load(make_run("b"))]
+    )
     assert page.addresses and all(a.startswith("data:") for a in page.addresses)
     banned = {"script", "link", "iframe", "object", "embed", "base", "video", "audio"}
     assert not banned & set(page.tags)
@@ -99,8 +115,8 @@ def test_nothing_is_fetched_when_the_page_is_opened(make_run, tmp_path):
 
 
 def test_cells_name_their_columns_for_a_narrow_window(make_run):
-    run = runs.load_run(make_run("a"))
-    table = tables.before_after([run])
+    run = results.read(Run.open(make_run("a")))
+    table = metric_tables.before_after([run])
     page = _Page(markup.table(table) + markup.configs([run, run]))
     names = [name for name in page.names if name]
     assert names[: 2 * len(table.columns)] == [*table.columns] * 2
@@ -108,7 +124,7 @@ def test_cells_name_their_columns_for_a_narrow_window(make_run):
 
 
 def test_formats_stand_beside_the_page(make_run, tmp_path):
-    methods = [runs.load(make_run("a")), runs.load(make_run("b", noise=0.8))]
+    methods = [series.load(make_run("a")), series.load(make_run("b", noise=0.8))]
     _report(tmp_path, methods, html.FORMATS, "x.html", "test")
     names = {path.name for path in (tmp_path / "new").iterdir()}
     drawn = {"x_reliability.png", "x_risk_coverage.png", "x_curves.png"}
@@ -120,7 +136,7 @@ def test_formats_stand_beside_the_page(make_run, tmp_path):
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") >= 2
     rows = list(csv.DictReader(io.StringIO((tmp_path / "new" / "x.csv").read_text())))
     assert {row["stage"] for row in rows} == {"as trained", "calibrated"}
-    ece = plots.panel_of(methods[0], "test").stages[0].ece
+    ece = reliability.panel_of(methods[0], "test").stages[0].ece
     (row,) = [
         row
         for row in rows
@@ -132,7 +148,10 @@ def test_formats_stand_beside_the_page(make_run, tmp_path):
 
 
 def test_seeds_are_one_row_and_one_panel(make_run, make_seeds, tmp_path):
-    methods = [runs.load(make_seeds("b", [0.2, 0.5, 0.9])), runs.load(make_run("a"))]
+    methods = [
+        series.load(make_seeds("b", [0.2, 0.5, 0.9])),
+        series.load(make_run("a")),
+    ]
     _, page = _report(tmp_path, methods)
     assert len(page.images) == 5
     row = next(row for row in page.rows if row and row[0] == "b3 seeds")
@@ -144,10 +163,12 @@ def test_seeds_are_one_row_and_one_panel(make_run, make_seeds, tmp_path):
 
 def test_a_regression_run_has_curves_and_no_diagram(tmp_path):
     curve = [{"step": 10 * i, "split": "train", "loss": 1 / i} for i in range(1, 4)]
-    arrays = {"test": runs.Arrays(np.ones((3, 1)), np.array([0.5, 1.0, 5.0]))}
+    arrays = {"test": Predictions(np.ones((3, 1)), np.array([0.5, 1.0, 5.0]))}
     scores = {"test": {"pearson": 0.8, "spearman": 0.79}}
-    run = runs.RunView("stsb", {}, scores, arrays, curve=curve)
-    text, page = _report(tmp_path, [run])  # no validation: the split there is
+    run = Results("stsb", {}, scores, arrays, curve=curve)
+    text, page = _report(
+        tmp_path, [Series(run.name, (run,))]
+    )  # no validation: the split there is
     assert ["stsb", "-", "3", "0.8000", "0.7900"] in page.rows
     assert "No data in these runs" in text and len(page.images) == 1
 
@@ -155,7 +176,7 @@ def test_a_regression_run_has_curves_and_no_diagram(tmp_path):
 def test_what_cannot_be_reported_is_refused(make_run, tmp_path):
     with pytest.raises(ValueError, match="no runs"):
         html.write_report([], tmp_path / "report.html")
-    methods = [runs.load(make_run("a"))]
+    methods = [series.load(make_run("a"))]
     with pytest.raises(UserError, match="format 'pdf' is unknown; wanted html, md"):
         html.write_report(methods, tmp_path / "report.html", formats=("pdf",))
     with pytest.raises(UserError, match="report.md; wanted a name that ends in .html"):

@@ -6,14 +6,21 @@ import re
 import rich.console
 
 from hypelora_jax.calibration import calibrators
-from hypelora_jax.report import results, runs, sets, tables
-from hypelora_jax.report.compare import Cell, Row
+from hypelora_jax.report import metric_tables, result_tables
+from hypelora_jax.report.comparison import Cell, Row
+from hypelora_jax.report.series import Series
+from hypelora_jax.run import results
+from hypelora_jax.run.paths import Run
+from hypelora_jax.run.results import Results
 
 
 def test_before_after_table(make_run):
-    views = [runs.load_run(make_run("a")), runs.load_run(make_run("b", seed=1))]
+    views = [
+        results.read(Run.open(make_run("a"))),
+        results.read(Run.open(make_run("b", seed=1))),
+    ]
     views.append(views[0]._replace(name="c", metrics={}))
-    table = tables.before_after(views)
+    table = metric_tables.before_after(views)
     columns = ("run", "calibrator", "MCC", "Accuracy", "NLL", "ECE", "Brier")
     assert table.columns == columns
     assert [row[0] for row in table.rows] == ["a", "", "b", ""]
@@ -29,15 +36,15 @@ def test_terminal_and_markdown_show_every_cell():
         "a|[b]": {"n": 3, "ece": {"value": 0.1, "low": 0.05, "high": 0.2}},
         "c": {"nll": 1.5},
     }
-    table = tables.of_metrics("title", named, ("n", "nll", "ece", "mcc"))
-    assert tables.to_markdown(table) == (
+    table = metric_tables.of_metrics("title", named, ("n", "nll", "ece", "mcc"))
+    assert metric_tables.to_markdown(table) == (
         "| run | N | NLL | ECE |\n"
         "| --- | ---: | ---: | ---: |\n"
         "| a\\|[b] | 3 | - | 0.1000 [0.0500, 0.2000] |\n"
         "| c | - | 1.5000 | - |\n"
     )
     console = rich.console.Console(width=80, file=io.StringIO())
-    console.print(tables.to_rich(table))
+    console.print(metric_tables.to_rich(table))
     text = console.file.getvalue()
     for cell in ("title", "a|[b]", "0.1000 [0.0500, 0.2000]", "1.5000"):
         assert cell in text
@@ -46,7 +53,9 @@ def test_terminal_and_markdown_show_every_cell():
 def test_latex_escapes_and_has_a_cell_for_each_column():
     hard = "\\a_b & 5% of $#{x}~^ <±>"
     rows = ((hard, "1"), ("[x]", "0.5\n[0.4, 0.6]"))
-    text = tables.to_latex(tables.Table("A_B", ("run", "N"), rows, (1, 2)))
+    text = metric_tables.to_latex(
+        metric_tables.Table("A_B", ("run", "N"), rows, (1, 2))
+    )
     lines = text.splitlines()
     assert r"\caption{A\_B}" in text and r"\begin{tabular}{lr}" in text
     body = lines[lines.index(r"\toprule") + 1 : lines.index(r"\bottomrule")]
@@ -75,7 +84,7 @@ ROWS = [
 
 
 def test_table_of_methods():
-    table = results.table("test", ROWS)
+    table = result_tables.table("test", ROWS)
     assert table.columns == ("method", "calibrator", "N", "MCC", "NLL")
     assert table.rows == (
         ("lora", "-", "600", "0.3000", "0.5000\n[0.4000, 0.6000]"),
@@ -89,12 +98,12 @@ def test_table_of_methods():
         ("minus lora", "", "", "+0.0100", "-0.1000\n[-0.2000, +0.0000]\np = 0.049"),
     )
     assert table.sections == (1, 3)
-    assert results.p_value(0.0004) == "p < 0.001"
+    assert result_tables.p_value(0.0004) == "p < 0.001"
 
 
 def test_csv_is_tidy_and_in_full_precision():
     third = Row("x", 1, 3, "-", {"nll": Cell(1 / 3, 0.1, 0.7)}, {})
-    text = results.to_csv(
+    text = result_tables.to_csv(
         {("test", "as trained"): ROWS, ("test", "calibrated"): [third]}
     )
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -112,17 +121,17 @@ def test_csv_is_tidy_and_in_full_precision():
 
 
 def test_the_error_stands_beside_its_noise_floor():
-    assert results.checks("title", ROWS) is None
+    assert result_tables.checks("title", ROWS) is None
     held = {"ece": Cell(0.02), "ece_noise_floor": Cell(0.018)}
     p = [Cell(0.4), Cell(0.0002), Cell(0.2, values=(0.01, 0.39))]
     rows = [Row("x", 1, 9, "-", {**held, "consistency_p": one}, {}) for one in p]
-    table = results.checks("title", rows)
+    table = result_tables.checks("title", rows)
     assert [row[2:] for row in table.rows] == [
         ("0.0200", "0.0180", "0.400", "not to be told from noise"),
         ("0.0200", "0.0180", "< 0.001", "yes"),
         ("0.0200", "0.0180", "0.010 to 0.390", "yes for 1 of 2 seeds"),
     ]
-    assert "consistency_p" not in results.to_csv({("a", "b"): rows[2:]})
+    assert "consistency_p" not in result_tables.to_csv({("a", "b"): rows[2:]})
 
 
 def _with_sets(name, *coverages):
@@ -136,15 +145,15 @@ def _with_sets(name, *coverages):
             "thr_by_class": {**thr, "empty": 0.1},
         }
         metrics = {"test": {"nll": 0.5, "conformal": held}}
-        runs_of.append(runs.RunView(name, {}, metrics))
-    return runs.Method(name, tuple(runs_of))
+        runs_of.append(Results(name, {}, metrics))
+    return Series(name, tuple(runs_of))
 
 
 def test_table_of_sets():
-    bare = runs.Method("bare", (runs.RunView("bare", {}, {"test": {"nll": 0.5}}),))
-    assert sets.table([bare], "test") is None
+    bare = Series("bare", (Results("bare", {}, {"test": {"nll": 0.5}}),))
+    assert result_tables.sets([bare], "test") is None
     methods = [_with_sets("a", 0.9), bare, _with_sets("b", 0.87, 0.91)]
-    table = sets.table(methods, "test")
+    table = result_tables.sets(methods, "test")
     assert table.title == "test, conformal sets meant to cover 90 %"
     assert table.columns[:4] == ("method", "sets", "Coverage", "Size")
     assert [row[:4] for row in table.rows] == [
@@ -160,10 +169,13 @@ def test_table_of_sets():
 def test_all_metrics_are_those_of_the_file_under_their_names(make_run):
     folder = make_run("a")
     held = json.loads((folder / "eval/test/metrics.json").read_text())
-    table = tables.every([runs.load_run(folder)], "test")
+    table = metric_tables.every([results.read(Run.open(folder))], "test")
     assert table.columns[:2] == ("metric", "a") and len(table.columns) == 3
     numbers = {k for k, v in held.items() if not isinstance(v, dict)}
     assert {row[0] for row in table.rows} == numbers
     for name, before, after in table.rows:
         raw = held["uncalibrated"].get(name, held[name])
-        assert (before, after) == (tables.cell(raw), tables.cell(held[name]))
+        assert (before, after) == (
+            metric_tables.cell(raw),
+            metric_tables.cell(held[name]),
+        )

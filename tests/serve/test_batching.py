@@ -1,4 +1,4 @@
-"""The queue alone: who is answered when, who hears of a fault, when it is full."""
+"""The queue alone: the order of answers, errors that reach callers, a full queue."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ def asked(monkeypatch):
     """Batches in their order, as (adapter, rows, texts); "bad" fails, "slow" is."""
     batches = []
 
-    def tokenised(own, texts):
+    def tokenise(own, texts):
         ids = [np.zeros(len(text[0]), np.int32) for text in texts]
         return SimpleNamespace(ids=ids, types=ids, truncated=0)
 
@@ -32,20 +32,20 @@ def asked(monkeypatch):
             raise RuntimeError("out of memory")
         return [{"label": text} for text in texts]
 
-    monkeypatch.setattr(batching.loaded, "tokenised", tokenised)
+    monkeypatch.setattr(batching, "tokenise", tokenise)
     monkeypatch.setattr(batching, "_fields", fields)
     return batches
 
 
 def run(window, *questions, max_waiting=99):
     """Answers or errors of questions (adapter, *texts) that all come at once."""
-    shelf = {
+    pool = {
         name: SimpleNamespace(name=name, edges=(8, 16), answerers={1: None, 4: None})
         for name in "ab"
     }
 
     async def all_of_them():
-        own = (shelf, dict.fromkeys("ab", FLAT), Meters(), window, max_waiting)
+        own = (pool, dict.fromkeys("ab", FLAT), Meters(), window, max_waiting)
         async with Batcher(*own) as batcher:
             every = [batcher.ask(name, [(t,) for t in own]) for name, *own in questions]
             return await asyncio.gather(*every, return_exceptions=True)
@@ -65,7 +65,7 @@ def test_texts_gather_by_adapter_and_length_while_the_model_is_busy(asked):
     assert asked[1:] == [("b", 4, ["1", "4"]), ("a", 1, [long]), ("a", 4, ["2", "3"])]
 
 
-def test_an_idle_service_waits_for_company_but_not_when_the_batch_is_full(asked):
+def test_an_idle_service_waits_for_more_unless_the_batch_is_full(asked):
     out, seconds = run(0.5, ("a", "1"), ("a", "2"))
     assert asked == [("a", 4, ["1", "2"])] and seconds >= 0.5
     asked.clear()
@@ -75,7 +75,7 @@ def test_an_idle_service_waits_for_company_but_not_when_the_batch_is_full(asked)
     assert [len(texts) for _, _, texts in asked] == [4, 4]
 
 
-def test_whoever_asked_hears_of_a_fault_and_the_next_is_answered(asked):
+def test_a_fault_reaches_its_caller_and_the_next_question_is_answered(asked):
     out, _ = run(0.0, ("a", "bad"), ("b", "1"))
     assert isinstance(out[0], RuntimeError) and out[1] == ["1"]
 

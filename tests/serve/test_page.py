@@ -2,13 +2,13 @@
 
 import json
 
-import benches
 import browser
 import pytest
 import serving
+import step_zero
 
 import hypelora_jax
-from hypelora_jax.serve import shelf
+from hypelora_jax.serve import adapter_pool
 
 OF_BARS = """JSON.stringify(Object.fromEntries([...document.querySelectorAll(
 "rect.bar")].map(bar => [bar.dataset.name, {}])))"""
@@ -19,14 +19,14 @@ WIDTHS = OF_BARS.format("bar.width.baseVal.value")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs")
-    plain = benches.run_folder(path / "plain", temperature=1.5)
-    return str(plain), str(benches.run_folder(path / "pairs", task="three"))
+    plain = step_zero.run_folder(path / "plain", temperature=1.5)
+    return str(plain), str(step_zero.run_folder(path / "pairs", task="three"))
 
 
 @pytest.mark.soak
 def test_a_person_types_a_sentence_and_sees_how_sure_it_is(runs, tmp_path):
     plain, pairs = runs
-    adapters = shelf.open_all([plain, pairs], batch_sizes=(8,))
+    adapters = adapter_pool.open_pool([plain, pairs], batch_sizes=(8,))
     first = hypelora_jax.load(plain).predict(["ab cd <b>", "zz"])
     (both,) = hypelora_jax.load(pairs).predict([("zz", "ab")])
     with serving.running(adapters) as port, browser.page(tmp_path) as page:
@@ -74,7 +74,7 @@ def _no_text(page):
 
 @pytest.mark.soak
 def test_the_page_of_the_paths_is_drawn(runs, tmp_path):
-    adapters = shelf.open_all([runs[0]], batch_sizes=(8,))
+    adapters = adapter_pool.open_pool([runs[0]], batch_sizes=(8,))
     with serving.running(adapters) as port, browser.page(tmp_path) as page:
         own = f"http://127.0.0.1:{port}/"
         page.go(f"{own}docs")

@@ -6,15 +6,15 @@ import json
 import re
 import socket
 
-import benches
 import jax
 import pytest
 import serving
+import step_zero
 from prometheus_client import parser
 
 import hypelora_jax
-from hypelora_jax.serve import batching, server, shelf
-from hypelora_jax.serve.guard import Limits
+from hypelora_jax.serve import adapter_pool, batching, server
+from hypelora_jax.serve.limits import Limits
 
 TEXTS = [f"{n} " + "word " * (n % 6) for n in range(24)]
 LIMITS = Limits(max_body=20_000, max_texts=30, max_chars=500)
@@ -24,24 +24,24 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
-def saved(path, by, task="binary", temperature=None):
-    made = benches.bench(benches.settings("lora"), task, by)
-    return str(benches.save(path, made, temperature))
+def run_of(path, by, task="binary", temperature=None):
+    made = step_zero.session(step_zero.settings("lora"), task, by)
+    return str(step_zero.save(path, made, temperature))
 
 
 @pytest.fixture(scope="module")
 def workdirs(tmp_path_factory):
     path = tmp_path_factory.mktemp("runs")
     return {
-        "plain": saved(path / "plain", 0.1, temperature=1.5),
-        "again": saved(path / "again", 0.2),
-        "pairs": saved(path / "pairs", 0.1, "three"),
+        "plain": run_of(path / "plain", 0.1, temperature=1.5),
+        "again": run_of(path / "again", 0.2),
+        "pairs": run_of(path / "pairs", 0.1, "three"),
     }
 
 
 @pytest.fixture(scope="module")
 def adapters(workdirs):
-    return shelf.open_all(list(workdirs.values()), batch_sizes=(8,))
+    return adapter_pool.open_pool(list(workdirs.values()), batch_sizes=(8,))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def metrics(port):
     }
 
 
-def test_answers_are_those_of_predict_whoever_asks_beside(port, wanted):
+def test_concurrent_answers_equal_those_of_predict(port, wanted):
     """24 texts of 3 adapters, one by one from 24 clients, then as one list."""
     before = metrics(port)
     every = [q for name in wanted for q in questions(name)]
@@ -132,14 +132,14 @@ def test_the_first_adapter_answers_where_none_is_named(port, wanted):
 def test_one_backbone_and_no_program_for_a_further_adapter(
     workdirs, adapters, programs
 ):
-    plain, again, pairs = (adapters[name].run for name in workdirs)
+    plain, again, pairs = (adapters[name].fitted for name in workdirs)
     assert plain.forward.classify is again.forward.classify
     assert plain.forward.classify is not pairs.forward.classify  # another head
     one = jax.tree.leaves(plain.frozen["backbone"])
     for other in (again, pairs):
         mine = jax.tree.leaves(other.frozen["backbone"])
         assert all(a is b for a, b in zip(one, mine, strict=True))
-        assert not other.bench.frozen and not other.bench.trainable
+        assert not other.session.frozen and not other.session.trainable
     shapes = len(adapters["plain"].edges)
     assert programs["plain"] >= shapes and programs["pairs"] >= shapes
     assert programs["again"] < shapes, "only what makes its factors"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from etils import epath
 
 from hypelora_jax import cli
+from hypelora_jax.errors import UserError
 from hypelora_jax.sharding import processes
-from hypelora_jax.types import UserError
 
 
 def show_refusal(what: Callable) -> None:

@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import tiny
 
-from hypelora_jax import assemble, trees
-from hypelora_jax.settings import MeshConfig, Settings
+from hypelora_jax import model as model_lib
+from hypelora_jax import trees
+from hypelora_jax.config.settings import MeshConfig, Settings
+from hypelora_jax.families.encoder.shardings import SHARDINGS as ENCODER
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import make_mesh, put_batch
-from hypelora_jax.train import members, optim
+from hypelora_jax.train import ensembles, optimizer
 from hypelora_jax.train.state import state_shardings
 from hypelora_jax.train.step import build_step
 
@@ -46,24 +48,24 @@ def ready(config: Settings, sizes):
     """(step, state, frozen, mesh): dropout and shardings as in runs."""
     model, mesh = tiny.model(config), mesh_of(sizes)
     params = tiny.params(config, model)
-    seeds = range(members.seeds(config))
-    parts = [assemble.split(config, shaken(params, 1 + k)) for k in seeds]
-    trainable, frozen = parts[0] if len(parts) == 1 else members.stack(parts)
-    tx = optim.optimizer(config.optim, 10)
-    state = members.start(trainable, tx, [jax.random.key(k) for k in seeds])
+    seeds = range(config.uncertainty.seeds)
+    parts = [model_lib.split(config, shaken(params, 1 + k)) for k in seeds]
+    trainable, frozen = parts[0] if len(parts) == 1 else ensembles.stack(parts)
+    tx = optimizer.optimizer(config.optim, 10)
+    state = ensembles.start(trainable, tx, [jax.random.key(k) for k in seeds])
     where = (
-        state_shardings(state, tx, mesh, tiny.CONFIG.family),
-        rules.shardings(frozen, mesh, tiny.CONFIG.family),
+        state_shardings(state, tx, mesh, ENCODER),
+        rules.shardings(frozen, mesh, ENCODER),
     )
     state, frozen = jax.device_put((state, frozen), where)
     step = build_step(
         model,
         tx,
-        optim.blend_alpha(config.blend, 10),
+        optimizer.blend_alpha(config.blend, 10),
         mesh,
         accumulate=config.optim.accumulate,
         skip_nonfinite=config.optim.skip_nonfinite > 0,
-        conditions=members.conditions(config),
+        conditions=config.uncertainty.conditions,
         seeds=len(seeds),
         shardings=where,
     )

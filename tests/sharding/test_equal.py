@@ -7,10 +7,11 @@ import pytest
 import tiny
 from sharding.sharded import batch, host, mesh_of, ready, same, settings, train, whole
 
-from hypelora_jax import trees
-from hypelora_jax.plan import hlo
+from hypelora_jax import objectives, trees
+from hypelora_jax.plan import traffic
 from hypelora_jax.sharding.mesh import put_batch
-from hypelora_jax.train import setup, validate
+from hypelora_jax.train import scoring
+from hypelora_jax.train import session as session_lib
 
 METHODS = ("lora", "hyper_mlp", "hyper_transformer", "full")
 MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2))
@@ -63,7 +64,7 @@ def compiled(accumulate, sizes=(8, 1, 1)):
 @pytest.mark.soak  # in short: tests/plan/test_plan.py
 def test_what_crosses_data_is_the_gradient_of_factors_and_head():
     program, state = compiled(1)
-    moved = hlo.collective_bytes(program.as_text())  # loops count as often as they run
+    moved = traffic.collective_bytes(program.as_text())  # each loop iteration counts
     factors = 3 * 2 * 2 * (32 + 32)  # layers, modules, rank, both sides
     wanted = 4 * (factors + trees.count(state.params["head"]))
     assert moved.keys() == {"all-reduce"}
@@ -76,7 +77,7 @@ def test_what_crosses_data_is_the_gradient_of_factors_and_head():
 def test_fsdp_gathers_kernels_and_sums_no_hidden_states():
     (whole_weights, _), (cut, _) = compiled(1), compiled(1, (1, 8, 1))
     summed = [
-        hlo.collective_bytes(program.as_text())["all-reduce"]
+        traffic.collective_bytes(program.as_text())["all-reduce"]
         for program in (whole_weights, cut)
     ]
     assert summed[1] < 1.1 * summed[0], summed
@@ -102,24 +103,24 @@ def judged(sizes):
         "data": {"source": "synthetic", "num_examples": 64, "max_length": 32},
     }
     config = tiny.settings("hyper_mlp", **sections)
-    corpus = setup.load_corpus(config)
-    bench = setup.workbench(config, corpus.task, mesh=mesh_of(sizes))
-    data = setup.plan(bench, corpus).datasets["validation"]
+    corpus = session_lib.load_corpus(config)
+    session = session_lib.open_session(config, corpus.task, mesh=mesh_of(sizes))
+    data = session_lib.with_data(session, corpus).datasets["validation"]
     data = data._replace(label=data.label[:45], ids=data.ids[:45], soft=None)
     encoded = data.encoded._replace(
         ids=data.encoded.ids[:45], types=data.encoded.types[:45]
     )
-    logits = validate.split_logits(
-        validate.forward(bench.model, bench.mesh),
-        bench.trainable,
-        bench.frozen,
+    logits = scoring.split_logits(
+        scoring.forward(session.model, session.mesh),
+        session.trainable,
+        session.frozen,
         np.zeros((), np.float32),
         data._replace(encoded=encoded),
         (24, 32),
         6,  # 8 devices cannot cut this: evaluation makes it 8
     )
-    params = host(trees.union(bench.trainable, bench.frozen))
-    return params, logits, validate.judge(corpus.task, logits, data.label)
+    params = host(trees.union(session.trainable, session.frozen))
+    return params, logits, scoring.judge(objectives.of(corpus.task), logits, data.label)
 
 
 @pytest.mark.soak  # in short: tests/sharding/test_processes.py

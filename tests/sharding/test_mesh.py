@@ -4,15 +4,17 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from etils import epath
 
-from hypelora_jax import folder, trees
-from hypelora_jax.data.pipeline import train_iterator
-from hypelora_jax.settings import MeshConfig, from_dict
+from hypelora_jax import trees
+from hypelora_jax.config.settings import MeshConfig, from_dict
+from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.errors import UserError
+from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import mesh as meshes
-from hypelora_jax.train import setup
-from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.types import UserError
+from hypelora_jax.train import session as session_lib
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.training import abstract_state, extras, first_state
 
 
 @pytest.mark.parametrize(
@@ -59,20 +61,22 @@ def test_put_batch_places_rows_and_drops_the_rest():
 
 
 def run_of(sizes):
-    """A bench and the shapes of its state on a mesh."""
+    """A session and the shapes of its state on a mesh."""
     sections = {
         "model": {"path": "random:tiny"},
         "data": {"source": "synthetic", "num_examples": 64, "max_length": 32},
     }
     settings = tiny.settings("hyper_mlp", hyper={"a": "fixed"}, **sections)
     mesh = meshes.make_mesh(MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
-    corpus = setup.load_corpus(settings)
-    bench = setup.workbench(settings, corpus.task, mesh=mesh)
-    return bench, *setup.start(bench, 10)
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task, mesh=mesh)
+    session = session._replace(total_steps=10)
+    return session, abstract_state(session)
 
 
-def batches_of(bench):
-    data = setup.plan(bench, setup.load_corpus(bench.settings)).datasets["train"]
+def batches_of(session):
+    corpus = session_lib.load_corpus(session.settings)
+    data = session_lib.with_data(session, corpus).datasets["train"]
     return train_iterator(data, (32,), 8, seed=0, num_epochs=1)
 
 
@@ -87,15 +91,15 @@ def batches_of(bench):
 )
 @pytest.mark.soak  # in short: two processes to one, tests/sharding/test_processes.py
 def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path, source, target):
-    bench, abstract, tx, _ = run_of(source)
-    state = setup.first_state(bench, abstract, tx)
-    own, batches = setup.own_frozen(bench.frozen), batches_of(bench)
+    session, abstract = run_of(source)
+    state = first_state(session, abstract)
+    own, batches = extras(session.frozen), batches_of(session)
     next(batches)
-    with Checkpoints(epath.Path(tmp_path)) as saved:
+    with Checkpoints(Run.open(tmp_path)) as saved:
         saved.save(state, own, batches, {"best": 1.0})
-    other, wanted, _, _ = run_of(target)
-    with Checkpoints(epath.Path(tmp_path)) as saved:
-        fresh, like = batches_of(other), setup.own_frozen(other.frozen)
+    other, wanted = run_of(target)
+    with Checkpoints(Run.open(tmp_path)) as saved:
+        fresh, like = batches_of(other), extras(other.frozen)
         got = saved.restore(0, wanted, like, ("best",), fresh)
     assert fresh.get_state() == batches.get_state() and got.progress["best"] == 1.0
     np.testing.assert_array_equal(next(fresh)["index"], next(batches)["index"])
@@ -112,19 +116,19 @@ def test_a_checkpoint_of_any_mesh_restores_on_any_other(tmp_path, source, target
 
 def test_another_mesh_is_the_same_run_and_another_rate_is_not(tmp_path):
     one = from_dict({"mesh": {"data": 8}})
-    record = {"config": folder.as_dict(one)}
-    folder.check_same(tmp_path, from_dict({"mesh": {"fsdp": 2}}), record)
+    record = {"config": records.as_dict(one)}
+    records.check_same(tmp_path, from_dict({"mesh": {"fsdp": 2}}), record)
     with pytest.raises(UserError, match="optim.lr"):
-        folder.check_same(tmp_path, from_dict({"optim": {"lr": 0.5}}), record)
+        records.check_same(tmp_path, from_dict({"optim": {"lr": 0.5}}), record)
 
 
 def test_paths_of_data_and_model_are_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     data = {"source": "files", "train": "a.csv", "test": "gs://bucket/b.csv"}
-    got = folder.located(from_dict({"data": data, "model": {"path": "base"}}))
+    got = records.located(from_dict({"data": data, "model": {"path": "base"}}))
     assert got.data.train == str(tmp_path / "a.csv")
     assert got.data.test == "gs://bucket/b.csv" and got.data.validation == ""
     assert got.model.path == str(tmp_path / "base")
-    assert folder.located(from_dict({})).model.path == "minilm"
-    assert folder.located(got) == got
+    assert records.located(from_dict({})).model.path == "minilm"
+    assert records.located(got) == got

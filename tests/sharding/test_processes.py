@@ -14,10 +14,13 @@ import process
 import pytest
 from etils import epath
 
-from hypelora_jax import cli, evaluate
+from hypelora_jax import cli
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.run import metric_log, paths
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
-from hypelora_jax.train import journal, manifest, stored
-from hypelora_jax.types import UserError
+from hypelora_jax.train.checkpoint import manifest, selection
 
 SCRIPT = "tests/sharding/several.py"
 # 3 steps and their evaluation; what takes long is to compile them.
@@ -53,11 +56,11 @@ def one_writer(workdir):
 
 def sealed_by_all(folder):
     """Every checkpoint is whole, and its sums are over the parts of both processes."""
-    steps = stored.complete(folder)
-    assert steps and steps == stored.steps(folder)
+    steps = selection.complete(folder)
+    assert steps and steps == selection.steps(folder)
     for step in steps:
-        assert stored.fault(folder, step) is None
-        sums = manifest.unseal((folder / str(step) / manifest.NAME).read_bytes())
+        assert selection.fault(folder, step) is None
+        sums = manifest.unseal((folder / str(step) / paths.MANIFEST).read_bytes())
         for rank in (0, 1):
             assert any(f"ocdbt.process_{rank}/" in name for name in sums), sums.keys()
 
@@ -83,7 +86,7 @@ def same_run(workdir, one):
                 np.testing.assert_allclose(a["logits"], b["logits"], atol=1e-5)
     assert (workdir / "report/report.html").exists()
     held = json.loads((workdir / "eval/validation/metrics.json").read_text())
-    result = evaluate.evaluate(str(workdir), "validation")
+    result = evaluation.evaluate(str(workdir), "validation")
     assert result["n"] == held["n"]
     assert result["nll"] == pytest.approx(held["nll"], abs=1e-6)
 
@@ -183,7 +186,7 @@ def test_one_of_four_is_killed_and_a_restart_goes_on(tmp_path):
     finally:
         ended = process.end(four)
     assert all(done.returncode != 0 for done in ended)
-    assert stored.complete(epath.Path(workdir) / "checkpoints"), "to go on from"
+    assert selection.complete(epath.Path(workdir) / "checkpoints"), "to go on from"
     for done in process.end(process.start_several(4, *args, devices=1)):
         assert done.returncode == 0, done.stderr[-2000:]
     same_run(workdir, whole(*process.TINY))
@@ -241,9 +244,9 @@ def test_one_process_agrees_with_itself(tmp_path):
 
 
 def test_a_store_that_cannot_append_gets_whole_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(journal, "appends", lambda workdir: False)
+    monkeypatch.setattr(metric_log, "appends", lambda workdir: False)
     path = tmp_path / "metrics.jsonl"
-    with journal.Journal(tmp_path, 0, 2, show=False) as rows:
+    with metric_log.MetricLog(Run(epath.Path(tmp_path)), 0, 2, show=False) as rows:
         rows.write({"step": 1, "split": "train"})
         assert process.rows(tmp_path) == []
         rows.flush()
@@ -253,4 +256,4 @@ def test_a_store_that_cannot_append_gets_whole_files(tmp_path, monkeypatch):
 
 
 def test_object_stores_cannot_append(tmp_path):
-    assert journal.appends(tmp_path) and not journal.appends("gs://bucket/run")
+    assert metric_log.appends(tmp_path) and not metric_log.appends("gs://bucket/run")

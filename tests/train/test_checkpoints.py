@@ -14,11 +14,12 @@ import optax
 import pytest
 from etils import epath
 
-from hypelora_jax.train import manifest, stored
-from hypelora_jax.train.checkpoints import Checkpoints
+from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import Run
+from hypelora_jax.train.checkpoint import manifest, selection
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.checkpoint.selection import Selection
 from hypelora_jax.train.state import TrainState
-from hypelora_jax.train.stored import Selection
-from hypelora_jax.types import UserError
 
 PROGRESS = ("best", "bad_epochs")
 DATA = "process_0-of-1.json"
@@ -71,7 +72,7 @@ def restored(saved: Checkpoints) -> int:
 def sound(tmp_path_factory):
     """A folder with the checkpoints 1 and 2; 2 ends an epoch."""
     workdir = epath.Path(tmp_path_factory.mktemp("sound"))
-    with Checkpoints(workdir) as saved:
+    with Checkpoints(Run(workdir)) as saved:
         save(saved, 1)
         save(saved, 2)
         saved.select(2, Selection(0.25, 0.25))
@@ -96,7 +97,7 @@ def after_damage(workdir, path, data: bytes) -> int:
     copy = workdir.parent / "copy"
     shutil.copytree(workdir, copy)
     (copy / path.relative_to(workdir)).write_bytes(data)
-    with Checkpoints(copy) as saved:
+    with Checkpoints(Run(copy)) as saved:
         step = restored(saved)
     shutil.rmtree(copy)
     return step
@@ -106,7 +107,7 @@ HARMLESS = {"commit_success.txt"}  # of a step's own folder: it carries no value
 
 
 def test_undamaged(workdir):
-    with Checkpoints(workdir) as saved:
+    with Checkpoints(Run(workdir)) as saved:
         assert restored(saved) == 2 and saved.best() == 2
         assert saved.selection(2) == Selection(0.25, 0.25)
         assert saved.selection(1) is None
@@ -147,13 +148,13 @@ def test_missing_files(workdir, caplog):
     for name in ("manifest.json", "state/manifest.ocdbt"):
         caplog.clear()
         (workdir / "checkpoints" / "2" / name).unlink()
-        with Checkpoints(workdir) as saved:
+        with Checkpoints(Run(workdir)) as saved:
             assert restored(saved) == 1
         save_again(workdir)
 
 
 def save_again(workdir):
-    with Checkpoints(workdir) as saved:
+    with Checkpoints(Run(workdir)) as saved:
         save(saved, 2)
 
 
@@ -161,7 +162,7 @@ def save_again(workdir):
 def test_all_damaged(workdir):
     for step in (1, 2):
         (workdir / "checkpoints" / str(step) / "data" / DATA).write_text("9")
-    with Checkpoints(workdir) as saved:
+    with Checkpoints(Run(workdir)) as saved:
         for find in (saved.newest, saved.best):
             with pytest.raises(UserError, match="every .*/2: data/.*/1: data/"):
                 find()
@@ -173,35 +174,35 @@ def test_an_unfinished_save_is_no_checkpoint(workdir):
     shutil.copytree(folder / "2", folder / "3.orbax-checkpoint-tmp")
     shutil.copytree(folder / "2", folder / "4")
     (folder / "4" / "manifest.json").unlink()
-    with Checkpoints(workdir) as reader:
+    with Checkpoints(Run(workdir)) as reader:
         assert reader.latest() == 2 and reader.best() == 2
     assert (folder / "3.orbax-checkpoint-tmp").exists(), "a reader deletes nothing"
-    with Checkpoints(workdir) as saved:
+    with Checkpoints(Run(workdir)) as saved:
         assert restored(saved) == 2
         save(saved, 3)
         saved.wait()
         assert restored(saved) == 3
-    assert stored.steps(folder) == [2, 3]
+    assert selection.steps(folder) == [2, 3]
     assert not (folder / "3.orbax-checkpoint-tmp").exists()
 
 
 def test_the_last_ones_and_the_best_are_kept(tmp_path):
     losses = {1: 0.9, 2: 0.3, 3: 0.5, 4: 0.3, 5: 0.8, 6: 0.7}
-    with Checkpoints(epath.Path(tmp_path), keep=2) as saved:
+    with Checkpoints(Run.open(tmp_path), keep=2) as saved:
         for step, loss in losses.items():
             save(saved, step)
             saved.select(step, Selection(loss, loss))
         saved.wait()
         assert saved.best() == 4, "the latest among equals"
         assert restored(saved) == 6
-    assert stored.complete(saved.directory) == [4, 5, 6]
+    assert selection.complete(saved.directory) == [4, 5, 6]
 
 
 def test_a_save_in_the_background_keeps_the_values_of_its_step(tmp_path):
     """The steps after it donate the state that is being written."""
     bump = jax.jit(lambda p: jax.tree.map(lambda x: x + 1, p), donate_argnums=0)
     params = bump({"w": jnp.zeros((1024, 1024))})
-    with Checkpoints(epath.Path(tmp_path)) as saved:
+    with Checkpoints(Run.open(tmp_path)) as saved:
         state = state_at(5)
         state = TrainState(state.step, params, state.opt_state, state.key)
         saved.save(state, {}, data_at(5), {"best": 1.0})

@@ -7,14 +7,18 @@ import numpy as np
 import process
 import pytest
 import tiny
-from etils import epath
+from tiny import mean
 
-from hypelora_jax import assemble, trees
-from hypelora_jax.calibration import losses
-from hypelora_jax.rng import named_keys
-from hypelora_jax.settings import LossConfig, MeshConfig
+from hypelora_jax import model as model_lib
+from hypelora_jax import trees
+from hypelora_jax.config.settings import LossConfig, MeshConfig
+from hypelora_jax.keys import named_keys
+from hypelora_jax.objectives import training_loss
+from hypelora_jax.objectives.classification import class_loss
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import loop, optim, setup
+from hypelora_jax.train import loop, optimizer
+from hypelora_jax.train import session as session_lib
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
 
@@ -45,7 +49,7 @@ def ready(loss, method="hyper_mlp"):
     model = tiny.model(config)
     params = tiny.params(config, model)
     own = {n: x for n, x in params.items() if n != "backbone"}
-    return config, model, *assemble.split(config, {**params, **tiny.shaken(own)})
+    return config, model, *model_lib.split(config, {**params, **tiny.shaken(own)})
 
 
 def batch_for(loss, rows=8):
@@ -59,7 +63,7 @@ def batch_for(loss, rows=8):
 def grads_of(loss, built, batch, accumulate=1):
     _, model, trainable, frozen = built
     if loss.get("anneal"):
-        frozen = trees.union(frozen, losses.at_temperature(jnp.asarray(1.5)))
+        frozen = trees.union(frozen, training_loss.at_temperature(jnp.asarray(1.5)))
     run = jax.jit(gradients(model, accumulate, deterministic=True))
     keys = named_keys(jax.random.key(0), 0, "adapt", "rows")
     return run(trainable, frozen, batch, jnp.zeros(()), keys)
@@ -98,14 +102,14 @@ def test_a_cut_batch_has_the_mean_of_its_parts_penalties(name):
     np.testing.assert_allclose(value, (4 * parts[0][0] + 2 * parts[1][0]) / 6, 1e-5)
 
 
-@pytest.mark.soak  # in short: the penalty's law in tests/calibration/test_penalties.py
+@pytest.mark.soak  # in short: the penalty's law in tests/objectives/test_penalties.py
 @pytest.mark.parametrize("name", OF_BATCH)
 def test_a_penalty_of_the_batch_is_that_of_all_devices(name):
     config, model, trainable, frozen = ready(EVERY[name])
     ends = []
     for mesh in (make_mesh(MeshConfig(), jax.devices()[:1]), make_mesh(MeshConfig())):
-        tx = optim.optimizer(config.optim, 10)
-        alpha = optim.blend_alpha(config.blend, 10)
+        tx = optimizer.optimizer(config.optim, 10)
+        alpha = optimizer.blend_alpha(config.blend, 10)
         step = build_step(model, tx, alpha, mesh, deterministic=True)
         state = init_state(trainable, tx, jax.random.key(0))
         state, first = step(state, frozen, tiny.batch(rows=8))
@@ -117,23 +121,23 @@ def test_a_penalty_of_the_batch_is_that_of_all_devices(name):
 def test_a_step_has_the_temperature_of_its_number():
     loss = {"temperature": 4.0, "anneal": "linear", "anneal_share": 1.0}
     config, model, trainable, frozen = ready(loss)
-    schedule = optim.loss_temperature(config.loss, 4)
-    tx = optim.optimizer(config.optim, 4)
-    alpha = optim.blend_alpha(config.blend, 4)
+    schedule = optimizer.loss_temperature(config.loss, 4)
+    tx = optimizer.optimizer(config.optim, 4)
+    alpha = optimizer.blend_alpha(config.blend, 4)
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     step = build_step(model, tx, alpha, mesh, deterministic=True, temperature=schedule)
     state, batch = init_state(trainable, tx, jax.random.key(0)), tiny.batch()
     for t in (4.0, 3.0, 2.0, 1.0):
         params = jax.tree.map(jnp.copy, state.params)
-        logits = model.predictor.predict(params, frozen, batch, jnp.zeros(()))
-        wanted = losses.build(LossConfig(temperature=t), False)
-        wanted = losses.mean(wanted.apply({}, logits, batch["label"]), batch["weight"])
+        logits = model.predict(params, frozen, batch, jnp.zeros(()))
+        wanted = class_loss(LossConfig(temperature=t))
+        wanted = mean(wanted.apply({}, logits, batch["label"]), batch["weight"])
         state, info = step(state, frozen, batch)
         np.testing.assert_allclose(info["loss"], wanted, rtol=1e-5)
 
 
 def test_an_annealed_loss_without_a_temperature_says_so():
-    loss = losses.build(LossConfig(anneal="linear"), False)
+    loss = class_loss(LossConfig(anneal="linear"))
     with pytest.raises(ValueError, match="wanted losses.at_temperature"):
         loss.apply({}, jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32))
 
@@ -144,10 +148,10 @@ def test_an_annealed_loss_without_a_temperature_says_so():
 )
 def test_annealing_by_hand(anneal, wanted):
     config = LossConfig(temperature=4.0, anneal=anneal)
-    schedule = optim.loss_temperature(config, 5)
+    schedule = optimizer.loss_temperature(config, 5)
     np.testing.assert_allclose([schedule(s) for s in range(5)], wanted, atol=1e-6)
-    assert optim.loss_temperature(LossConfig(temperature=4.0), 5) is None
-    assert float(optim.loss_temperature(config, 1)(0)) == 4
+    assert optimizer.loss_temperature(LossConfig(temperature=4.0), 5) is None
+    assert float(optimizer.loss_temperature(config, 1)(0)) == 4
 
 
 def test_the_loop_trains_on_soft_labels_at_the_annealed_temperature(
@@ -165,10 +169,12 @@ def test_the_loop_trains_on_soft_labels_at_the_annealed_temperature(
         optim=optimizer,
         log={"every_steps": 1},
     )
-    corpus = setup.load_corpus(config)
-    bench = setup.workbench(config, corpus.task)
-    plan = setup.plan(bench, corpus)._replace(edges=(48,), steps_per_epoch=3)
-    loop.train(bench, plan._replace(total_steps=3), epath.Path(tmp_path), False)
+    corpus = session_lib.load_corpus(config)
+    session = session_lib.open_session(config, corpus.task)
+    session = session_lib.with_data(session, corpus)._replace(
+        edges=(48,), steps_per_epoch=3, total_steps=3
+    )
+    loop.train(session, Run.open(tmp_path), progress=False)
     rows = process.rows(tmp_path)
     rows = [row for row in rows if row["split"] == "train"]
     temperatures = [row["loss_temperature"] for row in rows]

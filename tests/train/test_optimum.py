@@ -12,17 +12,20 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
-from etils import epath
 from optimum import CLAIMS
 
-from hypelora_jax.calibration import losses
-from hypelora_jax.models import presets
-from hypelora_jax.settings import Settings, from_dict
-from hypelora_jax.train import loop, setup, validate
+from hypelora_jax import families
+from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax.families.roberta import ROBERTA
+from hypelora_jax.objectives import training_loss
+from hypelora_jax.objectives.classification import class_loss
+from hypelora_jax.run.paths import Run
+from hypelora_jax.train import loop, scoring
+from hypelora_jax.train import session as session_lib
 
 pytestmark = pytest.mark.soak
 PLAIN = dataclasses.replace(
-    presets.preset("tiny"), hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0
+    families.preset("tiny"), hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0
 )
 
 
@@ -43,17 +46,19 @@ def settings(loss: dict, **sections) -> Settings:
 
 def fit(config: Settings, workdir, backbone=None):
     """(trained parameters, raw logits (N, Y) on test, true probabilities)."""
-    corpus = setup.load_corpus(config)
-    bench = setup.workbench(config, corpus.task)
+    corpus = session_lib.load_corpus(config)
+    session = session_lib.open_session(config, corpus.task)
     if backbone is not None:
-        bench = bench._replace(frozen={**bench.frozen, "backbone": backbone})
-    plan = setup.plan(bench, corpus)
-    got = loop.train(bench, plan, epath.Path(workdir), progress=False)
-    run, data = validate.forward(bench.model, bench.mesh), plan.datasets["test"]
-    logits = validate.split_logits(
-        run, got.trainable, got.frozen, got.alpha, data, plan.edges, 64
+        session = session._replace(frozen={**session.frozen, "backbone": backbone})
+    session = session_lib.with_data(session, corpus)
+    got, _ = loop.train(session, Run.open(workdir), progress=False)
+    trainable, alpha = got.state.params, session.alpha_after(got.step)
+    forward = scoring.forward(session.model, session.mesh)
+    data = session.datasets["test"]
+    logits = scoring.split_logits(
+        forward, trainable, got.frozen, alpha, data, session.edges, 64
     )
-    return got.trainable, logits.astype(np.float64), data.soft.astype(np.float64)
+    return trainable, logits.astype(np.float64), data.soft.astype(np.float64)
 
 
 def nll(p_NY, z_NY):
@@ -68,7 +73,7 @@ def entropy(p_NY):
 def encoder(tmp_path_factory):
     """Backbone that knows the grammar, from random weights by cross-entropy alone."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(presets.PRESETS, "tiny_plain", PLAIN)
+        patch.setitem(ROBERTA.presets, "tiny_plain", PLAIN)
         config = settings({}, method="full", optim={"lr": 4e-3, "num_epochs": 18})
         trained, z_NY, p_NY = fit(config, tmp_path_factory.mktemp("full"))
         print(f"full: NLL {nll(p_NY, z_NY):.5f}, entropy {entropy(p_NY):.5f}")
@@ -90,7 +95,7 @@ def test_training_reaches_the_optimum(encoder, tmp_path, name):
     trained, z_NY, p_NY = fit(config, tmp_path / "run", encoder)
     t = claim.config.temperature
     if t == "learned":
-        t = losses.temperature_of(trained["loss"])
+        t = training_loss.temperature_of(trained["loss"])
     z_NY = z_NY / (t if claim.config.anneal == "none" else 1.0)
     if claim.proper:
         got, wanted = nll(p_NY, z_NY), entropy(p_NY)
@@ -105,7 +110,7 @@ def test_training_reaches_the_optimum(encoder, tmp_path, name):
 
 def loss_of(config, p_NY, z_NY) -> np.ndarray:
     """Loss (N,) over labels drawn from p: these losses are linear in the label."""
-    loss = losses.build(config, regression=False)
+    loss = class_loss(config)
     with jax.enable_x64(True):
         return np.asarray(loss.apply({}, jax.numpy.asarray(z_NY), p_NY))
 

@@ -9,11 +9,14 @@ import process
 import pytest
 from etils import epath
 
-from hypelora_jax import cli, folder
-from hypelora_jax.data.pipeline import train_iterator
-from hypelora_jax.train import setup, stored
-from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.train.journal import RATES
+from hypelora_jax import cli
+from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
+from hypelora_jax.train import session as session_lib
+from hypelora_jax.train.checkpoint import selection
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoints
+from hypelora_jax.train.training import abstract_state, extras
 
 STEPS = 12  # of process.TINY
 
@@ -28,17 +31,17 @@ def unbroken(tmp_path_factory):
 
 def final_state(workdir, steps, epochs):
     """All that the last checkpoint holds, as arrays; the data iterator's state."""
-    workdir = epath.Path(workdir)
-    settings = folder.settings_of(folder.saved_record(workdir))
-    corpus = setup.load_corpus(settings)
-    bench = setup.workbench(settings, corpus.task)
-    plan = setup.plan(bench, corpus)
-    state, _, _ = setup.start(bench, plan.total_steps)
-    data, keys = plan.datasets["train"], setup.keys(settings)
-    iterator = train_iterator(data, plan.edges, 16, keys.data, epochs)
-    own = setup.own_frozen(bench.frozen)
-    with Checkpoints(workdir) as saved:
-        got = saved.restore(steps, state, own, stored.Progress._fields, iterator)
+    run = Run.open(workdir)
+    settings = records.settings_of(records.read_record(run))
+    corpus = session_lib.load_corpus(settings)
+    session = session_lib.open_session(settings, corpus.task)
+    session = session_lib.with_data(session, corpus)
+    state = abstract_state(session)
+    data, keys = session.datasets["train"], session_lib.keys(settings)
+    iterator = train_iterator(data, session.edges, 16, keys.data, epochs)
+    own = extras(session.frozen)
+    with Checkpoints(run) as saved:
+        got = saved.restore(steps, state, own, selection.Progress._fields, iterator)
     key = jax.random.key_data(got.state.key)
     arrays = got.state.step, got.state.params, got.state.opt_state, key, got.frozen
     return arrays, got.progress, iterator.get_state()
@@ -52,8 +55,9 @@ def same_bits(one, two, last=STEPS, epochs=2):
     assert len(leaves) > 10
     for (path, x), y in zip(leaves, jax.tree.leaves(b), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes(), path
+    rates = ("examples_per_s", "tokens_per_s")  # not the same from run to run
     lasting = [
-        [{k: v for k, v in row.items() if k not in RATES} for row in process.rows(d)]
+        [{k: v for k, v in row.items() if k not in rates} for row in process.rows(d)]
         for d in (one, two)
     ]
     assert lasting[0] == lasting[1]
@@ -64,7 +68,7 @@ def same_bits(one, two, last=STEPS, epochs=2):
 def newest_array_file(workdir):
     """The biggest file of the newest complete checkpoint: the arrays of the state."""
     folder = workdir / "checkpoints"
-    step = stored.complete(epath.Path(folder))[-1]
+    step = selection.complete(epath.Path(folder))[-1]
     files = [p for p in (folder / str(step)).rglob("*") if p.is_file()]
     return max(files, key=lambda p: p.stat().st_size)
 

@@ -8,11 +8,12 @@ import optax
 import pytest
 import tiny
 
-from hypelora_jax import assemble, trees
-from hypelora_jax.rng import named_keys
-from hypelora_jax.settings import BlendConfig, MeshConfig, OptimConfig
+from hypelora_jax import model as model_lib
+from hypelora_jax import trees
+from hypelora_jax.config.settings import BlendConfig, MeshConfig, OptimConfig
+from hypelora_jax.keys import named_keys
 from hypelora_jax.sharding.mesh import make_mesh, replicated
-from hypelora_jax.train import optim
+from hypelora_jax.train import optimizer
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
 
@@ -33,7 +34,7 @@ def ready(method="hyper_mlp", **sections):
     params = tiny.params(config, model)
     own = {n: x for n, x in params.items() if n != "backbone"}
     params = {**params, **tiny.shaken(own)}
-    return config, model, *assemble.split(config, params)
+    return config, model, *model_lib.split(config, params)
 
 
 def one_device():
@@ -41,8 +42,8 @@ def one_device():
 
 
 def stepper(config, model, deterministic=False, mesh=None, accumulate=1, cond_rank=0):
-    tx = optim.optimizer(config.optim, 10)
-    alpha = optim.blend_alpha(config.blend, 10)
+    tx = optimizer.optimizer(config.optim, 10)
+    alpha = optimizer.blend_alpha(config.blend, 10)
     step = build_step(
         model,
         tx,
@@ -118,12 +119,12 @@ def test_one_trace_per_bucket_and_none_more():
     traced = []
     apply = model.parts.head.apply
 
-    def counting(params, hidden_BTD, key=None):
+    def counting(params, hidden_BTD, batch, key=None):
         traced.append(hidden_BTD.shape)
-        return apply(params, hidden_BTD, key)
+        return apply(params, hidden_BTD, batch, key)
 
     parts = model.parts._replace(head=model.parts.head._replace(apply=counting))
-    counted = model._replace(parts=parts, predictor=assemble.predictor(parts))
+    counted = model_lib.of_parts(parts)
     tx, step = stepper(config, counted)
     whole = replicated(one_device())  # as the loop places it
     state = jax.device_put(init_state(trainable, tx, jax.random.key(0)), whole)
@@ -194,7 +195,7 @@ def test_decay_falls_on_kernels_and_static_factors_only():
         "loss": {"log_t": jnp.ones(())},
     }
     for decay_all in (False, True):
-        tx = optim.optimizer(
+        tx = optimizer.optimizer(
             OptimConfig(**{**vars(config), "decay_all": decay_all}), 10
         )
         zero = jax.tree.map(jnp.zeros_like, params)
@@ -206,7 +207,7 @@ def test_decay_falls_on_kernels_and_static_factors_only():
 
 def test_the_head_has_its_own_rate():
     config = OptimConfig(lr=1e-3, head_lr=1e-2, warmup=0.0, weight_decay=0.0, clip=0)
-    tx = optim.optimizer(config, 10)
+    tx = optimizer.optimizer(config, 10)
     params = {"head": {"kernel": jnp.ones(1)}, "lora": {"a": jnp.ones(1)}}
     grads = jax.tree.map(jnp.ones_like, params)
     updates, _ = tx.update(grads, tx.init(params), params)
@@ -220,7 +221,7 @@ def test_clipping_is_by_the_norm_over_all_trainables():
     grads = {"head": {"kernel": jnp.asarray([3.0])}, "lora": {"a": jnp.asarray([4.0])}}
     clipped, _ = tx.update(grads, tx.init(grads))
     np.testing.assert_allclose(clipped["head"]["kernel"], 0.6, rtol=1e-6)
-    ours = optim.optimizer(config, 10)
+    ours = optimizer.optimizer(config, 10)
     state = ours.init(grads)
     _, state = ours.update(grads, state, grads)
     (adam,) = [
@@ -241,20 +242,20 @@ def test_clipping_is_by_the_norm_over_all_trainables():
 )
 def test_schedules_by_hand(schedule, wanted):
     config = OptimConfig(lr=2.0, warmup=1 / 3, schedule=schedule)
-    rate = optim.learning_rate(config, 6)
+    rate = optimizer.learning_rate(config, 6)
     got = [float(rate(s)) / 2 for s in range(6)]
     np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 def test_annealing_by_hand():
-    linear = optim.blend_alpha(BlendConfig(a="add", alpha=0.9, anneal="linear"), 4)
+    linear = optimizer.blend_alpha(BlendConfig(a="add", alpha=0.9, anneal="linear"), 4)
     np.testing.assert_allclose(
         [linear(s) for s in range(4)], [0.9, 0.6, 0.3, 0.0], atol=1e-6
     )
     reference = BlendConfig(a="add", alpha=0.8, anneal="reference")
-    cut = optim.blend_alpha(reference, 4, accumulate=2)
+    cut = optimizer.blend_alpha(reference, 4, accumulate=2)
     np.testing.assert_allclose(
         [cut(s) for s in range(4)], [0.8, 0.7, 0.6, 0.5], atol=1e-6
     )
-    none = optim.blend_alpha(BlendConfig(a="add", alpha=0.3), 4)
+    none = optimizer.blend_alpha(BlendConfig(a="add", alpha=0.3), 4)
     assert float(none(3)) == pytest.approx(0.3)

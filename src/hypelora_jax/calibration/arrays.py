@@ -1,24 +1,30 @@
-"""What every metric begins with: an array's namespace, clean rows, the top label."""
+"""Helpers shared by all metrics; each works on numpy and on jax arrays."""
 
 from types import ModuleType
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = Any  # np.ndarray or jax.Array: the namespace follows `probs_NY`
+Array = np.ndarray | jax.Array
+A = TypeVar("A", bound=Array)
 
 
 def namespace(x: Array) -> ModuleType:
-    """Module that computes on `x`: jax.numpy for jax arrays and tracers, else numpy."""
+    """jax.numpy for jax arrays and tracers, numpy for everything else."""
     return jnp if isinstance(x, jax.Array) else np
 
 
 def clean(
     probs_NY: Array, label_N: Array, weight_N: Array | None
 ) -> tuple[ModuleType, Array, Array, Array]:
-    """Namespace, probabilities, labels and weights; rows of weight 0 hold zeros."""
+    """Check in the arguments of a metric.
+
+    Returns:
+      The namespace, the probabilities in at least float32, the labels and the weights.
+      Rows of weight 0 are set to zero, so that NaN in padding cannot spread.
+    """
     xp = namespace(probs_NY)
     probs_NY = xp.asarray(probs_NY)
     probs_NY = probs_NY.astype(xp.promote_types(probs_NY.dtype, xp.float32))
@@ -33,27 +39,37 @@ def clean(
 
 
 def onehot(label_N: Array, num_classes: int) -> Array:
-    """Whether a class is the label, bool (N, Y)."""
+    """One-hot labels, bool (N, Y)."""
     xp = namespace(label_N)
     return label_N[:, None] == xp.arange(num_classes)[None, :]
 
 
 def top(probs_NY: Array, label_N: Array) -> tuple[Array, Array]:
-    """Confidence and whether it was right; the first class wins a tie."""
+    """Confidence of the predicted class, and 1 where that class is the label.
+
+    Of equally probable classes the first is predicted.
+    """
     xp = namespace(probs_NY)
     hit_N = xp.argmax(probs_NY, axis=1) == label_N
     return xp.max(probs_NY, axis=1), hit_N.astype(probs_NY.dtype)
 
 
-def total(x_N: Array, weight_N: Array) -> Array:
-    """Weighted sum; what a row of weight 0 holds, NaN too, is ignored."""
+def total(x_N: A, weight_N: Array) -> A:
+    """Weighted sum; rows of weight 0 are ignored, even if they hold NaN."""
     xp = namespace(x_N)
     x_N = xp.where(weight_N > 0, x_N, xp.zeros_like(x_N))
     return xp.sum(x_N * weight_N.astype(x_N.dtype))
 
 
-def share(part: Array, whole: Array) -> Array:
-    """`part / whole`, and 0 where there is no whole."""
+def grouped(group_N: Array, x_N: Array, groups: int) -> Array:
+    """Sum of x over the rows of each group 0, 1, ..."""
+    if namespace(x_N) is np:
+        return np.bincount(group_N, x_N, minlength=groups)
+    return jnp.bincount(group_N, x_N, length=groups)
+
+
+def share(part: A, whole: Array) -> A:
+    """`part / whole`, and 0 where `whole` is 0."""
     xp = namespace(part)
     some = whole > 0
     return xp.where(some, part / xp.where(some, whole, 1), xp.zeros_like(part))

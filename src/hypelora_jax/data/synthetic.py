@@ -1,27 +1,27 @@
 """Texts of a small grammar whose true class probabilities are known.
 
-A text is two cue words among filler words. A cue's first letter names the class it
-speaks for, the rest whether it does so strongly or weakly; the log odds of a text are
-the sum of its cues', and the label is drawn from them. So the best reachable negative
-log-likelihood is the mean entropy, which is logged, and `soft` holds the truth.
+A text is two cue words among filler words. The first letter of a cue names the class
+that it supports, and the rest says whether strongly or weakly. The log odds of a text
+are the sum over its cues, and the label is drawn from them. The best reachable negative
+log-likelihood is therefore the mean entropy, which is logged; `soft` has the truth.
 """
 
 import numpy as np
 from absl import logging
 
+from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.settings import DataConfig
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
-_ONSETS = "bdfgklmnprstvz"  # one a class
+_ONSETS = "bdfgklmnprstvz"  # one for each class
 _STRONG, _WEAK = ("onda", "indo"), ("asu", "uli")
 _ODDS = {"strong": 2.5, "weak": 1.0}  # added to the log odds of the cue's class
 _FILLERS = ("a", "e", "the", "one", "other", "which", "however")
 
 
 def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
-    """Task and splits: `num_examples` in train, a quarter but 100 in each other.
+    """Task and splits: `num_examples` in train, a quarter, at least 100, in the others.
 
     Raises:
       UserError: more classes than the grammar has letters.
@@ -63,5 +63,6 @@ def draw(rng: np.random.Generator, n: int, num_classes: int, first: int = 0) -> 
 
 def entropy(table: Table) -> float:
     """Mean entropy of the true probabilities, in nats: the best reachable NLL."""
+    assert table.soft is not None  # `draw` gives the true probabilities
     p = table.soft.astype(np.float64)
     return float(-(p * np.log(p)).sum(1).mean())

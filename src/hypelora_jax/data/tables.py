@@ -1,4 +1,4 @@
-"""Tables of examples, and the split of one in two by seed and ids."""
+"""Tables of examples, and how one is split in two by seed and ids."""
 
 import math
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 
 class Table(NamedTuple):
-    """N examples: texts, labels, and soft labels where the source has them.
+    """N examples: texts, labels, and soft labels if the source has them.
 
     `ids` (N,) int64 name the examples within their source; `label` (N,) is int32,
     -1 for none, or float32, NaN for none; rows of `soft` (N, Y) float32 sum to 1.
@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 class Splits(dict[str, Table]):
-    """Splits by name; asking for one that is not there is the user's mistake."""
+    """Splits by name; a missing one is the user's mistake, so it raises a UserError."""
 
     def __missing__(self, name: str) -> Table:
         have = ", ".join(self) or "none"
@@ -37,13 +37,11 @@ class Splits(dict[str, Table]):
 class Corpus(NamedTuple):
     """A task and its splits: train, calibration, validation and more.
 
-    `splits[name]` raises a UserError for a split that is not there; `source` is one
-    line for logs.
+    `splits[name]` raises a UserError for a missing split.
     """
 
     task: Task
     splits: Splits
-    source: str
 
 
 def take(table: Table, rows: np.ndarray) -> Table:
@@ -58,25 +56,25 @@ def take(table: Table, rows: np.ndarray) -> Table:
 
 
 def _strata(label: np.ndarray) -> list[np.ndarray]:
-    """Rows of each class; of each tenth by value for a regression."""
+    """Rows of each class; for numbers, rows of each tenth in order of value."""
     if np.issubdtype(label.dtype, np.integer):
         return [np.flatnonzero(label == value) for value in np.unique(label)]
     return np.array_split(np.argsort(label, kind="stable"), 10)
 
 
 def calibration_size(n: int, fraction: float) -> int:
-    """Examples to hold out of n: the fraction within 100..2000, at most half of n."""
+    """Number to hold out of n: the fraction within 100..2000, at most half of n."""
     return min(max(round(fraction * n), 100), 2000, n // 2)
 
 
 def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Table]:
     """(kept, held out): a stratified draw of about `size` examples.
 
-    Fixed by seed, salt and ids, whatever the order of the rows; no stratum gives more
-    than half of its examples, so every class stays in what is kept.
+    It is fixed by seed, salt and ids, whatever the order of the rows. No stratum gives
+    more than half of its examples, so what is kept has every class.
 
     Raises:
-      UserError: so few examples that none can be held out.
+      UserError: there are too few examples to hold any out.
     """
     rng = np.random.default_rng([seed, salt])
     by_id = np.argsort(table.ids, kind="stable")
@@ -84,7 +82,7 @@ def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Tabl
     share = size / max(len(by_id), 1)
     carry = 0.0
     for stratum in _strata(table.label[by_id]):
-        want = share * len(stratum) + carry  # the rounding is carried to the next one
+        want = share * len(stratum) + carry  # carry the rounding to the next stratum
         n = min(math.floor(want + 0.5), len(stratum) // 2)
         carry = want - n if n < len(stratum) // 2 else 0.0
         out.append(by_id[rng.permutation(stratum)[:n]])

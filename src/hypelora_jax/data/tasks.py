@@ -1,35 +1,37 @@
-"""Tasks: what is predicted and how it is judged; the table of GLUE's nine tasks."""
+"""Tasks: what is predicted and how it is scored; and the nine tasks of GLUE."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import choose
 
 
 class Task(NamedTuple):
     """What a corpus asks for.
 
-    `labels` are the class names in the order of their ids, () for regression; `metrics`
-    are names among accuracy, f1 (of class 1), mcc, pearson and spearman; `pair` says
-    that an example has two texts.
+    `kind` is the name of its objective, a key of `objectives.OBJECTIVES`; `labels` are
+    the names of the classes in the order of their ids, () if numbers are predicted;
+    `metrics` are task scores, keys of `calibration.metrics.scores.SCORES`; `pair` is
+    True if an example has two texts.
     """
 
     name: str
-    kind: Literal["classification", "regression"]
+    kind: str
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     pair: bool
 
     @property
     def num_outputs(self) -> int:
-        """Width Y of the logits: the number of classes, 1 for regression."""
-        return len(self.labels) if self.kind == "classification" else 1
+        """Width Y of the logits: the number of classes, or 1 for a number."""
+        return len(self.labels) or 1
 
 
 class GlueTask(NamedTuple):
-    """A GLUE task and where it stands in the TSV files and in TFDS.
+    """A GLUE task and its names in the TSV files and in TFDS.
 
-    `columns` are the TSV's text columns, `features` those of TFDS in the same order;
-    `splits` maps a split to (TSV file, TFDS split).
+    `columns` are the text columns of the TSV files, `features` those of TFDS in the
+    same order; `splits` maps a split to (TSV file, TFDS split). `header` is that of the
+    files that lack one, which are all but the test file; () if every file has one.
     """
 
     task: Task
@@ -39,6 +41,7 @@ class GlueTask(NamedTuple):
     label: str
     features: tuple[str, ...]
     splits: dict[str, tuple[str, str]]
+    header: tuple[str, ...] = ()
 
 
 _SPLITS = {
@@ -66,14 +69,15 @@ def _glue(
     label: str = "label",
     features: tuple[str, ...] | None = None,
     splits: dict[str, tuple[str, str]] = _SPLITS,
+    header: tuple[str, ...] = (),
 ) -> GlueTask:
     kind = "classification" if labels else "regression"
     task = Task(name, kind, labels, metrics, len(columns) == 2)
     features = features or columns
-    return GlueTask(task, folder, name, columns, label, features, splits)
+    return GlueTask(task, folder, name, columns, label, features, splits, header)
 
 
-# Ids of the classes, hence their order, are those of TFDS and the Hugging Face hub.
+# The order of the classes, which gives their ids, is that of TFDS and the hub.
 GLUE = {
     g.task.name: g
     for g in (
@@ -84,6 +88,7 @@ GLUE = {
             ("mcc",),
             ("sentence",),
             label="is_acceptable",
+            header=("", "is_acceptable", "", "sentence"),
         ),
         _glue("sst2", "SST-2", ("negative", "positive"), ("accuracy",), ("sentence",)),
         _glue("qnli", "QNLI", _ENTAILMENT, ("accuracy",), ("question", "sentence")),
@@ -127,8 +132,15 @@ def glue_task(name: str) -> GlueTask:
     Raises:
       UserError: there is no such task.
     """
-    if name not in GLUE:
-        raise UserError(
-            f"config.data.task is {name!r}; wanted one of {', '.join(GLUE)}"
-        )
-    return GLUE[name]
+    return choose(GLUE, name, "data.task")
+
+
+def unnamed(outputs: int, name: str = "unnamed") -> Task:
+    """The task of a model of which only the number of outputs is known.
+
+    One output is a regression; the classes of more are called LABEL_0, LABEL_1, ...
+    """
+    if outputs == 1:
+        return Task(name, "regression", (), ("pearson", "spearman"), False)
+    labels = tuple(f"LABEL_{i}" for i in range(outputs))
+    return Task(name, "classification", labels, ("accuracy",), False)

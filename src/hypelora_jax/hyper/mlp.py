@@ -1,14 +1,16 @@
 """MLP hyper-network: one slot a site, widths of any number (METHOD A.2)."""
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 
-from hypelora_jax.hyper.emit import linear_init, num_sites
-from hypelora_jax.hyper.trunks import Trunk, assemble, input_width
-from hypelora_jax.lora import Sites
-from hypelora_jax.rng import named_key
-from hypelora_jax.settings import BlendConfig, HyperConfig
-from hypelora_jax.types import HyperNet, Key, Params
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.settings import BlendConfig, HyperConfig
+from hypelora_jax.hyper.factors import linear_init, num_sites
+from hypelora_jax.hyper.network import Trunk, input_width, of_trunk
+from hypelora_jax.keys import named_key
+from hypelora_jax.types import HyperNet, Key, Network, Params
 
 
 class Mlp(nn.Module):
@@ -38,7 +40,7 @@ def trunk(widths: tuple[int, ...], d_in: int) -> Trunk:
 
     def apply(params: Params, cond_SC: jax.Array, key: Key | None = None) -> jax.Array:
         del key  # no dropout, as in the reference
-        return module.apply({"params": params}, cond_SC)
+        return cast(jax.Array, module.apply({"params": params}, cond_SC))
 
     return Trunk(init, apply, widths[-1])
 
@@ -48,10 +50,13 @@ def mlp_hyper(
 ) -> HyperNet:
     """MLP hyper-network for the given sites; one slot writes B and A of its site."""
     d_in = input_width(config, sites, rank, cond_width)
-    return assemble(trunk(config.widths, d_in), config, blending, sites, rank, False)
+    return of_trunk(trunk(config.widths, d_in), config, blending, sites, rank, False)
 
 
 def slots(config: HyperConfig, sites: Sites) -> int:
     """S: one slot a site."""
     del config
     return num_sites(sites)
+
+
+NETWORK = Network(slots, mlp_hyper)

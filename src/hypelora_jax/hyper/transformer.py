@@ -4,16 +4,19 @@ Post-norm encoder layers as torch.nn.TransformerEncoderLayer: ReLU, eps 1e-5, no
 norm, no positions. With generated A there are two slots a site, A's in the first half.
 """
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypelora_jax.hyper.emit import linear_init, num_sites
-from hypelora_jax.hyper.trunks import Trunk, assemble, input_width
-from hypelora_jax.lora import Sites
-from hypelora_jax.rng import named_key
-from hypelora_jax.settings import BlendConfig, HyperConfig
-from hypelora_jax.types import HyperNet, Key, Params, UserError
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.settings import BlendConfig, HyperConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.hyper.factors import linear_init, num_sites
+from hypelora_jax.hyper.network import Trunk, input_width, of_trunk
+from hypelora_jax.keys import named_key
+from hypelora_jax.types import HyperNet, Key, Network, Params
 
 
 class SlotAttention(nn.Module):
@@ -138,7 +141,8 @@ def trunk(config: HyperConfig, d_in: int) -> Trunk:
 
     def apply(params: Params, cond_SC: jax.Array, key: Key | None = None) -> jax.Array:
         rngs = {} if key is None else {"dropout": key}
-        return module.apply({"params": params}, cond_SC, key is None, rngs=rngs)
+        out = module.apply({"params": params}, cond_SC, key is None, rngs=rngs)
+        return cast(jax.Array, out)
 
     return Trunk(init, apply, config.width)
 
@@ -155,9 +159,12 @@ def transformer_hyper(
             )
     body = trunk(config, input_width(config, sites, rank, cond_width))
     two_halves = config.a == "generated"
-    return assemble(body, config, blending, sites, rank, two_halves)
+    return of_trunk(body, config, blending, sites, rank, two_halves)
 
 
 def slots(config: HyperConfig, sites: Sites) -> int:
     """S: one slot a site, two with generated A."""
     return num_sites(sites) * (2 if config.a == "generated" else 1)
+
+
+NETWORK = Network(slots, transformer_hyper)

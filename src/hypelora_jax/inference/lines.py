@@ -1,4 +1,4 @@
-"""Lines of a file or of stdin, numbered, with a word where the input pauses."""
+"""Numbered lines of a file or of stdin, with a mark wherever the input pauses."""
 
 import contextlib
 import os
@@ -10,44 +10,53 @@ from typing import BinaryIO, NamedTuple
 
 from etils import epath
 
-PATIENCE = 0.1  # seconds without input, after which what is there is answered
+PATIENCE = 0.1  # seconds without input after which the rows read so far are answered
 _BLOCK = 1 << 16
 
 
 class Line(NamedTuple):
-    """One line as it was read, its end of line with it."""
+    """One line as it was read, including its line end."""
 
     number: int  # from 1
     data: bytes
     read: int  # bytes of the input up to its end
 
 
+class Bad(NamedTuple):
+    """A line that is not an example, and why."""
+
+    line: int
+    what: str
+    read: int
+
+
 Lines = Iterator[Line | None]  # None: nothing more has come for a while
 
 
 def size_of(path: str) -> int | None:
-    """Bytes of the input, None where nobody knows: a pipe, a device, another store."""
+    """Bytes of the input, or None for a pipe, a device or a remote file."""
     try:
         about = os.fstat(sys.stdin.fileno()) if path == "-" else os.stat(path)
-    except (OSError, ValueError, AttributeError):  # stdin may be no file at all
+    except (OSError, ValueError, AttributeError):  # stdin may not be a file at all
         return None
     return about.st_size if stat.S_ISREG(about.st_mode) else None
 
 
 def read(path: str) -> Lines:
-    """Lines of a file, or of stdin for "-"; without a byte order mark.
+    """Lines of a file, or of stdin for "-", without a byte order mark.
 
-    Lines end at a line feed alone. Where nothing comes for PATIENCE a None says so,
-    once: whoever reads along a slow pipe need not wait for more of it.
+    Only a line feed ends a line. If nothing comes for PATIENCE seconds, one None is
+    yielded, so that the caller can answer what it has before waiting for more.
     """
-    own = sys.stdin.buffer if path == "-" else epath.Path(path).open("rb")
-    closing = contextlib.nullcontext() if path == "-" else own
+    file = sys.stdin.buffer if path == "-" else epath.Path(path).open("rb")
+    closing = contextlib.nullcontext() if path == "-" else file
     with closing:
-        yield from _numbered(_blocks(own))
+        yield from _numbered(_blocks(file))
 
 
 def _numbered(blocks: Iterator[bytes | None]) -> Lines:
-    number, read, rest = 0, 0, []  # a line may come in many blocks
+    number, read = 0, 0
+    rest: list[bytes] = []  # a line may come in many blocks
     for block in blocks:
         if block is None:
             yield None
@@ -67,19 +76,26 @@ def _unmarked(number: int, data: bytes) -> bytes:
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes | None]:
-    """What a file holds, block by block; None where a pipe has nothing more to read."""
-    try:
-        number = file.fileno()
-    except (OSError, ValueError, AttributeError):  # no file of this system
-        number = None
-    slow = number is not None and not stat.S_ISREG(os.fstat(number).st_mode)
-    if not slow or sys.platform == "win32":  # select there knows sockets alone
+    """The contents of a file, block by block; None whenever a pipe is empty."""
+    descriptor = _slow_descriptor(file)
+    if descriptor is None:
         while block := file.read(_BLOCK):
             yield block
         return
     while True:
-        if not select.select([number], [], [], PATIENCE)[0]:
+        if not select.select([descriptor], [], [], PATIENCE)[0]:
             yield None
-        if not (block := os.read(number, _BLOCK)):
+        if not (block := os.read(descriptor, _BLOCK)):
             return
         yield block
+
+
+def _slow_descriptor(file: BinaryIO) -> int | None:
+    """The descriptor of a pipe or a terminal, or None for any other file."""
+    if sys.platform == "win32":  # select works on sockets only
+        return None
+    try:
+        number = file.fileno()
+    except (OSError, ValueError, AttributeError):  # not a file of this system
+        return None
+    return None if stat.S_ISREG(os.fstat(number).st_mode) else number

@@ -1,30 +1,41 @@
-"""Rows of JSON lines, CSV and TSV as they come; what is no row is named, not lost.
+"""Rows of JSON lines, CSV and TSV, one at a time; bad lines are reported, not lost."""
 
-One bad line costs that line: after a quote that is never closed, reading goes on at the
-line after the one it stands in.
-"""
-
-import csv
 import json
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from hypelora_jax.data.files import COLUMNS
-from hypelora_jax.data.rows import listed, shown
-from hypelora_jax.inference.lines import Line, Lines
-from hypelora_jax.inference.loaded import broken, fault
-from hypelora_jax.types import UserError
+from hypelora_jax.data.readers import listed, shown
+from hypelora_jax.data.user_files import COLUMNS
+from hypelora_jax.errors import UserError
+from hypelora_jax.inference.csv_records import Record, records
+from hypelora_jax.inference.lines import Bad, Line, Lines
+from hypelora_jax.inference.texts import broken, fault
 
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+class Format(NamedTuple):
+    """A format of rows; without a delimiter it is one JSON object a line."""
+
+    suffixes: tuple[str, ...]
+    delimiter: str = ""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether there is a header line, and cells are texts."""
+        return bool(self.delimiter)
+
+
+FORMATS = {
+    "jsonl": Format((".jsonl", ".ndjson")),
+    "csv": Format((".csv",), ","),
+    "tsv": Format((".tsv",), "\t"),
+}
 
 
 class Names(NamedTuple):
-    """Where the texts stand: names to look for, in this order, for each text."""
+    """Names of the columns of the texts: for each text, the first one found counts."""
 
     text: tuple[str, ...]
-    text_b: tuple[str, ...] = ()  # () where an example has one text
+    text_b: tuple[str, ...] = ()  # () if an example has one text
 
 
 class Row(NamedTuple):
@@ -36,54 +47,55 @@ class Row(NamedTuple):
     read: int  # bytes of the input up to its end
 
 
-class Bad(NamedTuple):
-    """A line that is no example, and why."""
-
-    line: int
-    what: str
-    read: int
-
-
 Rows = Iterator[Row | Bad | None]  # None: the input pauses
+
+
+def format_of(path: str) -> Format | None:
+    """The format that the suffix of a path names, or None if it names none."""
+    path = path.lower()
+    return next((f for f in FORMATS.values() if path.endswith(f.suffixes)), None)
 
 
 def names(pair: bool, text: str, text_b: str, config: tuple[str, str]) -> Names:
     """Columns of the texts: those asked for, else those of training or usual ones.
 
     Raises:
-      UserError: a second text is named and the run reads one.
+      UserError: a second text is named, but the run reads one.
     """
     if text_b and not pair:
         raise UserError(
             f"--text_b={text_b} names a second text, but this run was trained on one; "
             "leave the flag out"
         )
-    chosen = [
-        (asked,) if asked else tuple(dict.fromkeys(n for n in (old, *usual) if n))
-        for asked, old, usual in zip(
-            (text, text_b), config, (COLUMNS["text"], COLUMNS["text_b"]), strict=True
-        )
-    ]
-    return Names(chosen[0], chosen[1] if pair else ())
+    first = _candidates(text, config[0], COLUMNS["text"])
+    if not pair:
+        return Names(first)
+    return Names(first, _candidates(text_b, config[1], COLUMNS["text_b"]))
 
 
-def read(kind: str, lines: Lines, wanted: Names) -> tuple[list[str] | None, Rows]:
-    """(columns, rows) of the input; JSON lines have no columns to tell beforehand.
+def _candidates(asked: str, trained: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    if asked:
+        return (asked,)
+    return tuple(dict.fromkeys(name for name in (trained, *usual) if name))
+
+
+def read(how: Format, lines: Lines, wanted: Names) -> tuple[list[str] | None, Rows]:
+    """(columns, rows) of the input; JSON lines have no header, so columns are None.
 
     Raises:
-      UserError: a header that cannot be used.
+      UserError: the header cannot be used.
     """
-    if kind == "jsonl":
+    if not how.is_table:
         return None, _json_rows(lines, wanted)
-    records = _records(lines, DELIMITERS[kind])
-    first = next((r for r in records if r is not None), None)
-    if first is None:
-        return None, iter(())  # nothing in, nothing out
+    found = records(lines, how.delimiter)
+    first = next((record for record in found if record is not None), None)
+    if first is None:  # an empty input
+        return None, iter(())
     if isinstance(first, Bad):
         raise UserError(f"input line {first.line}: {first.what}; wanted a header line")
     header = [name.strip() for name in first.cells]
     columns = _columns(header, wanted)
-    return header, _table_rows(records, header, columns)
+    return header, _table_rows(found, header, columns)
 
 
 def _columns(header: list[str], wanted: Names) -> list[str]:
@@ -135,8 +147,10 @@ def _object(line: Line) -> dict[str, Any] | Bad:
     return cells
 
 
-def _table_rows(records: Iterator, header: list[str], columns: list[str]) -> Rows:
-    for record in records:
+def _table_rows(
+    found: Iterator[Record | Bad | None], header: list[str], columns: list[str]
+) -> Rows:
+    for record in found:
         if record is None or isinstance(record, Bad):
             yield record
         elif any(map(broken, record.cells)):
@@ -151,58 +165,3 @@ def _row(line: int, cells: dict[str, Any], columns: list[str], read: int) -> Row
         if what := fault(cells.get(name)):
             return Bad(line, f"{name!r} is {shown(cells.get(name))}; {what}", read)
     return Row(line, cells, tuple(cells[name] for name in columns), read)
-
-
-class _Record(NamedTuple):
-    line: int
-    cells: list[str]
-    read: int
-
-
-_END = object()
-Following = Callable[[], Any]  # the next line, None in a pause, _END
-
-
-def _records(lines: Lines, delimiter: str) -> Iterator[_Record | Bad | None]:
-    """Records of RFC 4180: a quoted field may hold delimiters, quotes and new lines.
-
-    The first one, the header, says how many fields a record has. Of a record that is
-    none only the first line is given up.
-    """
-    again: deque[Line] = deque()  # lines to be read once more
-    width = 0
-
-    def following() -> Any:
-        return again.popleft() if again else next(lines, _END)
-
-    while (first := following()) is not _END:
-        if first is None:
-            yield None
-            continue
-        taken, cells, what = [first], [], ""
-        reader = csv.reader(_fed(taken, following), delimiter=delimiter, strict=True)
-        try:
-            cells = next(reader)
-        except csv.Error as e:
-            what = f"{e}; wanted RFC 4180 quotes: each quote inside a field doubled"
-        width = width or len(cells)
-        if cells and len(cells) != width:
-            what = f"{len(cells)} fields; wanted {width} as in the header"
-        if what:
-            again.extendleft(reversed(taken[1:]))
-            yield Bad(first.number, what, first.read)
-        elif cells:  # not an empty line
-            yield _Record(first.number, cells, taken[-1].read)
-
-
-def _fed(taken: list[Line], following: Following) -> Iterator[str]:
-    """Texts of the line taken and of those after it, as far as csv wants to read."""
-    yield _decoded(taken[0])
-    while (line := following()) is not _END:
-        if line is not None:  # a pause inside a record means nothing
-            taken.append(line)
-            yield _decoded(line)
-
-
-def _decoded(line: Line) -> str:
-    return line.data.decode(errors="surrogateescape")  # `broken` finds what was none

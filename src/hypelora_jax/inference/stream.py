@@ -1,4 +1,4 @@
-"""A stream of rows answered in its order, window by window, in bounded memory."""
+"""A stream of rows answered in order, window by window, in bounded memory."""
 
 import sys
 from collections import Counter
@@ -9,89 +9,105 @@ from typing import NamedTuple
 from absl import logging
 from tqdm.auto import tqdm
 
-from hypelora_jax.data.pipeline import warn_of_cut
+from hypelora_jax.data.batches import warn_of_cut
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.inference import lines, rows, writers
-from hypelora_jax.inference.loaded import WINDOW, Loaded, answer
-from hypelora_jax.inference.rows import Bad, Row, Rows
+from hypelora_jax.inference.predictor import WINDOW, Predictor, answer
+from hypelora_jax.inference.rows import FORMATS, Bad, Format, Row, Rows
 from hypelora_jax.inference.writers import Writer, json_lines, table
-from hypelora_jax.types import UserError
 
-FIRST = 64  # rows of the first window: an early answer; each window doubles
+FIRST = 64  # rows of the first window, for an early answer; each window doubles
+Window = list[Row | Bad]
 
 
-class Plan(NamedTuple):
-    """Where rows come from and go to; "-" is stdin and stdout."""
+class Stream(NamedTuple):
+    """Where rows come from and go to, and how they are read; "-" is stdin or stdout."""
 
     input: str = "-"
     output: str = "-"
-    kind: str = ""  # jsonl, csv or tsv, where a suffix does not say it
-    skip: bool = False  # bad lines are skipped; else the first one ends all
+    format: str = ""  # a key of FORMATS, for files whose suffix names no format
+    skip: bool = False  # skip bad lines; otherwise the first one ends the stream
     text: str = ""  # columns of the texts; "": found by name
     text_b: str = ""
 
 
-def kinds(plan: Plan) -> tuple[str, str]:
-    """Formats of input and output: by suffix, else --format, else as the other side.
+def formats(stream: Stream) -> tuple[Format, Format]:
+    """Formats of input and output: by suffix, else --format, else like each other.
 
     Raises:
-      UserError: both suffixes say it, and --format says something else.
+      UserError: --format is unknown, or contradicts the suffixes of both files.
     """
-    known = [
-        next((k for s, k in rows.SUFFIXES.items() if path.lower().endswith(s)), "")
-        for path in (plan.input, plan.output)
-    ]
-    if plan.kind and all(known) and plan.kind not in known:
+    named = choose(FORMATS, stream.format, "--format") if stream.format else None
+    source, target = rows.format_of(stream.input), rows.format_of(stream.output)
+    if named and source and target and named not in (source, target):
         raise UserError(
-            f"--format={plan.kind}, but the suffixes of {plan.input} and {plan.output} "
-            "say what they are; leave the flag out"
+            f"--format={stream.format}, but the suffixes of {stream.input} and "
+            f"{stream.output} say what they are; leave the flag out"
         )
-    source = known[0] or plan.kind or "jsonl"
-    return source, known[1] or plan.kind or source
+    source = source or named or FORMATS["jsonl"]
+    return source, target or named or source
 
 
-def run(model: Loaded, plan: Plan) -> Counter:
-    """Answer all rows of the input; what is answered is flushed window by window.
+def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
+    """Answer all rows of the input; the output is flushed after each window.
 
     Returns:
       How many rows were `answered`, `skipped`, `cut` and `abstained` from.
 
     Raises:
-      UserError: a header that cannot be used; or a bad line that is not to be skipped,
-        with its number, once the lines before it are answered.
+      UserError: the header cannot be used, or a line is bad and is not to be skipped.
+        The message has its number; the lines before it are answered first.
     """
-    source, target = kinds(plan)
-    data, tally = model.run.bench.settings.data, Counter()
-    own = (data.text, data.text_b)
-    wanted = rows.names(model.task.pair, plan.text, plan.text_b, own)
-    header, items = rows.read(source, lines.read(plan.input), wanted)
-    windows = _windows(items)
-    with writers.opened(plan.output) as write, _bar(plan) as seen:
+    source, target = formats(stream)
+    data, tally = predictor.settings.data, Counter[str]()
+    trained = (data.text, data.text_b)
+    wanted = rows.names(predictor.task.pair, stream.text, stream.text_b, trained)
+    header, items = rows.read(source, lines.read(stream.input), wanted)
+    with writers.opened(stream.output) as write, _bar(stream) as advance:
         try:
-            writer = None
-            if target == "jsonl" or header:
-                writer = _writer(model, target, header or [])
-                write(writer.header())
-            for window in windows:
-                good = [row for row in window if isinstance(row, Row)]
-                if writer is None and good:  # a table of JSON lines
-                    every = dict.fromkeys(name for row in good for name in row.cells)
-                    writer = _writer(model, target, list(every))
-                    write(writer.header())
-                _answer(model, writer, write, window, plan.skip, tally)
-                seen(window[-1].read, tally)
+            for window, writer in _written(predictor, target, header, items, write):
+                _answer(predictor, writer, write, window, stream.skip, tally)
+                advance(window[-1].read, tally)
         finally:
-            if not isinstance(sys.exception(), BrokenPipeError):  # quiet: | head
-                _report(model, tally)
+            if not isinstance(sys.exception(), BrokenPipeError):  # quiet for `| head`
+                _summarise(predictor, tally)
     return tally
 
 
-def _writer(model: Loaded, kind: str, columns: list[str]) -> Writer:
-    return json_lines() if kind == "jsonl" else table(kind, model, columns)
+def _written(
+    predictor: Predictor,
+    target: Format,
+    header: list[str] | None,
+    items: Rows,
+    write: Callable[[str], None],
+) -> Iterator[tuple[Window, Writer]]:
+    """Windows with their writer, whose header is written as soon as it is known.
+
+    JSON lines written as a table have the columns of the first window with a row.
+    """
+    writer = None
+    if header or not target.is_table:
+        writer = _writer(predictor, target, header or [])
+        write(writer.header())
+    for window in _windows(items):
+        good = [item for item in window if isinstance(item, Row)]
+        if writer is None and good:
+            columns = dict.fromkeys(name for row in good for name in row.cells)
+            writer = _writer(predictor, target, list(columns))
+            write(writer.header())
+        yield window, writer or _writer(predictor, target, [])  # no row: not used
 
 
-def _windows(items: Rows) -> Iterator[list[Row | Bad]]:
+def _writer(predictor: Predictor, target: Format, columns: list[str]) -> Writer:
+    if target.is_table:
+        return table(target, columns, predictor.columns)
+    return json_lines()
+
+
+def _windows(items: Rows) -> Iterator[Window]:
     """Items up to a pause or a full window; the first windows are small."""
-    size, out = FIRST, []
+    size = FIRST
+    out: Window = []
     for item in items:
         if item is not None:
             out.append(item)
@@ -103,29 +119,30 @@ def _windows(items: Rows) -> Iterator[list[Row | Bad]]:
 
 
 def _answer(
-    model: Loaded,
-    writer: Writer | None,
+    predictor: Predictor,
+    writer: Writer,
     write: Callable[[str], None],
-    window: list[Row | Bad],
+    window: Window,
     skip: bool,
-    tally: Counter,
+    tally: Counter[str],
 ) -> None:
-    """Answer the rows of a window; its first bad line ends it, or is skipped."""
+    """Answer the rows of a window; bad lines are skipped, or the first one raises."""
     bad = [item for item in window if isinstance(item, Bad)]
     if bad and not skip:
         window = window[: window.index(bad[0])]
     good = [item for item in window if isinstance(item, Row)]
-    answers = answer(model, [row.texts for row in good])
+    answers = answer(predictor, [row.texts for row in good])
     tally["cut"] += answers.cut
     out = []
     for row, fields in zip(good, answers.fields, strict=True):
         try:
             out.append(writer.row(row.cells, fields))
-        except UserError as e:  # no place in the table's header
+        except UserError as e:  # the table's header has no column for a cell
             bad.append(Bad(row.line, str(e), row.read))
             if not skip:
                 bad = bad[-1:]
                 break
+            continue
         tally["answered"] += 1
         tally["abstained"] += fields.get("abstained", False)
     write("".join(out))
@@ -139,29 +156,29 @@ def _answer(
         logging.warning("skipped input line %d: %s", one.line, one.what)
 
 
-def _report(model: Loaded, tally: Counter) -> None:
-    """Lines about what a user would not see in the output."""
-    warn_of_cut(
-        tally["cut"], tally["answered"], model.run.bench.settings.data.max_length
-    )
-    if tally["skipped"]:
-        said = tally["skipped"], tally["skipped"] + tally["answered"]
-        logging.warning("skipped %d of %d lines", *said)
-    if model.abstain:
-        said = tally["abstained"], tally["answered"], model.abstain
-        logging.info("no label for %d of %d texts (below %g)", *said)
+def _summarise(predictor: Predictor, tally: Counter[str]) -> None:
+    """Log what cannot be seen in the output: cut, skipped and unlabelled texts."""
+    answered, skipped = tally["answered"], tally["skipped"]
+    warn_of_cut(tally["cut"], answered, predictor.settings.data.max_length)
+    if skipped:
+        logging.warning("skipped %d of %d lines", skipped, skipped + answered)
+    if predictor.abstain:
+        unlabelled, limit = tally["abstained"], predictor.abstain
+        logging.info(
+            "no label for %d of %d texts (below %g)", unlabelled, answered, limit
+        )
 
 
 @contextmanager
-def _bar(plan: Plan) -> Iterator[Callable[[int, Counter], None]]:
-    """A progress bar in bytes of the input, where a person looks at stderr alone."""
-    shown = sys.stderr.isatty() and not (plan.output == "-" and sys.stdout.isatty())
-    total = lines.size_of(plan.input) if shown else None
+def _bar(stream: Stream) -> Iterator[Callable[[int, Counter[str]], None]]:
+    """A progress bar in bytes of the input, if stderr alone is a terminal."""
+    shown = sys.stderr.isatty() and not (stream.output == "-" and sys.stdout.isatty())
+    total = lines.size_of(stream.input) if shown else None
     look = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "file": sys.stderr}
     with tqdm(total=total, desc="predict", disable=not shown, **look) as bar:
 
-        def seen(read: int, tally: Counter) -> None:
+        def advance(read: int, tally: Counter[str]) -> None:
             bar.set_postfix_str(f"{tally['answered']} lines", refresh=False)
             bar.update(read - bar.n)
 
-        yield seen
+        yield advance

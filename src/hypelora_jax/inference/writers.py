@@ -1,10 +1,10 @@
-"""Answers beside the cells they belong to, as JSON lines, CSV or TSV."""
+"""Writers of rows with their answers, as JSON lines, CSV or TSV."""
 
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -12,24 +12,25 @@ from typing import Any, NamedTuple, TextIO
 from absl import logging
 from etils import epath
 
-from hypelora_jax.data.rows import shown
-from hypelora_jax.inference.loaded import Loaded, broken
-from hypelora_jax.inference.rows import DELIMITERS
-from hypelora_jax.types import UserError
+from hypelora_jax.data.readers import shown
+from hypelora_jax.errors import UserError
+from hypelora_jax.inference.answers import Fields, flat
+from hypelora_jax.inference.rows import Format
+from hypelora_jax.inference.texts import broken
 
 Cells = dict[str, Any]
-PREFIX = "input_"  # of cells whose names the answers take
+PREFIX = "input_"  # of input cells that share a name with a field of the answer
 
 
 class Writer(NamedTuple):
-    """`header() -> text`, once, before rows; `row(cells, answer) -> text` of a line."""
+    """`header() -> text`, written once; `row(cells, answer) -> text` of one row."""
 
     header: Callable[[], str]
-    row: Callable[[Cells, Cells], str]
+    row: Callable[[Cells, Fields], str]
 
 
-def joined(cells: Cells, answer: Cells) -> Cells:
-    """All cells, then the answer; a cell of the same name moves to input_NAME."""
+def joined(cells: Cells, answer: Fields) -> Cells:
+    """All cells, then the answer; a cell of the same name is renamed input_NAME."""
     taken, out = {*cells, *answer}, {}
     for name, value in cells.items():
         new = name
@@ -43,7 +44,7 @@ def joined(cells: Cells, answer: Cells) -> Cells:
 def json_lines() -> Writer:
     """One object a line, with `probs` as an object."""
 
-    def row(cells: Cells, answer: Cells) -> str:
+    def row(cells: Cells, answer: Fields) -> str:
         both = joined(cells, answer)
         text = json.dumps(both, ensure_ascii=False)
         return (json.dumps(both) if broken(text) else text) + "\n"
@@ -51,46 +52,30 @@ def json_lines() -> Writer:
     return Writer(lambda: "", row)
 
 
-def table(kind: str, loaded: Loaded, columns: Sequence[str]) -> Writer:
-    """CSV or TSV with a header: the input's columns, then the answer's."""
+def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
+    """CSV or TSV with a header: the columns of the input, then those of the answer."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter=DELIMITERS[kind], lineterminator="\n")
-    blank = dict.fromkeys(names_of(loaded))
-    known = set(columns)
+    writer = csv.writer(buffer, delimiter=how.delimiter, lineterminator="\n")
+    empty, blank = dict.fromkeys(columns), dict.fromkeys(added)
 
-    def line(values: Any) -> str:
+    def line(values: Iterable[Any]) -> str:
         buffer.seek(0)
         buffer.truncate()
         writer.writerow(values)
         return buffer.getvalue()
 
-    def row(cells: Cells, answer: Cells) -> str:
-        if extra := [name for name in cells if name not in known]:
+    def row(cells: Cells, answer: Fields) -> str:
+        if extra := [name for name in cells if name not in empty]:
             raise UserError(
                 f"has {shown(extra[0])}, which the first lines have not and so the "
                 "header; wanted JSON lines as output: --output=FILE.jsonl"
             )
-        both = joined(dict.fromkeys(columns) | cells, blank | flat(answer))
+        both = joined(empty | cells, blank | flat(answer))
         if broken(text := line(map(_cell, both.values()))):
             raise UserError("has a cell that is not Unicode; wanted whole characters")
         return text
 
-    return Writer(lambda: line(joined(dict.fromkeys(columns), blank)), row)
-
-
-def names_of(loaded: Loaded) -> list[str]:
-    """Columns that answers add to a table."""
-    if loaded.task.kind == "regression":
-        return ["label", "score"]
-    out = ["label", "confidence", *(f"prob_{name}" for name in loaded.task.labels)]
-    out += ["set"] if loaded.threshold is not None else []
-    return out + (["abstained"] if loaded.abstain else [])
-
-
-def flat(answer: Cells) -> Cells:
-    """The answer with a cell for each probability."""
-    out = {name: value for name, value in answer.items() if name != "probs"}
-    return out | {f"prob_{n}": p for n, p in answer.get("probs", {}).items()}
+    return Writer(lambda: line(joined(empty, blank)), row)
 
 
 def _cell(value: Any) -> Any:
@@ -104,15 +89,15 @@ def _cell(value: Any) -> Any:
 def opened(path: str) -> Iterator[Callable[[str], None]]:
     """A function that writes text to stdout, or to a file that appears when complete.
 
-    What was written before a failure stays in FILE.part, and a warning says so.
+    After a failure the part that was written stays in FILE.part, and a warning says so.
     """
     if path == "-":
-        if hasattr(sys.stdout, "reconfigure"):  # not where something stands in for it
-            sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale says
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a test may have replaced it
+            sys.stdout.reconfigure(encoding="utf-8")  # the locale may differ
         yield _to(sys.stdout)
         return
     target = epath.Path(path)
-    if target.exists() and not target.is_file():  # /dev/null, a pipe: not replaced
+    if target.exists() and not target.is_file():  # /dev/null or a pipe: not replaced
         with target.open("w", encoding="utf-8") as file:
             yield _to(file)
         return

@@ -1,5 +1,6 @@
 """A peft LoRA adapter, read: factors of one rank and the head, checked by the base."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -7,12 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hypelora_jax.interop.names import PREFIX, names
-from hypelora_jax.interop.peft import CONFIG, SHORT, site_of, target_regex
-from hypelora_jax.lora import Site, Sites
-from hypelora_jax.models.presets import EncoderConfig, site_dims
-from hypelora_jax.settings import LoraConfig
-from hypelora_jax.types import MODULES, Lora, Params, UserError
+from hypelora_jax import families
+from hypelora_jax.adapters.sites import Site, Sites
+from hypelora_jax.config.settings import LoraConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.interop.peft import CONFIG
+from hypelora_jax.interop.peft_names import endings, site_of, target_regex
+from hypelora_jax.interop.tensor_paths import names
+from hypelora_jax.types import MODULES, Params
 
 # fields that, when set, make an adapter something else than W + scale B A
 _OTHER_KINDS = (
@@ -34,7 +38,7 @@ class Adapter(NamedTuple):
 
     lora: LoraConfig
     sites: Sites
-    factors: Lora  # compact
+    factors: dict[str, dict[str, np.ndarray]]  # compact
     head: Params  # the parts of the head that the file has
     head_deltas: dict[str, np.ndarray]  # part of the head -> what to add to its kernel
 
@@ -112,7 +116,7 @@ def from_peft(
       UserError: no plain LoRA, or tensors that do not fit the base model.
     """
     check_kind(fields)
-    pairs, family = _pairs(tensors), config.family
+    pairs, family = _pairs(tensors), families.of(config)
     found = {name: site_of(name, family) for name in pairs}
     rank = max((p["A"].shape[0] for n, p in pairs.items() if found[n]), default=0)
     if not rank:
@@ -150,7 +154,7 @@ def _filled(
 ) -> dict[str, np.ndarray]:
     """A (I, R) and B (R, O) of a site from peft's tensors."""
     module, layer = site
-    d_in, d_out = site_dims(config)[module]
+    d_in, d_out = families.of(config).sites(config)[module]
     got = pair["A"].shape[1], pair["B"].shape[0]
     if got != (d_in, d_out) or layer >= config.layers:
         raise UserError(
@@ -168,7 +172,7 @@ def _filled(
 
 
 def _sites(held: Iterable[tuple[str, int]], config: EncoderConfig) -> Sites:
-    dims, held = site_dims(config), list(held)
+    dims, held = families.of(config).sites(config), list(held)
     layers = {m: tuple(sorted(i for n, i in held if n == m)) for m in MODULES}
     return {m: Site(*dims[m], own) for m, own in layers.items() if own}
 
@@ -177,27 +181,29 @@ def _with_targets(lora: LoraConfig, sites: Sites, config: EncoderConfig) -> Lora
     """The config whose targets and layers name exactly these sites."""
     layers = {site.layers for site in sites.values()}
     if len(layers) > 1:
-        fields = {"targets": target_regex(sites, config.family)}
-    else:
-        own = layers.pop()
-        every = own == tuple(range(config.layers))
-        fields = {"targets": tuple(sites), "layers": None if every else own}
-    return LoraConfig(lora.rank, lora.alpha, lora.rslora, lora.dropout, **fields)
+        regex = target_regex(sites, families.of(config))
+        return dataclasses.replace(lora, targets=regex)
+    own = layers.pop()
+    every = own == tuple(range(config.layers))
+    return dataclasses.replace(
+        lora, targets=tuple(sites), layers=None if every else own
+    )
 
 
 def _head_parts(config: EncoderConfig) -> dict[str, tuple[str, str]]:
     """(part, leaf) by each name the head's tensors go by, prefix given or not."""
-    found = {}
+    prefix, found = families.of(config).names.prefix, {}
     for name, entry in names(config).items():
         if entry.path.startswith("head/"):
             _, part, leaf = entry.path.split("/")
-            found[name] = found[name.removeprefix(PREFIX[config.family])] = part, leaf
+            found[name] = found[name.removeprefix(prefix)] = part, leaf
     return found
 
 
 def head_of(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
     """Parts of the head from the modules that were saved whole."""
-    known, head = _head_parts(config), {}
+    known = _head_parts(config)
+    head: Params = {}
     for name, x in tensors.items():
         if name not in known:
             raise UserError(
@@ -224,7 +230,7 @@ def _head_deltas(
         if f"{name}.weight" not in known:
             raise UserError(
                 f"the adapter adapts {name}; wanted projections of the encoder: "
-                f"{', '.join(SHORT.values())}"
+                f"{', '.join(endings(families.of(config)).values())}"
             )
         scale = _scale_of(fields, name, pair["A"].shape[0])
         delta = scale * (pair["B"].astype(np.float64) @ pair["A"]).T

@@ -5,9 +5,7 @@ lora_A (r, I) and lora_B (O, r) of each site and the modules that were saved who
 head here. Our factors are (I, R) and (R, O), unscaled in both.
 """
 
-import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,56 +13,26 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from hypelora_jax.interop.folder import read_file, read_json, write_bytes
-from hypelora_jax.interop.names import HF_HEAD, HF_MODULES, PREFIX
-from hypelora_jax.lora import Sites
-from hypelora_jax.models.presets import EncoderConfig
-from hypelora_jax.settings import LoraConfig
-from hypelora_jax.types import Lora, Params, UserError
+from hypelora_jax import families, files
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.settings import LoraConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.interop.peft_names import ROOT, plain, targets
+from hypelora_jax.interop.tensor_paths import head_names
+from hypelora_jax.interop.tensors import read_file, read_json
+from hypelora_jax.types import Lora, Params
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-_ROOT = "base_model.model."
-_LAYERS = "encoder.layer"
-# what peft keeps whole: its own two names for a sequence classifier, and BERT's pooler
-SAVED = {
-    "roberta": ["classifier", "score"],
-    "bert": ["classifier", "score", "pooler"],
-}
-# the ends of names by which peft finds the modules of a list
-SHORT = {
-    "q": "query",
-    "k": "key",
-    "v": "value",
-    "o": "attention.output.dense",
-    "up": "intermediate.dense",
-    "down": "output.dense",  # also the end of o's name
-}
 
 
-def target_regex(sites: Sites, family: str) -> str:
-    """A regex that the names of these sites match whole, and no others of a model."""
-    found = []
-    for module, site in sites.items():
-        layers = "|".join(str(i) for i in sorted(site.layers))
-        name = re.escape(HF_MODULES[family][module])
-        found.append(name.replace(re.escape("{layer}"), f"(?:{layers})"))
-    return rf"(?:.*\.)?(?:{'|'.join(found)})"
-
-
-def targets(sites: Sites, family: str, num_layers: int) -> dict[str, Any]:
-    """Peft's `target_modules`, `layers_to_transform` and `layers_pattern`.
-
-    Names where modules share their layers, as people write them; else one regex.
-    """
-    layers = {tuple(sorted(site.layers)) for site in sites.values()}
-    if len(layers) > 1 or ("down" in sites and "o" not in sites):
-        return {"target_modules": target_regex(sites, family)}
-    own = list(layers.pop())
-    where = {"layers_to_transform": own, "layers_pattern": _LAYERS}
-    return {
-        "target_modules": [SHORT[m] for m in sites],
-        **({} if own == list(range(num_layers)) else where),
-    }
+def whole_modules(config: EncoderConfig) -> list[str]:
+    """What peft keeps whole: its two names of a classifier, and the head's others."""
+    prefix, found = families.of(config).names.prefix, ["classifier", "score"]
+    for name in head_names(config).values():
+        module = name.removeprefix(prefix).split(".")[0]
+        found += [] if module in found else [module]
+    return found
 
 
 def make_config(
@@ -96,8 +64,8 @@ def make_config(
         "lora_alpha": int(lora.alpha) if whole else lora.alpha,
         "use_rslora": lora.rslora,
         "lora_dropout": lora.dropout,
-        **targets(sites, config.family, config.layers),
-        "modules_to_save": SAVED[config.family],
+        **targets(sites, families.of(config), config.layers),
+        "modules_to_save": whole_modules(config),
         "rank_pattern": odd,
         "alpha_pattern": {n: _alpha_for(lora, r) for n, r in odd.items()},
         "bias": "none",
@@ -130,20 +98,21 @@ def to_peft(
       head: the trained head, saved whole.
     """
     tensors, ranks = {}, {}
-    prefix, patterns = PREFIX[config.family], HF_MODULES[config.family]
+    own = families.of(config).names
+    prefix, patterns = own.prefix, own.modules
     for sites, lora in parts:
         for module, site in sites.items():
             for row, layer in enumerate(site.layers):
                 name = prefix + patterns[module].format(layer=layer)
                 a, b = (np.asarray(lora[module][f][row], np.float32) for f in "ab")
                 ranks[name] = r = _used_rank(a, b)
-                tensors[f"{_ROOT}{name}.lora_A.weight"] = a.T[:r]
-                tensors[f"{_ROOT}{name}.lora_B.weight"] = b.T[:, :r]
-    for part, name in HF_HEAD[config.family].items():
-        tensors[f"{_ROOT}{name}.weight"] = np.asarray(head[part]["kernel"]).T
-        tensors[f"{_ROOT}{name}.bias"] = np.asarray(head[part]["bias"])
-    own = {n: np.ascontiguousarray(x, np.float32) for n, x in tensors.items()}
-    return dict(sorted(own.items())), ranks
+                tensors[f"{ROOT}{name}.lora_A.weight"] = a.T[:r]
+                tensors[f"{ROOT}{name}.lora_B.weight"] = b.T[:, :r]
+    for part, name in head_names(config).items():
+        tensors[f"{ROOT}{name}.weight"] = np.asarray(head[part]["kernel"]).T
+        tensors[f"{ROOT}{name}.bias"] = np.asarray(head[part]["bias"])
+    cast = {n: np.ascontiguousarray(x, np.float32) for n, x in tensors.items()}
+    return dict(sorted(cast.items())), ranks
 
 
 def write(
@@ -152,8 +121,8 @@ def write(
     """The two files of an adapter, the config last: what has one is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(dict(tensors), metadata={"format": "pt"})
-    write_bytes(folder / TENSORS, data)
-    write_bytes(folder / CONFIG, (json.dumps(dict(fields), indent=2) + "\n").encode())
+    files.write_whole(folder / TENSORS, data)
+    files.write_json(folder / CONFIG, dict(fields))
 
 
 def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -188,20 +157,3 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if ".original_module." not in short:  # older versions kept the untrained head
             tensors[short] = x
     return fields, tensors
-
-
-def plain(name: str) -> str:
-    """A tensor's name without peft's root, wrappers and adapter name."""
-    name = name.removeprefix(_ROOT)
-    name = re.sub(r"\.modules_to_save\.\w+(?=\.)", "", name, count=1)
-    return re.sub(r"\.lora_([AB])\.\w+\.weight$", r".lora_\1.weight", name)
-
-
-def site_of(name: str, family: str) -> tuple[str, int] | None:
-    """(module, layer) of a projection's name, with or without the family's prefix."""
-    short = name.removeprefix(_ROOT).removeprefix(PREFIX[family])
-    for module, pattern in HF_MODULES[family].items():
-        regex = re.escape(pattern).replace(re.escape("{layer}"), r"(\d+)")
-        if match := re.fullmatch(regex, short):
-            return module, int(match[1])
-    return None

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hypelora_jax.hyper.emit import groups
-from hypelora_jax.lora import Sites
-from hypelora_jax.settings import HyperConfig
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.settings import HyperConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.hyper.factors import groups
 from hypelora_jax.trees import unflatten
-from hypelora_jax.types import Lora, Params, UserError
+from hypelora_jax.types import Params
 
 Tensors = Mapping[str, np.ndarray]
 _LAYER = r"transformer\.layers\.(\d+)\."
@@ -109,10 +110,10 @@ def _none_left(left: dict) -> None:
 
 
 def hyper_params(
-    tensors: Tensors, method: str, config: HyperConfig, sites: Sites, rank: int
+    tensors: Tensors, config: HyperConfig, sites: Sites, rank: int
 ) -> Params:
     """`{"cond", "hyper"}` of either hyper-network; every tensor is used."""
-    if method == "hyper_mlp":
+    if "fc1.weight" in tensors:
         return mlp_params(tensors, config, sites, rank)
     return transformer_params(tensors, config, sites)
 
@@ -124,30 +125,3 @@ def by_slot(stacked: np.ndarray, sites: Sites) -> dict[str, np.ndarray]:
         out[module] = stacked[start : start + len(site.layers)]
         start += len(site.layers)
     return out
-
-
-def static_lora(tensors: Tensors, sites: Sites, names: Mapping[str, str]) -> Lora:
-    """Compact static factors from PEFT's tensors, by the Hugging Face names of sites.
-
-    Names may carry PEFT's prefix and an adapter name; A (r, d_in) and B (d_out, r) are
-    transposed. Every site must be there.
-    """
-    return {
-        m: {
-            f: np.stack([_peft(tensors, names[m], layer, f) for layer in site.layers])
-            for f in ("a", "b")
-        }
-        for m, site in sites.items()
-    }
-
-
-def _peft(tensors: Tensors, name: str, layer: int, factor: str) -> np.ndarray:
-    module = re.escape(name.format(layer=layer))
-    pattern = re.compile(rf"(.*\.)?{module}\.lora_{factor.upper()}(\.\w+)?\.weight")
-    found = [n for n in tensors if pattern.fullmatch(n)]
-    if len(found) != 1:
-        raise UserError(
-            f"wanted one {name.format(layer=layer)}.lora_{factor.upper()}.weight; "
-            f"got {found or 'none'}"
-        )
-    return _kernel(tensors[found[0]])

@@ -1,1 +1,4 @@
-"""What a training step costs on hardware nobody has to own."""
+"""An optional estimate of what a training step costs on hardware that is not at hand.
+
+Weights, data and downloads may not come in, and only commands imports this room.
+"""

@@ -1,4 +1,4 @@
-"""Changes that would make a step fit, the cheapest first, each tried by compiling."""
+"""Changes that make a step fit, the cheapest first, each tried by compiling it."""
 
 import dataclasses
 import itertools
@@ -6,17 +6,17 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.errors import UserError
 from hypelora_jax.plan import topology as topologies
 from hypelora_jax.plan.estimate import Estimate, estimate
 from hypelora_jax.plan.topology import Topology
-from hypelora_jax.settings import Settings
-from hypelora_jax.types import UserError
 
-WANTED = 2
+WANTED = 2  # changes to offer
 
 
 class Change(NamedTuple):
-    """Flags to add to the command, what they cost, and what the step then needs."""
+    """Flags to add to the command, their cost, and the estimate of the changed step."""
 
     flags: tuple[str, ...]
     cost: str
@@ -46,14 +46,14 @@ def changes(
 ) -> list[Change]:
     """The two cheapest changes after which the step fits, or fewer if there are none.
 
-    Families are tried in the order of what they cost: micro-batches (the same sums,
-    cut smaller), activations computed again (a third more FLOPs), weights and state
-    cut over the chips (gathered when needed), more chips, narrower numbers, and last
-    what changes the training itself. Of each family the first member that fits counts.
+    Groups of changes are tried in the order of their cost: micro-batches (the same sums
+    in smaller parts), recomputed activations (a third more FLOPs), weights and state
+    sharded over the chips (gathered when needed), more chips, narrower numbers, and
+    last a change of the training itself. In each group the first change that fits wins.
     """
     out: list[Change] = []
-    for family in _families(settings, where, found, out):
-        for attempt in family:
+    for group in _groups(settings, where, found, out):
+        for attempt in group:
             if change := _tried(settings, where, attempt, find):
                 out.append(change)
                 break
@@ -63,7 +63,10 @@ def changes(
 
 
 def _tried(
-    settings: Settings, where: Topology, attempt: _Try, find: Callable
+    settings: Settings,
+    where: Topology,
+    attempt: _Try,
+    find: Callable[[str], Topology],
 ) -> Change | None:
     """The change, if it compiles and fits."""
     flags = [f"--config.{name}={value}" for name, value in attempt.fields.items()]
@@ -73,23 +76,22 @@ def _tried(
             flags.append(f"--topology={attempt.topology}")
             place = find(attempt.topology)
         result = estimate(with_fields(settings, attempt.fields), place)
-    except UserError:  # sizes that do not divide
+    except UserError:  # sizes do not divide
         return None
     return Change(tuple(flags), attempt.cost, result) if result.fits else None
 
 
-def _families(
+def _groups(
     settings: Settings, where: Topology, found: Estimate, out: list[Change]
 ) -> Iterator[Iterator[_Try]]:
-    """The families; `out` holds what fitted before the next one is asked for."""
-    here, limit = where.name, where.chip.hbm_bytes
-    arguments = found.bytes_per_device["arguments"]
+    """Groups of changes; `out` lists what fitted by the time the next is asked for."""
+    here = where.name
     cut = {"mesh.data": 1, "mesh.fsdp": found.chips}
     remat = {"model.remat": "layer"}
     rows = found.rows_per_chip
     plain = settings.model.remat == "none"
     again = "a third more FLOPs"
-    if limit is None or arguments < limit:  # else no activation can be small enough
+    if _arguments_fit(where, found):  # else no activation can be small enough
         yield _micro(settings, here, rows, {}, "the same step in {} micro-batches")
         if plain:
             cost = f"{again}, {{}} micro-batches"
@@ -110,8 +112,13 @@ def _families(
     yield _smaller(settings, here, rows)
 
 
+def _arguments_fit(where: Topology, found: Estimate) -> bool:
+    limit, arguments = where.chip.hbm_bytes, found.bytes_per_device["arguments"]
+    return limit is None or arguments is None or arguments < limit
+
+
 def _parts(out: list[Change]) -> int:
-    """Micro-batches that alone are enough: with more than that, nothing is cheaper."""
+    """Micro-batches that suffice alone; recomputation with as many is not cheaper."""
     flag = "--config.optim.accumulate="
     found = [f.removeprefix(flag) for c in out for f in c.flags if f.startswith(flag)]
     return min(map(int, found), default=sys.maxsize)
@@ -121,11 +128,11 @@ def _micro(
     settings: Settings,
     here: str,
     rows: int,
-    fields: dict,
+    fields: dict[str, Any],
     cost: str,
     below: int = sys.maxsize,
 ) -> Iterator[_Try]:
-    """Two, four, ... times as many micro-batches, as long as rows are left."""
+    """Two, four, ... times as many micro-batches, while the rows can be divided."""
     parts = 2 * settings.optim.accumulate
     while rows % parts == 0 and parts < below:
         yield _Try(fields | {"optim.accumulate": parts}, here, cost.format(parts))

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced step, and the time the hardware needs at least.
+"""Floating-point operations of a traced step, and the least time hardware needs for it.
 
 Roofline: Williams, Waterman and Patterson 2009. A ring all-reduce over n chips sends
 2 (n - 1) / n of its bytes from every chip.
@@ -11,14 +11,14 @@ import jax
 
 from hypelora_jax.plan.topology import Chip
 
-_SENT = {"all-reduce": 2}  # times (n - 1) / n of the bytes; all others once
+_SENT = {"all-reduce": 2}  # times (n - 1) / n of the bytes; 1 for every other kind
 
 
 def matmul_flops(jaxpr: Any) -> int:
     """Floating-point operations of all matrix products of a jaxpr, loops counted.
 
-    2 m n k a product; what is elementwise is left out, as in published figures of
-    utilisation. Of branches the dearest counts.
+    A product of m x k and k x n counts 2 m n k. Elementwise operations are left out, as
+    in published figures of utilisation. Of several branches the most expensive counts.
     """
     total = 0
     for eqn in jaxpr.eqns:
@@ -40,7 +40,7 @@ def _dot_flops(eqn: Any) -> int:
 
 
 def _inner(eqn: Any) -> list:
-    """Jaxprs among the parameters of an equation."""
+    """The jaxprs among the parameters of an equation."""
     found = jax.tree.leaves(
         list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
     )
@@ -49,7 +49,7 @@ def _inner(eqn: Any) -> list:
 
 
 class Roofline(NamedTuple):
-    """Seconds that each resource needs for one step, if nothing else held it up."""
+    """Seconds that each resource needs for one step, if it never waits for another."""
 
     compute: float
     hbm: float
@@ -57,7 +57,7 @@ class Roofline(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """The longest: what a step takes where all overlaps."""
+        """Time of a step in which all resources work at once: that of the slowest."""
         return max(self)
 
     @property
@@ -69,16 +69,17 @@ class Roofline(NamedTuple):
 def roofline(
     chip: Chip, flops: float, hbm_bytes: float, collectives: dict[str, int], chips: int
 ) -> Roofline | None:
-    """Seconds by resource; None for a chip without published figures.
+    """Seconds by resource, or None for a chip without published figures.
 
     Args:
       flops: executed by one chip in a step.
       hbm_bytes: read and written by one chip in a step.
       collectives: bytes one chip hands to collectives, by kind.
-      chips: how many share them; all are taken to be one ring.
+      chips: how many take part; they are taken to be one ring.
     """
-    if chip.flops is None:
+    if chip.rates is None:
         return None
-    sent = sum(_SENT.get(kind, 1) * n for kind, n in collectives.items())
-    sent *= (chips - 1) / chips
-    return Roofline(flops / chip.flops, hbm_bytes / chip.hbm_rate, sent / chip.ici_rate)
+    rates = chip.rates
+    moved = sum(_SENT.get(kind, 1) * n for kind, n in collectives.items())
+    sent = moved * (chips - 1) / chips
+    return Roofline(flops / rates.flops, hbm_bytes / rates.hbm, sent / rates.ici)

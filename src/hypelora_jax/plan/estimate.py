@@ -1,4 +1,4 @@
-"""What one step needs on a slice: the compiler's memory, the bytes moved, the time."""
+"""Estimate of one step on a slice: compiled memory, bytes moved, and least time."""
 
 import dataclasses
 import re
@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from hypelora_jax.plan import cost, hlo, program
+from hypelora_jax.config.sections import Remat
+from hypelora_jax.config.settings import MeshConfig, Settings
+from hypelora_jax.plan import cost, program, traffic
 from hypelora_jax.plan.topology import GIB, Topology
-from hypelora_jax.settings import MeshConfig, Settings
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
@@ -17,27 +18,27 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 class Estimate(NamedTuple):
     """One step on one slice; bytes, FLOPs and seconds are those of one chip.
 
-    What only a finished compilation tells is None where the step does not fit.
+    Figures that need a finished compilation are None if the compiler refused the step.
     """
 
     fits: bool
     bytes_per_device: dict[str, int | None]  # arguments outputs temporaries peak
-    flops: int  # matrix products, those computed again in the backward pass included
-    collective_bytes: dict[str, int] | None
-    hbm_traffic: int | None
-    roofline: cost.Roofline | None
-    mfu: float | None  # at the roofline: the most that can be reached
+    flops: int  # of matrix products, including recomputed ones
     global_batch: int
     rows_per_chip: int
     chips: int
-    compiler: str  # its complaint, "" if it has none
+    collective_bytes: dict[str, int] | None = None
+    hbm_traffic: int | None = None
+    roofline: cost.Roofline | None = None
+    mfu: float | None = None  # at the roofline, so an upper bound
+    compiler: str = ""  # its error message
 
 
 def estimate(settings: Settings, topology: Topology) -> Estimate:
-    """Compile the step of a run for a slice and read off what it needs.
+    """Compile the step of a run for a slice and estimate what it needs.
 
     Raises:
-      UserError: sizes that do not divide, a model or length that is not known.
+      UserError: sizes do not divide, or the model or its length is not known.
     """
     step = program.build(settings, topology)
     logging.info(
@@ -78,12 +79,12 @@ def executed(
 ) -> tuple[int, int]:
     """FLOPs a chip executes in a step, and those of them that are not recomputation.
 
-    Counted on one chip's own rows, so that what every chip does alike counts whole;
-    the axis `model` is taken to share all of it evenly.
+    They are counted on one chip's rows, so work that every chip repeats counts in full;
+    the axis `model` is taken to share all work evenly.
     """
     model = step.mesh.shape["model"]
 
-    def of(remat: str) -> int:
+    def of(remat: Remat) -> int:
         alone = dataclasses.replace(
             settings,
             mesh=MeshConfig(1, 1, 1),
@@ -102,9 +103,10 @@ def executed(
 
 
 def _too_large(step: program.Step, message: str, common: dict) -> Estimate:
-    """Estimate of a step the compiler refuses, with the figure it gives."""
+    """Estimate of a step the compiler refuses, with the size in its message."""
     message = " ".join(message.split())
-    needed = [_bytes(n, u) for n, u in re.findall(r"([\d.]+)([KMGT])\b", message)]
+    found = re.findall(r"([\d.]+)([KMGT])\b", message)
+    needed = [round(float(number) * UNITS[unit]) for number, unit in found]
     arguments = program.bytes_on_one(step.arguments)
     state = program.bytes_on_one(step.arguments[0])
     only_temporaries = "temporaries" in message
@@ -118,16 +120,7 @@ def _too_large(step: program.Step, message: str, common: dict) -> Estimate:
         "temporaries": temporaries,
         "peak": peak,
     }
-    return Estimate(False, sizes, **_nothing(), compiler=message, **common)
-
-
-def _bytes(number: str, unit: str) -> int:
-    return round(float(number) * UNITS[unit])
-
-
-def _nothing() -> dict[str, Any]:
-    names = ("collective_bytes", "hbm_traffic", "roofline", "mfu")
-    return dict.fromkeys(names)
+    return Estimate(False, sizes, compiler=message, **common)
 
 
 def _measured(
@@ -140,22 +133,24 @@ def _measured(
         "outputs": memory.output_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
     }
-    # the state is donated: its new value takes the place of the old one
+    # The state is donated, so its new value shares the memory of the old one.
     sizes["peak"] = (
         sum(sizes.values())
         - memory.alias_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
     text = compiled.as_text()
-    moved, traffic = hlo.collective_bytes(text), hlo.traffic(text)
-    line = cost.roofline(chip, common["flops"], traffic, moved, step.mesh.size)
+    moved, hbm_bytes = traffic.collective_bytes(text), traffic.memory_bytes(text)
+    line = cost.roofline(chip, common["flops"], hbm_bytes, moved, step.mesh.size)
+    mfu = None
+    if line is not None and chip.rates is not None:
+        mfu = useful / (line.seconds * chip.rates.flops)
     return Estimate(
         fits=chip.hbm_bytes is None or sizes["peak"] <= chip.hbm_bytes,
         bytes_per_device=sizes,
         collective_bytes=moved,
-        hbm_traffic=traffic,
+        hbm_traffic=hbm_bytes,
         roofline=line,
-        mfu=useful / (line.seconds * chip.flops) if line else None,
-        compiler="",
+        mfu=mfu,
         **common,
     )

@@ -1,6 +1,6 @@
 """The real training step, compiled from shapes: no weights, data, tokenizer or network.
 
-Everything comes from where `train` takes it: `assemble`, `train.step`, `train.optim`.
+Its parts are those of `train`, so the planned step is the step that trains.
 """
 
 import math
@@ -8,31 +8,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from etils import epath
 from jax.sharding import Mesh
 
-from hypelora_jax import assemble
-from hypelora_jax.assemble import Model
-from hypelora_jax.data.tasks import glue_task
+from hypelora_jax import families
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.tasks import glue_task, unnamed
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop import base as bases
-from hypelora_jax.interop.hf import load_config
-from hypelora_jax.models.presets import EncoderConfig, max_tokens, preset
+from hypelora_jax.interop.tensors import MODEL_CONFIG, load_config
+from hypelora_jax.model import Model
 from hypelora_jax.plan.topology import Topology
-from hypelora_jax.settings import Settings
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import (
     batch_shardings,
     batch_size_per_device,
     make_mesh,
 )
-from hypelora_jax.train import members
-from hypelora_jax.train.optim import blend_alpha, loss_temperature, optimizer
-from hypelora_jax.train.state import TrainState, state_shardings
+from hypelora_jax.train import ensembles
+from hypelora_jax.train.optimizer import blend_alpha, loss_temperature, optimizer
+from hypelora_jax.train.state import state_shardings
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import Params, UserError
 
-HUB = {  # sizes are known without asking the hub
+HUB = {  # models whose sizes are known without a download
     "FacebookAI/roberta-base": "roberta_base",
     "FacebookAI/roberta-large": "roberta_large",
     "roberta-base": "roberta_base",
@@ -40,7 +40,7 @@ HUB = {  # sizes are known without asking the hub
     "minilm": "minilm",
     bases.MINILM: "minilm",
 }
-STEPS = 1000  # of the schedules: a constant of the program that changes no size
+STEPS = 1000  # length of the schedules: a constant that changes no size
 
 
 class Step(NamedTuple):
@@ -57,14 +57,14 @@ def encoder_config(path: str) -> EncoderConfig:
     """Sizes of the base model at `model.path`, without a download.
 
     Raises:
-      UserError: a hub model whose sizes are not built in.
+      UserError: it is a hub model whose sizes are not built in.
     """
     if path.startswith("random:"):
-        return preset(path.removeprefix("random:"))
+        return families.preset(path.removeprefix("random:"))
     if path in HUB:
-        return preset(HUB[path])
+        return families.preset(HUB[path])
     folder = epath.Path(path).expanduser()
-    if (folder / "config.json").exists():
+    if (folder / MODEL_CONFIG).exists():
         return load_config(folder)
     raise UserError(
         f"config.model.path is {path!r}, whose sizes are not known here; wanted a "
@@ -73,30 +73,32 @@ def encoder_config(path: str) -> EncoderConfig:
 
 
 def num_outputs(settings: Settings) -> int:
-    """Width of the logits; for files, whose classes only the data tell, num_classes."""
+    """Width of the logits; for files, whose data are not read here, num_classes."""
     if settings.data.source in ("tfds", "glue_dir"):
         return glue_task(settings.data.task).task.num_outputs
     return 2 if settings.data.source == "movie_reviews" else settings.data.num_classes
 
 
 def build(settings: Settings, topology: Topology) -> Step:
-    """The step of a run on a slice; every batch is taken to be max_length long.
+    """The step of a run on a slice, for batches in which every row is max_length long.
 
     Raises:
-      UserError: sizes that do not divide, or more tokens than the model has room for.
+      UserError: sizes do not divide, or max_length is more than the model can read.
     """
     config, outputs = _sizes(settings)
     mesh = make_mesh(settings.mesh, topology.devices)
     optim = settings.optim
     rows = batch_size_per_device(optim.batch_size // optim.accumulate, mesh)
-    model = assemble.build(settings, config, outputs)
+    model = model_lib.build(settings, config, unnamed(outputs))
     state, frozen, tx = abstract(settings, model, config, outputs)
     batch = batch_shapes(settings, outputs)
-    if settings.hyper.cond == "given" and model.parts.hyper is not None:
-        shape = (model.parts.hyper.slots, settings.hyper.cond_dim)
-        batch["cond"] = jax.ShapeDtypeStruct(shape, jnp.float32)
-    cond_rank = 2 if "cond" in batch else 0
-    where = shardings(state, frozen, tx, mesh, config.family)
+    reads = {} if model.parts.cond is None else model.parts.cond.reads
+    for name, shape in reads.items():
+        batch[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    cond_rank = 2 if reads else 0
+    table = families.of(config).shardings
+    of_frozen = rules.shardings(frozen, mesh, table)
+    of_state = state_shardings(state, tx, mesh, table)
     step = build_step(
         model,
         tx,
@@ -106,52 +108,27 @@ def build(settings: Settings, topology: Topology) -> Step:
         cond_rank=cond_rank,
         temperature=loss_temperature(settings.loss, STEPS),
         skip_nonfinite=optim.skip_nonfinite > 0,
-        conditions=members.conditions(settings),
-        seeds=members.seeds(settings),
-        shardings=where,
+        conditions=settings.uncertainty.conditions,
+        seeds=settings.uncertainty.seeds,
+        shardings=(of_state, of_frozen),
     )
-    where = (*where, batch_shardings(mesh, cond_rank))
-    return Step(step, placed((state, frozen, batch), where), model, mesh, rows)
+    where = (of_state, of_frozen, batch_shardings(mesh, cond_rank))
+    return Step(step, rules.placed((state, frozen, batch), where), model, mesh, rows)
 
 
 def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
     """Sizes of the encoder, and the width of the logits."""
     config, path = encoder_config(settings.model.path), settings.model.path
-    if settings.data.max_length > max_tokens(config):
+    if settings.data.max_length > families.of(config).max_tokens(config):
         raise UserError(
             f"config.data.max_length is {settings.data.max_length}; {path} has room "
-            f"for {max_tokens(config)} tokens"
+            f"for {families.of(config).max_tokens(config)} tokens"
         )
     return config, num_outputs(settings)
 
 
-def shardings(
-    state: TrainState,
-    frozen: Params,
-    tx: optax.GradientTransformation,
-    mesh: Mesh,
-    family: str,
-) -> tuple[TrainState, Params]:
-    """Where a run keeps each leaf of the state and of the frozen tree.
-
-    Raises:
-      UserError: a mesh axis that does not divide the width of a leaf.
-    """
-    of_frozen = rules.shardings(frozen, mesh, family)
-    return state_shardings(state, tx, mesh, family), of_frozen
-
-
-def placed(tree: Any, shardings: Any) -> Any:
-    """Shapes with their shardings; both trees have the same structure."""
-
-    def one(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(one, tree, shardings)
-
-
 def bytes_on_one(arguments: Any) -> int:
-    """Bytes of arguments that one chip holds."""
+    """Bytes of the arguments on one chip."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(arguments)
@@ -161,21 +138,21 @@ def bytes_on_one(arguments: Any) -> int:
 def abstract(
     settings: Settings, model: Model, config: EncoderConfig, outputs: int
 ) -> tuple:
-    """(state, frozen tree, optimizer), the first two as shapes."""
+    """(state, frozen tree, optimizer); the first two are shapes."""
     tx = optimizer(settings.optim, STEPS)
-    base = bases.Base(config, None, "", "", None)
+    base = bases.Base(config, None, "", "")
 
     def make(key) -> tuple:
-        params = assemble.init_params(model, key, bases.load(base, outputs, key))
-        parts = [assemble.split(settings, params)] * members.seeds(settings)
-        trainable, frozen = parts[0] if len(parts) == 1 else members.stack(parts)
-        return members.start(trainable, tx, [key] * len(parts)), frozen
+        params = model_lib.init_params(model, key, bases.load(base, outputs, key))
+        parts = [model_lib.split(settings, params)] * settings.uncertainty.seeds
+        trainable, frozen = parts[0] if len(parts) == 1 else ensembles.stack(parts)
+        return ensembles.start(trainable, tx, [key] * len(parts)), frozen
 
     return *jax.eval_shape(make, jax.eval_shape(lambda: jax.random.key(0))), tx
 
 
 def batch_shapes(settings: Settings, outputs: int) -> dict[str, Any]:
-    """Shapes of a batch, as in `types.Batch`, all rows max_length long."""
+    """Shapes of a batch, as in `types.Batch`, with rows of max_length tokens."""
     rows, tokens = settings.optim.batch_size, settings.data.max_length
     of = jax.ShapeDtypeStruct
     label = of((rows,), jnp.float32 if outputs == 1 else jnp.int32)

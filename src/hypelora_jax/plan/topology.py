@@ -12,48 +12,54 @@ from typing import NamedTuple
 
 import jax
 
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 GIB = 2**30
 
 
+class Rates(NamedTuple):
+    """Published peaks of one chip, per second."""
+
+    flops: float  # in bfloat16
+    hbm: float  # bytes
+    ici: float  # bytes, the sum of the links, one way
+
+
 class Chip(NamedTuple):
-    """Published figures of one chip; None where there are none."""
+    """Published figures of one chip, or None if there are none."""
 
     hbm_bytes: int | None
-    flops: float | None  # peak, bfloat16, per second
-    hbm_rate: float | None  # bytes per second
-    ici_rate: float | None  # bytes per second, sum of the links, one way
+    rates: Rates | None
     topologies: tuple[str, ...]
     options: tuple[tuple[str, str], ...] = ()  # of the compiler
 
 
 _2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _3D = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
-# Chips with a SparseCore give the embeddings' gathers to it, and jaxlib 0.10.2 fails to
-# read such a program back ("async-update instruction should have 1 operands"): none of
-# its bytes could be counted. With these options the gathers stay on the TensorCore.
+# Chips with a SparseCore run the gathers of embeddings there. jaxlib 0.10.2 cannot read
+# such a program back ("async-update instruction should have 1 operands"), so its bytes
+# cannot be counted. With these options the gathers stay on the TensorCore.
 _NO_SPARSECORE = (
     ("xla_tpu_offload_gather_to_sparsecore", "false"),
     ("xla_tpu_offload_all_supported_gathers_to_sparsecore", "false"),
 )
 CHIPS = {
-    "v5e": Chip(16 * GIB, 197e12, 819e9, 200e9, _2D),
-    "v5p": Chip(95 * GIB, 459e12, 2765e9, 600e9, _3D, _NO_SPARSECORE),
-    "v6e": Chip(32 * GIB, 918e12, 1638e9, 400e9, _2D, _NO_SPARSECORE),
+    "v5e": Chip(16 * GIB, Rates(197e12, 819e9, 200e9), _2D),
+    "v5p": Chip(95 * GIB, Rates(459e12, 2765e9, 600e9), _3D, _NO_SPARSECORE),
+    "v6e": Chip(32 * GIB, Rates(918e12, 1638e9, 400e9), _2D, _NO_SPARSECORE),
 }
-CPU = Chip(None, None, None, None, ())  # fake devices: same program, no figures
+CPU = Chip(None, None, ())  # fake devices: the same program, but no figures
 ENVIRONMENT = {  # libtpu then asks no metadata server and no network for a TPU
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans at once: neither holds a TPU
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans may run at once: no TPU is used
 }
 
 
 class Topology(NamedTuple):
-    """A slice: its name, its chips, and a device of JAX for each."""
+    """A slice: its name, its kind of chip, and one JAX device for each chip."""
 
     name: str
     chip: Chip
@@ -61,7 +67,7 @@ class Topology(NamedTuple):
 
 
 def known() -> str:
-    """The names that are understood, for people."""
+    """The known names in one line, for messages."""
     slices = "; ".join(
         f"{name}: {' '.join(chip.topologies)}" for name, chip in CHIPS.items()
     )
@@ -69,12 +75,12 @@ def known() -> str:
 
 
 def topology(name: str) -> Topology:
-    """The slice `name`, as `v5e:16x16` or `cpu-8`; nobody has to own it.
+    """The slice `name`, such as `v5e:16x16` or `cpu-8`, without any TPU.
 
-    Must be called before anything asks JAX for a device.
+    It must be called before anything asks JAX for a device.
 
     Raises:
-      UserError: no such slice, or libtpu is missing.
+      UserError: the slice is unknown, or libtpu is missing.
     """
     if found := re.fullmatch(r"cpu-([1-9]\d*)", name):
         return Topology(name, CPU, _cpus(int(found[1])))
@@ -85,7 +91,7 @@ def topology(name: str) -> Topology:
 
 
 def larger(name: str) -> list[str]:
-    """Slices of the same chip with more of them, the next one first."""
+    """Slices with more chips of the same kind, the next larger one first."""
     kind, _, shape = name.partition(":")
     if kind not in CHIPS:
         return []
@@ -97,7 +103,7 @@ def _cpus(count: int) -> list:
     jax.config.update("jax_platforms", "cpu")
     try:
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # devices were asked for before: take of those there are
+    except RuntimeError:  # JAX has its devices already: some of those are taken
         pass
     devices = jax.devices("cpu")
     if len(devices) < count:
@@ -116,12 +122,14 @@ def _tpus(name: str) -> list:
         )
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    jax.config.update("jax_platforms", "cpu")  # a TPU, if there is one, is left alone
+    jax.config.update(
+        "jax_platforms", "cpu"
+    )  # so that a TPU of this machine is not used
     from jax.experimental import topologies
 
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    except Exception as error:  # whatever libtpu complains of, by its own words
+    except Exception as error:  # libtpu documents no types of its errors
         raise UserError(
             f"libtpu cannot describe {name} ({error}); wanted libtpu 0.0.52 or newer"
         ) from error

@@ -1,20 +1,27 @@
-"""Training curves: loss, NLL and ECE over epochs, with the chosen step marked."""
+"""Curves: loss, NLL and ECE over epochs, and risk over coverage."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from hypelora_jax.calibration import metrics
 from hypelora_jax.report import figures
-from hypelora_jax.report.runs import Method, RunView
+from hypelora_jax.report.series import Series, all_examples
+from hypelora_jax.run.results import Results
 
 MARGIN = 1.06  # of an axis above the highest point
+FEWEST = 20  # answers below which the share of errors is noise
+POINTS = 400  # of a curve
+
+Limits = tuple[float, float]  # highest loss and highest ECE that panels share
 
 
-def curves(methods: Sequence[Method], limits: tuple | None = None) -> Figure | None:
-    """Train loss and validation NLL, and ECE below, over epochs; a panel a method.
+def training(methods: Sequence[Series], limits: Limits | None = None) -> Figure | None:
+    """Train loss and validation NLL, and ECE below, over epochs; a panel a series.
 
     The chosen epoch is marked by a vertical line, with several seeds by a star on each
     seed's curve. Where no epoch has ended, the axis counts steps. None without data.
@@ -23,31 +30,29 @@ def curves(methods: Sequence[Method], limits: tuple | None = None) -> Figure | N
       methods: those without a curve are left out.
       limits: (highest loss, highest ECE) of the axes, from `highest`; None: of these.
     """
-    methods = [m for m in methods if any(run.curve for run in m.runs)]
+    methods = [m for m in methods if any(run.curve for run in m.seeds)]
     if not methods:
         return None
     limits = highest(methods) if limits is None else limits
-    nats = "nats" if any(_has(m, "nll") for m in methods) else "loss"
+    rows = [row for m in methods for run in m.seeds for row in run.curve]
+    nats = "nats" if any("nll" in row for row in rows) else "loss"
 
-    def drawing(method: Method) -> figures.Draw:
+    def drawing(method: Series) -> figures.Draw:
         return lambda axes: _panel(axes, method, limits, nats)
 
     return figures.grid([drawing(method) for method in methods], (2.4, 1.6))
 
 
-def highest(methods: Sequence[Method]) -> tuple[float, float]:
+def highest(methods: Sequence[Series]) -> Limits:
     """Highest loss and ECE that the panels show: panels of one report share axes."""
-    rows = [row for m in methods for run in m.runs for row in run.curve]
+    rows = [row for m in methods for run in m.seeds for row in run.curve]
     loss = [row.get("loss") for row in rows if row.get("split") == "train"]
     held = [row for row in rows if row.get("split") == "validation"]
     loss += [row.get("nll") for row in held]
     ece = [row.get("ece") for row in held]
     tops = (max((x for x in xs if x is not None), default=1.0) for xs in (loss, ece))
-    return tuple(top or 1.0 for top in tops)
-
-
-def _has(method: Method, key: str) -> bool:
-    return any(key in row for run in method.runs for row in run.curve)
+    loss_top, ece_top = (top or 1.0 for top in tops)
+    return loss_top, ece_top
 
 
 def _points(rows: list[dict[str, Any]], key: str, unit: float) -> tuple[list, list]:
@@ -55,40 +60,45 @@ def _points(rows: list[dict[str, Any]], key: str, unit: float) -> tuple[list, li
     return [row["step"] / unit for row in held], [row[key] for row in held]
 
 
-def _panel(axes: Sequence[Axes], method: Method, limits: tuple, nats: str) -> None:
-    for number, run in enumerate(method.runs):
-        _curve(axes, run, number, len(method.runs) > 1)
-    several = f", {len(method.runs)} seeds" if len(method.runs) > 1 else ""
+def _panel(axes: Sequence[Axes], method: Series, limits: Limits, nats: str) -> None:
+    for number, run in enumerate(method.seeds):
+        _curve(axes, run, number, len(method.seeds) > 1)
+    several = f", {len(method.seeds)} seeds" if len(method.seeds) > 1 else ""
     top, bottom = axes
     top.set_title(f"{method.name}{several}", fontsize=10)
     top.set(ylabel=nats, ylim=(0, MARGIN * limits[0]))
     bottom.set(ylabel="ECE", ylim=(0, MARGIN * limits[1]))
     top.legend(fontsize=8, frameon=False, loc="best")
-    bottom.set_xlabel("step" if _unit(method.runs[0]) == 1 else "epoch")
+    bottom.set_xlabel("step" if _unit(method.seeds[0]) == 1 else "epoch")
     bottom.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for one in axes:
         figures.plain(one)
 
 
-def _validation(run: RunView) -> list[dict[str, Any]]:
+def _validation(run: Results) -> list[dict[str, Any]]:
     return [row for row in run.curve if row.get("split") == "validation"]
 
 
-def _unit(run: RunView) -> float:
+def _unit(run: Results) -> float:
     """Steps of an epoch; 1 where none has ended."""
     return next((row["step"] for row in _validation(run) if row["step"] > 0), 1)
 
 
-def _curve(axes: Sequence[Axes], run: RunView, number: int, several: bool) -> None:
+def _curve(axes: Sequence[Axes], run: Results, number: int, several: bool) -> None:
     """One seed's lines; what stands in the legend is said once."""
     train = [row for row in run.curve if row.get("split") == "train"]
     epochs, unit = _validation(run), _unit(run)
     loss, first = _points(train, "loss", unit), number == 0
     dot = "." if len(loss[0]) < 30 else None  # few points make no line
     thin = 0.6 if several else 1
-    said = {"label": "train loss"} if first else {}
+    said: dict[str, Any] = {"label": "train loss"} if first else {}
     axes[0].plot(*loss, color=figures.PALE, lw=thin, marker=dot, zorder=1, **said)
-    style = {"color": figures.AFTER, "marker": "o", "ms": 4, "lw": 1.6 * thin}
+    style: dict[str, Any] = {
+        "color": figures.AFTER,
+        "marker": "o",
+        "ms": 4,
+        "lw": 1.6 * thin,
+    }
     for one, key in zip(axes, ("nll", "ece"), strict=True):
         x, y = _points(epochs, key, unit)
         said = {"label": "validation NLL"} if first and key == "nll" else {}
@@ -98,8 +108,62 @@ def _curve(axes: Sequence[Axes], run: RunView, number: int, several: bool) -> No
         at = run.best_step / unit
         said = {"label": "chosen"} if first and key == "nll" else {}
         if not several:
-            dashes = {"color": figures.INK, "lw": 1.1, "ls": figures.DASHED}
+            dashes: dict[str, Any] = {
+                "color": figures.INK,
+                "lw": 1.1,
+                "ls": figures.DASHED,
+            }
             one.axvline(at, zorder=1, **dashes, **said)
         elif at in x:
-            star = {"marker": "*", "ms": 11, "ls": "", "mec": figures.INK}
+            star: dict[str, Any] = {
+                "marker": "*",
+                "ms": 11,
+                "ls": "",
+                "mec": figures.INK,
+            }
             one.plot(at, y[x.index(at)], color="white", zorder=5, **star, **said)
+
+
+def risk_coverage(methods: Sequence[Series], split: str) -> Figure | None:
+    """Risk over coverage of each method, with the probabilities that `predict` gives.
+
+    The mean over seeds, and between thin lines the lowest and the highest of them. None
+    where no method has labelled predictions of classes.
+    """
+    drawn = []
+    for method in methods:
+        if held := all_examples(method, split):
+            drawn.append((method, held))
+    if not drawn:
+        return None
+
+    def draw(axes: Sequence[Axes]) -> None:
+        for number, (method, held) in enumerate(drawn):
+            least = min(FEWEST / min(len(x.labels) for x in held), 1)
+            coverage = np.linspace(least, 1, POINTS)
+            risks = [
+                metrics.risk_at_coverage(x.final, x.labels, coverage) for x in held
+            ]
+            _risk(axes[0], number, method.name, coverage, np.array(risks))
+        axes[0].set(xlabel="coverage", ylabel="errors among answers", xlim=(0, 1.01))
+        axes[0].set_ylim(bottom=0)
+        axes[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+        axes[0].legend(fontsize=8, frameon=False, handlelength=3.2)
+        figures.plain(axes[0])
+
+    return figures.grid([draw], (3.2,))
+
+
+def _risk(
+    axes: Axes, number: int, name: str, coverage: np.ndarray, risk_SK: np.ndarray
+) -> None:
+    mark = figures.mark(number)
+    if len(risk_SK) > 1:
+        name += f", {len(risk_SK)} seeds"
+        low, high = risk_SK.min(axis=0), risk_SK.max(axis=0)
+        axes.fill_between(coverage, low, high, color=mark["color"], alpha=0.15, lw=0)
+    # markers of the curves stand at different places, so that they do not hide others
+    every = (12 + 9 * number % 50, 66)
+    mean = risk_SK.mean(axis=0)
+    axes.plot(coverage, mean, lw=1.5, ms=4.5, markevery=every, label=name, **mark)

@@ -1,26 +1,32 @@
 """A report: one self-contained HTML page, and its tables and figures as files."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 from etils import epath
+from matplotlib.figure import Figure
 
+from hypelora_jax.errors import UserError
 from hypelora_jax.report import (
-    compare,
+    comparison,
+    curves,
+    figures,
     markup,
-    pictures,
-    results,
-    sets,
-    tables,
+    metric_tables,
+    reliability,
+    result_tables,
 )
-from hypelora_jax.report.runs import Method, RunView, load, load_all, load_run
-from hypelora_jax.types import UserError
-
-__all__ = ["Method", "RunView", "load", "load_all", "load_run"]
-__all__ += ["write_report"]
+from hypelora_jax.report.series import Series
+from hypelora_jax.run.results import Results
 
 FORMATS = ("html", "md", "csv", "tex", "png")
+FIGURES = {
+    "reliability": "Reliability",
+    "risk_coverage": "Risk and coverage",
+    "curves": "Training",
+}
+Pictures = list[tuple[str, bytes]]  # alternative text, PNG
 HOW_TO_READ = {
     "methods": (
         "In brackets: 95 % intervals. One seed: over examples (bootstrap), and the "
@@ -63,12 +69,12 @@ class _Content(NamedTuple):
     """What the formats of a report have in common."""
 
     title: str
-    rows: Mapping[tuple[str, str], Sequence[compare.Row]]  # of a split and stage
-    sections: Sequence[tuple[tables.Table, str]]  # tables and how to read them
+    rows: Mapping[tuple[str, str], Sequence[comparison.Row]]  # of a split and stage
+    sections: Sequence[tuple[metric_tables.Table, str]]  # tables and how to read them
 
 
 def write_report(
-    runs: Sequence[RunView | Method],
+    series: Sequence[Series],
     output: epath.PathLike,
     split: str = "validation",
     replicas: int = 1000,
@@ -77,7 +83,7 @@ def write_report(
     """Write a report on runs, the first one being what the others are compared with.
 
     Args:
-      runs: at least one; shown in this order.
+      series: at least one; shown in this order.
       output: the HTML file; it needs nothing beside it. The other formats stand beside
         it under the same name: NAME.md, NAME.csv, NAME.tex, NAME_reliability.png,
         NAME_risk_coverage.png, NAME_curves.png. Folders are made.
@@ -90,7 +96,7 @@ def write_report(
       ValueError: no runs.
       UserError: an unknown format or split, or an output that does not end in .html.
     """
-    if not runs:
+    if not series:
         raise ValueError("no runs; wanted at least one to report on")
     output, formats = epath.Path(output), tuple(formats)
     if wrong := [name for name in formats if name not in FORMATS]:
@@ -99,32 +105,31 @@ def write_report(
         raise UserError(f"output is {output}; wanted a name that ends in .html")
     if replicas < 0:
         raise UserError(f"replicas is {replicas}; wanted 0 or more")
-    methods = [
-        run if isinstance(run, Method) else Method(run.name, (run,)) for run in runs
-    ]
-    split = _split(methods, split)
-    content = _content(methods, split, replicas)
-    drawn = pictures.draw(methods, split) if {"html", "png"} & {*formats} else {}
+    split = _split(series, split)
+    content = _content(series, split, replicas)
+    drawn = _draw(series, split) if {"html", "png"} & {*formats} else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     writers: dict[str, Callable[[], str]] = {
-        "html": lambda: _page(content, drawn, methods, split),
+        "html": lambda: _page(content, drawn, series, split),
         "md": lambda: _markdown(content),
-        "csv": lambda: results.to_csv(content.rows),
-        "tex": lambda: "\n".join(tables.to_latex(t) for t, _ in content.sections),
+        "csv": lambda: result_tables.to_csv(content.rows),
+        "tex": lambda: "\n".join(
+            metric_tables.to_latex(t) for t, _ in content.sections
+        ),
     }
     for name in formats:
         if name != "png":
             suffix = output.suffix if name == "html" else f".{name}"
             output.with_suffix(suffix).write_bytes(writers[name]().encode())
     if "png" in formats:
-        pictures.write(drawn, methods, split, output)
+        _write_pictures(drawn, series, split, output)
 
 
-def _split(methods: Sequence[Method], wanted: str) -> str:
+def _split(methods: Sequence[Series], wanted: str) -> str:
     """The wanted split; without any of validation, the first split there is."""
-    runs = [run for method in methods for run in method.runs]
+    runs = [run for method in methods for run in method.seeds]
     there = dict.fromkeys(
-        split for run in runs for split in (*run.arrays, *run.metrics)
+        split for run in runs for split in (*run.predictions, *run.metrics)
     )
     if wanted in there or not there:
         return wanted
@@ -136,20 +141,20 @@ def _split(methods: Sequence[Method], wanted: str) -> str:
     return next(iter(there))
 
 
-def _content(methods: Sequence[Method], split: str, replicas: int) -> _Content:
+def _content(methods: Sequence[Series], split: str, replicas: int) -> _Content:
     """Tables of the split compared, then of every split as the files have it."""
-    calibrated = compare.has_calibrated(methods, split)
-    stages = compare.STAGES if calibrated else compare.STAGES[:1]
+    calibrated = comparison.has_calibrated(methods, split)
+    stages = comparison.STAGES if calibrated else comparison.STAGES[:1]
     rows, sections = {}, []
     for stage in stages:
-        held = compare.compare(methods, split, stage, replicas)
+        held = comparison.compare(methods, split, stage, replicas)
         if held:
             rows[split, stage] = held
-            sections.append((results.table(f"{split}, {stage}", held), "methods"))
+            sections.append((result_tables.table(f"{split}, {stage}", held), "methods"))
     for (_, stage), held in rows.items():
-        checked = results.checks(f"{split}, {stage}: is the error noise?", held)
+        checked = result_tables.checks(f"{split}, {stage}: is the error noise?", held)
         sections += [(checked, "checks")] if checked else []
-    covered = sets.table(methods, split)
+    covered = result_tables.sets(methods, split)
     sections += [(covered, "sets")] if covered else []
     names = ", ".join(method.name for method in methods)
     return _Content(f"Calibration report: {names}", rows, sections)
@@ -157,22 +162,21 @@ def _content(methods: Sequence[Method], split: str, replicas: int) -> _Content:
 
 def _page(
     content: _Content,
-    drawn: Mapping[str, pictures.Pictures],
-    methods: Sequence[Method],
+    drawn: Mapping[str, Pictures],
+    methods: Sequence[Series],
     split: str,
 ) -> str:
     body = [f"<h1>{escape(content.title)}</h1>", *_sections(content)]
     for name, held in drawn.items():
-        title = pictures.FIGURES[name] + ("" if name == "curves" else f", {split}")
+        title = FIGURES[name] + ("" if name == "curves" else f", {split}")
         body.append(f"<h2>{escape(title)}</h2>")
         body.append(markup.panels(held) if held else NOTHING)
         body += [markup.note(HOW_TO_READ[name])] if held else []
     runs = _named(methods)
     body.append("<h2>All metrics</h2>")
-    held = dict.fromkeys(name for run in runs for name in run.metrics)
-    for name in held:
-        body.append(markup.table(tables.every(runs, name)))
-    body += [] if held else [NOTHING]
+    splits = dict.fromkeys(name for run in runs for name in run.metrics)
+    body += [markup.table(metric_tables.every(runs, name)) for name in splits]
+    body += [] if splits else [NOTHING]
     body.append(f"<h2>Configuration</h2>{markup.configs(runs)}")
     return markup.page(content.title, body)
 
@@ -189,19 +193,73 @@ def _sections(content: _Content) -> list[str]:
     return out if content.sections else [*out, NOTHING]
 
 
-def _named(methods: Sequence[Method]) -> list[RunView]:
+def _named(methods: Sequence[Series]) -> list[Results]:
     """All runs, named as their methods, each seed on its own."""
     return [
-        run._replace(name=m.name if len(m.runs) == 1 else f"{m.name}/{run.name}")
+        run._replace(name=m.name if len(m.seeds) == 1 else f"{m.name}/{run.name}")
         for m in methods
-        for run in m.runs
+        for run in m.seeds
     ]
 
 
 def _markdown(content: _Content) -> str:
     parts = [f"# {content.title}\n"]
     for i, (table, key) in enumerate(content.sections):
-        parts.append(f"## {table.title}\n\n{tables.to_markdown(table)}")
+        parts.append(f"## {table.title}\n\n{metric_tables.to_markdown(table)}")
         if key not in [k for _, k in content.sections[i + 1 :]]:
             parts.append(f"{HOW_TO_READ[key]}\n")
     return "\n".join(parts)
+
+
+def _draw(methods: Sequence[Series], split: str) -> dict[str, Pictures]:
+    """Pictures by the names of FIGURES: one a series, but one in all of risk."""
+    risk = curves.risk_coverage(methods, split)
+    names = ", ".join(method.name for method in methods)
+    trained = [m for m in methods if any(run.curve for run in m.seeds)]
+    tops = curves.highest(trained)
+    drawn: dict[str, list[tuple[str, Figure | None]]] = {
+        "reliability": [*_diagrams(methods, split)],
+        "risk_coverage": [(f"Risk over coverage of {names}", risk)],
+        "curves": [
+            (f"Loss and ECE of {m.name} over epochs", curves.training([m], tops))
+            for m in trained
+        ],
+    }
+    return {
+        name: [(text, figures.png(figure)) for text, figure in found if figure]
+        for name, found in drawn.items()
+    }
+
+
+def _diagrams(methods: Sequence[Series], split: str) -> Iterator[tuple[str, Figure]]:
+    """(text, reliability diagram) of each series that has one, with equal axes."""
+    panels = _panels(methods, split)
+    limits = reliability.limits_of(panels) if panels else None
+    for panel in panels:
+        errors = ", ".join(f"{s.name} ECE {s.ece:.4f}" for s in panel.stages)
+        figure = reliability.diagram([panel], limits=limits)
+        yield f"Reliability diagram of {panel.title}: {errors}", figure
+
+
+def _panels(methods: Sequence[Series], split: str) -> list[reliability.Panel]:
+    held = [reliability.panel_of(method, split) for method in methods]
+    return [panel for panel in held if panel is not None]
+
+
+def _write_pictures(
+    pictures: Mapping[str, Pictures],
+    methods: Sequence[Series],
+    split: str,
+    output: epath.Path,
+) -> None:
+    """Write NAME_KIND.png beside the page NAME.html; several panels in one file."""
+    together: dict[str, Callable[[], Figure | None]] = {
+        "reliability": lambda: reliability.diagram(_panels(methods, split)),
+        "curves": lambda: curves.training(methods),
+    }
+    for name, held in pictures.items():
+        if not held:
+            continue
+        figure = together[name]() if len(held) > 1 else None
+        data = held[0][1] if figure is None else figures.png(figure)
+        output.with_name(f"{output.stem}_{name}.png").write_bytes(data)

@@ -4,10 +4,10 @@ import base64
 import json
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
-from hypelora_jax.report.runs import RunView
-from hypelora_jax.report.tables import Table
+from hypelora_jax.report.metric_tables import Table
+from hypelora_jax.run import records
+from hypelora_jax.run.results import Results
 
 # Below 40rem a table becomes a list of cards, each cell with its column's name.
 STYLE = """
@@ -124,24 +124,14 @@ def _cell(text: str) -> str:
     return f"<span>{escape(first)}{small}</span>" if text else ""
 
 
-def _flat(tree: Any, path: str = "") -> dict[str, str]:
-    """Dotted path -> JSON of each leaf of nested dicts."""
-    if not isinstance(tree, dict) or not tree:
-        return {path: json.dumps(tree)}
-    out = {}
-    for name, value in tree.items():
-        out |= _flat(value, f"{path}.{name}" if path else str(name))
-    return out
-
-
-def configs(runs: Sequence[RunView]) -> str:
+def configs(runs: Sequence[Results]) -> str:
     """Every field of every run; fields in which the runs differ are bold and first."""
-    flat = [_flat(run.config) for run in runs]
+    flat = [records.flat(run.config) for run in runs]
     fields = dict.fromkeys(name for config in flat for name in config)
     columns = ("field", *(run.name for run in runs))
     differ, equal = [], []
     for name in fields:
-        values = [config.get(name, "") for config in flat]
+        values = [json.dumps(c[name]) if name in c else "" for c in flat]
         if len(set(values)) == 1:
             equal.append(_row((name, *values), columns))
         else:

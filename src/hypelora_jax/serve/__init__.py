@@ -1,1 +1,4 @@
-"""A small HTTP service: finished runs behind one backbone, asked in batches."""
+"""An optional HTTP service that answers for finished runs which share one backbone.
+
+Models, training and file formats may not come in, and only commands imports this room.
+"""

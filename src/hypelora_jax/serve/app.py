@@ -1,99 +1,49 @@
-"""The paths of the service, in FastAPI; the extra `serve` carries it."""
+"""The paths of the service, in FastAPI; the extra `serve` installs it."""
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Body, FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import Body, FastAPI, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
-from starlette.exceptions import HTTPException
 
 import hypelora_jax
-from hypelora_jax.inference import loaded
-from hypelora_jax.serve import page, reference
-from hypelora_jax.serve.batching import Batcher, Fields, Full
-from hypelora_jax.serve.guard import App, Limits, Refusal, guarded, refuse
+from hypelora_jax.errors import UserError
+from hypelora_jax.inference.answers import Fields
+from hypelora_jax.inference.texts import as_fields
+from hypelora_jax.serve import api_page, page
+from hypelora_jax.serve.adapter_pool import AdapterPool
+from hypelora_jax.serve.batching import Batcher, Full
+from hypelora_jax.serve.failures import HANDLERS, App, Refusal, as_json
+from hypelora_jax.serve.limits import Limits, limited
 from hypelora_jax.serve.meters import Meters, prometheus
-from hypelora_jax.serve.shelf import Shelf
-from hypelora_jax.types import UserError
+from hypelora_jax.serve.schemas import (
+    Adapter,
+    Failure,
+    Prediction,
+    Question,
+    Questions,
+    Score,
+    adapter_of,
+)
 
-WANTED = 'wanted {"text": "..."}, or a list of such objects'
 ABOUT = """Calibrated predictions of fine-tuned runs. The numbers are those of
 `hypelora predict`."""
 
 
-class Question(BaseModel):
-    """A text, or a pair of texts, for one of the adapters."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"text": "A fine film."}]}
-    )
-    text: str
-    text_b: str | None = Field(None, description="Where a run was trained on pairs.")
-    adapter: str | None = Field(None, description="A name of /adapters; the first one.")
-
-
-class Prediction(BaseModel):
-    """What a run says of a text, for classes."""
-
-    label: str | None = Field(description="The most probable class; null: abstained.")
-    confidence: float = Field(description="Its calibrated probability, 0 to 1.")
-    probs: dict[str, float] = Field(description="Of every class; the sum is 1.")
-    set: list[str] = Field([], description="With --coverage: the conformal set.")
-    abstained: bool = Field(False, description="With --abstain: no label is given.")
-
-
-class Score(BaseModel):
-    """What a regression says of a text."""
-
-    label: float = Field(description="The score again.")
-    score: float = Field(description="The predicted number.")
-
-
-class Failure(BaseModel):
-    """Why there is no answer: one line."""
-
-    error: str
-
-
-class Adapter(BaseModel):
-    """A run that answers."""
-
-    name: str
-    task: str
-    kind: str = Field(description="classification or regression")
-    labels: list[str]
-    pair: bool = Field(description="Whether it wants two texts.")
-    max_length: int = Field(description="Tokens that longer texts are cut to.")
-
-
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """What the paths answer from."""
+    """The parts that the paths answer from."""
 
-    shelf: Shelf
+    pool: AdapterPool
     batcher: Batcher
     meters: Meters
     limits: Limits
 
 
-def _shape(value: Any) -> str:
-    return "several" if isinstance(value, list) else "one"
-
-
-Questions = Annotated[
-    Annotated[Question, Tag("one")]
-    | Annotated[list[Question], Field(min_length=1), Tag("several")],
-    Discriminator(_shape),
-]
-
-
 def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
-    """The ASGI application; `hosts`: names it answers to, (): any."""
+    """The ASGI application; `hosts`: host names it answers to, (): any."""
 
     @contextlib.asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -105,36 +55,43 @@ def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
         version=hypelora_jax.__version__,
         description=ABOUT,
         lifespan=running,
-        docs_url=None,  # its pages fetch scripts from elsewhere: ours is /docs
+        docs_url=None,  # FastAPI's pages fetch scripts from elsewhere: ours is /docs
         redoc_url=None,
     )
-    _answers(app, service)
-    _pages(app, service)
-    for error, answer in ERRORS.items():
-        app.add_exception_handler(error, answer)
-    return guarded(app, service.limits, service.meters, hosts)
+    _add_api(app, service)
+    _add_pages(app, service)
+    for error, handler in HANDLERS.items():
+        app.add_exception_handler(error, handler)
+    return limited(app, service.limits, service.meters, hosts)
 
 
-def _answers(app: FastAPI, service: Service) -> None:
+def _add_api(app: FastAPI, service: Service) -> None:
     one = Prediction | Score
-    responses = {200: {"model": one | list[one]}}
-    responses |= {no: {"model": Failure} for no in (400, 404, 413, 415, 422, 429, 503)}
+    refused = (400, 404, 413, 415, 422, 429, 503)
 
-    @app.post("/predict", responses=responses, summary="Ask an adapter")
+    @app.post(
+        "/predict",
+        responses={
+            200: {"model": one | list[one]},
+            **{status: {"model": Failure} for status in refused},
+        },
+        summary="Ask an adapter",
+    )
     async def predict(questions: Annotated[Questions, Body()]) -> Response:
         """One question gives an object, a list of them a list in the same order.
 
         Errors are `{"error": "..."}`: 400 no JSON, 404 unknown adapter, 413 too large,
         415 no `application/json`, 422 no such question, 429 too often, 503 too busy.
         """
-        many = isinstance(questions, list)
-        found = await answers(service, questions if many else [questions])
-        return _json(found if many else found[0])
+        if isinstance(questions, list):
+            return as_json(await answers(service, questions))
+        (answer,) = await answers(service, [questions])
+        return as_json(answer)
 
     @app.get("/adapters", summary="Which adapters answer")
     async def adapters() -> list[Adapter]:
         """The first one answers where a question names none."""
-        return [_about(name, one) for name, one in service.shelf.items()]
+        return [adapter_of(name, one) for name, one in service.pool.items()]
 
     @app.get("/healthz", summary="Is it alive?")
     async def healthz() -> dict[str, str]:
@@ -148,7 +105,7 @@ def _answers(app: FastAPI, service: Service) -> None:
         return Response(prometheus(service.meters), media_type=kind)
 
 
-def _pages(app: FastAPI, service: Service) -> None:
+def _add_pages(app: FastAPI, service: Service) -> None:
     head = {
         "content-security-policy": page.POLICY,
         "x-content-type-options": "nosniff",
@@ -161,14 +118,15 @@ def _pages(app: FastAPI, service: Service) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(reference.html(app.openapi()), headers=head)
+        return HTMLResponse(api_page.html(app.openapi()), headers=head)
 
 
 async def answers(service: Service, questions: list[Question]) -> list[Fields]:
-    """Answers in the order of the questions, of whichever adapters they name.
+    """Answers in the order of the questions, which may name several adapters.
 
     Raises:
-      Refusal: too many or too long texts, an unknown adapter, no text, a busy service.
+      Refusal: there are too many texts, a text is empty or too long, an adapter is
+        unknown, or the queue is full.
     """
     limits = service.limits
     if len(questions) > limits.max_texts:
@@ -176,8 +134,8 @@ async def answers(service: Service, questions: list[Question]) -> list[Fields]:
         raise Refusal(413, line)
     by_name: dict[str, list[int]] = {}
     texts = []
+    first = next(iter(service.pool))
     for i, question in enumerate(questions):
-        first = next(iter(service.shelf))
         name = first if question.adapter is None else question.adapter
         by_name.setdefault(name, []).append(i)
         texts.append(_texts(service, name, i, question))
@@ -193,69 +151,17 @@ async def answers(service: Service, questions: list[Question]) -> list[Fields]:
 
 
 def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str, ...]:
-    if name not in service.shelf:
-        known = ", ".join(service.shelf)
+    """The texts of question number i, checked."""
+    if name not in service.pool:
+        known = ", ".join(service.pool)
         raise Refusal(404, f"no adapter {name[:60]!r}; wanted one of {known}")
     second = () if question.text_b is None else (question.text_b,)
     texts = (question.text, *second)
-    if long := [len(t) for t in texts if len(t) > service.limits.max_chars]:
-        most = service.limits.max_chars
+    most = service.limits.max_chars
+    if long := [len(text) for text in texts if len(text) > most]:
         line = f"texts[{i}] has {long[0]} characters; wanted at most {most}"
         raise Refusal(413, line)
     try:
-        return loaded.as_fields(texts, i, service.shelf[name].task.pair)
+        return as_fields(texts, i, service.pool[name].task.pair)
     except UserError as e:
         raise Refusal(422, str(e)) from e
-
-
-def _about(name: str, one: loaded.Loaded) -> Adapter:
-    task, settings = one.task, one.run.bench.settings
-    labels, length = list(task.labels), settings.data.max_length
-    return Adapter(
-        name=name,
-        task=task.name,
-        kind=task.kind,
-        labels=labels,
-        pair=task.pair,
-        max_length=length,
-    )
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(json.dumps(value), status, media_type="application/json")
-
-
-async def _refused(request: Request, error: Refusal) -> App:
-    del request
-    return lambda scope, receive, send: refuse(error, send)
-
-
-async def _unlike(request: Request, error: RequestValidationError) -> Response:
-    """No JSON, or JSON that is no question; what was sent is not echoed."""
-    del request
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return _json({"error": f"the body is no JSON; {WANTED}"}, 400)
-    path = [x for x in first["loc"] if x not in ("body", "one", "several")]
-    where = "".join(f"[{x}]" if isinstance(x, int) else f".{x:.60}" for x in path)
-    what = first["msg"][:1].lower() + first["msg"][1:]
-    line = " ".join(f"body{where}: {what}; {WANTED}".split())
-    return _json({"error": line}, 422)
-
-
-async def _http(request: Request, error: HTTPException) -> Response:
-    line = f"{request.method} {request.url.path[:60]}: {error.detail}; /docs has all"
-    return _json({"error": line}, error.status_code)
-
-
-async def _fault(request: Request, error: Exception) -> Response:
-    del request, error  # the server logs it
-    return _json({"error": "a fault of ours; its log says more"}, 500)
-
-
-ERRORS = {
-    Refusal: _refused,
-    RequestValidationError: _unlike,
-    HTTPException: _http,
-    Exception: _fault,
-}

@@ -1,8 +1,8 @@
 """Questions that arrive one by one, answered in batches of one adapter and length.
 
-Whoever asks waits for a future. One thread runs the model; while it is busy questions
-gather by (adapter, T), and the group of the oldest one goes next. An idle service waits
-a window of some milliseconds for company before it answers.
+Each caller awaits a future. One thread runs the model; while it is busy, questions
+gather in groups by (adapter, T), and the group with the oldest question goes next. An
+idle service waits a window of some milliseconds for more questions before it answers.
 """
 
 import asyncio
@@ -15,37 +15,42 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hypelora_jax.inference import loaded
+from hypelora_jax.inference.answers import Fields
+from hypelora_jax.inference.predictor import (
+    Predictor,
+    batch_answers,
+    token_dataset,
+    tokenise,
+)
+from hypelora_jax.serve.adapter_pool import AdapterPool
 from hypelora_jax.serve.meters import Meters
-from hypelora_jax.serve.shelf import Shelf
 
 Key = tuple[str, int]  # adapter, T of the bucket
-Fields = dict[str, Any]
 Seconds = dict[str, dict[tuple[int, int], float]]  # by adapter, of a (rows, T)
-# Costs are timed at the start, on a machine that may be busy; and what stands around
-# the model (threads, JSON) costs less in larger batches.
-ABOUT = 1.3
+# Two costs are taken as equal within this factor: they are timed at the start, on a
+# machine that may be busy, and threads and JSON cost less a text in larger batches.
+TOLERANCE = 1.3
 
 
 class Full(Exception):
-    """More texts wait than may."""
+    """The queue is full."""
 
 
-class Question(NamedTuple):
-    """A tokenised text that waits since `since` (seconds of time.monotonic)."""
+class Pending(NamedTuple):
+    """A tokenised text in the queue since `since` (seconds of time.monotonic)."""
 
     texts: tuple[str, ...]
     ids: np.ndarray
     types: np.ndarray
-    answer: asyncio.Future
+    answer: "asyncio.Future[Fields]"
     since: float
 
 
 def best_rows(seconds: dict[tuple[int, int], float], edge: int, waiting: int) -> int:
-    """Rows of the largest batch that costs about the least for each text it answers.
+    """Rows of the largest batch whose cost for each text is about the least.
 
-    Where a row more costs nothing that is a batch which holds all; where each costs
-    its time, as on a CPU, one with few padding rows.
+    If further rows are free, that batch holds all waiting texts. If each row takes
+    its time, as on a CPU, it has few padding rows.
     """
     sizes = sorted(rows for rows, t in seconds if t == edge)
     holds = next((rows for rows in sizes if rows >= waiting), sizes[-1])
@@ -55,29 +60,29 @@ def best_rows(seconds: dict[tuple[int, int], float], edge: int, waiting: int) ->
         if rows <= holds
     }
     least = min(cost.values())
-    return max(rows for rows, each in cost.items() if each <= ABOUT * least)
+    return max(rows for rows, each in cost.items() if each <= TOLERANCE * least)
 
 
 class Batcher:
-    """The queue and the two threads behind a service; lives in one event loop."""
+    """The queue and the two threads of a service; used from one event loop."""
 
     def __init__(
         self,
-        shelf: Shelf,
+        pool: AdapterPool,
         seconds: Seconds,
         meters: Meters,
         window: float = 0.002,
         max_waiting: int = 1024,
     ):
-        """`window`: seconds a text waits for company; `seconds`: see Loaded.warm."""
-        self._shelf, self._seconds, self._meters = shelf, seconds, meters
+        """`window`: seconds a text waits for others; `seconds`: from Predictor.warm."""
+        self._pool, self._seconds, self._meters = pool, seconds, meters
         self._window, self._max_waiting = window, max_waiting
-        self._most = {name: max(one.answerers) for name, one in shelf.items()}
-        self._groups: dict[Key, deque[Question]] = {}
-        self._waiting = 0  # texts that came in and have no answer yet
+        self._most = {name: max(one.answerers) for name, one in pool.items()}
+        self._groups: dict[Key, deque[Pending]] = {}
+        self._waiting = 0  # texts without an answer
         self._changed = asyncio.Event()
         self._model, self._tokens = (ThreadPoolExecutor(1, n) for n in ("model", "tok"))
-        self._work: asyncio.Task | None = None
+        self._work: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Batcher":
         """Start answering."""
@@ -85,18 +90,19 @@ class Batcher:
         return self
 
     async def __aexit__(self, *_: Any) -> None:
-        """Stop, once what runs in the threads has ended."""
-        self._work.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._work
+        """Stop after the work of both threads has ended."""
+        if self._work is not None:
+            self._work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._work
         for thread in (self._model, self._tokens):
             thread.shutdown()
 
     async def ask(self, name: str, texts: Sequence[tuple[str, ...]]) -> list[Fields]:
-        """Answers of an adapter to texts that have no fault, in their order.
+        """Answers of an adapter to checked texts, in their order.
 
         Raises:
-          Full: too many texts wait.
+          Full: too many texts are waiting.
         """
         if self._waiting + len(texts) > self._max_waiting:
             raise Full
@@ -104,11 +110,12 @@ class Batcher:
         try:
             loop = asyncio.get_running_loop()
             encoded = await loop.run_in_executor(
-                self._tokens, loaded.tokenised, self._shelf[name], texts
+                self._tokens, tokenise, self._pool[name], texts
             )
             self._meters.cut += encoded.truncated
             rows = zip(texts, encoded.ids, encoded.types, strict=True)
-            return await asyncio.gather(*[self._put(name, *row) for row in rows])
+            futures = [self._put(name, *row) for row in rows]
+            return list(await asyncio.gather(*futures))
         finally:
             self._count(-len(texts))
 
@@ -116,12 +123,14 @@ class Batcher:
         self._waiting += texts
         self._meters.waiting = self._waiting
 
-    def _put(self, name: str, *row: Any) -> asyncio.Future:
-        edges, ids = self._shelf[name].edges, row[1]
+    def _put(
+        self, name: str, texts: tuple[str, ...], ids: np.ndarray, types: np.ndarray
+    ) -> "asyncio.Future[Fields]":
+        edges = self._pool[name].edges
         key = (name, edges[int(np.searchsorted(edges, len(ids)))])
         answer = asyncio.get_running_loop().create_future()
         group = self._groups.setdefault(key, deque())
-        group.append(Question(*row, answer, time.monotonic()))
+        group.append(Pending(texts, ids, types, answer, time.monotonic()))
         if self._full(key) or len(self._groups) == len(group) == 1:
             self._changed.set()
         return answer
@@ -130,7 +139,10 @@ class Batcher:
         return len(self._groups[key]) >= self._most[key[0]]
 
     async def _next(self) -> Key:
-        """The group to answer: of the oldest text, or a full one within its window."""
+        """The group to answer: the one with the oldest text, once its window is over.
+
+        Until then a full group of other texts goes first.
+        """
         while True:
             self._changed.clear()
             if not self._groups:
@@ -155,24 +167,24 @@ class Batcher:
                 del self._groups[key]
             await self._answer(key, rows, batch)
 
-    async def _answer(self, key: Key, rows: int, batch: list[Question]) -> None:
+    async def _answer(self, key: Key, rows: int, batch: list[Pending]) -> None:
         loop = asyncio.get_running_loop()
         job = loop.run_in_executor(
-            self._model, _fields, self._shelf[key[0]], rows, batch
+            self._model, _fields, self._pool[key[0]], rows, batch
         )
         try:
             fields = await job
-        except Exception as error:  # whoever asked hears of it; the next batch goes on
-            for question in batch:
-                if not question.answer.done():
-                    question.answer.set_exception(error)
+        except Exception as error:  # goes to the callers; the next batch is answered
+            for pending in batch:
+                if not pending.answer.done():
+                    pending.answer.set_exception(error)
             return
         self._meters.saw_batch(key[0], len(batch), rows)
-        for question, one in zip(batch, fields, strict=True):
-            if not question.answer.done():  # who asked may have left
-                question.answer.set_result(one)
+        for pending, one in zip(batch, fields, strict=True):
+            if not pending.answer.done():  # the caller may have left
+                pending.answer.set_result(one)
 
 
-def _fields(own: loaded.Loaded, rows: int, batch: list[Question]) -> list[Fields]:
-    data = loaded.of_tokens(own, [q.ids for q in batch], [q.types for q in batch])
-    return loaded.fields_of(own, [q.texts for q in batch], data, rows)
+def _fields(predictor: Predictor, rows: int, batch: list[Pending]) -> list[Fields]:
+    data = token_dataset(predictor, [q.ids for q in batch], [q.types for q in batch])
+    return batch_answers(predictor, [q.texts for q in batch], data, rows)

@@ -1,4 +1,4 @@
-"""What a service counts, as text for Prometheus (exposition format 0.0.4)."""
+"""Counts of a service, as text for Prometheus (exposition format 0.0.4)."""
 
 import dataclasses
 from collections import Counter, deque
@@ -7,26 +7,26 @@ from collections.abc import Iterator
 import numpy as np
 
 QUANTILES = (0.5, 0.9, 0.99)
-KEPT = 10_000  # latest requests that the quantiles are of
+LATEST = 10_000  # requests from which the quantiles are computed
 
 
 @dataclasses.dataclass
 class Meters:
-    """Counts since the start; written by the event loop alone."""
+    """Counts since the start; only the event loop writes them."""
 
     requests: Counter = dataclasses.field(default_factory=Counter)  # (path, status)
     texts: Counter = dataclasses.field(default_factory=Counter)  # by adapter
     batches: int = 0
-    slots: int = 0  # rows of all batches, padding too
+    slots: int = 0  # rows of all batches, with padding
     waiting: int = 0
     cut: int = 0  # texts longer than data.max_length
-    programs: int = 0  # compiled since the service is warm: should stay 0
-    seconds: float = 0.0  # of all answered questions
+    programs: int = 0  # compiled after the start; should stay 0
+    seconds: float = 0.0  # total of all answered requests
     answered: int = 0
-    latest: deque = dataclasses.field(default_factory=lambda: deque(maxlen=KEPT))
+    latest: deque = dataclasses.field(default_factory=lambda: deque(maxlen=LATEST))
 
     def saw_request(self, path: str, status: int, seconds: float) -> None:
-        """A request was answered; those to /predict that went well are timed."""
+        """Count a request; those to /predict with status 200 are also timed."""
         self.requests[path, status] += 1
         if path == "/predict" and status == 200:
             self.answered += 1
@@ -34,7 +34,7 @@ class Meters:
             self.latest.append(seconds)
 
     def saw_batch(self, adapter: str, texts: int, rows: int) -> None:
-        """A batch of so many texts was computed, padded to so many rows."""
+        """Count a batch of `texts` that was padded to `rows`."""
         self.batches += 1
         self.texts[adapter] += texts
         self.slots += rows
@@ -64,7 +64,7 @@ def _lines(meters: Meters) -> Iterator[str]:
     ):
         yield from _head(name, kind, about)
         yield f"hypelora_{name} {value}"
-    about = f"Of POST /predict with status 200; quantiles of the latest {KEPT}."
+    about = f"Of POST /predict with status 200; quantiles of the latest {LATEST}."
     yield from _head("request_seconds", "summary", about)
     if meters.latest:
         at = np.quantile(np.array(meters.latest), QUANTILES)

@@ -1,6 +1,6 @@
-"""The page at /: a sentence in, its calibrated probabilities as bars.
+"""The page at /, which shows the calibrated probabilities of a sentence as bars.
 
-It fetches nothing but this service's own answers, and its policy forbids the rest.
+It fetches only this service's own answers, and its policy forbids everything else.
 """
 
 import base64
@@ -33,10 +33,10 @@ let adapters = [];
 
 function chosen() { return adapters[$("adapter").selectedIndex]; }
 
-function fit() {  // what the adapter wants
+function fit() {  // the form to the chosen adapter
   $("second").hidden = !chosen().pair;
-  $("about").textContent = chosen().kind === "regression" ? "a number"
-    : "one of " + chosen().labels.join(", ");
+  $("about").textContent = chosen().labels.length
+    ? "one of " + chosen().labels.join(", ") : "a number";
 }
 
 function element(name, attributes, text) {

@@ -1,4 +1,4 @@
-"""`hypelora serve`: load, warm up, listen, and stop when told to."""
+"""The server of `hypelora serve`: load, compile, listen, and stop at a signal."""
 
 import signal
 import socket
@@ -10,25 +10,25 @@ import jax
 import uvicorn
 from absl import logging
 
-from hypelora_jax.serve import shelf as shelves
+from hypelora_jax.errors import UserError
+from hypelora_jax.serve.adapter_pool import AdapterPool, open_pool
 from hypelora_jax.serve.app import Service, application
 from hypelora_jax.serve.batching import Batcher
-from hypelora_jax.serve.guard import LOOPBACK, Limits
+from hypelora_jax.serve.failures import App
+from hypelora_jax.serve.limits import LOOPBACK, Limits
 from hypelora_jax.serve.meters import Meters
-from hypelora_jax.serve.shelf import Shelf
-from hypelora_jax.types import UserError
 
-GRACE = 30  # seconds for what is being answered when the service is told to stop
+GRACE = 30  # seconds for requests in progress after a signal to stop
 CONNECTIONS = 1000  # more at a time are answered 503
 HEADERS = 1 << 14  # bytes of a request's line and headers
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Batching(NamedTuple):
-    """How questions gather."""
+    """How questions are gathered into batches."""
 
     max_batch: int = 32  # 1: each is answered alone
-    window: float = 0.002  # seconds a question waits for company
+    window: float = 0.002  # seconds a question waits for others
     max_waiting: int = 1024  # texts without an answer; further ones get 503
 
 
@@ -38,29 +38,33 @@ def serve(
     port: int,
     batching: Batching,
     limits: Limits,
-    **how: Any,
+    **options: Any,
 ) -> None:
-    """Answer HTTP until SIGTERM or SIGINT; what is being answered then is finished.
+    """Answer HTTP until SIGTERM or SIGINT; requests in progress are then finished.
 
     Args:
-      workdirs: runs of one base model; the first answers where none is asked for.
-      port: 0 takes a free one, which the log names.
-      how: `coverage`, `sets`, `by_class` and `abstain` of `inference.loaded.load`.
+      workdirs: runs of one base model; the first answers questions that name none.
+      host: address to listen at.
+      port: port to listen at; 0 takes a free one, which is logged.
+      batching: how questions are gathered into batches.
+      limits: bounds on what is answered.
+      options: `coverage`, `sets`, `by_class` and `abstain` of `inference.load`.
 
     Raises:
-      UserError: the place is taken, a limit below 1, or runs that do not fit together.
+      UserError: the address is in use, a limit is below 1, or the runs do not fit
+        together.
     """
     _check(batching, limits)
-    with bound(host, port) as place:
-        shelf = shelves.open_all(workdirs, batch_sizes(batching.max_batch), **how)
-        server = made(shelf, host, batching, limits)
+    with bound(host, port) as listener:
+        pool = open_pool(workdirs, batch_sizes(batching.max_batch), **options)
+        server = server_of(pool, host, batching, limits)
         if host not in LOOPBACK:
             logging.warning("no password is asked for: whoever reaches it may ask")
-        place.listen(2048)
+        listener.listen(2048)
         shown = f"[{host}]" if ":" in host else host
-        where = f"http://{shown}:{place.getsockname()[1]}"
-        logging.info("serving %s at %s (Ctrl-C stops)", ", ".join(shelf), where)
-        _run(server, place)
+        where = f"http://{shown}:{listener.getsockname()[1]}"
+        logging.info("serving %s at %s (Ctrl-C stops)", ", ".join(pool), where)
+        _run(server, listener)
         logging.info("stopped")
 
 
@@ -70,73 +74,72 @@ def batch_sizes(most: int) -> tuple[int, ...]:
     return tuple(sorted(sizes | {most}))
 
 
-def made(
-    shelf: Shelf,
+def server_of(
+    pool: AdapterPool,
     host: str,
     batching: Batching = Batching(),  # noqa: B008 (immutable)
     limits: Limits = Limits(),  # noqa: B008
 ) -> uvicorn.Server:
-    """The server of a shelf, every shape of every adapter compiled."""
-    seconds = {name: one.warm() for name, one in shelf.items()}
+    """The server of a pool, after every shape of every adapter was compiled."""
+    seconds = {name: one.warm() for name, one in pool.items()}
     meters = Meters()
 
     def compiled(event: str, *_: Any, **__: Any) -> None:
         meters.programs += event == COMPILED
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
-    own = (batching.window, batching.max_waiting)
-    batcher = Batcher(shelf, seconds, meters, *own)
+    batcher = Batcher(pool, seconds, meters, batching.window, batching.max_waiting)
     hosts = LOOPBACK if host in LOOPBACK else ()
-    app = application(Service(shelf, batcher, meters, limits), hosts)
+    app = application(Service(pool, batcher, meters, limits), hosts)
     return uvicorn.Server(_config(app))
 
 
-def _config(app: Any) -> uvicorn.Config:
+def _config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",  # bounds the headers; httptools does not
+        http="h11",  # it bounds the headers, httptools does not
         h11_max_incomplete_event_size=HEADERS,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # the rate is of the address that connects
+        proxy_headers=False,  # the rate counts for the address that connects
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE,
     )
 
 
-def _run(server: uvicorn.Server, place: socket.socket) -> None:
-    """Serve until a signal; uvicorn raises it again at the end, to no effect here."""
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until a signal, which uvicorn raises again at the end: ignored here."""
     if threading.current_thread() is not threading.main_thread():
-        server.run(sockets=[place])
+        server.run(sockets=[listener])
         return
     both = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(one, lambda *_: None) for one in both]
     try:
-        server.run(sockets=[place])
+        server.run(sockets=[listener])
     finally:
         for one, handler in zip(both, before, strict=True):
             signal.signal(one, handler)
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at the place, before anything is loaded: the place may be taken."""
+    """A bound socket, made before anything is loaded because the port may be in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    place = socket.socket(family)
-    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        place.bind((host, port))
+        listener.bind((host, port))
     except (OSError, OverflowError) as e:
-        place.close()
+        listener.close()
         why = getattr(e, "strerror", None) or e
         raise UserError(
             f"cannot listen at {host}:{port}: {why}; wanted an address of this machine "
             "and a free port: --port=0 takes one"
         ) from e
-    return place
+    return listener
 
 
 def _check(batching: Batching, limits: Limits) -> None:

@@ -1,22 +1,24 @@
 """The device mesh and the placement of batches on it."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hypelora_jax.settings import MeshConfig
+from hypelora_jax.config.settings import MeshConfig
+from hypelora_jax.errors import UserError
 from hypelora_jax.sharding.rules import BATCH
-from hypelora_jax.types import Batch, UserError
+from hypelora_jax.types import Batch
 
 AXES = ("data", "fsdp", "model")
 BATCH_NAMES = ("ids", "mask", "types", "label", "weight")
 
 
-def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """Mesh over all devices with axes data, fsdp, model; one size may be -1.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh over all devices with axes data, fsdp and model; one size may be -1.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
@@ -34,11 +36,13 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     return _mesh(sizes, devices)
 
 
-def fitting_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
+def fitting_mesh(
+    config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """Mesh of a trained run on whatever devices there are.
 
-    As `make_mesh` where that fits; else `model` and `fsdp` keep the largest part that
-    divides the devices, and `data` takes the rest.
+    The same as `make_mesh` if the sizes fit. Otherwise `model` and `fsdp` get their
+    largest divisors that also divide the devices, and `data` gets the rest.
     """
     devices = jax.devices() if devices is None else devices
     try:
@@ -50,22 +54,26 @@ def fitting_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         return _mesh([left // model // fsdp, fsdp, model], devices)
 
 
-def _mesh(sizes: list[int], devices: list) -> Mesh:
+def _mesh(sizes: Sequence[int], devices: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of a leaf that every device holds whole."""
+    """Sharding of a leaf that every device has in full."""
     return NamedSharding(mesh, P())
 
 
 def row_ways(mesh: Mesh) -> int:
-    """Number of parts the rows of a batch are cut into."""
+    """Number of parts that the rows of a batch are split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def batch_size_per_device(batch_size: int, mesh: Mesh) -> int:
-    """Rows each device gets; a batch that does not divide is the user's mistake."""
+    """Rows that each device gets.
+
+    Raises:
+      UserError: the devices do not divide the batch.
+    """
     ways = row_ways(mesh)
     if batch_size % ways:
         raise UserError(
@@ -76,9 +84,9 @@ def batch_size_per_device(batch_size: int, mesh: Mesh) -> int:
 
 
 def fitting_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """The least batch size from `batch_size` on that the mesh can cut, for evaluation.
+    """The smallest batch size of at least `batch_size` that the mesh can split.
 
-    What is too much is padding, which is dropped.
+    It is for evaluation, where additional rows are padding and are dropped.
     """
     ways = row_ways(mesh)
     return -(-batch_size // ways) * ways
@@ -87,8 +95,8 @@ def fitting_batch_size(batch_size: int, mesh: Mesh) -> int:
 def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     """Positions in a batch, ascending, of the rows on this process's devices."""
     cut = NamedSharding(mesh, BATCH)
-    held = cut.addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[at] for at in held]))
+    parts = cut.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[at] for at in parts]))
 
 
 def batch_shardings(mesh: Mesh, cond_rank: int = 0) -> dict[str, NamedSharding]:
@@ -104,18 +112,20 @@ def batch_shardings(mesh: Mesh, cond_rank: int = 0) -> dict[str, NamedSharding]:
 
 
 def put_batch(
-    batch: Batch, mesh: Mesh, names: tuple[str, ...] = (*BATCH_NAMES, "cond")
+    batch: Mapping[str, np.ndarray],
+    mesh: Mesh,
+    names: tuple[str, ...] = (*BATCH_NAMES, "cond"),
 ) -> Batch:
     """A host batch placed on the mesh; entries not named are dropped.
 
-    `batch` holds the process's own rows, and "index" says how many there are in all;
-    without "index" it holds all rows.
+    Of several processes each passes its own rows; the length of "index" is the number
+    of rows in the whole batch. One process passes all rows and needs no "index".
     """
     cond = batch.get("cond")
     cut = batch_shardings(mesh, 0 if cond is None else cond.ndim)
-    names = [name for name in names if name in cut]
+    present = [name for name in names if name in cut]
     if replicated(mesh).is_fully_addressable:
-        return {name: jax.device_put(batch[name], cut[name]) for name in names}
+        return {name: jax.device_put(batch[name], cut[name]) for name in present}
     size = len(batch["index"])
     rows = own_rows(size, mesh)
 
@@ -123,10 +133,11 @@ def put_batch(
         if sharding.spec != BATCH:
             return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
 
-        def part(at: tuple) -> np.ndarray:
+        def part(at: tuple[slice, ...] | None) -> np.ndarray:
+            assert at is not None  # JAX passes a slice for each axis
             first, last = np.arange(size)[at[0]][[0, -1]]
             return x[np.searchsorted(rows, first) : np.searchsorted(rows, last) + 1]
 
         return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
 
-    return {name: put(batch[name], cut[name]) for name in names}
+    return {name: put(batch[name], cut[name]) for name in present}

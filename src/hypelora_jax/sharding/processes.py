@@ -1,7 +1,7 @@
-"""Several processes as one program: joining, agreeing, and who writes text.
+"""Several processes as one program: how they join, agree, and write files.
 
-JAX's multi-controller runtime does the work. Every process runs the same program on the
-same settings; process 0 alone writes text files.
+Every process runs the same program with the same settings, as JAX's multi-controller
+runtime expects. Process 0 alone writes text files.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,36 +18,36 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from hypelora_jax.types import UserError
+from hypelora_jax.errors import UserError
 
 T = TypeVar("T")
-MESSAGE = 400  # bytes of another process's message that are passed on
-# A process that is lost or hangs ends all others within about this time: the service
-# behind jax.distributed misses its heartbeats. Its default is 100 s.
+MESSAGE = 400  # bytes of an error message that other processes see
+# If a process is lost or hangs, the service behind jax.distributed misses its
+# heartbeats and ends all others after about this many seconds. JAX's default is 100.
 HEARTBEAT_TIMEOUT = 60
 
 
 def is_main() -> bool:
-    """Whether this process writes text files."""
+    """True in process 0, which writes the text files."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def _gather(value: np.ndarray) -> np.ndarray:
-    """(P, ...): the value of each process."""
+    """The values of all processes, stacked (P, ...)."""
     return np.asarray(multihost_utils.process_allgather(value[None], tiled=True))
 
 
 def agreed(signal: int | None, waits: bool) -> int | None:
-    """The signal to obey: that of any process, so that all stop at the same step.
+    """The signal that any process got, so that all stop at the same step.
 
-    Several processes ask each other only where `waits` says that they wait for the
-    devices anyway.
+    Asking makes processes wait for each other, so several processes ask only when
+    `waits` is set: when they wait for the devices anyway.
     """
     if jax.process_count() == 1:
         return signal
@@ -57,42 +57,45 @@ def agreed(signal: int | None, waits: bool) -> int | None:
 
 
 def together(what: Callable[[], T]) -> T:
-    """`what()` on every process; where one is refused, all are, with its message.
+    """Call `what()` on every process; if it fails on one, all raise its message.
 
-    A process that stopped alone would leave the others waiting for it.
+    A process that failed alone would leave the others waiting for it.
 
     Raises:
       UserError: what a process raised.
     """
     if jax.process_count() == 1:
         return what()
-    result, error = None, None
     try:
         result = what()
-    except (UserError, OSError) as e:
-        error = e
-    text = b"" if error is None else (str(error) or type(error).__name__).encode()
+    except (UserError, OSError) as error:
+        _messages(str(error) or type(error).__name__)
+        raise
+    messages = _messages("")
+    for rank, message in enumerate(messages):
+        if message:
+            raise UserError(f"process {rank} of {len(messages)}: {message}")
+    return result
+
+
+def _messages(own: str) -> list[str]:
+    """The messages of all processes; one without an error passes an empty one."""
+    text = own.encode()[:MESSAGE]
     padded = np.zeros(MESSAGE, np.uint8)
-    padded[: len(text)] = np.frombuffer(text, np.uint8)[:MESSAGE]
-    said = [
+    padded[: len(text)] = np.frombuffer(text, np.uint8)
+    return [
         bytes(row).rstrip(b"\0").decode(errors="replace") for row in _gather(padded)
     ]
-    if error is not None:
-        raise error
-    for rank, line in enumerate(said):
-        if line:
-            raise UserError(f"process {rank} of {len(said)}: {line}")
-    return result
 
 
 def check_shared(folder: epath.Path, seconds: float = 5.0) -> None:
     """Refuse a folder that is not the same one for all processes.
 
-    Process 0 writes a token, and all must read it; `seconds` is how long a network
-    file system may take to show it.
+    Process 0 writes a token and all must read it, within the `seconds` that a network
+    file system may need to show it.
 
     Raises:
-      UserError: on every process, naming those that cannot.
+      UserError: on every process, naming those that cannot read the token.
     """
     if jax.process_count() == 1:
         return
@@ -129,10 +132,10 @@ def _appears(path: epath.Path, text: str, seconds: float) -> bool:
 
 
 def launcher(environ: Mapping[str, str] = os.environ, dev: str = "/dev") -> str:
-    """What has started several processes, as the environment says; "" for nothing.
+    """The launcher that the environment names, if it started several processes, or "".
 
-    A TPU VM's own variables do not say whether it is one host of several, so JAX asks
-    its metadata server: that is done wherever TPU chips are.
+    The variables of a TPU VM do not say whether it is one host of several. JAX has to
+    ask the metadata server, so "TPU VM" is the answer wherever there are TPU chips.
     """
     counts = {
         "Slurm": environ.get("SLURM_NTASKS", "1"),
@@ -152,15 +155,14 @@ def launcher(environ: Mapping[str, str] = os.environ, dev: str = "/dev") -> str:
 
 
 def initialize(
-    distributed: str = "auto", heartbeat_timeout: int = HEARTBEAT_TIMEOUT, **options
+    distributed: str = "auto", heartbeat_timeout: int = HEARTBEAT_TIMEOUT
 ) -> None:
-    """Join the other processes; comes before anything asks for devices.
+    """Join the other processes. Call it before anything asks for devices.
 
     Args:
       distributed: `HOST:PORT,COUNT,RANK`; `auto` asks the environment (TPU pod, Slurm,
         Open MPI); `off` forbids it.
       heartbeat_timeout: seconds after which a silent process counts as lost.
-      options: more arguments of `jax.distributed.initialize`.
 
     Raises:
       UserError: another value, or no way to the other processes.
@@ -168,15 +170,13 @@ def initialize(
     found = launcher() if distributed == "auto" else ""
     if distributed == "off" or (distributed == "auto" and not found):
         return
-    place = () if found else _parsed(distributed)
-    # the default of jax 0.10 already, and what sums between CPU processes need
+    place = {} if found else _parsed(distributed)
+    # sums between CPU processes need it; it is the default since jax 0.10
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # two programs in flight can wait for each other for ever, on CPU alone
+    # on CPU two programs in flight can wait for each other for ever
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        jax.distributed.initialize(
-            *place, heartbeat_timeout_seconds=heartbeat_timeout, **options
-        )
+        jax.distributed.initialize(**place, heartbeat_timeout_seconds=heartbeat_timeout)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(
@@ -185,15 +185,22 @@ def initialize(
             "pass --distributed=HOST:PORT,COUNT,RANK, or off for one process"
         ) from error
     rank, count = jax.process_index(), jax.process_count()
-    logging.info("process %d of %d (%s)", rank, count, found or place[0])
+    logging.info(
+        "process %d of %d (%s)", rank, count, found or place["coordinator_address"]
+    )
 
 
-def _parsed(text: str) -> tuple[str, int, int]:
+def _parsed(text: str) -> dict[str, Any]:
+    """HOST:PORT,COUNT,RANK as arguments of `jax.distributed.initialize`."""
     try:
         coordinator, count, rank = text.split(",")
         if ":" not in coordinator or not 0 <= int(rank) < int(count):
             raise ValueError
-        return coordinator, int(count), int(rank)
+        return {
+            "coordinator_address": coordinator,
+            "num_processes": int(count),
+            "process_id": int(rank),
+        }
     except ValueError:
         raise UserError(
             f"--distributed={text}; wanted auto, off or HOST:PORT,COUNT,RANK with RANK "

@@ -18,13 +18,16 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hypelora_jax import trees
-from hypelora_jax.types import Lora, Params, UserError
+from hypelora_jax.errors import UserError
+from hypelora_jax.types import Lora, Params
 
 T = TypeVar("T")
 Table = tuple[tuple[str, P], ...]
 IN, OUT = "(q|k|v|up|gate)", "(o|down)"  # into heads or feed-forward, and back out
 
 BATCH = P(("data", "fsdp"))  # rows, the first axis of whatever has rows
+# All but the backbone: what trains, and what belongs to it, is small and whole on every
+# device unless a rule says otherwise.
 ADAPTER: Table = (
     (f"lora/{IN}/a|hyper/(init/)?a/{IN}", P("fsdp", None)),
     (f"lora/{IN}/b|hyper/init/b/{IN}", P(None, "model")),
@@ -32,36 +35,8 @@ ADAPTER: Table = (
     (f"lora/{OUT}/b|hyper/init/b/{OUT}", P(None, "fsdp")),
     # at paper size the output heads are larger than the adapter they write
     ("hyper/out/[^/]+/(a|b|ab)/(kernel|bias)", P("model")),
-    ("hyper/trunk/.+", P()),
-    ("cond/embedding", P()),
-    ("loss/log_t", P()),
+    ("(hyper/trunk|cond|head|loss)/.+", P()),
 )
-ENCODER: Table = (
-    # by width: no released vocabulary is a multiple of a power of two
-    ("backbone/embed/(word|position|type)/embedding", P(("fsdp", "model"))),
-    ("backbone/embed/norm/(scale|bias)", P()),
-    (f"backbone/layers/{IN}/kernel", P("fsdp", "model")),
-    (f"backbone/layers/{IN}/bias", P("model")),
-    (f"backbone/layers/{OUT}/kernel", P("model", "fsdp")),
-    (f"backbone/layers/{OUT}/bias", P()),
-    ("backbone/layers/(attn|ff)_norm/(scale|bias)", P()),
-    ("head/(dense|out)/(kernel|bias)", P()),
-)
-RULES: dict[str, Table] = {"bert": ENCODER + ADAPTER, "roberta": ENCODER + ADAPTER}
-
-
-def table_of(family: str) -> Table:
-    """Rules of a model family.
-
-    Raises:
-      ValueError: a family without a table; ours to add.
-    """
-    if family not in RULES:
-        raise ValueError(
-            f"no sharding rules for family {family!r}, only for {', '.join(RULES)}; "
-            "add a table to RULES in sharding/rules.py"
-        )
-    return RULES[family]
 
 
 def hits(pattern: str, path: str) -> bool:
@@ -69,27 +44,27 @@ def hits(pattern: str, path: str) -> bool:
     return re.fullmatch(pattern, path) is not None
 
 
-def spec(path: str, ndim: int, family: str) -> P:
-    """Spec of a leaf with all its axes.
+def spec(path: str, ndim: int, table: Table) -> P:
+    """Spec of a leaf with all its axes; `table` is that of the family's backbone.
 
     Raises:
       ValueError: no rule for the leaf, or a rule with more axes than it has.
     """
-    for pattern, last in table_of(family):
+    for pattern, last in table + ADAPTER:
         if hits(pattern, path):
             if len(last) > ndim:
                 raise ValueError(
-                    f"rule {pattern!r} of RULES[{family!r}] cuts {len(last)} axes; "
-                    f"{path} has {ndim}"
+                    f"the sharding rule {pattern!r} cuts {len(last)} axes; {path} has "
+                    f"{ndim}"
                 )
             return P(*(None,) * (ndim - len(last)), *last) if len(last) else P()
     raise ValueError(
-        f"no sharding rule matches {path}; add one to RULES[{family!r}] in "
-        "sharding/rules.py"
+        f"no sharding rule matches {path}; add one to `shardings` of the model's "
+        "family, in families/"
     )
 
 
-def shardings(params: Params, mesh: Mesh | AbstractMesh, family: str) -> Params:
+def shardings(params: Params, mesh: Mesh | AbstractMesh, table: Table) -> Params:
     """Sharding of each leaf of a parameter tree (arrays or shape structs).
 
     Raises:
@@ -98,14 +73,14 @@ def shardings(params: Params, mesh: Mesh | AbstractMesh, family: str) -> Params:
     """
 
     def one(path: str, leaf: Any) -> NamedSharding:
-        wanted = spec(path, len(leaf.shape), family)
-        _check(path, leaf.shape, wanted, mesh, family)
+        wanted = spec(path, len(leaf.shape), table)
+        _check(path, leaf.shape, wanted, mesh)
         return NamedSharding(mesh, wanted)
 
     return trees.map_with_path(one, params)
 
 
-def _check(path: str, shape: tuple, wanted: P, mesh: Any, family: str) -> None:
+def _check(path: str, shape: tuple, wanted: P, mesh: Any) -> None:
     for size, names in zip(shape, wanted, strict=False):
         names = (names,) if isinstance(names, str) else names or ()
         ways = 1
@@ -114,7 +89,7 @@ def _check(path: str, shape: tuple, wanted: P, mesh: Any, family: str) -> None:
         if size % ways:
             raise UserError(
                 f"config.mesh has {' x '.join(names)} = {ways}, which does not divide "
-                f"{size} of {path} {tuple(shape)} (sharding table {family}); wanted "
+                f"{size} of {path} {tuple(shape)}; wanted "
                 "sizes of fsdp and model that divide the model's widths"
             )
 
@@ -137,12 +112,15 @@ def pin_factors(lora: Lora, mesh: Mesh) -> Lora:
 
 def over(mesh: Mesh | None, compute: Callable[..., T]) -> Callable[..., T]:
     """`compute`, traced on a mesh, so that `pin_rows` in it knows where rows are."""
+    if mesh is None:
+        return compute
+    abstract = mesh.abstract_mesh
 
     def on_mesh(*args: Any) -> T:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(abstract):
             return compute(*args)
 
-    return compute if mesh is None else on_mesh
+    return on_mesh
 
 
 def pin_rows(x_BTD: jax.Array) -> jax.Array:
@@ -155,6 +133,13 @@ def pin_rows(x_BTD: jax.Array) -> jax.Array:
     if x_BTD.ndim != 3 or "fsdp" not in jax.sharding.get_abstract_mesh().axis_names:
         return x_BTD
     return jax.lax.with_sharding_constraint(x_BTD, BATCH)
+
+
+def placed(shapes: Any, where: Any) -> Any:
+    """Shapes with their shardings; both trees have the same structure."""
+    return jax.tree.map(
+        lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, where
+    )
 
 
 def place(params: Params, where: Params) -> Params:

@@ -1,122 +1,146 @@
 """The training loop: steps, evaluation after each epoch, checkpoints, resume."""
 
-from typing import NamedTuple
+import time
 
 import jax
 from absl import logging
-from etils import epath
 
+from hypelora_jax.errors import UserError
+from hypelora_jax.run.metric_log import MetricLog, summary
+from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 from hypelora_jax.sharding.mesh import put_batch
-from hypelora_jax.train import members, setup, validate
-from hypelora_jax.train.checkpoints import Checkpoints
-from hypelora_jax.train.journal import Journal, Meter, Muted, summary
-from hypelora_jax.train.running import Run
-from hypelora_jax.train.setup import Plan, Workbench
-from hypelora_jax.train.stop import Asked, StopRequest
-from hypelora_jax.train.stored import Progress
-from hypelora_jax.types import Params, UserError
+from hypelora_jax.train import ensembles
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
+from hypelora_jax.train.checkpoint.selection import Progress
+from hypelora_jax.train.interruption import Asked, StopRequest
+from hypelora_jax.train.session import Session
+from hypelora_jax.train.training import (
+    Training,
+    abstract_state,
+    chosen,
+    extras,
+    first_state,
+    rank,
+)
 
 
-class Trained(NamedTuple):
-    """The chosen model of a finished run."""
+class Throughput:
+    """Examples and tokens per second since the last reading."""
 
-    trainable: Params
-    frozen: Params
-    alpha: jax.Array
-    step: int  # of the checkpoint chosen
-    epochs: int  # epochs trained
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new interval now."""
+        self._start, self._examples, self._tokens = time.monotonic(), 0, 0
+
+    def add(self, examples: int, tokens: int) -> None:
+        """Count one batch; padding rows and padding tokens do not count."""
+        self._examples += examples
+        self._tokens += tokens
+
+    def read(self) -> dict[str, float]:
+        """Rates of the interval, which ends."""
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rates = {
+            "examples_per_s": round(self._examples / seconds, 2),
+            "tokens_per_s": round(self._tokens / seconds, 1),
+        }
+        self.reset()
+        return rates
 
 
-def train(
-    bench: Workbench, plan: Plan, workdir: epath.Path, progress: bool = True
-) -> Trained:
+def train(session: Session, run: Run, progress: bool = True) -> tuple[Checkpoint, int]:
     """Train to the end, from the newest checkpoint if there is one.
+
+    Args:
+      session: with data.
+      run: the folder that checkpoints and metrics are written to.
+      progress: show a progress bar.
+
+    Returns:
+      The checkpoint chosen by config.select_on, and the number of epochs trained.
 
     Raises:
       KeyboardInterrupt, Preempted: asked to stop; the state is saved.
       UserError: a loss that is not finite, or a disk that cannot take a checkpoint.
     """
-    keep = bench.settings.ckpt.keep
-    with Checkpoints(workdir, keep) as saved, StopRequest() as stop:
-        run = Run(bench, plan, saved, stop)
-        step = run.resume()
+    keep, total = session.settings.ckpt.keep, session.total_steps
+    with Checkpoints(run, keep) as checkpoints, StopRequest() as stop:
+        training = Training(session, checkpoints, stop)
+        step = training.resume()
         if step:
-            logging.info("going on from step %d of %d", step, plan.total_steps)
-        write = processes.together(lambda: _journal(run, workdir, step, progress))
-        with write as journal:
+            logging.info("going on from step %d of %d", step, total)
+        judged = not training.pending_judge
+        with processes.together(
+            lambda: MetricLog(run, step, total, progress, judged)
+        ) as log:
             try:
-                _steps(run, journal, stop, step)
+                _steps(training, log, stop, step)
             except Asked:
-                saved.wait()  # may say that the disk is full
-                raise stop.error(int(run.state.step)) from None
-        return _chosen(run)
+                checkpoints.wait()  # raises if the disk is full
+                raise stop.error(int(training.state.step)) from None
+        epochs = int(training.state.step) // session.steps_per_epoch
+        return chosen(session, checkpoints), epochs
 
 
-def begin(bench: Workbench, plan: Plan, workdir: epath.Path) -> None:
-    """Save what a bench holds as step 0 of a run, from which training goes on.
+def begin(session: Session, run: Run) -> None:
+    """Save what a session holds as step 0 of a run, from which training goes on.
 
-    It competes with the epochs to come by its own selection loss. A plan without data
-    saves the parameters alone: they can be used, not trained.
+    It competes with the epochs to come by its own selection loss. A session without
+    data saves the parameters alone: they can be used, not trained.
     """
-    with Checkpoints(workdir, bench.settings.ckpt.keep) as saved:
-        if "train" not in plan.datasets:
-            abstract, tx, _ = setup.start(bench, plan.total_steps)
-            state = setup.first_state(bench, abstract, tx)
-            own = setup.own_frozen(bench.frozen)
-            saved.save(state, own, None, Progress()._asdict())
+    settings = session.settings
+    with Checkpoints(run, settings.ckpt.keep) as checkpoints:
+        if "train" not in session.datasets:
+            state = first_state(session, abstract_state(session))
+            checkpoints.save(state, extras(session.frozen), None, Progress()._asdict())
             return
         with StopRequest(at_once=True) as stop:
-            run = Run(bench, plan, saved, stop)
-            run.fresh()
-            run.save()
-            select_on = bench.settings.select_on
-            params, alpha = run.state.params, run.alpha_after(0)
-            judged = run.judge(_split_of(select_on), params, alpha)
+            training = Training(session, checkpoints, stop)
+            training.fresh()
+            training.save()
+            params, alpha = training.state.params, session.alpha_after(0)
+            judged = training.judge(_split_of(settings.select_on), params, alpha)
         if judged:
-            saved.select(0, validate.selection(select_on, bench.task, 0, judged))
+            checkpoints.select(0, rank(session, 0, judged))
 
 
-def _journal(run: Run, workdir: epath.Path, step: int, show: bool) -> Journal | Muted:
-    if not processes.is_main():
-        return Muted()
-    return Journal(workdir, step, run.plan.total_steps, show, run.judged)
-
-
-def _steps(run: Run, journal: Journal | Muted, stop: StopRequest, step: int) -> None:
+def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> None:
     """Steps until the last one, early stopping, or a request to stop."""
-    meter, patience = Meter(), run.optim.patience
-    every = run.bench.settings.ckpt.every_steps
-    per_epoch = run.plan.steps_per_epoch
-    if not run.judged:  # stopped in the evaluation that this epoch ends with
-        _end_epoch(run, journal, step)
-    while step < run.plan.total_steps:
-        if patience and run.progress.bad_epochs >= patience:
+    throughput, patience = Throughput(), training.optim.patience
+    session, every = training.session, training.session.settings.ckpt.every_steps
+    per_epoch = session.steps_per_epoch
+    if training.pending_judge:  # stopped in the evaluation that this epoch ends with
+        _end_epoch(training, log, step)
+    while step < session.total_steps:
+        if patience and training.progress.bad_epochs >= patience:
             logging.info(
                 "no better epoch for %d: stopped after %d", patience, step // per_epoch
             )
             return
-        batch = next(run.data)
-        run.state, info = run.step(
-            run.state, run.frozen, put_batch(batch, run.bench.mesh)
+        batch = next(training.data)
+        training.state, info = training.step(
+            training.state, training.frozen, put_batch(batch, session.mesh)
         )
         step += 1
         rows = batch["index"][batch["index"] >= 0]  # of all processes
-        ids = run.plan.datasets["train"].ids[rows].tolist()
-        run.guard.add(step, ids, info["finite"])
-        run.saved.poll()
-        meter.add(len(rows), int(run.lengths[rows].sum()))
-        journal.advance()
-        _log(run, journal, meter, step, info)
+        ids = session.datasets["train"].ids[rows].tolist()
+        training.guard.add(step, ids, info["finite"])
+        training.checkpoints.poll()
+        throughput.add(len(rows), int(training.lengths[rows].sum()))
+        log.advance()
+        _write_row(training, log, throughput, step, info)
         ended = step % per_epoch == 0
-        asked = processes.agreed(stop.signal, _waits(run, step))
+        asked = processes.agreed(stop.signal, _waits(training, step))
         if ended or asked or (every and step % every == 0):
-            journal.flush()  # first: rows after the last save are dropped on resuming
-            run.save()
+            log.flush()  # first: rows after the last save are dropped on resuming
+            training.save()
         _obey(stop, asked)  # before the evaluation, which the resumed run will do
         if ended:
-            _end_epoch(run, journal, step)
-            meter.reset()
+            _end_epoch(training, log, step)
+            throughput.reset()
             _obey(stop, processes.agreed(stop.signal, waits=True))
 
 
@@ -126,84 +150,81 @@ def _obey(stop: StopRequest, asked: int | None) -> None:
         raise Asked
 
 
-def _waits(run: Run, step: int) -> bool:
+def _waits(training: Training, step: int) -> bool:
     """Whether the loop waits for the devices after a step: a row, or an epoch's end."""
-    logged = step % run.bench.settings.log.every_steps == 0
-    return logged or step % run.plan.steps_per_epoch == 0
+    session = training.session
+    logged = step % session.settings.log.every_steps == 0
+    return logged or step % session.steps_per_epoch == 0
 
 
-def _log(run: Run, journal: Journal, meter: Meter, step: int, info: dict) -> None:
+def _write_row(
+    training: Training,
+    log: MetricLog,
+    throughput: Throughput,
+    step: int,
+    info: dict[str, jax.Array],
+) -> None:
     """A row every log.every_steps steps; reading the loss waits for the device."""
-    if step % run.bench.settings.log.every_steps and step != run.plan.total_steps:
+    session = training.session
+    if step % session.settings.log.every_steps and step != session.total_steps:
         return
-    if not run.guard.settle():
-        return  # skipped: it has no loss
+    if not training.guard.settle():
+        return  # a skipped step has no loss
     loss = float(info["loss"])
-    rates = meter.read()
-    journal.show(loss=f"{loss:.4f}", examples_s=f"{rates['examples_per_s']:.0f}")
-    journal.write(
+    rates = throughput.read()
+    log.show(loss=f"{loss:.4f}", examples_s=f"{rates['examples_per_s']:.0f}")
+    log.write(
         {
             "step": step,
-            "epoch": (step - 1) // run.plan.steps_per_epoch + 1,
+            "epoch": (step - 1) // session.steps_per_epoch + 1,
             "split": "train",
             "loss": loss,
             "grad_norm": float(info["grad_norm"]),
-            "lr": float(run.rate(step - 1)),
-            "alpha": float(run.alpha(step - 1)),
-            **_temperature(run, step),
+            "lr": float(training.rate(step - 1)),
+            "alpha": float(training.alpha(step - 1)),
+            **_temperature(training, step),
             **rates,
         }
     )
 
 
-def _temperature(run: Run, step: int) -> dict[str, float]:
+def _temperature(training: Training, step: int) -> dict[str, float]:
     """The loss's temperature for the log, if it changes: of the step, or learned."""
-    if run.temperature is not None:
-        return {"loss_temperature": float(run.temperature(step - 1))}
-    if "loss" in run.state.params:
-        t_K = members.temperatures(run.bench.settings, run.state.params)
+    if training.temperature is not None:
+        return {"loss_temperature": float(training.temperature(step - 1))}
+    if "loss" in training.state.params:
+        settings, params = training.session.settings, training.state.params
+        t_K = ensembles.temperatures(settings, params)
         return {"loss_temperature": float(t_K.mean())}
     return {}
 
 
-def _end_epoch(run: Run, journal: Journal, step: int) -> None:
+def _end_epoch(training: Training, log: MetricLog, step: int) -> None:
     """Judge the selection split and validation; record the loss models are chosen by.
 
-    The state is being saved meanwhile. A run stopped here judges when it goes on.
+    The state is being saved meanwhile. A run that is stopped here judges when it goes
+    on.
     """
-    epoch = step // run.plan.steps_per_epoch
-    select_on = run.bench.settings.select_on
-    alpha, params = run.alpha_after(step), run.state.params
+    session = training.session
+    epoch, select_on = step // session.steps_per_epoch, session.settings.select_on
+    alpha, params = session.alpha_after(step), training.state.params
     judged = {}
-    for split in ("calibration", *_validations(run.plan)):
-        judged[split] = run.judge(split, params, alpha)
-        journal.write({"step": step, "epoch": epoch, "split": split, **judged[split]})
-    chosen = _split_of(select_on)
-    if not judged.get(chosen):
+    validations = [name for name in session.datasets if name.startswith("validation")]
+    for split in ("calibration", *validations):
+        judged[split] = training.judge(split, params, alpha)
+        log.write({"step": step, "epoch": epoch, "split": split, **judged[split]})
+    split = _split_of(select_on)
+    if not judged.get(split):
         raise UserError(
-            f"the split {chosen} has no labels to choose a model by; wanted "
+            f"the split {split} has no labels to choose a model by; wanted "
             "config.select_on=calibration"
         )
-    rank = validate.selection(select_on, run.bench.task, step, judged[chosen])
-    journal.flush()  # first: what was selected is not evaluated again
-    run.saved.select(step, rank)
-    run.progress = run.progress.after(rank.loss)
+    found = rank(session, step, judged[split])
+    log.flush()  # first: what was selected is not evaluated again
+    training.checkpoints.select(step, found)
+    training.progress = training.progress.after(found.loss)
     logging.info("epoch %d: %s", epoch, summary(judged))
 
 
 def _split_of(select_on: str) -> str:
     return "validation" if select_on.startswith("validation") else "calibration"
-
-
-def _validations(plan: Plan) -> list[str]:
-    return [name for name in plan.datasets if name.startswith("validation")]
-
-
-def _chosen(run: Run) -> Trained:
-    """The best checkpoint of the run, read back."""
-    step = run.saved.best()
-    own = setup.own_frozen(run.frozen)
-    got = run.saved.restore(step, run.abstract, own)
-    frozen = setup.with_own(run.frozen, got.frozen)
-    epochs = int(run.state.step) // run.plan.steps_per_epoch
-    return Trained(got.state.params, frozen, run.alpha_after(step), step, epochs)

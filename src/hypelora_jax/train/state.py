@@ -19,13 +19,14 @@ class TrainState:
     """Number of finished steps, trainable tree, optimizer state, base key.
 
     The key never changes: a step folds its number into it, so that a resumed run draws
-    what an unbroken one would have drawn.
+    what an unbroken one would have drawn. Leaves are Any because a state may also hold
+    shapes, shardings, or the axes that vmap maps over.
     """
 
-    step: jax.Array
-    params: Params
+    step: Any  # int32 ()
+    params: Any  # Params
     opt_state: Any
-    key: Key
+    key: Any  # Key
 
 
 def init_state(
@@ -42,15 +43,15 @@ def init_state(
 
 
 def state_shardings(
-    state: TrainState, tx: optax.GradientTransformation, mesh: Mesh, family: str
+    state: TrainState, tx: optax.GradientTransformation, mesh: Mesh, table: rules.Table
 ) -> TrainState:
     """Sharding of each leaf of a state (arrays or shape structs).
 
-    Parameters follow the family's table, the optimizer's moments their parameter; step,
-    counters and key are whole on every device.
+    Parameters follow the table of the family's backbone, the optimizer's moments
+    follow their parameter; step, counters and key are whole on every device.
     """
     whole = replicated(mesh)
-    params = rules.shardings(state.params, mesh, family)
+    params = rules.shardings(state.params, mesh, table)
     opt_state = optax.tree.map_params(
         tx,
         lambda _, sharding: sharding,

@@ -15,14 +15,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hypelora_jax import trees
-from hypelora_jax.assemble import Model
-from hypelora_jax.calibration import losses
-from hypelora_jax.predict import is_per_example
-from hypelora_jax.rng import named_keys
+from hypelora_jax.keys import named_keys
+from hypelora_jax.model import Model, is_per_example
+from hypelora_jax.objectives import training_loss
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import batch_shardings, replicated
-from hypelora_jax.train import members
-from hypelora_jax.train.optim import Schedule
+from hypelora_jax.train import ensembles
+from hypelora_jax.train.optimizer import Schedule
 from hypelora_jax.train.state import TrainState
 from hypelora_jax.types import Batch, Lora, Params
 
@@ -51,33 +50,27 @@ def gradients(
     With a mesh the adapter is pinned to the devices of its kernels, and its gradient
     with it: it is summed over devices there, before the network that made it sees it.
     """
-    predictor = model.predictor
 
     def micro_sums(direct: Params, lora: Lora, frozen: Params, rows: Batch, key):
         params = trees.union(direct, frozen)
-        logits_BY = predictor.classify(
-            params, lora, rows, None if deterministic else key
-        )
-        loss_B = model.loss.apply(
-            params.get("loss", {}), logits_BY, rows["label"], rows["weight"]
-        )
-        weight_B = rows["weight"].astype(loss_B.dtype)
-        return losses.total(loss_B, weight_B), jnp.sum(weight_B)
+        key = None if deterministic else key
+        return model.objective.sums(model, params, lora, rows, key)
 
     value_and_grads = jax.value_and_grad(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
     summed = _over_micros(value_and_grads, accumulate, mesh)
+    cond = model.parts.cond
+    reads: tuple[str, ...] = () if cond is None else (*cond.reads, "member")
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
         batch = dict(batch)
-        cond = {n: batch.pop(n) for n in ("cond", "member") if n in batch}
+        cond = {name: batch.pop(name) for name in reads if name in batch}
         adapt_key = None if deterministic else keys["adapt"]
 
         def adapt(adapting: Params) -> Lora:
-            lora = predictor.adapt(
-                trees.union(adapting, frozen), cond, alpha, adapt_key
-            )
+            params = trees.union(adapting, frozen)
+            lora = model.adapt(params, cond, alpha, adapt_key)
             return lora if mesh is None else rules.pin_factors(lora, mesh)
 
         lora, pull = jax.vjp(adapt, _pick(trainable, direct=False))
@@ -191,10 +184,10 @@ def build_step(
     ) -> tuple[TrainState, Info]:
         keys = named_keys(state.key, state.step, "adapt", "rows")
         if temperature is not None:
-            now = losses.at_temperature(temperature(state.step))
+            now = training_loss.at_temperature(temperature(state.step))
             frozen = trees.union(frozen, now)
         if conditions > 1:
-            batch = members.dealt(batch, state.step, conditions)
+            batch = ensembles.dealt(batch, state.step, conditions)
         loss, weight, gradient = grads(
             state.params, frozen, batch, alpha(state.step), keys
         )
@@ -207,7 +200,7 @@ def build_step(
     whole = replicated(mesh)
     of_state, of_frozen = shardings or (whole, whole)
     return jax.jit(
-        members.over_seeds(step) if seeds > 1 else step,
+        ensembles.over_seeds(step) if seeds > 1 else step,
         in_shardings=(of_state, of_frozen, batch_shardings(mesh, cond_rank)),
         out_shardings=(of_state, whole),
         donate_argnames=("state",),

@@ -1,0 +1,102 @@
+"""LoRA factors as plain data: init, scale, placement, merge.
+
+A compact tree holds only the adapted layers of each module,
+`{"q": {"a": a_LIR, "b": b_LRO}}`, L = len(site.layers); the backbone wants all its
+layers, which `place` selects.
+
+Paper: Hu et al. 2021, "LoRA", eq. 3: h = W x + (alpha / rank) B A x; here rows are
+vectors, y = x W + scale (x A) B.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hypelora_jax.adapters.sites import Site, Sites
+from hypelora_jax.config.settings import LoraConfig
+from hypelora_jax.keys import named_key
+from hypelora_jax.types import MODULES, Key, Lora, Params
+
+
+def scale(config: LoraConfig) -> float:
+    """Factor of the delta: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+
+    rsLoRA: Kalajdzievski 2023, eq. 4.
+    """
+    return config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
+
+
+def draw_a(key: Key, site: Site, rank: int, fan_in: int | None = None) -> jax.Array:
+    """A of each layer of a site, U(+-1/sqrt(fan_in)), float32 (L, I, R).
+
+    This is PEFT's kaiming_uniform(a=sqrt(5)) on lora_A, whose fan-in is d_in.
+    """
+    return uniform(key, (len(site.layers), site.d_in, rank), fan_in or site.d_in)
+
+
+def uniform(key: Key, shape: tuple[int, ...], fan_in: int) -> jax.Array:
+    """Numbers of U(+-1/sqrt(fan_in)), float32, as torch draws linear layers."""
+    bound = 1 / math.sqrt(fan_in)
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def init(key: Key, of: Sites, rank: int) -> Lora:
+    """Compact LoRA tree: A drawn as in PEFT, B zero, so that the delta is zero."""
+    return {
+        m: {
+            "a": draw_a(named_key(key, m), site, rank),
+            "b": jnp.zeros((len(site.layers), rank, site.d_out)),
+        }
+        for m, site in of.items()
+    }
+
+
+def fold(lora: Lora, by: float) -> Lora:
+    """The tree with the scale folded into B; done once, in `predict`."""
+    return {m: {"a": f["a"], "b": f["b"] * by} for m, f in lora.items()}
+
+
+def place(parts: list[tuple[Sites, Lora]], num_layers: int) -> Lora:
+    """All layers of each adapted module, from compact trees on disjoint layers.
+
+    Rows are selected by a static index, never added: layers nobody adapts are zero and
+    get no gradient.
+    """
+    modules = [m for m in MODULES if any(m in of for of, _ in parts)]
+    return {
+        m: {
+            f: _select(
+                [(of[m].layers, t[m][f]) for of, t in parts if m in of], num_layers
+            )
+            for f in ("a", "b")
+        }
+        for m in modules
+    }
+
+
+def _select(
+    rows: list[tuple[tuple[int, ...], jax.Array]], num_layers: int
+) -> jax.Array:
+    """(L, ...) from compact stacks (l, ...) and the layers they belong to."""
+    order = [layer for layers, _ in rows for layer in layers]
+    if order == list(range(num_layers)) and len(rows) == 1:
+        return rows[0][1]
+    stacks = [x for _, x in rows]
+    stacks.append(jnp.zeros_like(stacks[0][:1]))
+    index = [order.index(i) if i in order else len(order) for i in range(num_layers)]
+    return jnp.concatenate(stacks)[np.array(index)]
+
+
+def merge(params: Params, lora: Lora) -> Params:
+    """Backbone parameters with the (placed, folded) adapter added to the kernels."""
+    layers = dict(params["layers"])
+    for module, f in lora.items():
+        delta_LIO = jnp.einsum("lir,lro->lio", f["a"], f["b"])
+        kernel_LIO = layers[module]["kernel"]
+        layers[module] = {
+            **layers[module],
+            "kernel": (kernel_LIO + delta_LIO).astype(kernel_LIO.dtype),
+        }
+    return {**params, "layers": layers}

@@ -1,0 +1,50 @@
+"""The examples that a calibrator is fitted on, checked and in float64."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hypelora_jax.errors import UserError
+
+
+class Examples(NamedTuple):
+    """Logits (N, Y) and labels (N,), with shares (N,) that sum to 1."""
+
+    logits_NY: np.ndarray
+    label_N: np.ndarray
+    share_N: np.ndarray
+
+
+def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
+    """Examples of a split in float64, without the rows of weight 0.
+
+    Raises:
+      UserError: a label that is not a class, logits that are not finite, or a weight
+        that is negative or not finite.
+    """
+    z, y = np.asarray(logits, np.float64), np.asarray(label)
+    w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
+    if not (np.isfinite(w).all() and (w >= 0).all()):
+        raise UserError("a weight is negative or not finite; wanted 0 or above")
+    z, y, w = z[w > 0], y[w > 0], w[w > 0]
+    if np.any((y < 0) | (y >= z.shape[1])):
+        raise UserError(
+            f"labels run from {y.min()} to {y.max()}; wanted 0 to {z.shape[1] - 1} to "
+            "fit a calibrator: drop the rows without a label"
+        )
+    if bad := int(np.sum(~np.isfinite(z).all(axis=1))):
+        raise UserError(
+            f"{bad} of {len(z)} rows of logits are not finite; wanted finite logits to "
+            "fit a calibrator: look for a diverged run (lower optim.lr)"
+        )
+    return Examples(z, y.astype(np.int64), w / w.sum() if len(w) else w)
+
+
+def nonempty(logits: Any, label: Any, weight: Any = None) -> Examples:
+    """As `checked`, with at least one example, or else a UserError."""
+    held = checked(logits, label, weight)
+    if not len(held.label_N):
+        raise UserError(
+            "no example has a label; wanted at least one to fit this calibrator"
+        )
+    return held

@@ -1,0 +1,51 @@
+"""One file a command: its flags, its help, and the function that runs it.
+
+Only what a command composes of other rooms comes in, never something that one of those
+rooms could do itself.
+
+A command is a module with
+
+    a docstring       whose first line is the help text
+    add_flags(parser) adds the command's flags to an `argparse.ArgumentParser`
+    run(...)          takes the flags by name and prints results; a command that checks
+                      something returns False for "no"
+
+and has one line in `COMMANDS`. A flag named `config` reaches `run` as `Settings`.
+What several commands share is in `shared`. Imports of jax, and of rooms that
+import it, are local to functions so that help and flag errors respond immediately; a
+command whose flag takes the keys of a table imports that table in `add_flags`.
+"""
+
+from types import ModuleType
+
+from hypelora_jax.commands import (
+    calibrate,
+    doctor,
+    evaluate,
+    export,
+    import_adapter,
+    metrics,
+    plan,
+    predict,
+    prepare,
+    report,
+    serve,
+    train,
+    uncertainty,
+)
+
+COMMANDS: dict[str, ModuleType] = {  # in the order of the help text
+    "train": train,
+    "evaluate": evaluate,
+    "calibrate": calibrate,
+    "uncertainty": uncertainty,
+    "predict": predict,
+    "serve": serve,
+    "metrics": metrics,
+    "report": report,
+    "export": export,
+    "import": import_adapter,
+    "prepare": prepare,
+    "plan": plan,
+    "doctor": doctor,
+}

@@ -1,0 +1,33 @@
+"""Evaluate a run on a split: a table, then one JSON object on the last line."""
+
+import json
+import sys
+from argparse import ArgumentParser
+
+from hypelora_jax import files
+from hypelora_jax.commands.shared import flags
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The run and the split."""
+    flags.add_workdir(parser)
+    flags.add_split(parser)
+
+
+def run(workdir: str, split: str) -> None:
+    """Print the metrics of the split, which are also written to DIR/eval/SPLIT."""
+    from rich.console import Console
+
+    from hypelora_jax.evaluate import evaluation
+    from hypelora_jax.report import metric_tables as tables
+    from hypelora_jax.report import reliability
+    from hypelora_jax.run.paths import Run
+
+    files.keep_compiled()
+    result = evaluation.evaluate(workdir, split)
+    reliability.write_diagram(Run.open(workdir), split)
+    raw = result.get("uncalibrated")
+    rows = {"uncalibrated": raw, "calibrated": result} if raw else {split: result}
+    table = tables.of_metrics(f"{workdir}, {split}", rows)
+    Console(file=sys.stdout).print(tables.to_rich(table))
+    print(json.dumps(result))

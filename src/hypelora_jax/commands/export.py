@@ -1,0 +1,40 @@
+"""Write a run as a peft adapter or a merged model, with tokenizer and card."""
+
+from argparse import ArgumentParser
+
+from hypelora_jax import files
+from hypelora_jax.commands.shared import flags
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The run, the format, the folder, and what is written of the run."""
+    flags.add_workdir(parser)
+    add = parser.add_argument
+    add(
+        "--format",
+        default="peft",
+        help="peft: adapter and head (the default); merged: one whole model",
+    )
+    flags.add_new_output(parser)
+    add(
+        "--calibrated",
+        action="store_true",
+        help="divide the head's last layer by the fitted temperature, so that a "
+        "plain softmax is calibrated",
+    )
+    add(
+        "--only",
+        default="",
+        metavar="NAMES",
+        help="of seeds or conditions, as seed_0,seed_2; all without it",
+    )
+
+
+def run(workdir: str, format: str, output: str, calibrated: bool, only: str) -> None:
+    """Print the folders written, a line each."""
+    from hypelora_jax.exchange import exports
+
+    files.keep_compiled()
+    names = [name for name in only.split(",") if name]
+    for path in exports.export(workdir, output, format, calibrated, names):
+        print(path)

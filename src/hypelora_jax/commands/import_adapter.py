@@ -1,0 +1,48 @@
+"""Make a run folder of a peft adapter, to use, calibrate, train on or export."""
+
+from argparse import ArgumentParser
+
+from hypelora_jax import files
+from hypelora_jax.commands.shared import flags
+from hypelora_jax.config.settings import Settings
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The adapter, what it goes on, and the run folder to make."""
+    add = parser.add_argument
+    add(
+        "--adapter",
+        required=True,
+        metavar="DIR",
+        help="folder with adapter_config.json and adapter_model.safetensors",
+    )
+    add(
+        "--model",
+        default="",
+        metavar="PATH",
+        help="base model; without it what the adapter names",
+    )
+    flags.add_workdir(parser)
+    add(
+        "--config",
+        help="as in train; without it: that of the run or export, if there is one",
+    )
+    add(
+        "--factors",
+        default="",
+        metavar="FILE",
+        help=".npz of what the reference does not save: A, initial_A, initial_B",
+    )
+
+
+def run(
+    adapter: str, model: str, workdir: str, config: Settings | None, factors: str
+) -> None:
+    """Print the run folder that was made."""
+    from hypelora_jax.commands.shared import names
+    from hypelora_jax.exchange import imports
+
+    if config is not None:
+        names.check(config)
+    files.keep_compiled()
+    print(imports.import_adapter(adapter, workdir, model, config, factors))

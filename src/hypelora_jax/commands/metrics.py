@@ -1,0 +1,37 @@
+"""Print the metrics of a file of predictions as one JSON object."""
+
+import json
+from argparse import ArgumentParser
+
+from hypelora_jax import files
+from hypelora_jax.errors import UserError
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The file, and what is computed beside the metrics themselves."""
+    add = parser.add_argument
+    add("--predictions", required=True, metavar="FILE", help=".npz, .csv, .jsonl")
+    add("--replicas", type=int, default=0, help="for intervals: 1000; 0: none")
+    add("--level", type=float, help="of the intervals; 0.95")
+    add("--bins", type=int, default=10, help="of calibration errors; 10")
+    add("--seed", type=int, default=0, help="of replicas and drawn labels; 0")
+
+
+def run(
+    predictions: str, replicas: int, level: float | None, bins: int, seed: int
+) -> None:
+    """Print the metrics, with intervals if there are replicas."""
+    if level is not None and not replicas:
+        raise UserError(
+            f"--level={level:g} is of intervals, and without replicas there are none; "
+            "wanted --replicas=1000 beside it, or no --level"
+        )
+    from hypelora_jax.run.prediction_files import metrics_of_file
+
+    if replicas:
+        files.keep_compiled()
+    level = 0.95 if level is None else level
+    found = metrics_of_file(
+        predictions, bins, replicas=replicas, level=level, seed=seed
+    )
+    print(json.dumps(found))

@@ -1,0 +1,60 @@
+"""Add label, confidence and probabilities to rows, and sets if asked to."""
+
+from argparse import ArgumentParser
+
+from hypelora_jax import files
+from hypelora_jax.commands.shared import flags
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The run, where rows come from and go to, and what an answer holds."""
+    from hypelora_jax.inference.rows import FORMATS
+
+    flags.add_workdir(parser)
+    add = parser.add_argument
+    add(
+        "--input",
+        default="-",
+        metavar="FILE",
+        help="rows with texts: .jsonl, .csv or .tsv; - (the default) is stdin",
+    )
+    add("--output", default="-", metavar="FILE", help="- (the default) is stdout")
+    add(
+        "--format",
+        default="",
+        choices=tuple(FORMATS),
+        help="of stdin, stdout and files whose suffix does not say it; jsonl",
+    )
+    add(
+        "--on-error",
+        default="stop",
+        choices=("stop", "skip"),
+        help="at a bad line: stop (the default), or skip it and say so",
+    )
+    add("--text", default="", metavar="COLUMN", help="of the text; found by name")
+    add("--text_b", default="", metavar="COLUMN", help="of the second text")
+    flags.add_answers(parser)
+
+
+def run(
+    workdir: str,
+    input: str,
+    output: str,
+    format: str,
+    on_error: str,
+    text: str,
+    text_b: str,
+    abstain: float | None,
+    coverage: float | None,
+    sets: str | None,
+    by_class: bool,
+) -> None:
+    """Write each row back with its answer, in the order of the input."""
+    flags.check_sets(coverage, sets, by_class)
+    from hypelora_jax.inference import predictor, stream
+
+    files.keep_compiled()
+    rows = stream.Stream(input, output, format, on_error == "skip", text, text_b)
+    stream.formats(rows)  # report a wrong format before the model is loaded
+    model = predictor.load(workdir, coverage, sets or "thr", by_class, abstain)
+    stream.predict(model, rows)

@@ -1,0 +1,45 @@
+"""Download, prepare and tokenise all that a run needs, then exit."""
+
+from argparse import ArgumentParser
+
+from absl import logging
+
+from hypelora_jax.commands.shared import flags
+from hypelora_jax.config.settings import Settings
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The config of the run."""
+    flags.add_config(parser)
+
+
+def run(config: Settings) -> None:
+    """Fill the caches of data and model; a run with this config needs no network.
+
+    Every text is tokenised once, so that bad rows are found here and not in the job.
+
+    Raises:
+      UserError: a download fails, or the data is bad.
+    """
+    from hypelora_jax import families
+    from hypelora_jax.commands.shared import names
+    from hypelora_jax.data import sources
+    from hypelora_jax.data.batches import dataset, warn_of_cuts
+    from hypelora_jax.data.tokens import tokenizer
+    from hypelora_jax.interop import base as bases
+    from hypelora_jax.train import session
+
+    names.check(config)
+    base = bases.resolve(config.model.path, config.model.revision)
+    length = session.max_length(config, base)
+    logging.info("model %s %s", base.name, base.revision)
+    logging.info("data %s", sources.prepare(config.data))
+    words = tokenizer(base.folder, families.of(base.config).tokens, base.config.pad_id)
+    datasets = {
+        name: dataset(table, words, length)
+        for name, table in session.load_corpus(config).splits.items()
+    }
+    warn_of_cuts(datasets.values(), length)
+    for name, data in datasets.items():
+        mean = data.lengths.mean() if len(data.ids) else 0.0
+        logging.info("%s: %d examples, %.1f tokens each", name, len(data.ids), mean)

@@ -1,0 +1,30 @@
+"""Write one HTML file about one or more runs, tables and figures beside it."""
+
+from argparse import ArgumentParser
+
+from hypelora_jax import files
+from hypelora_jax.commands.shared import flags
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The runs, the files to write, and the split they are compared on."""
+    from hypelora_jax.run.paths import Run
+
+    flags.add_workdirs(parser)
+    add = parser.add_argument
+    name = Run.open("").report_file.name  # as in a run folder, but written here
+    add("--output", default=name, metavar="FILE", help="the HTML file")
+    flags.add_split(parser)
+    add("--replicas", default=1000, type=int, help="of the bootstrap, or 0")
+    add("--formats", default="html,md,csv,tex,png", help="files to write beside it")
+
+
+def run(
+    workdirs: list[str], output: str, split: str, replicas: int, formats: str
+) -> None:
+    """Write the report; several runs are compared with each other."""
+    from hypelora_jax.report import html, series
+
+    files.keep_compiled()
+    rows = series.load_all(workdirs)
+    html.write_report(rows, output, split, replicas, formats.split(","))

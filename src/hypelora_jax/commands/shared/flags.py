@@ -1,0 +1,72 @@
+"""Flags that several commands share."""
+
+from argparse import ArgumentParser
+
+from hypelora_jax.errors import UserError
+
+CONFIG = (
+    "NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
+    "file; --config.SECTION.FIELD=VALUE overrides a field"
+)
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """--config, which the command cannot do without."""
+    parser.add_argument("--config", required=True, help=CONFIG)
+
+
+def add_workdir(parser: ArgumentParser) -> None:
+    """--workdir, one run folder."""
+    about = "folder; may be gs://..."
+    parser.add_argument("--workdir", required=True, metavar="DIR", help=about)
+
+
+def add_workdirs(parser: ArgumentParser) -> None:
+    """--workdir, given once for each of several run folders."""
+    parser.add_argument(
+        "--workdir",
+        dest="workdirs",
+        required=True,
+        metavar="DIR",
+        action="append",
+        help="folder of a run; give the flag once for each run",
+    )
+
+
+def add_new_output(parser: ArgumentParser) -> None:
+    """--output, a folder that the command fills."""
+    about = "folder to write; must not exist, or be empty"
+    parser.add_argument("--output", required=True, metavar="DIR", help=about)
+
+
+def add_split(parser: ArgumentParser) -> None:
+    """--split, of the data."""
+    about = "train, calibration, validation (the default) or test"
+    parser.add_argument("--split", default="validation", help=about)
+
+
+def add_answers(parser: ArgumentParser) -> None:
+    """What an answer may be beside a label: none, or a conformal set."""
+    from hypelora_jax.calibration import conformal
+
+    add = parser.add_argument
+    add(
+        "--abstain",
+        type=float,
+        metavar="P",
+        help="give no label where the confidence is below P",
+    )
+    add("--coverage", type=float, help="add sets that hold the label so often: 0.9")
+    kinds = tuple(conformal.SETS)
+    add("--sets", choices=kinds, help=f"kind of these sets; {kinds[0]}")
+    add("--by_class", action="store_true", help="sets calibrated class by class")
+
+
+def check_sets(coverage: float | None, sets: str | None, by_class: bool) -> None:
+    """Refuse a kind of sets where no sets are asked for."""
+    if coverage is None and (sets or by_class):
+        flag = f"--sets={sets}" if sets else "--by_class"
+        raise UserError(
+            f"{flag} says which sets, but none are asked for; wanted --coverage=0.9 "
+            f"beside it, or no {flag}"
+        )

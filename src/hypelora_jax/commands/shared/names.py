@@ -1,0 +1,44 @@
+"""Names that the settings of a run hold, resolved in their tables before it starts."""
+
+import operator
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+from hypelora_jax import families, hyper, model, objectives
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.sources import SOURCES
+from hypelora_jax.errors import choose
+from hypelora_jax.evaluate import averaging
+from hypelora_jax.hyper.conditioners import SITES
+from hypelora_jax.objectives import losses, penalties
+from hypelora_jax.objectives.regression import LOSSES as LOSSES_OF_NUMBERS
+
+AUTO = "auto"  # in the place of a name: the entry that fits the data
+_FIRST: dict[str, Any] = {AUTO: None}  # a ChainMap lists its last table first
+# The table that resolves a field, by the field's path.
+TABLES: dict[str, Mapping[str, Any]] = {
+    "method": model.METHODS,
+    "hyper.cond": SITES,
+    "condition.source": hyper.CONDITIONERS,
+    "head.kind": ChainMap(families.HEADS, _FIRST),
+    "loss.objective": ChainMap(objectives.OBJECTIVES, _FIRST),
+    "loss.name": ChainMap(LOSSES_OF_NUMBERS, losses.LOSSES, _FIRST),
+    "loss.penalty": penalties.PENALTIES,
+    "data.source": SOURCES,
+    "uncertainty.kind": averaging.KINDS,
+}
+
+
+def check(settings: Settings) -> None:
+    """Refuse names that no table has, and kinds of uncertainty the method cannot give.
+
+    An objective that is named may have losses of its own, which it resolves itself.
+
+    Raises:
+      UserError: names the field and lists the names its table has.
+    """
+    for path, table in TABLES.items():
+        if path != "loss.name" or settings.loss.objective == AUTO:
+            choose(table, operator.attrgetter(path)(settings), path)
+    averaging.check_kind(settings)

@@ -1,0 +1,83 @@
+"""A run of several seeds: one run folder a seed, and their mean."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hypelora_jax import files
+from hypelora_jax.commands.shared import continuation
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.errors import UserError
+from hypelora_jax.report import html, series
+from hypelora_jax.run import records
+from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import processes
+
+Summary = dict[str, Any]
+
+
+def claim(settings: Settings, workdir: str, folder: Run) -> None:
+    """Check that the folder is for as many seeds as the settings say; record it.
+
+    Raises:
+      UserError: the folder holds one run and several are wanted, or the reverse, or it
+        holds other seeds.
+    """
+    record = folder.seeds_file
+    if settings.num_seeds == 1:
+        if record.exists():
+            raise UserError(
+                f"{workdir} holds a run of several seeds; choose another --workdir, or "
+                "the num_seeds it was begun with"
+            )
+        return
+    if folder.config_file.exists():
+        raise UserError(
+            f"{folder.path} holds a run of one seed; choose another --workdir for "
+            f"num_seeds={settings.num_seeds}"
+        )
+    if record.exists():
+        records.check_same(folder.path, settings, files.read_json(record))
+    processes.barrier("seeds.json is read")
+    if processes.is_main() and not record.exists():
+        files.write_json(record, {"config": records.as_dict(settings)})
+
+
+def train(
+    settings: Settings, folder: Run, train_one: Callable[[Settings, Run], Summary]
+) -> Summary:
+    """Train each seed in its own folder; their summaries, mean and deviation."""
+    runs = []
+    for i in range(settings.num_seeds):
+        seed = settings.seed + i * settings.uncertainty.seeds
+        one = dataclasses.replace(settings, seed=seed, num_seeds=1)
+        own = processes.together(functools.partial(Run.create, folder.seed(i).path))
+        with continuation.locked(own):
+            runs.append(train_one(one, own))
+    mean, std = (
+        _over_seeds(runs, how) for how in (np.mean, functools.partial(np.std, ddof=1))
+    )
+    summary = {"seeds": runs, "mean": mean, "std": std}
+    if processes.is_main():
+        files.write_json(folder.summary_file, summary)
+        rows = [series.load(folder.path)]
+        html.write_report(rows, folder.report_file, replicas=0)
+    processes.barrier("all seeds are done")
+    return summary
+
+
+def _over_seeds(
+    runs: list[Summary], how: Callable[[list[float]], Any]
+) -> dict[str, dict[str, float]]:
+    """Metrics of each split, reduced over the seeds."""
+    return {
+        split: {
+            name: float(how([run["metrics"][split][name] for run in runs]))
+            for name, value in metrics.items()
+            if isinstance(value, int | float)
+        }
+        for split, metrics in runs[0]["metrics"].items()
+    }

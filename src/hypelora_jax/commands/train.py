@@ -1,0 +1,126 @@
+"""Train a run, or go on with one that was stopped or imported."""
+
+import functools
+import time
+from argparse import ArgumentParser
+from typing import TYPE_CHECKING, Any
+
+from absl import logging
+
+from hypelora_jax import files
+from hypelora_jax.commands.shared import flags
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from hypelora_jax.run.paths import Run
+    from hypelora_jax.train.session import Session
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """The config, which a run that goes on has already, and the run folder."""
+    parser.add_argument(
+        "--config",
+        help="NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
+        "file; without it that of the run in --workdir, which goes on",
+    )
+    flags.add_workdir(parser)
+
+
+def run(config: Settings | None, workdir: str) -> None:
+    """Train into the folder; without a config, as the folder's own record says."""
+    from hypelora_jax.run import records
+    from hypelora_jax.run.paths import Run
+
+    files.keep_compiled()
+    if config is None:
+        record = records.read_record(Run.open(workdir))
+        if record is None:
+            raise UserError(
+                f"the following argument is required: --config ({workdir} holds no "
+                "run to go on with); see hypelora train --help"
+            )
+        config = records.settings_of(record)
+    train(config, workdir)
+
+
+def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, Any]:
+    """Train into a folder, or go on there; returns what summary.json holds.
+
+    With num_seeds > 1 the seeds seed, seed + 1, ... are trained one after the other in
+    workdir/seed_0, seed_1, ..., and the summary has their means. Deep ensembles take
+    the seeds of their members in turn, so that no two share a member.
+
+    Raises:
+      UserError: a setting that cannot be had, or the folder holds another run, is in
+        use, or cannot be written.
+      KeyboardInterrupt, Preempted: asked to stop; the same call goes on.
+    """
+    from hypelora_jax.commands.shared import continuation, names, seeds
+    from hypelora_jax.run import records
+    from hypelora_jax.run.paths import Run
+    from hypelora_jax.sharding import processes
+    from hypelora_jax.train.interruption import StopRequest
+
+    names.check(settings)
+    settings = records.located(settings)
+    if not processes.is_main():
+        logging.set_verbosity(logging.WARNING)
+    folder = processes.together(lambda: Run.create(workdir))
+    processes.check_shared(folder.path)
+    # at_once: the training loop has a request of its own, which saves before it stops
+    with continuation.locked(folder), StopRequest(at_once=True):
+        seeds.claim(settings, workdir, folder)
+        if settings.num_seeds == 1:
+            return _train_one(settings, folder, progress)
+        one = functools.partial(_train_one, progress=progress)
+        return seeds.train(settings, folder, one)
+
+
+def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, Any]:
+    """Train one seed or go on, evaluate every split, and write a report.
+
+    Raises:
+      UserError: the folder holds another run, or the data or weights have changed.
+    """
+    from hypelora_jax.commands.shared import closing, continuation
+    from hypelora_jax.evaluate import evaluation, summary
+    from hypelora_jax.report import run_tables
+    from hypelora_jax.sharding import processes
+    from hypelora_jax.train import loop
+
+    record, done = processes.together(lambda: continuation.read(settings, folder))
+    processes.barrier("the folder is read")  # before process 0 writes in it
+    if done is not None:
+        return done
+    started = time.monotonic()
+    session = processes.together(lambda: _opened(settings, folder, record))
+    closing.print_table(run_tables.opening(session))
+    begun_training = time.monotonic()
+    checkpoint, epochs = loop.train(session, folder, progress)
+    train_seconds = time.monotonic() - begun_training
+    fitted = evaluation.of_checkpoint(folder, session, checkpoint)
+    del checkpoint  # frees the optimizer's moments before evaluation
+    judged = summary.summary_of(fitted, session.datasets)
+    times = {
+        "epochs": epochs,
+        "seconds": round(time.monotonic() - started, 1),
+        "train_seconds": round(train_seconds, 1),  # of the last start only
+    }
+    return closing.close(folder, judged | times)
+
+
+def _opened(
+    settings: Settings, folder: "Run", record: dict[str, Any] | None
+) -> "Session":
+    """Model and data of a run; they must be those it was begun with, if it was."""
+    from hypelora_jax.commands.shared import continuation
+    from hypelora_jax.evaluate import averaging
+    from hypelora_jax.train.session import load_corpus, open_session, with_data
+
+    corpus = load_corpus(settings)
+    revision = record["model"]["revision"] if record else None
+    session = with_data(open_session(settings, corpus.task, revision), corpus)
+    averaging.check(session, session.datasets["calibration"].label)
+    continuation.check_or_begin(folder, session, record)
+    return session

@@ -1,0 +1,132 @@
+"""Configs by name or path, with overrides: a ConfigDict, and the settings it says."""
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax.errors import UserError
+
+
+def load_settings(spec: str, overrides: Sequence[str] = ()) -> Settings:
+    """Settings of `NAME[:args]` or `PATH.py[:args]`, with overrides.
+
+    Raises:
+      UserError: as `load_config`, or a value that is out of range.
+    """
+    return from_dict(load_config(spec, overrides).to_dict())
+
+
+def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """Config of `NAME[:args]` or `PATH.py[:args]`, with `--config.x.y=value` overrides.
+
+    Raises:
+      UserError: no such config, argument or field, or a value of the wrong type.
+    """
+    name, _, arg = spec.partition(":")
+    module = _config_module(name)
+    try:
+        config = module.get_config(arg or None)
+    except UserError:
+        raise
+    except Exception as error:  # the file may be the user's: anything may happen
+        raise UserError(f"config {name}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"config {name}: get_config returned {type(config).__name__}; "
+            "wanted a ml_collections.ConfigDict"
+        )
+    _override(config, overrides)
+    return config
+
+
+def _config_module(name: str) -> ModuleType:
+    if "/" not in name and not name.endswith(".py"):
+        return _installed(name)
+    module = _of_file(name)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config {name} defines no get_config; wanted get_config(arg)")
+    return module
+
+
+def _installed(name: str) -> ModuleType:
+    """The module of a config that is installed with the package."""
+    installed = importlib.import_module("hypelora_jax.configs")
+    known = [m.name for m in pkgutil.iter_modules(installed.__path__) if not m.ispkg]
+    if name not in known:
+        raise UserError(
+            f"no config {name!r}; wanted one of {', '.join(known)}, or the path "
+            "of a config file"
+        )
+    return importlib.import_module(f"hypelora_jax.configs.{name}")
+
+
+def _of_file(path: str) -> ModuleType:
+    """The module of a config file; whatever it raises is the user's mistake."""
+    spec = importlib.util.spec_from_file_location("hypelora_user_config", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise UserError(f"no config file {path!r}; wanted a .py file that exists")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's: anything may happen
+        raise UserError(f"config {path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Applies `--config.x=value` flags in place, typed like the fields they replace."""
+    config.lock()
+    for flag in overrides:
+        if match := re.match(r"--?(?:no)?config\.([^=]*)", flag):
+            _check_field(config, match[1])
+    argv = ["hypelora", *overrides]
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict(
+            "config", config, flag_values=values, sys_argv=argv
+        )
+        values(argv)
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_wrong_type(config, str(error))) from error
+    except flags.Error as error:
+        raise UserError(str(error)) from error
+
+
+def _wrong_type(config: ConfigDict, message: str) -> str:
+    """Our form of absl's `flag --config.x=value: reason`."""
+    match = re.match(r"flag --(?:no)?config\.([^=]+)=(.*?): ", message, re.S)
+    if match is None:
+        return message
+    section, _, field = match[1].rpartition(".")
+    kind = (config[section] if section else config).get_type(field)
+    return f"config.{match[1]} is {match[2]!r}; wanted {kind.__name__}"
+
+
+def _check_field(config: ConfigDict, path: str) -> None:
+    node: Any = config
+    for name in path.split("."):
+        if not isinstance(node, ConfigDict):
+            raise UserError(f"config has no field {path!r}; wanted one name less")
+        if name not in node:
+            known = sorted(node)
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise UserError(
+                f"config has no field {path!r}; {hint}wanted one of {', '.join(known)}"
+            )
+        node = node[name]
+    if isinstance(node, ConfigDict):
+        raise UserError(
+            f"config.{path} is a section; wanted one of its fields, "
+            f"--config.{path}.FIELD=VALUE with {', '.join(sorted(node))}"
+        )

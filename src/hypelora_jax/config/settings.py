@@ -1,0 +1,106 @@
+"""Every choice of a run as one frozen dataclass, and its form as nested dicts."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hypelora_jax.config.ranges import at_least, check, hints, no_unknown
+from hypelora_jax.config.sections import (
+    BlendConfig,
+    CkptConfig,
+    ConditionConfig,
+    DataConfig,
+    HeadConfig,
+    HyperConfig,
+    LogConfig,
+    LoraConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    UncertaintyConfig,
+)
+from hypelora_jax.errors import UserError
+
+Selection = Literal["calibration", "validation", "validation_score", "last"]
+
+# Fields that older versions knew, "section.field", and what they were by default. Where
+# a record or config holds the default the field is ignored, else it is refused by name.
+DELETED: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run."""
+
+    method: str = "hyper_mlp"
+    seed: int = 0  # draws weights, dropout, data order and splits
+    num_seeds: int = 1  # runs seed, seed + 1, ..., one after the other
+    seed_scope: Literal["all", "init"] = "all"  # init: same data order and dropout
+    select_on: Selection = "calibration"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    hyper: HyperConfig = field(default_factory=HyperConfig)
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    ckpt: CkptConfig = field(default_factory=CkptConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
+
+    def __post_init__(self):
+        check("", self)
+        at_least("", self, num_seeds=1, seed=0)
+        if self.seed + self.num_seeds * self.uncertainty.samples > 2**31:
+            raise UserError(f"config.seed is {self.seed}; wanted below 2**31")
+
+
+SECTIONS: dict[str, type] = {
+    name: kind
+    for name, kind in hints(Settings).items()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+}
+
+
+def from_dict(tree: dict[str, Any]) -> Settings:
+    """Settings from nested dicts (a config's `to_dict()` or config.json).
+
+    Raises:
+      UserError: a section or field that does not exist, or a value that is no choice.
+    """
+    tree = _present(tree)
+    no_unknown("config", tree, Settings)
+    out = {}
+    for name, value in tree.items():
+        if name in SECTIONS:
+            no_unknown(f"config.{name}", value, SECTIONS[name])
+            value = SECTIONS[name](**{k: _freeze(v) for k, v in value.items()})
+        out[name] = value
+    return Settings(**out)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _present(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with fields of older versions in their present form."""
+    tree = {n: dict(v) if isinstance(v, dict) else v for n, v in tree.items()}
+    for path, default in DELETED.items():
+        section, _, name = path.rpartition(".")
+        held = tree.get(section, {}) if section else tree
+        if name in held and (got := _freeze(held.pop(name))) != default:
+            raise UserError(
+                f"config.{path} is {got!r}, but this version has no such field and "
+                f"does what {default!r} did; leave the field out, or use the version "
+                "that wrote it"
+            )
+    hyper = tree.get("hyper", {})
+    if hyper.get("cond") == "given":  # conditions of a run once were a kind of site
+        del hyper["cond"]
+        tree["condition"] = {**tree.get("condition", {}), "source": "given"}
+    return tree

@@ -1,0 +1,83 @@
+"""From an error to an exit code and one line, and from a name to its table's entry."""
+
+import errno
+from collections.abc import Mapping
+from typing import TypeVar
+
+Entry = TypeVar("Entry")
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that says got, wanted and the way out."""
+
+
+class Preempted(Exception):
+    """The machine asked the run to stop; its state is saved, so it can be resumed."""
+
+
+def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
+    """The entry of a table that the user names in a field of the config or a flag.
+
+    Args:
+      field: where the name was given: "loss.name", "--sets".
+
+    Raises:
+      UserError: the table has no such entry; the message lists its keys.
+    """
+    if name not in table:
+        where = field if field.startswith("--") else f"config.{field}"
+        raise UserError(f"{where} is {name!r}; wanted one of {', '.join(table)}")
+    return table[name]
+
+
+# What disks, folders and names can do to a run: not our fault, so one line says it.
+USERS_ERRNOS = {
+    getattr(errno, name)
+    for name in "EACCES EDQUOT EEXIST EISDIR ENAMETOOLONG ENOENT ENOSPC ENOTDIR "
+    "EPERM EROFS".split()
+    if hasattr(errno, name)
+}
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and the one line that says what went wrong and the way out.
+
+    Codes: 2 the user's mistake, 3 our fault, 75 preempted and saved, 130 interrupted
+    and saved.
+    """
+    code, line = _explain(error)
+    return code, " ".join(line.split())
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    detail = f": {error}" if error.args else ""
+    if isinstance(error, UserError):
+        return 2, f"error{detail}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f"interrupted{detail}"
+    if isinstance(error, Preempted):
+        return 75, f"preempted{detail}"
+    if isinstance(error, OSError) and error.errno in USERS_ERRNOS:
+        return 2, f"error: {_os_error(error)}"
+    if "No space left on device" in str(error):  # as tensorstore reports it
+        return 2, f"error: No space left on device; {_WAY_OUT[errno.ENOSPC]}"
+    if "Unable to initialize backend" in str(error):
+        return 2, f"error{detail}; `hypelora doctor` says more"
+    fault = f"{type(error).__name__}{detail}"
+    return 3, f"internal error: {fault}; --debug shows the traceback"
+
+
+_WAY_OUT = {
+    errno.ENOSPC: "free some, then run the same command again",
+    errno.ENOENT: "wanted a file or folder that exists",
+    errno.ENOTDIR: "a part of that path is a file; wanted folders",
+    errno.EEXIST: "that is there already; wanted another name",
+    errno.EISDIR: "that is a folder; wanted a file",
+}
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    other = "wanted a place this user may read and write"
+    way_out = _WAY_OUT.get(error.errno or 0, other)
+    return f"{where}{error.strerror}; {way_out}"

@@ -1,0 +1,5 @@
+"""Evaluation: a fitted model, its calibrator, its metrics, averages over members.
+
+It returns numbers and writes them through `run`; tables, diagrams and the command line
+may not come in.
+"""

@@ -1,0 +1,246 @@
+"""One way to ask a trained run for predictions, whatever they are averaged over."""
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from hypelora_jax import model, trees
+from hypelora_jax.calibration import pooling
+from hypelora_jax.config.settings import Settings, UncertaintyConfig
+from hypelora_jax.data.batches import Dataset
+from hypelora_jax.errors import UserError, choose
+from hypelora_jax.evaluate import dropout, laplace
+from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted
+from hypelora_jax.objectives.judging import has_label
+from hypelora_jax.run import npz
+from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import replicated
+from hypelora_jax.train import ensembles
+from hypelora_jax.train.scoring import Forward
+from hypelora_jax.train.session import Session
+from hypelora_jax.types import Lora, Params
+
+
+class Kind(NamedTuple):
+    """A kind of uncertainty: how its members come about, and what they need."""
+
+    trained: bool = False  # members are part of training
+    derived: bool = False  # any run that was trained without members can have it
+    draws: Callable[..., dropout.Draws] | None = None  # of members drawn at prediction
+    needs: tuple[tuple[str, str], ...] = ()  # (field, value) of the hyper-network
+
+
+KINDS = {
+    "none": Kind(),
+    "mc_dropout": Kind(derived=True, draws=dropout.masks),
+    "deep_ensemble": Kind(trained=True),
+    "laplace": Kind(derived=True),
+    "hyper_ensemble": Kind(
+        trained=True, needs=(("hyper.cond", "learned"), ("condition.source", "none"))
+    ),
+    "random_a": Kind(
+        derived=True, draws=dropout.random_a, needs=(("hyper.a", "random"),)
+    ),
+}
+Adapters = dict[int, Lora]  # of the trained members, made at the first question
+
+
+def answerer(fitted: Fitted, posterior: laplace.Posterior | None = None) -> Answerer:
+    """What a fitted model predicts, by `uncertainty.kind`.
+
+    A Laplace run without a posterior predicts as an ordinary one: the posterior is
+    fitted around that.
+    """
+    settings, task = fitted.session.settings, fitted.session.task
+    kind, samples = settings.uncertainty.kind, settings.uncertainty.samples
+    if kind == "laplace" and posterior is not None:
+        return _of_posterior(fitted, posterior)
+    draw = None
+    if build := choose(KINDS, kind, "uncertainty.kind").draws:
+        config = fitted.session.base.config
+        draw = build(settings, config, task, fitted.session.mesh)
+
+    kept: list[Adapters] = [{} for _ in range(samples if draw else 1)]
+
+    def answer(data: Dataset) -> Answer:
+        forwards = [draw(k) for k in range(samples)] if draw else [fitted.forward]
+        pairs = zip(forwards, kept, strict=True)
+        parts = [_logits(fitted, forward, data, own) for forward, own in pairs]
+        own_KNY = np.concatenate(parts)
+        logits_NY, _ = ensembles.pool(settings, fitted.trainable, own_KNY)
+        return Answer(logits_NY, own_KNY if len(own_KNY) > 1 else None)
+
+    return answer
+
+
+def _logits(
+    fitted: Fitted, forward: Forward, data: Dataset, kept: Adapters
+) -> np.ndarray:
+    """(K, N, Y) of the members that were trained; K = 1 where there are none."""
+    settings, rest = (
+        fitted.session.settings,
+        (fitted.alpha, data, fitted.session.edges, kept),
+    )
+    return ensembles.split_logits(
+        settings, forward, fitted.trainable, fitted.frozen, *rest
+    )
+
+
+def features(fitted: Fitted) -> Callable[[Dataset], np.ndarray]:
+    """Jitted: what the head's last layer reads, (N, D), without dropout."""
+    parts, mesh = fitted.session.model.parts, fitted.session.mesh
+
+    def of_rows(params: Params, lora, batch):
+        hidden_BTD = parts.backbone.apply(params["backbone"], lora, batch, None)
+        return parts.head.features(params["head"], hidden_BTD)
+
+    of_rows = jax.jit(rules.over(mesh, of_rows), out_shardings=replicated(mesh))
+    forward = fitted.forward._replace(classify=of_rows)
+    kept: Adapters = {}
+    return lambda data: _logits(fitted, forward, data, kept)[0]
+
+
+def check_kind(settings: Settings) -> None:
+    """Refuse a kind of uncertainty that the run's hyper-network cannot give."""
+    needs = KINDS[settings.uncertainty.kind].needs
+    if not needs:
+        return
+    got = {path: operator.attrgetter(path)(settings) for path, _ in needs}
+    network = model.method(settings.method).network
+    if network is None or got != dict(needs):
+        wanted = " and ".join(f"{path}={value}" for path, value in needs)
+        methods = [name for name, m in model.METHODS.items() if m.network is not None]
+        found = [f"{path}={got[path]}" for path, value in needs if got[path] != value]
+        found.append(f"method={settings.method}")
+        raise UserError(
+            f"config.uncertainty.kind={settings.uncertainty.kind} wants {wanted} and "
+            f"method={' or '.join(methods)}; got {', '.join(found)}"
+        )
+
+
+def check(session: Session, held_label_N: np.ndarray) -> None:
+    """Refuse before training what could not be fitted after it.
+
+    Args:
+      held_label_N: labels of the calibration split.
+
+    Raises:
+      UserError: a Laplace run of a regression, of a last layer too wide, or without
+        calibration labels.
+    """
+    if session.settings.uncertainty.kind != "laplace":
+        return
+    if not session.model.objective.probabilistic:
+        raise UserError(
+            "config.uncertainty.kind=laplace wants classes; the task is a regression, "
+            "whose mean prediction it would not change: use mc_dropout or deep_ensemble"
+        )
+    last = trees.union(session.trainable, session.frozen)["head"]["out"]
+    features, classes = last["kernel"].shape
+    laplace.check_size(features + 1, classes)
+    if not has_label(held_label_N).any():
+        raise UserError(
+            "config.uncertainty.kind=laplace chooses its prior precision on the "
+            "calibration split, which has no labels; wanted labels there"
+        )
+
+
+def _last_layer(fitted: Fitted) -> np.ndarray:
+    """Kernel and, as last row, bias of the head's last layer, (D + 1, Y) float64."""
+    last = trees.union(fitted.trainable, fitted.frozen)["head"]["out"]
+    kernel, bias = (np.asarray(last[n], np.float64) for n in ("kernel", "bias"))
+    return np.concatenate([kernel, bias[None]])
+
+
+def fit_laplace(fitted: Fitted, train: Dataset, held: Dataset) -> laplace.Posterior:
+    """Posterior of the last layer from the training split, tau from the held-out one.
+
+    Raises:
+      UserError: as `check`.
+    """
+    check(fitted.session, held.label)
+    mean_FY = _last_layer(fitted)
+    of, keep = features(fitted), has_label(held.label)
+    t = fitted.uncalibrated
+    phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
+    link = fitted.session.settings.uncertainty.link
+    return laplace.fit(phi_NF, mean_FY, held_NF[keep], held.label[keep], t, link)
+
+
+def _of_posterior(fitted: Fitted, state: laplace.Posterior) -> Answerer:
+    of, uncertainty = features(fitted), fitted.session.settings.uncertainty
+    seed = fitted.session.settings.seed
+
+    def answer(data: Dataset) -> Answer:
+        features_ND = of(data)
+        if uncertainty.link != "mc":
+            logits_NY = laplace.predict(state, features_ND, uncertainty.link)
+            return Answer(logits_NY.astype(np.float32))
+        own_KNY = laplace.draw(seed, state, features_ND, uncertainty.samples)
+        own_KNY = own_KNY.astype(np.float32)
+        logits_NY = pooling.pool(own_KNY, state.temperature)
+        return Answer(logits_NY, own_KNY if len(own_KNY) > 1 else None)
+
+    return answer
+
+
+def with_kind(session: Session, config: UncertaintyConfig) -> Session:
+    """The session of a trained run, to be judged with another kind of uncertainty.
+
+    Raises:
+      UserError: the run's kind or the new one is part of training.
+    """
+    for kind in (session.settings.uncertainty.kind, config.kind):
+        if choose(KINDS, kind, "uncertainty.kind").trained:
+            raise UserError(
+                f"uncertainty.kind={kind} is trained, not chosen afterwards; train a "
+                f"run with --config.uncertainty.kind={kind}"
+            )
+    settings = dataclasses.replace(session.settings, uncertainty=config)
+    check_kind(settings)
+    return session._replace(settings=settings)
+
+
+def about(config: UncertaintyConfig, answer: Answer) -> dict:
+    """What metrics.json says of the kind; {} for `none`."""
+    if config.kind == "none":
+        return {}
+    out = {"kind": config.kind, "members": 1}
+    if answer.members is not None:
+        out["members"] = len(answer.members)
+        out["disagreement"] = pooling.disagreement(answer.members)
+    return {"uncertainty": out}
+
+
+def save_posterior(run: Run, state: laplace.Posterior, step: int) -> None:
+    """DIR/laplace.npz, whole or not at all."""
+    arrays = {name: np.asarray(x) for name, x in state._asdict().items()}
+    npz.write(run.posterior_file, {"step": np.asarray(step), **arrays})
+
+
+def load_posterior(run: Run, step: int) -> laplace.Posterior:
+    """The posterior of a run folder, around the model of that step.
+
+    Raises:
+      UserError: none there, or that of another model.
+    """
+    path = run.posterior_file
+    if not path.exists():
+        raise UserError(
+            f"{run.path} holds no {path.name}; wanted a finished run of "
+            "uncertainty.kind=laplace: run hypelora train with the same --workdir"
+        )
+    held = npz.read(path)
+    fields = set(laplace.Posterior._fields)
+    if not fields | {"step"} <= held.keys() or int(held["step"]) != step:
+        raise UserError(
+            f"{path} does not belong to the model of step {step}; delete summary.json "
+            "and run hypelora train with the same --workdir to fit it again"
+        )
+    one = {n: float(held[n]) for n in ("precision", "temperature")}
+    return laplace.Posterior(held["mean_FY"], held["cov_FYFY"], **one)

@@ -1,0 +1,116 @@
+"""What is fitted on the calibration split: calibrators and conformal sets.
+
+The threshold of sets is computed from the saved predictions of the split whenever it is
+needed.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hypelora_jax.calibration import calibrators, conformal
+from hypelora_jax.calibration.conformal import Threshold
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.errors import UserError
+from hypelora_jax.objectives import judging
+from hypelora_jax.objectives.judging import Labelled
+from hypelora_jax.run import predictions
+from hypelora_jax.run.paths import Run
+from hypelora_jax.train import scoring
+from hypelora_jax.types import Objective
+
+COVERAGE = 0.9  # of the sets that metrics.json tells of
+
+
+class SetMaker(NamedTuple):
+    """What `predict --coverage` asks for."""
+
+    coverage: float
+    sets: str = "thr"
+    by_class: bool = False
+
+
+def of_classes(
+    logits_NY: np.ndarray, label_N: np.ndarray, soft_NY: np.ndarray | None = None
+) -> Labelled | None:
+    """The examples that have a class as label; None without one, or for numbers."""
+    if not np.issubdtype(label_N.dtype, np.integer) or logits_NY.shape[1] < 2:
+        return None
+    found = judging.update(judging.start(), logits_NY, label_N, soft_NY)
+    return found if len(found.labels) else None
+
+
+def examples(run: Run, split: str = "calibration") -> Labelled | None:
+    """The run's predictions of a split; None where there are none with labels."""
+    file = run.predictions_file(split)
+    if not file.exists():
+        return None
+    found = predictions.read(file)
+    return of_classes(found.logits, found.labels, found.soft)
+
+
+def judge(
+    objective: Objective,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    state: Any,
+    t: float,
+    soft_NY: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """What metrics.json says of a split of classes.
+
+    Metrics of the calibrated probabilities; `uncalibrated`, those at the training
+    temperature t; `temperature` where the calibrator is one, and `calibrator`, its
+    kind, where it is not. Both have the distances to `soft_NY`, if there are shares.
+    """
+    judge = objective.judge
+    held = judge.update(judge.start(), logits_NY, label_N, soft_NY)
+    out = judge.result(held, partial(calibrators.apply, state))
+    if isinstance(state, calibrators.Temperature):
+        out["temperature"] = state.temperature
+    else:
+        out["calibrator"] = calibrators.kind(state)
+    raw = scoring.judge(objective, logits_NY, label_N, t, soft_NY)
+    return out | {"uncalibrated": raw | {"temperature": t}}
+
+
+def about_sets(
+    calibration: Labelled | None, judged: Labelled | None, state: Any
+) -> dict[str, Any]:
+    """`{"conformal": summary}` of a split at COVERAGE; {} without examples of both."""
+    if calibration is None or judged is None:
+        return {}
+    summary = conformal.summary(
+        calibrators.cross_fitted(state, *calibration[:2]),
+        calibration.labels,
+        calibrators.apply(state, judged.logits),
+        judged.labels,
+        COVERAGE,
+    )
+    return {"conformal": summary}
+
+
+def threshold(run: Run, task: Task, state: Any, wanted: SetMaker) -> Threshold:
+    """Threshold of the sets that were asked for, from the calibration split.
+
+    Raises:
+      UserError: a regression, no saved predictions of that split, or a coverage that
+        is none.
+    """
+    if not task.labels:
+        raise UserError(
+            f"--coverage={wanted.coverage:g} asks for sets of classes, but this run "
+            "predicts a number; leave the flag out"
+        )
+    if not 0 < wanted.coverage < 1:
+        raise UserError(f"--coverage is {wanted.coverage:g}; wanted above 0, below 1")
+    calibration = examples(run)
+    if calibration is None:
+        raise UserError(
+            f"{run.path} has no predictions of the calibration split, which sets are "
+            f"calibrated on; run hypelora evaluate --workdir={run.path} "
+            "--split=calibration first"
+        )
+    probs_NY = calibrators.cross_fitted(state, *calibration[:2])
+    return conformal.fit(probs_NY, calibration.labels, *wanted)

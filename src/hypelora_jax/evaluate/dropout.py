@@ -1,0 +1,83 @@
+"""Members by drawing anew what training drew: dropout masks, or a random A.
+
+MC dropout: Gal and Ghahramani 2016, section 3: the mean over masks. Random A: the
+hyper-network saw another A at each training step, so any draw of A is a model that it
+was trained to complete.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.keys import named_key
+from hypelora_jax.model import Model
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import replicated
+from hypelora_jax.train.scoring import Forward
+from hypelora_jax.types import Key, Params
+
+Draws = Callable[[int], Forward]  # the k-th member's functions, for one pass of data
+
+
+def masks(settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh) -> Draws:
+    """Members of MC dropout: the model with `uncertainty.dropout` everywhere, drawn.
+
+    A mask is drawn for each member and batch. The hyper-network's own dropout is drawn
+    once a member; not where A is random, for the same key would draw A anew as well.
+    """
+    rate = settings.uncertainty.dropout
+    if rate is not None:
+        lora = dataclasses.replace(settings.lora, dropout=rate)
+        hyper = dataclasses.replace(settings.hyper, dropout=rate)
+        settings = dataclasses.replace(settings, lora=lora, hyper=hyper)
+        config = dataclasses.replace(
+            config, hidden_dropout=rate, attention_dropout=rate, head_dropout=rate
+        )
+    model = model_lib.build(settings, config, task)
+    of_a = settings.hyper.a == "random"
+    return _draws(settings.seed, model, mesh, adapt=not of_a, rows=True)
+
+
+def random_a(
+    settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh
+) -> Draws:
+    """Members of random A: one draw of A each, and no dropout anywhere."""
+    hyper = dataclasses.replace(settings.hyper, dropout=0.0)
+    still = dataclasses.replace(settings, hyper=hyper)
+    model = model_lib.build(still, config, task)
+    return _draws(settings.seed, model, mesh, adapt=True, rows=False)
+
+
+def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> Draws:
+    """Members whose adapter, rows or both are drawn; compiled once for all of them."""
+
+    def adapter(params: Params, alpha: jax.Array, key: Key):
+        lora = model.adapt(params, {}, alpha, key if adapt else None)
+        return rules.pin_factors(lora, mesh)
+
+    def classify(params: Params, lora, batch, key: Key):
+        return model.classify(params, lora, batch, key if rows else None)
+
+    adapter = jax.jit(adapter)
+    classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
+
+    def draw(k: int) -> Forward:
+        base = named_key(jax.random.key(seed), "uncertainty")
+        key, batch_number = jax.random.fold_in(base, k), itertools.count()
+        rows_key = named_key(key, "rows")
+        return Forward(
+            lambda params, alpha: adapter(params, alpha, named_key(key, "adapt")),
+            lambda params, lora, batch: classify(
+                params, lora, batch, jax.random.fold_in(rows_key, next(batch_number))
+            ),
+            mesh,
+        )
+
+    return draw

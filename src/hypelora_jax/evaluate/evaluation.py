@@ -1,0 +1,199 @@
+"""Evaluation of a trained run, from its folder."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from hypelora_jax import files
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.data.batches import Dataset, warn_of_cuts
+from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import averaging, calibration_split
+from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted, tokenised
+from hypelora_jax.objectives.judging import Labelled
+from hypelora_jax.run import calibrator as calibrator_file
+from hypelora_jax.run import predictions, records
+from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import processes
+from hypelora_jax.sharding.mesh import fitting_mesh
+from hypelora_jax.train import ensembles, scoring
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoint
+from hypelora_jax.train.session import Session, load_corpus, open_session
+from hypelora_jax.train.training import open_checkpoint
+from hypelora_jax.types import Params
+
+
+def open_fitted(workdir: str) -> Fitted:
+    """The chosen model of a run folder.
+
+    Raises:
+      UserError: no finished epoch there, or files that do not fit together.
+    """
+    run, record = records.open_record(workdir)
+    settings = records.settings_of(record)
+    session = open_session(
+        settings,
+        records.task_of(record),
+        record["model"]["revision"],
+        fitting_mesh(settings.mesh),  # for the devices there are, not those of training
+    )
+    records.check_weights(run.path, session.base, record)
+    session = session._replace(
+        edges=tuple(record["buckets"]), total_steps=record["total_steps"]
+    )
+    fitted = of_checkpoint(run, session, open_checkpoint(session, run))
+    if settings.uncertainty.kind != "laplace":
+        return fitted
+    posterior = averaging.load_posterior(run, fitted.step)
+    return fitted._replace(answer=averaging.answerer(fitted, posterior))
+
+
+def of_checkpoint(run: Run, session: Session, checkpoint: Checkpoint) -> Fitted:
+    """The model of a checkpoint, with the calibrator its run holds, if any."""
+    trainable, step = checkpoint.state.params, checkpoint.step
+    alpha = session.alpha_after(step)
+    return _fitted(run, session, trainable, checkpoint.frozen, alpha, step)
+
+
+def _fitted(
+    run: Run,
+    session: Session,
+    trainable: Params,
+    frozen: Params,
+    alpha: jax.Array,
+    step: int,
+) -> Fitted:
+    learned = float(ensembles.temperatures(session.settings, trainable)[0])
+    calibrator = calibrator_file.read(run) or calibrators.Temperature(learned)
+    forward = scoring.forward(session.model, session.mesh)
+    own = (trainable, frozen, alpha, step)
+    fitted = Fitted(run, session, forward, *own, calibrator, learned)
+    return fitted._replace(answer=averaging.answerer(fitted))
+
+
+def answerer(fitted: Fitted, edges: tuple[int, ...], batch_size: int) -> Answerer:
+    """What the model predicts in batches of other lengths and numbers of rows."""
+    settings = fitted.session.settings
+    optim = dataclasses.replace(settings.optim, batch_size=batch_size, accumulate=1)
+    settings = dataclasses.replace(settings, optim=optim)
+    posterior = None
+    if settings.uncertainty.kind == "laplace":
+        posterior = averaging.load_posterior(fitted.run, fitted.step)
+    session = fitted.session._replace(settings=settings, edges=edges)
+    return averaging.answerer(fitted._replace(session=session), posterior)
+
+
+def with_uncertainty(fitted: Fitted, config: UncertaintyConfig, run: Run) -> Fitted:
+    """The same trained model under another kind of uncertainty, in another folder.
+
+    Raises:
+      UserError: a kind that has to be trained.
+    """
+    session = averaging.with_kind(fitted.session, config)
+    own = (fitted.trainable, fitted.frozen, fitted.alpha, fitted.step)
+    return _fitted(run, session, *own)
+
+
+def fit_posterior(fitted: Fitted, train: Dataset, held_out: Dataset) -> Fitted:
+    """The model with a Laplace posterior fitted and saved; other kinds as they are."""
+    if fitted.session.settings.uncertainty.kind != "laplace":
+        return fitted
+    posterior = averaging.fit_laplace(fitted, train, held_out)
+    if processes.is_main():
+        averaging.save_posterior(fitted.run, posterior, fitted.step)
+    return fitted._replace(answer=averaging.answerer(fitted, posterior))
+
+
+def calibrated(
+    fitted: Fitted,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    method: str = "temperature",
+) -> Fitted:
+    """The model with a calibrator fitted on a split, written to its run.
+
+    The method "identity" takes the calibrator away: probabilities are as trained. A
+    regression has no calibrator and comes back as it is.
+    """
+    if not fitted.probabilistic:
+        return fitted
+    examples = calibration_split.of_classes(logits_NY, label_N)
+    if method == "identity":
+        state = calibrators.Temperature(fitted.uncalibrated)
+    else:  # without a label the temperature is 1
+        found = examples or Labelled(logits_NY[:0], label_N[:0])
+        state = calibrators.build(method).fit(found.logits, found.labels)
+    if processes.is_main():
+        calibrator_file.write(fitted.run, None if method == "identity" else state)
+    return fitted._replace(calibrator=state, examples=examples)
+
+
+def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
+    """Metrics of a split; also written to DIR/eval/SPLIT.
+
+    The keys are those of `calibration.metrics.compute_all` and the task's scores, for
+    the probabilities that `predict` gives; `uncalibrated` holds them without the
+    post-hoc calibrator, `conformal` how sets calibrated for 90 % coverage did.
+
+    Raises:
+      UserError: no such run or split.
+    """
+    fitted = open_fitted(workdir)
+    fitted = fitted._replace(examples=calibration_split.examples(fitted.run))
+    settings, task = fitted.session.settings, fitted.session.task
+    corpus = load_corpus(settings)
+    table = corpus.splits[split]
+    if corpus.task.labels != task.labels:
+        raise UserError(
+            f"the data now has classes {corpus.task.labels}, the run was trained for "
+            f"{task.labels}; restore the data or train again"
+        )
+    data = tokenised(fitted, table)
+    warn_of_cuts([data], settings.data.max_length)
+    return write_split(fitted, split, data, fitted.answer(data))
+
+
+def write_split(
+    fitted: Fitted, split: str, data: Dataset, answer: Answer
+) -> dict[str, Any]:
+    """Metrics of a split from its predictions, and its files in DIR/eval/SPLIT.
+
+    Of several processes the first writes the files.
+    """
+    file, logits_NY = fitted.run.predictions_file(split), answer.logits
+    if processes.is_main():
+        predictions.write(
+            file, logits_NY, data.label, data.ids, answer.members, data.soft
+        )
+    out = {"split": split, "step": fitted.step}
+    out |= averaging.about(fitted.session.settings.uncertainty, answer)
+    return write_metrics(fitted, split, logits_NY, data.label, out, data.soft)
+
+
+def write_metrics(
+    fitted: Fitted,
+    split: str,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    out: dict[str, Any],
+    soft_NY: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """`out` with the metrics of a split, written to metrics.json."""
+    objective = fitted.session.model.objective
+    if not objective.probabilistic:
+        out = out | scoring.judge(objective, logits_NY, label_N)
+    else:
+        own = (fitted.calibrator, fitted.uncalibrated)
+        out = out | calibration_split.judge(
+            objective, logits_NY, label_N, *own, soft_NY
+        )
+        if split != "calibration":
+            judged = calibration_split.of_classes(logits_NY, label_N)
+            known = (fitted.examples, judged, fitted.calibrator)
+            out |= calibration_split.about_sets(*known)
+    if processes.is_main():
+        files.write_json(fitted.run.metrics_file(split), out)
+    return out

@@ -1,0 +1,62 @@
+"""A fitted model: chosen parameters and a calibrator, ready to be asked."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hypelora_jax.data.batches import Dataset, dataset
+from hypelora_jax.data.tables import Table
+from hypelora_jax.objectives.judging import Labelled
+from hypelora_jax.run.paths import Run
+from hypelora_jax.train.scoring import Forward
+from hypelora_jax.train.session import Session
+from hypelora_jax.types import Params
+
+
+class Answer(NamedTuple):
+    """Predictions of N examples.
+
+    softmax(logits / T) is the averaged probability, T the training temperature of the
+    run (1 unless it learned one); a regression's logit is the mean score.
+    """
+
+    logits: np.ndarray  # (N, Y)
+    members: np.ndarray | None = None  # (K, N, Y) raw; None where nothing is averaged
+
+
+Answerer = Callable[[Dataset], Answer]
+
+
+def unanswered(data: Dataset) -> Answer:
+    """Stands for the answers of a model before `averaging.answerer` gives it some."""
+    del data
+    raise ValueError("the model has no answers yet; wanted averaging.answerer of it")
+
+
+class Fitted(NamedTuple):
+    """A model ready to use: parameters chosen, calibrator if there is one."""
+
+    run: Run
+    session: Session
+    forward: Forward
+    trainable: Params
+    frozen: Params
+    alpha: jax.Array
+    step: int
+    calibrator: Any  # state: what makes probabilities of raw logits
+    uncalibrated: float  # what divides logits without a post-hoc calibrator
+    examples: Labelled | None = None  # what calibrators and sets are fitted on
+    answer: Answerer = unanswered  # predictions by uncertainty.kind
+
+    @property
+    def probabilistic(self) -> bool:
+        """Whether outputs are logits of classes, so that they can be calibrated."""
+        return self.session.model.objective.probabilistic
+
+
+def tokenised(fitted: Fitted, table: Table) -> Dataset:
+    """A table as the run's model reads it."""
+    session = fitted.session
+    return dataset(table, session.tokenizer, session.settings.data.max_length)

@@ -1,0 +1,82 @@
+"""What an exported folder says of itself: hypelora.json, and the model card."""
+
+from etils import epath
+
+from hypelora_jax import files
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.evaluate.fitted import Fitted
+from hypelora_jax.report import model_card as cards
+from hypelora_jax.run import records
+
+RECORD = "hypelora.json"  # what `import` reads to make a whole run again
+
+
+def temperature_of(fitted: Fitted) -> tuple[float | None, str]:
+    """(what divides the logits, kind of calibrator); None: it is no temperature.
+
+    The kind is "" where nothing was fitted or learned.
+    """
+    state = fitted.calibrator
+    if isinstance(state, calibrators.Identity):
+        return 1.0, ""
+    if not isinstance(state, calibrators.Temperature):
+        return None, calibrators.kind(state)
+    known = fitted.run.calibrator_file.exists() or state.temperature != 1
+    return state.temperature, "temperature" if known else ""
+
+
+def write_record(part: epath.Path, fitted: Fitted, kind: str, calibrated: bool) -> None:
+    """Config, task and calibrator of the run, as RECORD."""
+    _, record = records.open_record(str(fitted.run.path))
+    file, state = fitted.run.calibrator_file, None
+    if file.exists() and not calibrated:
+        state = files.read_json(file)
+    elif not calibrated and fitted.uncalibrated != 1:
+        state = {"kind": "temperature", "temperature": fitted.uncalibrated}
+    note = {
+        "format": kind,
+        "calibrated": calibrated,
+        "calibrator": state,
+        "step": fitted.step,
+        "alpha": float(fitted.alpha),
+        **{n: record[n] for n in ("config", "task", "model", "versions")},
+    }
+    files.write_json(part / RECORD, note)
+
+
+def write_card(
+    part: epath.Path, name: str, fitted: Fitted, kind: str, calibrated: bool
+) -> None:
+    """README.md, and the reliability diagram of the run if there is one."""
+    session, held = fitted.session, {}
+    averaged = session.settings.uncertainty.kind != "none"  # not what is exported
+    own = fitted.run
+    for split in [] if averaged else sorted(own.evaluated_splits()):
+        metrics = files.read_json(own.metrics_file(split))
+        if metrics.get("step") == fitted.step and "n" in metrics:
+            held[split] = metrics
+    diagram = own.diagram_file("validation")
+    if has := "validation" in held and diagram.exists():
+        (part / cards.DIAGRAM).write_bytes(diagram.read_bytes())
+    divisor, known = temperature_of(fitted)
+    base = f"{name}/base" if session.base.folder is None else session.base.name
+    text = cards.markdown(
+        cards.Card(
+            name=name,
+            kind=kind,
+            method=session.settings.method,
+            base=base,
+            revision=session.base.revision,
+            task=session.task.name,
+            labels=session.task.labels,
+            pair=session.task.pair,
+            max_length=session.settings.data.max_length,
+            temperature=1.0 if calibrated else divisor,
+            calibrated=calibrated,
+            fitted=divisor if known == "temperature" else None,
+            calibrator=known,
+            metrics=held,
+            has_diagram=has,
+        )
+    )
+    files.write_whole(part / "README.md", text)

@@ -1,0 +1,277 @@
+"""A peft adapter, or the reference's saved hyper-network, as a run folder at step 0."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from hypelora_jax import families, files, trees
+from hypelora_jax import model as model_lib
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.config import settings as settings_lib
+from hypelora_jax.config.sections import AMode
+from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
+from hypelora_jax.data.tables import Corpus
+from hypelora_jax.data.tasks import Task, unnamed
+from hypelora_jax.errors import UserError
+from hypelora_jax.exchange.export_record import RECORD
+from hypelora_jax.interop import adapter, peft, reference_state
+from hypelora_jax.interop import base as bases
+from hypelora_jax.interop.huggingface import read_tensors
+from hypelora_jax.interop.tensor_paths import head_names
+from hypelora_jax.run import calibrator, records
+from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import rules
+from hypelora_jax.train import loop
+from hypelora_jax.train.session import (
+    Session,
+    load_corpus,
+    open_session,
+    record_of,
+    with_data,
+)
+from hypelora_jax.types import Params
+
+_EDGES = (16, 32, 64, 128, 256)  # buckets of a run without data
+KEPT = ("seed", "seed_scope", "select_on", "data", "optim", "mesh", "ckpt", "log")
+
+
+class Source(NamedTuple):
+    """What is known of an adapter before a model is built."""
+
+    fields: Mapping[str, Any]  # adapter_config.json
+    tensors: Mapping[str, np.ndarray]  # by plain name
+    note: dict[str, Any] | None  # what our own export left beside them
+    base: bases.Base
+
+
+def import_adapter(
+    adapter_dir: str,
+    workdir: str,
+    model: str = "",
+    config: Settings | None = None,
+    factors: str = "",
+) -> epath.Path:
+    """Make a run folder of an adapter; it can be used, exported, and trained on.
+
+    Args:
+      adapter_dir: folder with adapter_config.json and adapter_model.safetensors.
+      workdir: folder that does not exist, or is empty.
+      model: the base model; "": what the adapter names.
+      config: where data, optimizer and loss come from; method, model and lora are the
+        adapter's. None: what our export noted, else a run without data, which predicts
+        and exports but cannot be evaluated or trained.
+      factors: .npz with what the reference does not save (A, initial_A, initial_B).
+
+    Raises:
+      UserError: no plain LoRA adapter, or one that does not fit the base or the data.
+    """
+    run = Run.create(workdir)
+    files.check_empty(run.path, "--workdir", workdir)
+    source = _source(epath.Path(adapter_dir).expanduser(), model)
+    wanted = _begun(source, config)
+    corpus = _corpus(wanted, asked=config is not None)
+    if reference_state.is_reference(source.tensors):
+        settings, own = _of_reference(source, wanted, config, factors)
+    else:
+        settings, own = _of_lora(source, wanted)
+    task = _task(source, corpus)
+    session = _with(open_session(settings, task, source.base.revision or None), own)
+    session = _with_buckets(session, corpus)
+    files.write_json(run.config_file, record_of(session))
+    loop.begin(session, run)
+    _calibrator(source, run)
+    logging.info("imported %s into %s: step 0 of a run", adapter_dir, workdir)
+    return run.path
+
+
+def _source(path: epath.Path, model: str) -> Source:
+    fields, tensors = peft.read(path)
+    note = files.read_json(path / RECORD) if (path / RECORD).exists() else None
+    name = model or fields.get("base_model_name_or_path") or ""
+    if not name:
+        raise UserError(f"{path} names no base model; wanted --model=PATH")
+    revision = "main" if model else fields.get("revision") or "main"
+    name = "minilm" if name == bases.MINILM else name
+    return Source(fields, tensors, note, bases.resolve(name, revision))
+
+
+def _begun(source: Source, config: Settings | None) -> Settings:
+    """Settings with everything but the model and its method."""
+    own = config
+    if own is None and source.note is not None:
+        own = settings_lib.from_dict(source.note["config"])
+    if own is None:
+        longest = min(
+            DataConfig().max_length,
+            families.of(source.base.config).max_tokens(source.base.config),
+        )
+        own = Settings(data=DataConfig(source="files", max_length=longest))
+    path = source.base.name
+    path = "minilm" if path == bases.MINILM and not source.base.revision else path
+    model = dataclasses.replace(own.model, path=path)
+    if not source.base.revision:
+        model = dataclasses.replace(model, revision="main")
+    # an adapter's factors are static, so a method that generates them cannot go on
+    known = model_lib.method(own.method)
+    static = known.adapts and known.network is None
+    return Settings(
+        method=own.method if static else "lora",
+        model=model,
+        loss=own.loss,
+        **{name: getattr(own, name) for name in KEPT},
+    )
+
+
+def _corpus(settings: Settings, asked: bool) -> Corpus | None:
+    """The data; None where nobody named any, or what our note names is not here."""
+    if settings.data.source == "files" and not settings.data.train and not asked:
+        return None
+    try:
+        return load_corpus(settings)
+    except UserError as error:
+        if asked:
+            raise
+        logging.warning("without data: %s", error)
+        return None
+
+
+def _of_lora(source: Source, wanted: Settings) -> tuple[Settings, Params]:
+    """Settings and the parts of the tree that an ordinary adapter gives."""
+    got = adapter.from_peft(source.base.config, source.fields, source.tensors)
+    own: Params = {"lora": got.factors, "head": got.head}
+    if got.head_deltas:
+        own["head_deltas"] = got.head_deltas
+    return dataclasses.replace(wanted, lora=got.lora), own
+
+
+def _of_reference(
+    source: Source, wanted: Settings, config: Settings | None, factors: str
+) -> tuple[Settings, Params]:
+    """Settings and parts of the tree of the reference's saved hyper-network."""
+    adapter.check_kind(source.fields)
+    base, fields = source.base.config, source.fields
+    state = reference_state.sort(source.tensors, families.of(base))
+    hyper = config.hyper if config else HyperConfig(a="fixed")
+    a: AMode = "random" if config and hyper.a == "random" else "fixed"
+    rank = int(fields["r"])
+    method, hyper = reference_state.config_of(state, rank, base.width, a, hyper.heads)
+    if hyper.a != "generated":
+        hyper = dataclasses.replace(hyper, a_init="reference")
+    # the weight of the initial factors at the end of training stays as it was
+    blend = dataclasses.replace(
+        config.blend if config else BlendConfig(), anneal="none"
+    )
+    static = {n: x for n, x in state.others.items() if ".lora_" in n}
+    head = {n: x for n, x in state.others.items() if ".lora_" not in n}
+    own: Params = {"head": adapter.head_of(base, head)}
+    layers = state.layers
+    if static:
+        got = adapter.from_peft(base, fields, static)
+        own["lora"] = got.factors
+        layers = tuple(
+            sorted({*layers, *(i for s in got.sites.values() for i in s[2])})
+        )
+    every = layers == tuple(range(base.layers))
+    lora = settings_lib.LoraConfig(
+        rank=rank,
+        alpha=float(fields["lora_alpha"]),
+        rslora=bool(fields.get("use_rslora")),
+        dropout=float(fields.get("lora_dropout") or 0),
+        targets=state.modules,
+        layers=None if every else layers,
+    )
+    settings = dataclasses.replace(
+        wanted, method=method, hyper=hyper, blend=blend, lora=lora
+    )
+    sites = model_lib.build(settings, base, unnamed(2)).parts.hyper_sites
+    own |= reference_state.params_of(
+        state, hyper, blend, sites, rank, _extra_factors(factors)
+    )
+    return settings, own
+
+
+def _extra_factors(factors: str) -> dict[str, np.ndarray]:
+    if not factors:
+        return {}
+    try:
+        with epath.Path(factors).expanduser().open("rb") as file:
+            with np.load(file, allow_pickle=False) as held:
+                return {n: held[n] for n in reference_state.FACTORS if n in held.files}
+    except (OSError, ValueError) as e:
+        raise UserError(f"{factors} cannot be read ({e}); wanted an .npz file") from e
+
+
+def _task(source: Source, corpus: Corpus | None) -> Task:
+    """The task: of the data, else of our note, else named by the number of outputs."""
+    outputs = _outputs(source)
+    if corpus is not None:
+        if corpus.task.num_outputs != outputs:
+            raise UserError(
+                f"the adapter's head has {outputs} outputs, the data "
+                f"{corpus.task.num_outputs} ({', '.join(corpus.task.labels)}); wanted "
+                "the data it was trained for: choose another --config"
+            )
+        return corpus.task
+    if source.note is not None:
+        return records.task_of(source.note)
+    return unnamed(outputs, "imported")
+
+
+def _outputs(source: Source) -> int:
+    """Number of outputs of the adapter's head, else of the base model's."""
+    config, base = source.base.config, source.base
+    name = f"{head_names(config)['out']}.weight"  # never under the prefix
+    held = source.tensors
+    if name not in held and base.folder is not None:
+        held = read_tensors(base.folder)
+    if name not in held:
+        raise UserError(
+            f"neither the adapter nor {base.name} has a trained head ({name}); wanted "
+            "the adapter of a sequence classifier: save it with "
+            "modules_to_save=['classifier']"
+        )
+    return held[name].shape[0]
+
+
+def _with(session: Session, own: Params) -> Session:
+    """The session with what an adapter brings in place of what was drawn."""
+    params = trees.union(session.trainable, session.frozen)
+    flat, deltas = trees.flatten(params), own.pop("head_deltas", {})
+    for path, x in trees.flatten(own).items():
+        if path not in flat or flat[path].shape != x.shape:
+            got = flat[path].shape if path in flat else "no such leaf"
+            raise UserError(
+                f"the adapter's {path} has shape {x.shape}; the model has {got}: give "
+                "the base model it was trained on as --model"
+            )
+        flat[path] = np.asarray(x, np.float32)
+    for part, delta in deltas.items():
+        kernel = np.asarray(flat[f"head/{part}/kernel"], np.float64)
+        flat[f"head/{part}/kernel"] = (kernel + delta).astype(np.float32)
+    params = trees.unflatten(flat)
+    where = rules.shardings(
+        params, session.mesh, families.of(session.base.config).shardings
+    )
+    params = rules.place(params, where)
+    trainable, frozen = model_lib.split(session.settings, params)
+    return session._replace(trainable=trainable, frozen=frozen)
+
+
+def _with_buckets(session: Session, corpus: Corpus | None) -> Session:
+    """The session with its data, or without any with buckets to predict in."""
+    if corpus is not None:
+        return with_data(session, corpus)
+    longest = session.settings.data.max_length
+    return session._replace(edges=(*(e for e in _EDGES if e < longest), longest))
+
+
+def _calibrator(source: Source, run: Run) -> None:
+    """The calibrator that our export noted; none of what was divided already."""
+    fitted = source.note["calibrator"] if source.note else None
+    if fitted:
+        calibrator.write(run, calibrators.from_json(json.dumps(fitted)))

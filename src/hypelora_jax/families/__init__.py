@@ -1,0 +1,84 @@
+"""Transformer architectures and the heads that read them, as values of two tables.
+
+A family says all that the rest of the house has to know of it: sizes, blocks, names,
+shardings and tokens. Adapters come in as arguments; methods, tasks and files of runs
+may not come in.
+"""
+
+from collections.abc import Callable
+
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.errors import UserError, choose
+from hypelora_jax.families.bert import BERT
+from hypelora_jax.families.distilbert import DISTILBERT
+from hypelora_jax.families.family import Family
+from hypelora_jax.families.roberta import ROBERTA
+from hypelora_jax.families.sequence_head import sequence_head
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.families.xlm_roberta import XLM_ROBERTA
+from hypelora_jax.types import Head
+
+# Architectures, by the `model_type` of a model's config.json.
+FAMILIES: dict[str, Family] = {
+    "roberta": ROBERTA,
+    "bert": BERT,
+    "distilbert": DISTILBERT,
+    "xlm-roberta": XLM_ROBERTA,
+}
+
+
+def _classes(family: Family, config: EncoderConfig, task: Task, dtype: str) -> Head:
+    outputs = len(task.labels)
+    return sequence_head(family.sequence, config, outputs, dtype=dtype)
+
+
+def _regression(family: Family, config: EncoderConfig, task: Task, dtype: str) -> Head:
+    del task
+    return sequence_head(family.sequence, config, 1, dtype=dtype)
+
+
+BuildHead = Callable[[Family, EncoderConfig, Task, str], Head]
+# What reads hidden states, by the name that config.head.kind gives.
+HEADS: dict[str, BuildHead] = {"classes": _classes, "regression": _regression}
+
+
+def of(config: EncoderConfig) -> Family:
+    """The family of a model's sizes.
+
+    Raises:
+      UserError: no such family.
+    """
+    if config.family not in FAMILIES:
+        raise UserError(
+            f"model family is {config.family!r}; wanted one of {', '.join(FAMILIES)}"
+        )
+    return FAMILIES[config.family]
+
+
+def head_kind(name: str, task: Task) -> str:
+    """The kind of head that config.head.kind names; auto: the one of the task."""
+    if name == "auto":
+        return "classes" if task.labels else "regression"
+    choose(HEADS, name, "head.kind")
+    return name
+
+
+def head(kind: str, config: EncoderConfig, task: Task, *, dtype: str) -> Head:
+    """The head of a model; `kind` is that of config.head.
+
+    Raises:
+      UserError: no such kind.
+    """
+    return HEADS[head_kind(kind, task)](of(config), config, task, dtype)
+
+
+def preset(name: str) -> EncoderConfig:
+    """The sizes of a preset of any family.
+
+    Raises:
+      UserError: no such preset; the message lists them.
+    """
+    presets = {n: sizes for f in FAMILIES.values() for n, sizes in f.presets.items()}
+    if name not in presets:
+        raise UserError(f"no preset {name!r}; wanted one of {', '.join(presets)}")
+    return presets[name]

@@ -1,0 +1,64 @@
+"""Dense layers and what they share: the one place where an adapter is applied.
+
+Keys are arguments (None: no dropout), so that a layer is a function of its inputs.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hypelora_jax.types import Key
+
+NORMAL = nn.initializers.normal(0.02)  # initializer_range of all released checkpoints
+
+
+def wide(dtype: jnp.dtype | str) -> jnp.dtype:
+    """At least float32: the dtype of softmax, norms and logits."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def dropout(x: jax.Array, rate: float, key: Key | None) -> jax.Array:
+    """Inverted dropout; the rate holds to 2^-16.
+
+    Two draws are cut from each random word, since drawing costs more than the rest on
+    CPU; an odd last axis draws one word an entry.
+    """
+    if key is None or rate == 0:
+        return x
+    *lead, last = x.shape
+    halved = last % 2 == 0
+    words = jax.random.bits(key, (*lead, last // 2 if halved else last), jnp.uint32)
+    if halved:
+        bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape)
+    else:
+        bits = (words & 0xFFFF).astype(jnp.uint16)
+    dropped = min(max(round(rate * 2**16), 1), 2**16 - 1)
+    return jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
+
+
+def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """A vector broadcast along the last axis of `like`; rank promotion is explicit."""
+    return jnp.broadcast_to(vector, like.shape)
+
+
+class LoraDense(nn.Module):
+    """y = x W + b + (dropout(x) A) B: the one place where an adapter is applied."""
+
+    features: int
+    dropout: float = 0.0  # on the adapter's input only
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, lora: dict[str, jax.Array] | None, key: Key | None
+    ) -> jax.Array:
+        """Projection of (..., I) to (..., O); `lora` is {"a": (I, R), "b": (R, O)}."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", NORMAL, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+        y = jnp.einsum("...i,io->...o", x, kernel)
+        y = y + along_last(bias, y)
+        if lora is None:
+            return y
+        a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
+        low = jnp.einsum("...i,ir->...r", dropout(x, self.dropout, key), a)
+        return y + jnp.einsum("...r,ro->...o", low, b)

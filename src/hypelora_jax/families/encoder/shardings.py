@@ -1,0 +1,16 @@
+"""Where the leaves of an encoder live; see `sharding.rules` for how rules are read."""
+
+from jax.sharding import PartitionSpec as P
+
+from hypelora_jax.sharding.rules import IN, OUT, Table
+
+SHARDINGS: Table = (
+    # by width: no released vocabulary is a multiple of a power of two
+    ("backbone/embed/(word|position|type)/embedding", P(("fsdp", "model"))),
+    ("backbone/embed/norm/(scale|bias)", P()),
+    (f"backbone/layers/{IN}/kernel", P("fsdp", "model")),
+    (f"backbone/layers/{IN}/bias", P("model")),
+    (f"backbone/layers/{OUT}/kernel", P("model", "fsdp")),
+    (f"backbone/layers/{OUT}/bias", P()),
+    ("backbone/layers/(attn|ff)_norm/(scale|bias)", P()),
+)

@@ -1,0 +1,142 @@
+"""Post-norm encoders as a `Backbone`: layers stacked on L and scanned.
+
+What differs between the families that share it stands in a `Layout`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from hypelora_jax.errors import UserError, choose
+from hypelora_jax.families.blocks.dense import dropout, wide
+from hypelora_jax.families.blocks.layer import Block, Embed
+from hypelora_jax.families.family import BuildBackbone
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.keys import maybe, named_key
+from hypelora_jax.sharding.rules import pin_rows
+from hypelora_jax.types import Backbone, Batch, Key, Lora, Params
+
+
+class Layout(NamedTuple):
+    """What differs between the encoders of different families.
+
+    `positions(config, ids)` gives the row of the position table of each token;
+    `segments` says whether tokens have segment types; `padded` names the embedding
+    tables whose row `pad_id` is zero at the start; `drops_attended` says whether
+    dropout follows the projection of what attention gives.
+    """
+
+    positions: Callable[[EncoderConfig, jax.Array], jax.Array]
+    segments: bool
+    padded: tuple[str, ...]
+    max_tokens: Callable[[EncoderConfig], int]
+    drops_attended: bool = True
+
+
+def of_layout(layout: Layout) -> BuildBackbone:
+    """The builder of the encoders of a family."""
+    return partial(encoder, layout)
+
+
+def encoder(
+    layout: Layout,
+    config: EncoderConfig,
+    *,
+    dtype: str = "float32",
+    remat: str = "none",
+    lora_dropout: float = 0.0,
+) -> Backbone:
+    """Encoder whose `apply` takes the `backbone` subtree and a placed, folded adapter.
+
+    Args:
+      config: family and sizes.
+      dtype: compute dtype of the blocks; softmax and norms take at least float32. The
+        hidden states stay in it.
+      remat: "layer" recomputes each layer in the backward pass, same values.
+      lora_dropout: rate on the adapter's input.
+
+    Raises:
+      UserError: an unknown `remat`, or (when applied) more tokens than positions.
+    """
+    remember = choose(REMAT, remat, "model.remat")
+    block = Block(config, lora_dropout, layout.drops_attended)
+
+    def layers(params, lora, batch, key, keep):
+        x = _embedded(layout, config, params["embed"], batch).astype(dtype)
+        x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
+        layers_key = maybe(key, "layers")
+
+        def body(x, row):
+            params, lora, index = row
+            at = None if key is None else jax.random.fold_in(layers_key, index)
+            params = _cast(params, dtype)
+            x = block.apply({"params": params}, pin_rows(x), batch["mask"], lora, at)
+            x = pin_rows(x)
+            return x, (x if keep else None)
+
+        rows = params["layers"], lora, jnp.arange(config.layers)
+        return x, *jax.lax.scan(remember(body), x, rows)
+
+    def apply(
+        params: Params, lora: Lora, batch: Batch, key: Key | None = None
+    ) -> jax.Array:
+        return layers(params, lora, batch, key, keep=False)[1]
+
+    def trace(
+        params: Params, lora: Lora, batch: Batch, key: Key | None = None
+    ) -> jax.Array:
+        first, _, rest = layers(params, lora, batch, key, keep=True)
+        return jnp.concatenate([first[None], rest])
+
+    init = jax.jit(partial(_init, layout, config))  # eagerly it would compile op by op
+    return Backbone(init, apply, trace)
+
+
+# What the backward pass computes again, by the name that config.model.remat gives.
+# Inside a scan there is nothing that common subexpression elimination could merge.
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda body: body,
+    "layer": partial(jax.checkpoint, prevent_cse=False),
+}
+
+
+def _embedded(
+    layout: Layout, config: EncoderConfig, params: Params, batch: Batch
+) -> jax.Array:
+    ids, limit = batch["ids"], layout.max_tokens(config)
+    if ids.shape[-1] > limit:
+        raise UserError(
+            f"a sequence of {ids.shape[-1]} tokens; this model has positions for"
+            f" {limit}: set data.max_length to that or less"
+        )
+    types = batch["types"] if layout.segments else jnp.zeros_like(ids)
+    at = layout.positions(config, ids)
+    return cast(jax.Array, Embed(config).apply({"params": params}, ids, at, types))
+
+
+def _cast(params: Params, dtype: str) -> Params:
+    """One layer's parameters as the block computes with them; norms stay wide."""
+    to = {name: wide(dtype) if "norm" in name else dtype for name in params}
+    return {
+        name: {leaf: x.astype(to[name]) for leaf, x in leaves.items()}
+        for name, leaves in params.items()
+    }
+
+
+def _init(layout: Layout, config: EncoderConfig, key: Key) -> Params:
+    """Hugging Face's init: normal(0.02), biases 0, norms 1, pad rows 0; float32."""
+    ids = jnp.zeros((1,), jnp.int32)
+    embed = Embed(config).init(named_key(key, "embed"), ids, ids, ids)["params"]
+    for name in layout.padded:
+        table = embed[name]["embedding"]
+        embed[name] = {"embedding": table.at[config.pad_id].set(0)}
+
+    def one(key: Key) -> Params:
+        x, mask = jnp.zeros((1, config.width)), jnp.ones((1,), bool)
+        return Block(config).init(key, x, mask, {}, None)["params"]
+
+    keys = jax.random.split(named_key(key, "layers"), config.layers)
+    return {"embed": embed, "layers": jax.vmap(one)(keys)}

@@ -1,0 +1,71 @@
+"""What a transformer architecture is to the rest of the house: one value a family."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from hypelora_jax.data.tokens import TokenRoles
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.sharding.rules import Table
+from hypelora_jax.types import Backbone
+
+
+class Names(NamedTuple):
+    """Hugging Face's names of a family's tensors, without `prefix` where not said.
+
+    Names with `{layer}` stand for a stack: one tensor a layer.
+    """
+
+    prefix: str  # of the backbone in the file of a whole model, such as "bert."
+    modules: Mapping[str, str]  # canonical module -> projection
+    norms: Mapping[str, str]  # path under `backbone` -> layer norm
+    tables: Mapping[str, str]  # path under `backbone` -> embedding table
+    ignored: str  # regex of tensors that are no part of our tree
+
+
+class SequenceLayout(NamedTuple):
+    """How a family's head turns the first token's state into logits."""
+
+    input_dropout: bool  # before the first layer, as RoBERTa has it
+    activation: str  # after it, of `blocks.ACTIVATION`
+
+
+class BuildBackbone(Protocol):
+    """Builds the backbone of a family.
+
+    `dtype` is that of the blocks (softmax and norms take at least float32), `remat`
+    says what the backward pass computes again, `lora_dropout` is the rate on the
+    adapter's input.
+    """
+
+    def __call__(
+        self,
+        config: EncoderConfig,
+        *,
+        dtype: str = "float32",
+        remat: str = "none",
+        lora_dropout: float = 0.0,
+    ) -> Backbone:
+        """The backbone; its `apply` takes the `backbone` subtree."""
+
+
+class Family(NamedTuple):
+    """A transformer architecture; its name is the `model_type` of config.json.
+
+    `heads` maps the kinds of head that the family's checkpoints carry to the Hugging
+    Face names of their layers, with prefixes. `config` and `fields` are inverse: fields
+    of config.json to sizes, and sizes to fields. The second argument of `fields` says
+    whether the model has a sequence head.
+    """
+
+    name: str
+    config: Callable[[Mapping[str, Any]], EncoderConfig]
+    fields: Callable[[EncoderConfig, bool], dict[str, Any]]
+    backbone: BuildBackbone
+    heads: Mapping[str, Mapping[str, str]]
+    sequence: SequenceLayout
+    sites: Callable[[EncoderConfig], dict[str, tuple[int, int]]]
+    names: Names
+    shardings: Table
+    tokens: TokenRoles
+    presets: Mapping[str, EncoderConfig]
+    max_tokens: Callable[[EncoderConfig], int]

@@ -1,0 +1,120 @@
+"""Files and folders of any kind: the cache, whole writes, UTF-8 and JSON reading."""
+
+import json
+import os
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from hypelora_jax.errors import UserError
+
+ENV = "HYPELORA_CACHE"
+
+
+def root() -> Path:
+    """Cache folder: $HYPELORA_CACHE, else ~/.cache/hypelora_jax."""
+    return Path(os.environ.get(ENV) or "~/.cache/hypelora_jax").expanduser()
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path from the root, with `~` expanded; gs://... as it is."""
+    if "://" in os.fspath(path):
+        return epath.Path(path)
+    return epath.Path(Path(path).expanduser().absolute())
+
+
+def write_whole(path: epath.PathLike, data: bytes | str) -> None:
+    """Write a file by a rename, so that a reader finds all of it or none.
+
+    Folders are made; the path may be gs://...
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.write_bytes(data if isinstance(data, bytes) else data.encode())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Write a JSON file, which appears whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_text(path: epath.PathLike, way_out: str = "save the file as UTF-8") -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+      UserError: a byte that is not UTF-8; names its line and the way out.
+    """
+    data = epath.Path(path).read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = data[: e.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}: byte 0x{data[e.start]:02x} in line {line} is not UTF-8; {way_out}"
+        ) from None
+
+
+def read_json(
+    path: epath.PathLike, way_out: str = "restore the file"
+) -> dict[str, Any]:
+    """The JSON object of a file.
+
+    Raises:
+      UserError: not UTF-8, not JSON, or JSON of another kind; says the way out.
+    """
+    try:
+        value = json.loads(epath.Path(path).read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as e:
+        raise UserError(
+            f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object: "
+            f"{way_out}"
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object; {way_out}")
+    return value
+
+
+def check_empty(
+    path: epath.PathLike, flag: str, given: str = "", but: Collection[str] = ()
+) -> None:
+    """Refuse a folder to write to that already holds something.
+
+    Args:
+      path: the folder, which need not exist.
+      flag: that named it, as "--output".
+      given: the folder as the user spelled it; "": the path.
+      but: names of files that may be there.
+
+    Raises:
+      UserError: a file, or a folder that is not empty.
+    """
+    folder, given = epath.Path(path), given or os.fspath(path)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{given} is a file; wanted a folder that is not there yet")
+    if any(file.name not in but for file in folder.iterdir()):
+        raise UserError(
+            f"{given} is not empty; nothing there is overwritten: choose another "
+            f"{flag}, or empty it yourself"
+        )
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs in the cache folder, so that a restart need not compile.
+
+    JAX_COMPILATION_CACHE_DIR, if set, rules.
+    """
+    import jax  # local: everything else in this file is of use without it
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(root() / "xla"))

@@ -1,0 +1,129 @@
+"""Assembly of a hyper-network: A by its mode, trunk, output heads, blending."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.settings import BlendConfig, HyperConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.hyper import factors
+from hypelora_jax.keys import maybe, named_key
+from hypelora_jax.types import HyperNet, Key, Lora, Params
+
+
+class Trunk(NamedTuple):
+    """Conditioning to features: `apply(params, cond_SC, key=None) -> features_SF`."""
+
+    init: Callable[..., Params]
+    apply: Callable[..., jax.Array]
+    width: int
+
+
+def input_width(config: HyperConfig, sites: Sites, rank: int, cond_width: int) -> int:
+    """Width of the trunk's input: C, and d_in * rank more with A as input.
+
+    Raises:
+      UserError: A as input where A is generated or sites differ in d_in.
+    """
+    if not config.a_input:
+        return cond_width
+    if config.a == "generated":
+        raise UserError(
+            "config.hyper.a_input wants hyper.a=fixed or random; got generated: a "
+            "generated A cannot be its own input"
+        )
+    if len({s.d_in for s in sites.values()}) > 1:
+        raise UserError(
+            "config.hyper.a_input wants one d_in for all sites; got "
+            f"{ {m: s.d_in for m, s in sites.items()} }: adapt fewer modules"
+        )
+    return cond_width + next(iter(sites.values())).d_in * rank
+
+
+def of_trunk(
+    trunk: Trunk,
+    config: HyperConfig,
+    blending: BlendConfig,
+    sites: Sites,
+    rank: int,
+    two_halves: bool,
+) -> HyperNet:
+    """HyperNet from a trunk.
+
+    `two_halves`: each site has two slots, A's in the first half and B's in the second
+    (the Transformer with generated A); else one slot writes both.
+    """
+    n = factors.num_sites(sites)
+    offset = n if two_halves else 0  # from a site's slot to the slot of its B
+    one_head = two_halves and config.init == "reference"
+
+    def init(key: Key) -> Params:
+        params = {
+            "trunk": trunk.init(named_key(key, "trunk")),
+            "out": factors.init_heads(
+                named_key(key, "out"), sites, rank, trunk.width, config, one_head
+            ),
+        }
+        if config.a != "generated":  # `random`: what evaluation uses
+            params["a"] = factors.draw_all_a(named_key(key, "a"), sites, rank, config)
+        if start := factors.init_blend(named_key(key, "init"), sites, rank, blending):
+            params["init"] = start
+        return params
+
+    def frozen_a(params: Params, key: Key | None) -> dict | None:
+        if config.a == "random" and key is not None:
+            drawn = factors.draw_all_a(named_key(key, "random_a"), sites, rank, config)
+            return jax.tree.map(
+                lambda new, old: new.astype(old.dtype), drawn, params["a"]
+            )
+        return params.get("a")
+
+    def apply(
+        params: Params,
+        cond_SC: jax.Array,
+        alpha: jax.Array | float,
+        key: Key | None = None,
+    ) -> Lora:
+        a = frozen_a(params, key)
+        if config.a_input and a is not None:  # generated A is refused as input
+            # by name: jit and checkpoints sort the keys of a dict, slots are canonical
+            flat = [a[m].reshape(a[m].shape[0], -1) for m in sites]
+            cond_SC = jnp.concatenate([cond_SC, jnp.concatenate(flat)], axis=-1)
+        features_SF = trunk.apply(params["trunk"], cond_SC, maybe(key, "trunk"))
+        if config.init == "zero":
+            features_SF = factors.normalise(features_SF)
+        lora = _write(params["out"], features_SF, config, sites, rank, offset)
+        if a is not None:
+            lora = {m: {"a": a[m], "b": f["b"]} for m, f in lora.items()}
+        return factors.blend_all(lora, params.get("init", {}), alpha, blending)
+
+    return HyperNet(init, apply, 2 * n if two_halves else n)
+
+
+def _write(
+    heads: Params,
+    features_SF: jax.Array,
+    config: HyperConfig,
+    sites: Sites,
+    rank: int,
+    offset: int,
+) -> Lora:
+    """Compact factors from features: B always, A where it is generated."""
+    lora: Lora = {m: {} for m in sites}
+    for g in factors.groups(sites):
+        head, count, zero = heads[g.name], len(g.slots), config.init == "zero"
+        made = {}
+        if config.a == "generated":
+            own = head.get("ab", head.get("a"))
+            flat = factors.rows(own, features_SF[g.slots], "a", zero)
+            made["a"] = flat.reshape(count, g.d_in, rank)
+        own = head.get("ab", head.get("b"))
+        flat = factors.rows(own, features_SF[g.slots + offset], "b", zero)
+        made["b"] = flat.reshape(count, rank, g.d_out)
+        for name, stacked in made.items():
+            for module, x in factors.split(stacked, g, sites).items():
+                lora[module][name] = x
+    return lora

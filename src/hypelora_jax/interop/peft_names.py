@@ -1,0 +1,79 @@
+"""Names by which peft finds projections, from the names that a family gives."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.families.family import Family
+
+ROOT = "base_model.model."
+
+
+def endings(family: Family) -> dict[str, str]:
+    """The end of each module's name by which peft finds it in a list of targets.
+
+    It is the shortest one that no other module has; where there is none, as for BERT's
+    `output.dense`, all that follows the number of the layer.
+    """
+    own = {m: n.partition("{layer}.")[2] for m, n in family.names.modules.items()}
+    found = {}
+    for module, name in own.items():
+        parts = name.split(".")
+        ends = [".".join(parts[i:]) for i in reversed(range(len(parts)))]
+        found[module] = next((e for e in ends if _ending(own, e) == {module}), name)
+    return found
+
+
+def _ending(names: Mapping[str, str], end: str) -> set[str]:
+    """The modules whose names end so."""
+    return {m for m, name in names.items() if f".{name}".endswith(f".{end}")}
+
+
+def layers_pattern(family: Family) -> str:
+    """What precedes the number of a layer in the names of projections."""
+    return next(iter(family.names.modules.values())).partition(".{layer}")[0]
+
+
+def target_regex(sites: Sites, family: Family) -> str:
+    """A regex that the names of these sites match whole, and no others of a model."""
+    found = []
+    for module, site in sites.items():
+        layers = "|".join(str(i) for i in sorted(site.layers))
+        name = re.escape(family.names.modules[module])
+        found.append(name.replace(re.escape("{layer}"), f"(?:{layers})"))
+    return rf"(?:.*\.)?(?:{'|'.join(found)})"
+
+
+def targets(sites: Sites, family: Family, num_layers: int) -> dict[str, Any]:
+    """Peft's `target_modules`, `layers_to_transform` and `layers_pattern`.
+
+    Names where modules share their layers, as people write them; else one regex.
+    """
+    layers = {tuple(sorted(site.layers)) for site in sites.values()}
+    ends, named = endings(family), family.names.modules
+    if len(layers) > 1 or any(_ending(named, ends[m]) - sites.keys() for m in sites):
+        return {"target_modules": target_regex(sites, family)}
+    own = list(layers.pop())
+    where = {"layers_to_transform": own, "layers_pattern": layers_pattern(family)}
+    return {
+        "target_modules": [ends[m] for m in sites],
+        **({} if own == list(range(num_layers)) else where),
+    }
+
+
+def plain(name: str) -> str:
+    """A tensor's name without peft's root, wrappers and adapter name."""
+    name = name.removeprefix(ROOT)
+    name = re.sub(r"\.modules_to_save\.\w+(?=\.)", "", name, count=1)
+    return re.sub(r"\.lora_([AB])\.\w+\.weight$", r".lora_\1.weight", name)
+
+
+def site_of(name: str, family: Family) -> tuple[str, int] | None:
+    """(module, layer) of a projection's name, with or without the family's prefix."""
+    short = name.removeprefix(ROOT).removeprefix(family.names.prefix)
+    for module, pattern in family.names.modules.items():
+        regex = re.escape(pattern).replace(re.escape("{layer}"), r"(\d+)")
+        if match := re.fullmatch(regex, short):
+            return module, int(match[1])
+    return None

@@ -1,0 +1,162 @@
+"""What the reference saves of a trained hyper-network, taken up again (METHOD A.9).
+
+Its peft adapter holds the network once for each adapted module, under
+`...lora_A.hypernet.`: all clones must agree, and one is used (no. 12). Fixed A and the
+factors to blend with are in no file (no. 11): whoever still has them gives them.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.sections import AMode
+from hypelora_jax.config.settings import BlendConfig, HyperConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.family import Family
+from hypelora_jax.interop.peft_names import site_of
+from hypelora_jax.interop.reference import by_slot, hyper_params
+from hypelora_jax.types import MODULES, Params
+
+_CLONE = re.compile(r"(.+)\.lora_A(?:\.default)?\.hypernet\.(.+)")
+FACTORS = ("A", "initial_A", "initial_B")  # arrays of N sites, in slot order
+
+
+class ReferenceState(NamedTuple):
+    """What a hyper-network's adapter holds, sorted."""
+
+    hyper: dict[str, np.ndarray]  # by the reference's names
+    modules: tuple[str, ...]  # canonical names, canonical order
+    layers: tuple[int, ...]  # layers under the hyper-network
+    others: dict[str, np.ndarray]  # static factors and the head
+
+
+def is_reference(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether an adapter's tensors are a hyper-network's of the reference."""
+    return any(_CLONE.fullmatch(name) for name in tensors)
+
+
+def sort(tensors: Mapping[str, np.ndarray], family: Family) -> ReferenceState:
+    """One hyper-network out of its clones, and where it stood.
+
+    Raises:
+      UserError: clones that differ, or modules that are no grid of sites.
+    """
+    clones: dict[str, dict[str, np.ndarray]] = {}
+    others = {}
+    for name, x in tensors.items():
+        if match := _CLONE.fullmatch(name):
+            clones.setdefault(match[1], {})[match[2]] = x
+        elif x.ndim:  # without dimensions: a stand-in that peft reads a dtype from
+            others[name] = x
+    first, hyper = next(iter(clones.items()))
+    for where, clone in clones.items():
+        for name in sorted(hyper.keys() | clone.keys()):
+            same = name in hyper and name in clone
+            if not same or not np.array_equal(hyper[name], clone[name]):
+                raise UserError(
+                    f"the hyper-network at {where} differs from that at {first} in "
+                    f"{name}; wanted one network, saved once a module"
+                )
+    found = []
+    for name in clones:
+        site = site_of(name, family)
+        if site is None:
+            raise UserError(f"{name} is no projection we know")
+        found.append(site)
+    modules = tuple(m for m in MODULES if any(m == n for n, _ in found))
+    layers = tuple(sorted({layer for _, layer in found}))
+    if len(found) != len(modules) * len(layers):
+        raise UserError(
+            f"the hyper-network stands at {len(found)} modules; wanted each of "
+            f"{modules} in each of the layers {layers}"
+        )
+    return ReferenceState(hyper, modules, layers, others)
+
+
+def config_of(
+    state: ReferenceState, rank: int, width: int, a: AMode, heads: int
+) -> tuple[str, HyperConfig]:
+    """(method, config) that the shapes of a saved network tell.
+
+    Args:
+      state: the sorted state.
+      rank: r of the adapter's config.
+      width: d, input and output width of every site.
+      a: "fixed" or "random", for a network that does not write A.
+      heads: of the Transformer's attention; the shapes do not say.
+
+    Raises:
+      UserError: shapes that are none of the reference's networks.
+    """
+    t, slots = state.hyper, len(state.modules) * len(state.layers)
+    if "embedding.weight" not in t:
+        raise UserError("the hyper-network has no embedding.weight; wanted it")
+    rows, cond_dim = t["embedding.weight"].shape
+    common = {"init": "reference", "cond_dim": cond_dim, "layers": state.layers}
+    if "fc1.weight" in t:
+        depth = sum(bool(re.fullmatch(r"fc\d+\.weight", name)) for name in t)
+        shapes = [t[f"fc{i + 1}.weight"].shape for i in range(depth)]
+        twice, rest = divmod(shapes[-1][0], rank * width)
+        common |= {"widths": tuple(shape[0] for shape in shapes[:-1])}
+        method, d_in = "hyper_mlp", shapes[0][1]
+    else:
+        twice, rest = divmod(rows, slots)
+        shape, method = t["token_proj.weight"].shape, "hyper_transformer"
+        ups = [n for n in t if re.fullmatch(r"transformer\..*linear1\.weight", n)]
+        common |= {"width": shape[0], "depth": len(ups), "ff": t[ups[0]].shape[0]}
+        common |= {"heads": heads}
+        d_in = shape[1]
+    if rest or twice not in (1, 2):
+        raise UserError(
+            f"the hyper-network does not write rank {rank} for {slots} sites of width "
+            f"{width}; wanted the adapter_config.json and --model it was saved with"
+        )
+    a = "generated" if twice == 2 else a
+    return method, HyperConfig(a=a, a_input=d_in != cond_dim, **common)
+
+
+def params_of(
+    state: ReferenceState,
+    hyper: HyperConfig,
+    blend: BlendConfig,
+    sites: Sites,
+    rank: int,
+    arrays: Mapping[str, np.ndarray],
+) -> Params:
+    """`{"cond", "hyper"}` of a state and the arrays that the user still has.
+
+    With hyper.a=random and no A given, `hyper/a` is absent: any draw is as good.
+
+    Raises:
+      UserError: an array is needed and not given, or has another shape.
+    """
+    params: Params = hyper_params(state.hyper, hyper, sites, rank)
+    site, n = next(iter(sites.values())), sum(len(s.layers) for s in sites.values())
+    a_shape, b_shape = (n, site.d_in, rank), (n, rank, site.d_out)
+
+    def given(name: str, shape: tuple, why: str) -> dict[str, Any]:
+        if name not in arrays:
+            raise UserError(
+                f"{why}, and the reference saves no {name}; wanted --factors=FILE.npz "
+                f"with {name} of shape {shape}, in slot order"
+            )
+        if arrays[name].shape != shape:
+            raise UserError(f"{name} has shape {arrays[name].shape}; wanted {shape}")
+        return by_slot(np.asarray(arrays[name], np.float32), sites)
+
+    if hyper.a == "fixed" or (hyper.a == "random" and "A" in arrays):
+        why = "this network does not write A (hyper.a=random would do with any)"
+        params["hyper"]["a"] = given("A", a_shape, why)
+    start = {}
+    if blend.a != "replace":
+        start["a"] = given("initial_A", a_shape, f"config.blend.a is {blend.a}")
+    if blend.b != "replace":
+        zero = {} if blend.b == "multiply" else {"initial_B": np.zeros(b_shape)}
+        arrays = {**zero, **arrays}  # peft's B starts at zero
+        start["b"] = given("initial_B", b_shape, f"config.blend.b is {blend.b}")
+    if start:
+        params["hyper"]["init"] = start
+    return params

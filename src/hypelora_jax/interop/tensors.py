@@ -1,0 +1,209 @@
+"""Files of a Hugging Face folder: `config.json`, safetensors, shards and their index.
+
+Safetensors only: a pickle runs code when it is read.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from etils import epath
+
+from hypelora_jax import families, files
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import EncoderConfig
+
+MODEL_CONFIG = "config.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+    """The JSON object in a file; a missing or malformed one is a `UserError`."""
+    try:
+        return files.read_json(path, "copy the file again")
+    except FileNotFoundError as e:
+        raise UserError(
+            f"{path} does not exist; wanted a folder with config.json and"
+            " model.safetensors: check model.path"
+        ) from e
+    except OSError as e:
+        raise UserError(
+            f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object:"
+            " copy the file again"
+        ) from e
+
+
+def load_config(folder: epath.PathLike) -> EncoderConfig:
+    """Sizes and constants of the model in a folder, from its `config.json`.
+
+    Raises:
+      UserError: no file, not JSON, a field missing or out of range, another model type.
+    """
+    path = epath.Path(folder) / MODEL_CONFIG
+    fields = read_json(path)
+    name = fields.get("model_type")
+    if name not in families.FAMILIES:
+        raise UserError(
+            f"{path} has model_type={name!r}; wanted one of "
+            f"{', '.join(families.FAMILIES)}: other architectures are not supported"
+        )
+    try:
+        return families.FAMILIES[name].config(fields)
+    except UserError as e:
+        raise UserError(f"{path}: {e}") from e
+
+
+def make_config(
+    config: EncoderConfig,
+    dtype: str = "float32",
+    outputs: int | None = None,
+    labels: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Fields of `config.json`: the inverse of `load_config`; no outputs, no head."""
+    fields = families.of(config).fields(config, outputs is not None)
+    fields |= {"dtype": dtype, "torch_dtype": dtype}  # the second: transformers 4
+    if outputs is None:
+        return fields
+    names = labels or [f"LABEL_{i}" for i in range(outputs)]
+    return fields | {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": "regression" if outputs == 1 else None,
+    }
+
+
+def read_file(path: epath.Path) -> dict[str, np.ndarray]:
+    """Tensors of one file; the three float types become float32, others stay bytes."""
+    try:
+        entries = safetensors.deserialize(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as e:
+        raise UserError(
+            f"{path} cannot be read as safetensors ({e}); wanted a whole file:"
+            " copy or download it again"
+        ) from e
+    tensors = {}
+    for name, entry in entries:
+        stored = DTYPES.get(_STORED.get(entry["dtype"], ""), np.dtype(np.uint8))
+        x = np.frombuffer(entry["data"], stored)
+        if stored != np.uint8:
+            x = x.reshape(entry["shape"]).astype(np.float32, copy=False)
+        tensors[name] = x
+    return tensors
+
+
+def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
+    path = folder / INDEX
+    where = read_json(path).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise UserError(f"{path} has no weight_map; copy the file again")
+    for shard in where.values():  # a plain name: the index cannot point elsewhere
+        if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(shard)):
+            raise UserError(
+                f"{path} names the shard {shard!r}; wanted a plain file name that ends"
+                " in .safetensors, in the same folder"
+            )
+    tensors: dict[str, np.ndarray] = {}
+    for shard in sorted(set(where.values())):
+        for name, x in read_file(folder / shard).items():
+            if where.get(name) != shard:
+                raise UserError(
+                    f"{folder / shard} holds {name!r}, which {INDEX} places in"
+                    f" {where.get(name)}; wanted both to agree: copy the folder again"
+                )
+            tensors[name] = x
+    for name, shard in where.items():
+        if name not in tensors:
+            raise UserError(
+                f"{folder / shard} lacks {name!r}, which {INDEX} places there;"
+                " wanted both to agree: copy the folder again"
+            )
+    return tensors
+
+
+def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
+    """Tensors of a folder by name: `model.safetensors`, or the shards of its index.
+
+    float32, float16 and bfloat16 become float32; of others the bytes are given (uint8).
+
+    Raises:
+      UserError: no safetensors (pickles are refused), a damaged file, an index that
+        does not agree with its shards or points out of the folder.
+    """
+    folder = epath.Path(folder)
+    if (folder / SINGLE).exists():
+        return read_file(folder / SINGLE)
+    if (folder / INDEX).exists():
+        return _read_shards(folder)
+    if any(
+        (folder / f"pytorch_model.bin{end}").exists() for end in ("", ".index.json")
+    ):
+        raise UserError(
+            f"{folder} has only pytorch_model.bin, a pickle, which can run code when"
+            f" read; wanted {SINGLE}: load it with transformers where you trust it and"
+            " call save_pretrained, which writes safetensors"
+        )
+    raise UserError(f"{folder} has no {SINGLE}; wanted it (or {INDEX}) there")
+
+
+def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
+    """Tensors in order, a new shard where the next would pass `limit` bytes."""
+    shards: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for name, x in tensors.items():
+        if shards[-1] and size + x.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = x
+        size += x.nbytes
+    return shards
+
+
+def write_model(
+    folder: epath.PathLike,
+    fields: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    dtype: str,
+    max_shard_bytes: int | None = None,
+) -> None:
+    """Write tensors and then `config.json`, so that what has a config is whole.
+
+    Raises:
+      UserError: an unknown dtype, or a folder that cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
+    folder = epath.Path(folder)
+    cast = {k: np.ascontiguousarray(x, DTYPES[dtype]) for k, x in tensors.items()}
+    total = sum(x.nbytes for x in cast.values())
+    shards = [cast] if max_shard_bytes is None else _shards(cast, max_shard_bytes)
+    named = {SINGLE: cast}
+    if len(shards) > 1:
+        stem = f"of-{len(shards):05d}.safetensors"
+        named = {f"model-{i:05d}-{stem}": s for i, s in enumerate(shards, start=1)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in (SINGLE, INDEX):  # else a former save would hide this one
+            (folder / old).unlink(missing_ok=True)
+        for name, shard in named.items():
+            data = safetensors.numpy.save(shard, metadata={"format": "pt"})
+            files.write_whole(folder / name, data)
+        if len(shards) > 1:
+            where = {n: file for file, shard in named.items() for n in shard}
+            index = {"metadata": {"total_size": total}, "weight_map": where}
+            files.write_json(folder / INDEX, index)
+        files.write_json(folder / MODEL_CONFIG, dict(fields))
+    except OSError as e:
+        raise UserError(
+            f"cannot write {folder} ({e.strerror or e}); wanted a folder with room and"
+            " leave to write: choose another"
+        ) from e

@@ -1,0 +1,289 @@
+"""Where base model, conditioner, hyper-network, LoRA, head and objective meet.
+
+`adapt` makes the adapter once; `classify` uses it. Evaluation runs `adapt` once per
+split, a training step once however many micro-batches it has; `predict` is both.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+
+from hypelora_jax import families, hyper, objectives, trees
+from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.adapters import sites as sites_lib
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.errors import choose
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.hyper import mlp, transformer
+from hypelora_jax.keys import maybe, named_key
+from hypelora_jax.types import (
+    Backbone,
+    Batch,
+    Conditioner,
+    Conditions,
+    Encode,
+    Head,
+    HyperNet,
+    Key,
+    Lora,
+    Method,
+    Objective,
+    Params,
+)
+
+_HYPER = ("hyper/(trunk|out)/.*", "cond/.*", "lora/.*", "head/.*", "loss/.*")
+# What trains, by the name that config.method gives; rates are for MiniLM, batch 32.
+METHODS = {
+    "full": Method(("backbone/.*", "head/.*", "loss/.*"), None, False, lr=5e-5),
+    "lora": Method(("lora/.*", "head/.*", "loss/.*"), None, True, lr=1e-3),
+    "lora_frozen_a": Method(("lora/.*/b", "head/.*", "loss/.*"), None, True, lr=1e-3),
+    "head": Method(("head/.*", "loss/.*"), None, False, lr=1e-3),
+    "hyper_mlp": Method(_HYPER, mlp.NETWORK, True, lr=1e-3),
+    "hyper_transformer": Method(_HYPER, transformer.NETWORK, True, lr=3e-4),
+}
+
+
+def method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    return choose(METHODS, name, "method")
+
+
+class Parts(NamedTuple):
+    """What a model is made of; `cond` and `hyper` are None without a hyper-network."""
+
+    backbone: Backbone
+    head: Head
+    cond: Conditioner | None
+    hyper: HyperNet | None
+    hyper_sites: Sites  # sites the hyper-network writes
+    lora_sites: Sites  # sites with static factors
+    scale: float  # alpha / rank
+    rank: int
+    num_layers: int
+    objective: Objective
+
+
+Compact = list[tuple[Sites, Lora]]  # compact factors on disjoint layers, unscaled
+
+
+class Adapt(Protocol):
+    """Makes the adapter of a batch, placed on all layers and scaled."""
+
+    def __call__(
+        self,
+        params: Params,
+        batch: Batch,
+        alpha: jax.Array | float,
+        key: Key | None = None,
+    ) -> Lora:
+        """Factors a_LIR and b_LRO; with a leading B where rows have their own."""
+
+
+class Classify(Protocol):
+    """Runs the adapted backbone and the head."""
+
+    def __call__(
+        self, params: Params, factors: Lora, batch: Batch, key: Key | None = None
+    ) -> jax.Array:
+        """Logits (B, Y), at least float32."""
+
+
+class Predict(Protocol):
+    """`adapt` and `classify` of the two halves of the parameter tree."""
+
+    def __call__(
+        self,
+        trainable: Params,
+        frozen: Params,
+        batch: Batch,
+        alpha: jax.Array | float,
+        key: Key | None = None,
+    ) -> jax.Array:
+        """Logits (B, Y), at least float32."""
+
+
+class Model(NamedTuple):
+    """A model's pure functions; all its state is the parameter tree."""
+
+    parts: Parts
+    adapt: Adapt
+    classify: Classify
+    predict: Predict
+
+    @property
+    def objective(self) -> Objective:
+        """What the model learns and how it is judged."""
+        return self.parts.objective
+
+
+def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
+    """The model's functions, from settings, the sizes of the base model and the task.
+
+    Raises:
+      UserError: a name in the settings that no table has, or choices that do not fit
+        the base model or the task.
+    """
+    family, chosen = families.of(config), method(settings.method)
+    names, sites = family.names.modules, {}
+    if chosen.adapts:
+        dims = family.sites(config)
+        sites = sites_lib.sites(settings.lora, dims, config.layers, names)
+    cond, network, own = _network(settings, chosen, sites, config.layers)
+    dtype, dropout = settings.model.dtype, settings.lora.dropout
+    remat = settings.model.remat
+    parts = Parts(
+        family.backbone(config, dtype=dtype, remat=remat, lora_dropout=dropout),
+        families.head(settings.head.kind, config, task, dtype=dtype),
+        cond,
+        network,
+        own,
+        sites_lib.without(sites, own),
+        lora_lib.scale(settings.lora),
+        settings.lora.rank,
+        config.layers,
+        objectives.of(task, settings.loss),
+    )
+    return of_parts(parts)
+
+
+def _network(
+    settings: Settings, chosen: Method, sites: Sites, num_layers: int
+) -> tuple[Conditioner | None, HyperNet | None, Sites]:
+    """(conditioner, hyper-network, its sites), or Nones without a hyper-network."""
+    if chosen.network is None:
+        return None, None, {}
+    own = sites_lib.restrict(sites, settings.hyper.layers, num_layers)
+    slots = chosen.network.slots(settings.hyper, own)
+    source = settings.condition.source
+    cond = choose(hyper.CONDITIONERS, source, "condition.source")(settings, slots)
+    made = chosen.network.build(
+        settings.hyper, settings.blend, own, settings.lora.rank, cond.width
+    )
+    return cond, made, own
+
+
+def of_parts(parts: Parts) -> Model:
+    """The functions of a model made of `parts`."""
+
+    def adapt(
+        params: Params, batch: Batch, alpha: jax.Array | float, key: Key | None = None
+    ) -> Lora:
+        key, found = maybe(key, "hyper"), _conditions(parts, params, batch)
+
+        def one(cond_SC: jax.Array | None) -> Lora:
+            made = _write(parts, params, cond_SC, alpha, key)
+            return lora_lib.fold(lora_lib.place(made, parts.num_layers), parts.scale)
+
+        if found is None or found.vectors.ndim == 2:
+            return one(None if found is None else found.vectors)
+        factors, row_B = jax.vmap(one)(found.vectors), found.row
+        if row_B is None:
+            return factors
+        # the network ran once a condition, not once a row
+        return jax.tree.map(lambda x: x[row_B], factors)
+
+    def classify(
+        params: Params, factors: Lora, batch: Batch, key: Key | None = None
+    ) -> jax.Array:
+        rows = {n: batch[n] for n in ("ids", "mask", "types")}
+        encode = (
+            _per_example(parts) if is_per_example(factors) else parts.backbone.apply
+        )
+        hidden_BTD = encode(params["backbone"], factors, rows, maybe(key, "backbone"))
+        return parts.head.apply(params["head"], hidden_BTD, batch, maybe(key, "head"))
+
+    def predict(
+        trainable: Params,
+        frozen: Params,
+        batch: Batch,
+        alpha: jax.Array | float,
+        key: Key | None = None,
+    ) -> jax.Array:
+        params = trees.union(trainable, frozen)
+        return classify(params, adapt(params, batch, alpha, key), batch, key)
+
+    return Model(parts, adapt, classify, predict)
+
+
+def compact(
+    parts: Parts, params: Params, batch: Batch, alpha: jax.Array | float
+) -> Compact:
+    """Compact factors where all rows share one condition: generated ones first."""
+    found = _conditions(parts, params, batch)
+    return _write(parts, params, None if found is None else found.vectors, alpha, None)
+
+
+def is_per_example(factors: Lora) -> bool:
+    """Whether a placed adapter has a leading batch axis (a_BLIR instead of a_LIR)."""
+    return any(x.ndim == 4 for x in jax.tree.leaves(factors))
+
+
+def _conditions(parts: Parts, params: Params, batch: Batch) -> Conditions | None:
+    """The conditions of a batch; None without a hyper-network."""
+    if parts.cond is None:
+        return None
+    return parts.cond.apply(params.get("cond", {}), batch)
+
+
+def _write(
+    parts: Parts,
+    params: Params,
+    cond_SC: jax.Array | None,
+    alpha: jax.Array | float,
+    key: Key | None,
+) -> Compact:
+    """Compact factors of all sites, generated ones first, unscaled."""
+    made = []
+    if parts.hyper is not None and cond_SC is not None:
+        factors = parts.hyper.apply(params["hyper"], cond_SC, alpha, key)
+        made.append((parts.hyper_sites, factors))
+    if parts.lora_sites:
+        made.append((parts.lora_sites, params["lora"]))
+    return made
+
+
+def _per_example(parts: Parts) -> Encode:
+    """The backbone where each row has its own factors: x A B, never a dense delta."""
+
+    def encode(
+        params: Params, lora: Lora, batch: Batch, key: Key | None = None
+    ) -> jax.Array:
+        if key is None:
+            over_rows = jax.vmap(parts.backbone.apply, (None, 0, 0, None))
+            return over_rows(params, lora, batch, None)
+        keys = jax.random.split(key, batch["ids"].shape[0])  # one key: equal dropout
+        over_rows = jax.vmap(parts.backbone.apply, (None, 0, 0, 0))
+        return over_rows(params, lora, batch, keys)
+
+    return encode
+
+
+def init_params(model: Model, key: Key, base: Params) -> Params:
+    """The whole tree: the base's `backbone` and `head`, the rest drawn from `key`."""
+    return {**base, **jax.jit(lambda key: _drawn(model.parts, key))(key)}
+
+
+def _drawn(parts: Parts, key: Key) -> Params:
+    """`cond`, `hyper`, `lora` and `loss`, each only if the model has it."""
+    params: Params = {}
+    if parts.hyper is not None and parts.cond is not None:
+        params["hyper"] = parts.hyper.init(named_key(key, "hyper"))
+        if cond := parts.cond.init(named_key(key, "cond")):
+            params["cond"] = cond
+    if parts.lora_sites:
+        lora_key = named_key(key, "lora")
+        params["lora"] = lora_lib.init(lora_key, parts.lora_sites, parts.rank)
+    if loss := parts.objective.init(named_key(key, "loss")):
+        params["loss"] = loss
+    return params
+
+
+def split(settings: Settings, params: Params) -> tuple[Params, Params]:
+    """(trainable, frozen) by the method."""
+    return trees.partition(params, trees.matcher(method(settings.method).trains))

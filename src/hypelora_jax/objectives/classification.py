@@ -1,0 +1,51 @@
+"""Classification: logits of classes, judged by their probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hypelora_jax.calibration import metrics
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.config.settings import LossConfig
+from hypelora_jax.objectives import judging, training_loss
+from hypelora_jax.objectives.judging import Labelled
+from hypelora_jax.objectives.losses import LOSSES
+from hypelora_jax.objectives.row_sums import READS, row_sums
+from hypelora_jax.types import Judge, Loss, Objective, Probabilities
+
+
+def class_loss(config: LossConfig) -> Loss:
+    """The training loss of classes; "auto" is cross-entropy.
+
+    Raises:
+      UserError: a loss that classes do not have; see `training_loss.build`.
+    """
+    return training_loss.build(config, LOSSES, "cross_entropy", "classes")
+
+
+def classification(config: LossConfig, names: Sequence[str]) -> Objective:
+    """Objective of a task of classes.
+
+    Args:
+      config: the training loss.
+      names: scores of the task, of `calibration.metrics.scores.SCORES`.
+    """
+    loss = class_loss(config)
+
+    def result(state: Labelled, probabilities: Probabilities) -> dict[str, Any]:
+        if not len(state.labels):
+            return {}
+        probs_NY = probabilities(state.logits)
+        out = metrics.compute_all(probs_NY, state.labels, soft=state.soft)
+        best_N = np.argmax(probs_NY, axis=1)
+        return {**out, **scores.table(names, best_N, state.labels)}
+
+    return Objective(
+        init=loss.init,
+        reads=READS,
+        sums=row_sums(loss),
+        judge=Judge(judging.start, judging.update, judging.merge, result),
+        unit="nll",
+        probabilistic=True,
+    )

@@ -1,0 +1,63 @@
+"""Regression: one number an example, judged by its squared error."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.config.settings import LossConfig
+from hypelora_jax.errors import UserError
+from hypelora_jax.objectives import judging, training_loss
+from hypelora_jax.objectives.judging import Labelled
+from hypelora_jax.objectives.losses import squared_error
+from hypelora_jax.objectives.row_sums import READS, row_sums
+from hypelora_jax.types import Judge, Loss, Objective, Probabilities
+
+LOSSES = {"mse": lambda config: squared_error}
+# Fields of the loss that only classes have, with the values that leave them out.
+OF_CLASSES = {
+    "temperature": 1,
+    "anneal": "none",
+    "smoothing": 0,
+    "penalty": "none",
+    "labels": "hard",
+}
+
+
+def number_loss(config: LossConfig) -> Loss:
+    """The training loss of numbers, the squared error of the first logit.
+
+    Raises:
+      UserError: another loss, or a field that only classes have.
+    """
+    loss = training_loss.build(config, LOSSES, "mse", "numbers")
+    for field, value in OF_CLASSES.items():
+        if (got := getattr(config, field)) != value:
+            raise UserError(
+                f"config.loss.{field} is {got!r} but the loss mse has no {field}; "
+                f"wanted {value}, or a task of classes"
+            )
+    return loss
+
+
+def regression(config: LossConfig, names: Sequence[str]) -> Objective:
+    """Objective of a task of numbers; arguments as of `classification`."""
+    loss = number_loss(config)
+
+    def result(state: Labelled, probabilities: Probabilities) -> dict[str, Any]:
+        del probabilities  # numbers have none
+        if not len(state.labels):
+            return {}
+        score_N, label_N = state.logits[:, 0], state.labels
+        mse = float(np.mean((score_N - label_N.astype(np.float64)) ** 2))
+        return {"n": len(label_N), "mse": mse, **scores.table(names, score_N, label_N)}
+
+    return Objective(
+        init=loss.init,
+        reads=READS,
+        sums=row_sums(loss),
+        judge=Judge(judging.start, judging.update, judging.merge, result),
+        unit="mse",
+        probabilistic=False,
+    )

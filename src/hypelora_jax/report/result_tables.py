@@ -1,0 +1,158 @@
+"""Compared series as tables for people and as one CSV file for programs."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hypelora_jax.report.comparison import COMPARED, Cell, Row
+from hypelora_jax.report.metric_tables import SCORES, Table, cell, title_of
+from hypelora_jax.report.series import Series
+
+SHOWN = (*SCORES, *COMPARED)
+CSV: tuple[str, ...] = ("split", "stage", "method", "averages_over", "seeds", "n")
+CSV += ("calibrator", "metric", "value", "low", "high", "spread")
+CSV += ("difference", "difference_low", "difference_high", "difference_spread", "p")
+SETS = ("coverage", "size", "single", "empty", "worst_class")
+
+
+def table(title: str, rows: Sequence[Row]) -> Table:
+    """Methods by metrics; below each but the first, its difference to the first."""
+    names = [name for name in SHOWN if any(name in row.cells for row in rows)]
+    members = any(row.averaged != "-" for row in rows)  # a column of "-" says nothing
+    out, sections = [], []
+    for row in rows:
+        name = row.name if row.seeds == 1 else f"{row.name}\n{row.seeds} seeds"
+        cells = (_value(row.cells.get(key)) for key in names)
+        averaged = (row.averaged,) * members
+        out.append((name, *averaged, row.calibrator, str(row.n or "-"), *cells))
+        if row.differences:
+            cells = (_difference(row.differences.get(key)) for key in names)
+            blank = ("",) * (2 + members)
+            out.append((f"minus {rows[0].name}", *blank, *cells))
+        sections.append(len(out))
+    columns = ("method", *("averages over",) * members, "calibrator", "N")
+    columns += tuple(map(title_of, names))
+    return Table(title, columns, tuple(out), tuple(sections))
+
+
+def _value(found: Cell | None) -> str:
+    if found is None:
+        return "-"
+    spread = "" if found.spread is None else f"\n± {found.spread:.4f}"
+    return f"{cell(found.value)}{spread}{_interval(found)}"
+
+
+def _difference(found: Cell | None) -> str:
+    if found is None:
+        return "-"
+    p = "" if found.p is None else f"\n{p_value(found.p)}"
+    return f"{found.value:+.4f}{_interval(found, '+')}{p}"
+
+
+def _interval(found: Cell, sign: str = "") -> str:
+    if found.low is None:
+        return ""
+    return f"\n[{found.low:{sign}.4f}, {found.high:{sign}.4f}]"
+
+
+def p_value(p: float) -> str:
+    """A p-value in three decimals; smaller ones as a bound."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def checks(title: str, rows: Sequence[Row]) -> Table | None:
+    """ECE beside the noise floor and the consistency test; None without them.
+
+    The noise floor is the ECE that a perfectly calibrated model would show on as many
+    examples; p is the share of such models that show more than this one.
+    """
+    if not any("ece_noise_floor" in row.cells for row in rows):
+        return None
+    out = []
+    for row in rows:
+        ece, floor = row.cells.get("ece"), row.cells.get("ece_noise_floor")
+        p = row.cells.get("consistency_p")
+        numbers = [cell(None if x is None else x.value) for x in (ece, floor)]
+        out.append((row.name, row.calibrator, *numbers, *_verdict(p)))
+    columns = ("method", "calibrator", "ECE", "noise floor", "p", "miscalibrated?")
+    return Table(title, columns, tuple(out))
+
+
+def _verdict(p: Cell | None) -> tuple[str, str]:
+    if p is None:
+        return "-", "-"
+    if p.values:  # p-values must not be averaged, so seeds have no mean here
+        low = sum(value < 0.05 for value in p.values)
+        ends = f"{min(p.values):.3f} to {max(p.values):.3f}"
+        return ends, f"yes for {low} of {len(p.values)} seeds"
+    said = "yes" if p.value < 0.05 else "not to be told from noise"
+    return ("< 0.001" if p.value < 0.001 else f"{p.value:.3f}"), said
+
+
+def sets(methods: Sequence[Series], split: str) -> Table | None:
+    """Coverage and size by series and kind of set; None where no run has them.
+
+    They are read from `conformal` in the split's metrics.json: the coverage wanted, and
+    for each kind its coverage, mean size, shares of single and of empty sets, and
+    coverage of the worst class. Several seeds: means, and no interval.
+    """
+    rows: list[tuple[str, ...]] = []
+    sections: list[int] = []
+    wanted: set[float] = set()
+    for method in methods:
+        every = [run.metrics.get(split, {}).get("conformal") for run in method.seeds]
+        held = [one for one in every if one]
+        if len(held) < len(every):
+            continue
+        wanted |= {summary["wanted"] for summary in held}
+        kinds = [k for k, found in held[0].items() if isinstance(found, Mapping)]
+        for kind in kinds:
+            cells = (
+                _mean([summary[kind].get(name) for summary in held]) for name in SETS
+            )
+            rows.append((method.name, kind.replace("_", " "), *map(cell, cells)))
+        sections.append(len(rows))
+    if not rows:
+        return None
+    said = ", ".join(f"{100 * share:g} %" for share in sorted(wanted))
+    columns = ("method", "sets", *map(title_of, SETS))
+    title = f"{split}, conformal sets meant to cover {said}"
+    return Table(title, columns, tuple(rows), tuple(sections))
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    if len(values) == 1:
+        return values[0]
+    plain = [v["value"] if isinstance(v, Mapping) else v for v in values]
+    return None if None in plain else float(np.mean(plain))
+
+
+def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
+    """One line a split, stage, method and metric, numbers in full precision.
+
+    Args:
+      rows: (split, stage) -> rows compared. What is not known is left empty.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV)
+    for (split, stage), held in rows.items():
+        for row in held:
+            about = (split, stage, row.name, row.averaged)
+            about_seeds = (row.seeds, row.n, row.calibrator)
+            for name, found in row.cells.items():
+                if name == "consistency_p" and found.values:
+                    continue  # p-values must not be averaged
+                other = row.differences.get(name)
+                difference: tuple[float | None, ...] = (None,) * 5
+                if other is not None:
+                    difference = (other.value, other.low, other.high)
+                    difference += (other.spread, other.p)
+                ends = (found.low, found.high, found.spread)
+                writer.writerow(
+                    (*about, *about_seeds, name, found.value, *ends, *difference)
+                )
+    return out.getvalue()

@@ -1,0 +1,61 @@
+"""One run a folder: a lock that the operating system drops when its process dies."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+from absl import logging
+
+from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import Run
+
+
+@contextlib.contextmanager
+def hold(run: Run) -> Iterator[None]:
+    """Lock a run folder while the block runs.
+
+    The lock is flock(2) on DIR/.lock: a killed process leaves a file and no lock. An
+    object store (gs://...) has none, nor have some network filesystems; the log says so
+    and the run goes on unguarded.
+
+    Raises:
+      UserError: another run holds the folder; says which process.
+    """
+    workdir = run.path
+    if "://" in str(workdir):
+        logging.info("%s: object stores have no locks; start one run only", workdir)
+        yield
+        return
+    import fcntl  # local: Windows has none, and nothing else here needs it
+
+    with open(run.lock_file, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            file.seek(0)
+            raise UserError(
+                f"{workdir} is in use by {_owner(file.read())}; wanted one run a "
+                "folder: wait for that run or stop it, or choose another --workdir"
+            ) from e
+        except OSError as e:
+            logging.info("%s: no lock (%s); start one run only", workdir, e.strerror)
+        file.truncate(0)
+        file.write(json.dumps(_self()))
+        file.flush()
+        yield
+
+
+def _self() -> dict[str, str | int]:
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+
+
+def _owner(text: str) -> str:
+    try:
+        owner = json.loads(text)
+        return f"process {owner['pid']} on {owner['host']} since {owner['started']}"
+    except (ValueError, KeyError, TypeError):  # it has not written its name yet
+        return "another process"

@@ -1,0 +1,146 @@
+"""The metric log of a run, metrics.jsonl, with TensorBoard and a progress bar."""
+
+import json
+import sys
+from typing import IO, Any
+
+from etils import epath
+from tqdm.auto import tqdm
+
+from hypelora_jax import files
+from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import processes
+
+
+class MetricLog:
+    """Rows of metrics.jsonl and TensorBoard events of one run; a context manager.
+
+    A run that goes on from step s first drops the rows after s, which it will write
+    again, so that each step occurs once. It also drops the evaluations at s, if
+    `judged` says that they were not finished. Where files cannot be appended to
+    (gs://...), rows are kept and the file is written whole at each save; TensorBoard
+    events are left out. Of several processes the first writes, the others are silent.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        resume_step: int,
+        total: int,
+        show: bool,
+        judged: bool = True,
+    ):
+        self._path, self._writes = run.metric_log, processes.is_main()
+        self._rows = rows_until(self._path, resume_step) if self._writes else []
+        if not judged:
+            self._rows = [
+                row
+                for row in self._rows
+                if row["step"] < resume_step or row["split"] == "train"
+            ]
+        self._file: IO[str] | None = None
+        self._board: Any = None  # set if and only if the file is
+        self.flush()
+        if self._writes and appends(run.path):
+            self._file = self._path.open("a")
+            # local: tensorboardX imports torch where that is installed, which takes 5 s
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(
+                str(run.tensorboard_dir), purge_step=resume_step + 1
+            )
+        self._bar = tqdm(
+            total=total,
+            initial=resume_step,
+            desc=run.name,
+            unit="step",
+            disable=not (show and self._writes),
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
+
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.close()
+        self.flush()
+        if self._file:
+            self._file.close()
+            self._board.close()
+
+    def advance(self) -> None:
+        """One step done."""
+        self._bar.update(1)
+
+    def show(self, **values: str) -> None:
+        """Text beside the progress bar."""
+        self._bar.set_postfix(values, refresh=False)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row; numbers also go to TensorBoard under split/name."""
+        if self._file is None:
+            self._rows.append(row)
+            return
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if isinstance(value, int | float) and name not in ("step", "epoch"):
+                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def flush(self) -> None:
+        """Called at each save: rows reach a store that cannot append."""
+        if self._file is None and self._writes:
+            text = "".join(json.dumps(row) + "\n" for row in self._rows)
+            files.write_whole(self._path, text)
+
+
+def appends(folder: epath.PathLike) -> bool:
+    """Whether files there can be appended to: not in an object store."""
+    return "://" not in str(folder)
+
+
+def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl up to a step; a line cut short by a kill is dropped."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= step:
+            rows.append(row)
+    return rows
+
+
+def read_rows(path: epath.Path) -> list[dict[str, Any]]:
+    """All rows of a metrics.jsonl; a last line still being written is left out.
+
+    Raises:
+      UserError: an earlier line is not JSON.
+    """
+    lines = files.read_text(path).split("\n") if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise UserError(f"{path}:{number}: no JSON; remove the line") from None
+    return rows
+
+
+def summary(judged: dict[str, dict[str, Any]]) -> str:
+    """The metrics of an epoch's splits that a reader follows, on one line."""
+    names = ("nll", "mse", "accuracy", "mcc", "f1", "pearson", "ece")
+    parts = []
+    for split, values in judged.items():
+        shown = [f"{name} {values[name]:.4f}" for name in names if name in values]
+        parts += [f"{split} {' '.join(shown)}"] if values else []
+    return "; ".join(parts)

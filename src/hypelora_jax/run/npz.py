@@ -1,0 +1,44 @@
+"""Files of named arrays, `.npz`, without pickles."""
+
+import io
+import zipfile
+import zlib
+
+import numpy as np
+from etils import epath
+
+from hypelora_jax import files
+from hypelora_jax.errors import UserError
+
+
+def read(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """Arrays of an `.npz` file by name; nothing is unpickled.
+
+    Raises:
+      UserError: a file that is no `.npz`, is damaged, or holds pickled objects.
+    """
+    path = epath.Path(path)
+    try:
+        data = path.read_bytes()
+        if not data.startswith(b"PK"):  # np.load would take anything else for a pickle
+            raise UserError(f"{path} is no .npz file; wanted what np.savez writes")
+        loaded = np.load(io.BytesIO(data), allow_pickle=False)
+        return {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        if isinstance(e, UserError):
+            raise
+        if "pickle" in str(e):
+            raise UserError(
+                f"{path} holds pickled objects, which are never loaded; wanted arrays "
+                "of numbers: save them with np.savez and without dtype=object"
+            ) from None
+        raise UserError(
+            f"{path} is no readable .npz file ({e}); write it again"
+        ) from None
+
+
+def write(path: epath.PathLike, arrays: dict[str, np.ndarray]) -> None:
+    """Write arrays by name, compressed; the file appears whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # a name: no flag
+    files.write_whole(path, buffer.getvalue())

@@ -1,0 +1,168 @@
+"""A run is a folder: where each of its files stands."""
+
+import dataclasses
+import uuid
+from collections.abc import Sequence
+
+from etils import epath
+
+from hypelora_jax import files
+from hypelora_jax.errors import UserError
+
+MANIFEST = "manifest.json"  # of a checkpoint: sums of its files
+SELECTION = "selection.json"  # of a checkpoint: how its epoch did
+COMMITTED = "commit_success.txt"  # of a checkpoint: orbax adds it after the manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The folder of a run; the path may be gs://..."""
+
+    path: epath.Path
+
+    @classmethod
+    def open(cls, workdir: epath.PathLike) -> "Run":
+        """The run of a folder, which need not exist, by its absolute path."""
+        return cls(files.absolute(workdir))
+
+    @classmethod
+    def create(cls, workdir: epath.PathLike) -> "Run":
+        """The run of a folder, made if it is not there.
+
+        Raises:
+          UserError: it cannot be made or written.
+        """
+        run = cls.open(workdir)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            # a name of this process alone: several may open one folder at once
+            probe = run.path / f".write_probe-{uuid.uuid4().hex}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as e:
+            raise UserError(
+                f"cannot write workdir {workdir}: {e.strerror or e}; wanted a folder, "
+                "or a place for one, that this user may write: choose another --workdir"
+            ) from e
+        return run
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name
+
+    @property
+    def config_file(self) -> epath.Path:
+        """Config, task, model and versions of the run; a run has one from its start."""
+        return self.path / "config.json"
+
+    @property
+    def metric_log(self) -> epath.Path:
+        """One line for each logged step and evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """Folder of the checkpoints, each a folder named by its step."""
+        return self.path / "checkpoints"
+
+    @property
+    def calibrator_file(self) -> epath.Path:
+        """State of the calibrator fitted after training."""
+        return self.path / "calibrator.json"
+
+    @property
+    def posterior_file(self) -> epath.Path:
+        """Laplace posterior of the head's last layer."""
+        return self.path / "laplace.npz"
+
+    @property
+    def summary_file(self) -> epath.Path:
+        """Summary of a finished run, or of all seeds."""
+        return self.path / "summary.json"
+
+    @property
+    def seeds_file(self) -> epath.Path:
+        """Config of a folder of seeds."""
+        return self.path / "seeds.json"
+
+    @property
+    def lock_file(self) -> epath.Path:
+        """Locked by the process that writes to the folder."""
+        return self.path / ".lock"
+
+    @property
+    def tensorboard_dir(self) -> epath.Path:
+        """TensorBoard events."""
+        return self.path / "tb"
+
+    @property
+    def report_dir(self) -> epath.Path:
+        """The report page and diagrams."""
+        return self.path / "report"
+
+    @property
+    def report_file(self) -> epath.Path:
+        """The report page."""
+        return self.report_dir / "report.html"
+
+    def diagram_file(self, split: str) -> epath.Path:
+        """Reliability diagram of a split."""
+        return self.report_dir / f"reliability_{split}.png"
+
+    def predictions_file(self, split: str) -> epath.Path:
+        """Raw logits, labels and ids of a split."""
+        return self.path / "eval" / split / "predictions.npz"
+
+    def metrics_file(self, split: str) -> epath.Path:
+        """Metrics of a split."""
+        return self.path / "eval" / split / "metrics.json"
+
+    def evaluated_splits(self) -> list[str]:
+        """Splits that have metrics: validation first, then by name."""
+        return self._splits("metrics.json")
+
+    def predicted_splits(self) -> list[str]:
+        """Splits that have predictions: validation first, then by name."""
+        return self._splits("predictions.npz")
+
+    def _splits(self, name: str) -> list[str]:
+        found = [file.parent.name for file in (self.path / "eval").glob(f"*/{name}")]
+        return sorted(found, key=lambda split: (split != "validation", split))
+
+    def seed(self, number: int) -> "Run":
+        """The run of one seed in a folder of seeds."""
+        return Run(self.path / f"seed_{number}")
+
+    def seeds(self) -> list["Run"]:
+        """Folders seed_0, seed_1, ... that exist, in the order of their numbers."""
+        found = [p for p in self.path.glob("seed_*") if _number(p).isdecimal()]
+        return [Run(path) for path in sorted(found, key=lambda p: int(_number(p)))]
+
+
+def _number(path: epath.Path) -> str:
+    return path.name.removeprefix("seed_")
+
+
+def unique_names(
+    workdirs: Sequence[epath.PathLike],
+    twice: str = "{} is given twice; wanted each --workdir once",
+) -> list[str]:
+    """Short names of runs: the last part of each path, or as many as tell them apart.
+
+    Args:
+      workdirs: as the user gave them.
+      twice: the error's text, where a folder is among them twice.
+
+    Raises:
+      UserError: the same folder twice.
+    """
+    parts = [Run.open(workdir).path.parts for workdir in workdirs]
+    for workdir, own in zip(workdirs, parts, strict=True):
+        if parts.count(own) > 1:
+            raise UserError(twice.format(workdir))
+    for length in range(1, 1 + max(map(len, parts))):
+        names = ["/".join(own[-length:]) for own in parts]
+        if len(set(names)) == len(names):
+            break
+    return names

@@ -1,0 +1,212 @@
+"""Predictions that a user gives as `.npz`, `.csv` or `.jsonl`, and their metrics."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from hypelora_jax.calibration import bootstrap, calibrators, metrics
+from hypelora_jax.errors import UserError
+from hypelora_jax.run import npz, prediction_rows
+
+SUM_TOLERANCE = 1e-3  # of a row of probabilities: files often hold rounded ones
+
+
+class Labelled(NamedTuple):
+    """Labelled examples of a file, in its order; rows with label -1 are left out."""
+
+    probs: np.ndarray  # (N, Y) float64, rows sum to 1
+    labels: np.ndarray  # (N,) int64, 0 .. Y - 1
+    logits: np.ndarray | None = None  # (N, Y) float64, if the file holds logits
+    ids: np.ndarray | None = None  # (N,) if the file names its rows
+    dropped: int = 0  # rows without a label
+    soft: np.ndarray | None = None  # (N, Y) shares of raters, if the file has them
+
+
+def read(path: epath.PathLike) -> Labelled:
+    """Predictions of a file; the suffix says the format.
+
+    `.npz`: `probs` or `logits` (N, Y), `labels` (N,), perhaps `ids` (N,) and `soft`
+    (N, Y), the shares of raters; pickled arrays are refused. `.csv`: a header with
+    `label, prob_0, prob_1, ...`. `.jsonl`: `{"label": 0, "probs": [...]}` on each line.
+    Both may have an `id`. The label -1 means that there is none: such rows are left out
+    and counted.
+
+    Raises:
+      UserError: a file that is missing, malformed or empty, or a row whose numbers are
+        no probabilities or whose label is no class, with the row's line.
+    """
+    path = epath.Path(path)
+    texts = {".csv": prediction_rows.from_csv, ".jsonl": prediction_rows.from_jsonl}
+    if path.suffix not in (".npz", *texts):
+        raise UserError(
+            f"{path} ends in {path.suffix!r}; wanted predictions as .npz, .csv, .jsonl"
+        )
+    if not path.exists() or path.is_dir():
+        raise UserError(f"{path} is not a file; wanted a file of predictions")
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    return _from_rows(path, texts[path.suffix](path))
+
+
+def metrics_of_file(
+    path: epath.PathLike,
+    bins: int = 10,
+    *,
+    replicas: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What `hypelora metrics` prints: `metrics.compute_all` of a file's predictions.
+
+    Logits count as they are, at temperature 1. Rows without a label are left out, with
+    one warning that counts them.
+
+    Args:
+      path: of a file as `read` takes it.
+      bins: of the calibration errors.
+      replicas: above 0, metrics that have an interval become {"value", "low", "high"},
+        from as many bootstrap replicas.
+      level: of the intervals.
+      seed: of the replicas, and of the labels drawn for ece_noise_floor and
+        consistency_p.
+    """
+    if bins < 1:
+        raise UserError(f"bins is {bins}; wanted at least 1")
+    if seed < 0:
+        raise UserError(f"seed is {seed}; wanted at least 0")
+    held = read(path)
+    if held.dropped:
+        logging.getLogger(__name__).warning(
+            "%s: %d rows without a label are left out", path, held.dropped
+        )
+    own: dict[str, Any] = {"bins": bins, "soft": held.soft, "seed": seed}
+    out = metrics.compute_all(held.probs, held.labels, **own)
+    if replicas:
+        own |= {"replicas": replicas, "level": level}
+        out |= bootstrap.intervals(held.probs, held.labels, **own)
+    return out
+
+
+def _read_npz(path: epath.Path) -> Labelled:
+    held = npz.read(path)
+    kind = "probs" if "probs" in held else "logits"
+    if kind not in held or "labels" not in held:
+        raise UserError(
+            f"{path} holds {sorted(held)}; wanted labels, and probs or logits"
+        )
+    values, labels, ids = held[kind], held["labels"], held.get("ids")
+    if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] < 2:
+        raise UserError(
+            f"{path}: {kind} is {values.dtype}{list(values.shape)}; wanted numbers "
+            "(N, Y) with Y at least 2 classes"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
+        raise UserError(
+            f"{path}: labels is {labels.dtype}{list(labels.shape)}; wanted integers "
+            f"[{len(values)}], one for each row of {kind}"
+        )
+    if ids is not None and ids.shape != labels.shape:
+        raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
+    values = values.astype(np.float64)
+    soft = _soft(path, held, values.shape, labels >= 0)
+    if kind == "probs":
+        out = _checked(path, lambda i: f"{path}: row {i}", values, labels, ids)
+        return out._replace(soft=soft)
+    _refuse(
+        ~np.isfinite(values).all(axis=1),
+        lambda i: f"{path}: row {i}: logits {_show(values[i])}; wanted finite numbers",
+    )
+    probs = calibrators.softmax(values)
+    out = _checked(path, lambda i: f"{path}: row {i}", probs, labels, ids)
+    return out._replace(logits=values[labels >= 0], soft=soft)
+
+
+def _soft(
+    path: epath.Path,
+    held: dict[str, np.ndarray],
+    shape: tuple[int, int],
+    keep: np.ndarray,
+) -> np.ndarray | None:
+    """Shares of raters of the labelled rows, if the file has them."""
+    if "soft" not in held:
+        return None
+    soft = held["soft"]
+    if soft.dtype.kind not in "fiu" or soft.shape != shape:
+        raise UserError(
+            f"{path}: soft is {soft.dtype}{list(soft.shape)}; wanted numbers "
+            f"{list(shape)}, a share for each class"
+        )
+    soft = soft.astype(np.float64)
+    for bad, wanted in _row_checks(soft):
+        _refuse(bad & keep, _says(lambda i: f"{path}: row {i}: soft", soft, wanted))
+    return soft[keep]
+
+
+def _from_rows(path: epath.Path, read: list[prediction_rows.Row]) -> Labelled:
+    if not read:
+        raise UserError(f"{path} has no rows; wanted at least one prediction")
+    num_classes = len(read[0].probs)
+    for row in read:
+        if len(row.probs) != num_classes or num_classes < 2:
+            raise UserError(
+                f"{path}:{row.line}: {len(row.probs)} probabilities; wanted "
+                f"{max(num_classes, 2)}, as many on every line"
+            )
+    probs = np.array([row.probs for row in read], np.float64)
+    labels = np.array([row.label for row in read], object)  # any size of integer
+    ids = None if read[0].id is None else np.array([str(row.id) for row in read])
+    return _checked(path, lambda i: f"{path}:{read[i].line}", probs, labels, ids)
+
+
+def _show(row: np.ndarray) -> str:
+    shown = ", ".join(f"{x:.6g}" for x in row[:6])
+    return f"[{shown}, ...]" if len(row) > 6 else f"[{shown}]"
+
+
+def _refuse(bad: np.ndarray, message: Callable[[int], str]) -> None:
+    """UserError for the first bad row, if there is one."""
+    if bad.any():
+        raise UserError(message(int(np.argmax(bad))))
+
+
+def _says(
+    at: Callable[[int], str], rows: np.ndarray, wanted: str
+) -> Callable[[int], str]:
+    return lambda i: f"{at(i)} {_show(rows[i])}; wanted {wanted}"
+
+
+def _checked(
+    path: epath.Path,
+    at: Callable[[int], str],
+    probs: np.ndarray,
+    labels: np.ndarray,
+    ids: np.ndarray | None,
+) -> Labelled:
+    """Labelled rows, if every row is a distribution and every label a class or -1."""
+    n, num_classes = probs.shape
+    for bad, wanted in _row_checks(probs):
+        _refuse(bad, _says(lambda i: f"{at(i)}: probs", probs, wanted))
+    _refuse(
+        ((labels < -1) | (labels >= num_classes)).astype(bool),
+        lambda i: (
+            f"{at(i)}: label {labels[i]} is no class; wanted 0 to {num_classes - 1}, "
+            "or -1 for none"
+        ),
+    )
+    keep = (labels >= 0).astype(bool)
+    if not keep.any():
+        raise UserError(f"{path} has no row with a label ({n} rows in all)")
+    ids = None if ids is None else ids[keep]
+    labels = labels[keep].astype(np.int64)
+    return Labelled(probs[keep], labels, None, ids, n - len(labels))
+
+
+def _row_checks(probs: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
+    """Which rows fail, and what was wanted; a later check may rely on earlier ones."""
+    yield np.asarray(~np.isfinite(probs).all(axis=1)), "finite numbers"
+    yield np.asarray((probs < 0).any(axis=1)), "no negative probability"
+    off = np.asarray(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)
+    yield off, f"a sum of 1 within {SUM_TOLERANCE}: give logits as .npz, if they are"

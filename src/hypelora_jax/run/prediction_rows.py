@@ -1,0 +1,99 @@
+"""Rows of predictions in text files, with the line each stands on."""
+
+import csv
+import io
+import json
+import re
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from hypelora_jax import files
+from hypelora_jax.errors import UserError
+
+
+class Row(NamedTuple):
+    """One example as written: nothing but its form is checked."""
+
+    line: int
+    label: int
+    probs: list[float]
+    id: str | None
+
+
+def from_csv(path: epath.Path) -> list[Row]:
+    """Rows of a CSV file with the columns label, prob_0, prob_1, ... and perhaps id.
+
+    Raises:
+      UserError: a wrong column, a ragged row or a value that is no number.
+    """
+    reader = csv.DictReader(
+        io.StringIO(files.read_text(path), newline=""),
+        skipinitialspace=True,
+        strict=True,
+    )
+    try:
+        header = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = header
+        columns = [name for name in header if re.fullmatch(r"prob_\d+", name)]
+        wanted = [f"prob_{i}" for i in range(len(columns))]
+        if "label" not in header or len(columns) < 2 or set(columns) != set(wanted):
+            raise UserError(
+                f"{path}:1: columns are {header}; wanted label, prob_0, prob_1, ... "
+                "without gaps"
+            )
+        return [_csv_row(path, reader.line_num, row, wanted) for row in reader]
+    except csv.Error as e:
+        raise UserError(
+            f"{path}:{reader.line_num}: {e}; wanted CSV with RFC 4180 quotes"
+        ) from None
+
+
+def _csv_row(
+    path: epath.Path, line: int, row: dict[str, Any], columns: list[str]
+) -> Row:
+    if None in row or None in row.values():
+        raise UserError(
+            f"{path}:{line}: the row has more or fewer values than the header; wanted "
+            f"{len([k for k in row if k is not None])}"
+        )
+    try:
+        probs = [float(row[name]) for name in columns]
+        return Row(line, int(row["label"]), probs, row.get("id"))
+    except ValueError as e:
+        raise UserError(
+            f"{path}:{line}: {e}; wanted a class number as label and numbers as "
+            "probabilities"
+        ) from None
+
+
+def from_jsonl(path: epath.Path) -> list[Row]:
+    """Rows of a JSON lines file: `{"label": 0, "probs": [...]}`, perhaps with `id`.
+
+    Raises:
+      UserError: a line that is no such object.
+    """
+    lines = enumerate(files.read_text(path).split("\n"), start=1)
+    return [_json_row(path, n, s) for n, s in lines if s.strip()]
+
+
+def _json_row(path: epath.Path, line: int, text: str) -> Row:
+    wanted = 'wanted {"label": 0, "probs": [0.9, 0.1]}'
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}:{line}: no JSON; {wanted}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}:{line}: no JSON object; {wanted}")
+    if missing := [name for name in ("label", "probs") if name not in row]:
+        raise UserError(f"{path}:{line}: {missing[0]} is missing; {wanted}")
+    label, probs = row["label"], row["probs"]
+    if type(label) is not int:
+        raise UserError(f"{path}:{line}: label is {label!r}; {wanted}")
+    if not isinstance(probs, list) or not all(type(p) in (int, float) for p in probs):
+        raise UserError(f"{path}:{line}: probs are no list of numbers; {wanted}")
+    try:
+        values = [float(p) for p in probs]
+    except OverflowError:
+        raise UserError(f"{path}:{line}: a number is too large; {wanted}") from None
+    return Row(line, label, values, str(row["id"]) if "id" in row else None)

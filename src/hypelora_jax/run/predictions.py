@@ -1,0 +1,74 @@
+"""Predictions of a split, as a run keeps them in eval/SPLIT/predictions.npz."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+from numpy.typing import ArrayLike
+
+from hypelora_jax.errors import UserError
+from hypelora_jax.run import npz
+
+
+class Predictions(NamedTuple):
+    """What predictions.npz of a split holds."""
+
+    logits: np.ndarray  # (N, Y) raw
+    labels: np.ndarray  # (N,), -1 (a number: NaN) where there is none
+    ids: np.ndarray | None = None  # (N,)
+    soft: np.ndarray | None = None  # (N, Y) shares of raters
+
+
+def read(path: epath.PathLike) -> Predictions:
+    """Predictions of a split as `write` wrote them.
+
+    Raises:
+      UserError: no readable `.npz` file, or an array that is missing or mis-shaped.
+    """
+    arrays = npz.read(path)
+    if missing := {"logits", "labels"} - set(arrays):
+        raise UserError(f"{path} has no {min(missing)}; run evaluate again")
+    own = (arrays["logits"], arrays["labels"], arrays.get("ids"), arrays.get("soft"))
+    out = Predictions(*own)
+    shape, n = out.logits.shape, len(out.labels) if out.labels.ndim else -1
+    fits = len(shape) == 2 and shape[0] == n
+    fits &= out.ids is None or out.ids.shape == (n,)
+    fits &= out.soft is None or out.soft.shape == shape
+    if not fits:
+        got = {k: list(x.shape) for k, x in out._asdict().items() if x is not None}
+        raise UserError(
+            f"{path} has shapes {got}; wanted logits and soft [N, Y], labels and ids "
+            "[N]: run evaluate again"
+        )
+    return out
+
+
+def write(
+    path: epath.PathLike,
+    logits: ArrayLike,
+    labels: ArrayLike,
+    ids: Iterable[object] | None = None,
+    members: ArrayLike | None = None,
+    soft: ArrayLike | None = None,
+) -> None:
+    """Write the predictions of a split; the file appears whole or not at all.
+
+    Args:
+      path: of the file; folders are made.
+      logits: (N, Y), raw.
+      labels: (N,), -1 where there is none.
+      ids: (N,); None: 0 .. N - 1.
+      members: (K, N, Y), raw logits of what the prediction averages; they become
+        `member_logits`.
+      soft: (N, Y), shares of raters.
+    """
+    labels = np.asarray(labels)
+    names = np.arange(len(labels)) if ids is None else np.asarray(list(ids))
+    if names.dtype == object:
+        names = names.astype(str)
+    more = {"member_logits": members, "soft": soft}
+    own = {name: np.asarray(x) for name, x in more.items() if x is not None}
+    npz.write(
+        path, {"logits": np.asarray(logits), "labels": labels, "ids": names, **own}
+    )

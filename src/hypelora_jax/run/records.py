@@ -1,0 +1,237 @@
+"""The record of a run, config.json, and what must not change when a run goes on."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+import hypelora_jax
+from hypelora_jax import files
+from hypelora_jax.config import settings as settings_lib
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.errors import UserError
+from hypelora_jax.interop.base import Base
+from hypelora_jax.run.paths import Run
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what it computes with."""
+    out = {
+        "python": platform.python_version(),
+        "hypelora_jax": hypelora_jax.__version__,
+    }
+    return out | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _commit() -> str:
+    """Commit of the checkout this package runs from; "" for an installed one."""
+    here = Path(__file__).resolve().parents[3]
+    if not (here / ".git").exists():
+        return ""
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
+
+
+def located(settings: Settings) -> Settings:
+    """The settings with absolute paths, so that they mean the same from any folder.
+
+    Names (`minilm`, `random:PRESET`, a hub name) and gs://... stay as they are.
+    """
+    data, model = settings.data, settings.model
+    names = ("dir", "train", "calibration", "validation", "test")
+    paths: dict[str, Any] = {
+        n: str(files.absolute(p)) for n in names if (p := getattr(data, n))
+    }
+    if model.path and epath.Path(model.path).expanduser().is_dir():
+        is_name = model.path == "minilm" or model.path.startswith("random:")
+        if not is_name:
+            model = dataclasses.replace(model, path=str(files.absolute(model.path)))
+    data = dataclasses.replace(data, **paths)
+    return dataclasses.replace(settings, data=data, model=model)
+
+
+def as_dict(settings: Settings) -> dict[str, Any]:
+    """Settings as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
+
+
+def weights_sha256(base: Base) -> str:
+    """SHA-256 over the base model's weight files; "" for random weights."""
+    if base.folder is None:
+        return ""
+    digest = hashlib.sha256()
+    for file in sorted(base.folder.glob("*.safetensors"), key=str):
+        with file.open("rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def record(
+    settings: Settings,
+    task: Task,
+    base: Base,
+    mesh: Mesh,
+    edges: Sequence[int],
+    total_steps: int,
+) -> dict[str, Any]:
+    """What config.json holds.
+
+    Args:
+      settings: all of them, with absolute paths.
+      task: with the names of its classes.
+      base: the base model.
+      mesh: of the devices.
+      edges: lengths T of the buckets, in tokens.
+      total_steps: optimizer steps of the whole run.
+    """
+    return {
+        "config": as_dict(settings),
+        "task": task._asdict(),
+        "model": {
+            "name": base.name,
+            "revision": base.revision,
+            "sha256": weights_sha256(base),
+        },
+        "total_steps": total_steps,
+        "buckets": list(edges),
+        "seed": settings.seed,
+        "versions": versions(),
+        "device_kind": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
+        "mesh": dict(mesh.shape),
+        "commit": _commit(),
+    }
+
+
+def read_record(run: Run) -> dict[str, Any] | None:
+    """config.json of a run folder; None where there is none yet.
+
+    Raises:
+      UserError: the file is damaged, or it is not a run's.
+    """
+    path = run.config_file
+    if not path.exists():
+        return None
+    record = files.read_json(path, "restore the file or start in another --workdir")
+    if not {"config", "task", "model", "total_steps"} <= record.keys():
+        raise UserError(
+            f"{path} is no run's config.json (a model's, perhaps); wanted a folder of "
+            "a run, or an empty one: choose another --workdir"
+        )
+    return record
+
+
+def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
+    """(run, config.json) of a folder that must hold a run.
+
+    Raises:
+      UserError: it holds none.
+    """
+    run = Run.open(workdir)
+    record = read_record(run)
+    if record is None:
+        raise UserError(
+            f"{workdir} holds no config.json; wanted the --workdir of a trained run "
+            "(with num_seeds > 1, one of its seed_* folders)"
+        )
+    return run, record
+
+
+def settings_of(record: dict[str, Any]) -> Settings:
+    """The settings a run was trained with."""
+    return settings_lib.from_dict(record["config"])
+
+
+def task_of(record: dict[str, Any]) -> Task:
+    """The task a run was trained for, with the names of its classes."""
+    task = dict(record["task"])
+    return Task(**task | {n: tuple(task[n]) for n in ("labels", "metrics")})
+
+
+def check_same(
+    workdir: epath.PathLike, settings: Settings, record: dict[str, Any]
+) -> None:
+    """Refuse to go on in a folder that holds another run.
+
+    The mesh may differ: a checkpoint of any mesh is restored on any other.
+
+    Raises:
+      UserError: names the first field that differs.
+    """
+    # a field younger than the record has its default there
+    mine, theirs = flat(as_dict(settings)), flat(as_dict(settings_of(record)))
+    for name in sorted(mine.keys() | theirs.keys()):
+        if name.startswith("mesh."):
+            continue
+        if mine.get(name) != theirs.get(name):
+            raise UserError(
+                f"{workdir} holds another run: config.{name} is {theirs.get(name)!r} "
+                f"there and {mine.get(name)!r} here; choose another --workdir"
+            )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted path -> leaf of nested dicts; an empty dict is a leaf."""
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            out |= flat(value, f"{prefix}{name}.")
+        else:
+            out[f"{prefix}{name}"] = value
+    return out
+
+
+def check_data(
+    workdir: epath.PathLike,
+    task: Task,
+    edges: Sequence[int],
+    total_steps: int,
+    record: dict[str, Any],
+) -> None:
+    """Refuse to go on with data other than the run began with.
+
+    Raises:
+      UserError: the task, the buckets or the number of steps differ.
+    """
+    now = {
+        "task": json.loads(json.dumps(task._asdict())),
+        "total_steps": total_steps,
+        "buckets": list(edges),
+    }
+    for name, value in now.items():
+        if value != record[name]:
+            raise UserError(
+                f"the data has changed since {workdir} was begun ({name} is {value}, "
+                f"then {record[name]}); restore it, or choose another --workdir"
+            )
+
+
+def check_weights(workdir: epath.PathLike, base: Base, record: dict[str, Any]) -> None:
+    """Refuse to go on with a base model other than the one the run began with.
+
+    Raises:
+      UserError: the weight files differ.
+    """
+    if (got := weights_sha256(base)) != record["model"]["sha256"]:
+        raise UserError(
+            f"the weights of {base.name} have changed since {workdir} was begun "
+            f"(sha256 {got[:12]}, then {record['model']['sha256'][:12]}); restore "
+            "them, or choose another --workdir"
+        )

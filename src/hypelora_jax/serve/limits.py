@@ -1,0 +1,163 @@
+"""Limits on hosts, rates and bodies of requests, and the count of requests.
+
+They are a plain ASGI application around the service, so that nothing of a refused
+request is parsed.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hypelora_jax.serve.failures import (
+    App,
+    Message,
+    Receive,
+    Refusal,
+    Send,
+    refusal_response,
+)
+from hypelora_jax.serve.meters import Meters
+
+PATHS = ("/", "/predict", "/adapters", "/healthz", "/metrics", "/docs", "/openapi.json")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+CLIENTS = 10_000  # addresses whose rate is kept; the least recent is forgotten first
+LINGER = 2.0  # seconds in which the rest of a body that is too large is read
+
+
+class Limits(NamedTuple):
+    """Bounds on what is answered."""
+
+    max_body: int = 1 << 20  # bytes
+    max_texts: int = 256  # in a request
+    max_chars: int = 10_000  # in a text
+    rate: float = 1000.0  # questions a second from one address; 0: no limit
+    patience: float = 10.0  # seconds for a body to arrive
+
+
+def limited(app: App, limits: Limits, meters: Meters, hosts: tuple[str, ...]) -> App:
+    """The application behind its limits; `hosts`: names it answers to, (): any."""
+    spend = _rates(limits.rate)
+
+    async def checked(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # the lifespan
+            await app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 500
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            _check_host(scope, hosts)
+            if scope["method"] == "POST":
+                spend((scope.get("client") or ("",))[0])
+                _check_type(scope)
+                receive = await _body(scope, receive, limits)
+            await app(scope, receive, counted)
+        except Refusal as refusal:
+            await refusal_response(refusal)(scope, receive, counted)
+        finally:
+            path = scope["path"] if scope["path"] in PATHS else "other"
+            meters.saw_request(path, status, time.perf_counter() - start)
+
+    return checked
+
+
+def _header(scope: Message, name: bytes) -> str:
+    return dict(scope["headers"]).get(name, b"").decode("latin-1")
+
+
+def _check_host(scope: Message, hosts: tuple[str, ...]) -> None:
+    """Refuse other host names: a web page may point its own name at this address."""
+    given = _header(scope, b"host").lower()
+    name = given.rsplit(":", 1)[0] if not given.endswith("]") else given
+    if hosts and name.strip("[]") not in hosts:
+        raise Refusal(400, f"this service is not {given[:60]!r}; wanted {hosts[0]}")
+
+
+def _check_type(scope: Message) -> None:
+    """Refuse types that browsers let other sites send without a preflight request."""
+    given = _header(scope, b"content-type")
+    if given.split(";")[0].strip().lower() != "application/json":
+        kind = given[:60] or "none"
+        raise Refusal(415, f"content-type is {kind}; wanted application/json")
+
+
+def _rates(rate: float) -> Callable[[str], None]:
+    """A token bucket for each address: refilled at `rate`, holding at most a second."""
+    buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def spend(client: str) -> None:
+        if not rate:
+            return
+        now = time.monotonic()
+        tokens, since = buckets.pop(client, (max(rate, 1.0), now))
+        tokens = min(max(rate, 1.0), tokens + rate * (now - since))
+        buckets[client] = (tokens - (tokens >= 1), now)
+        if len(buckets) > CLIENTS:
+            buckets.popitem(last=False)
+        if tokens < 1:
+            wait = int((1 - tokens) / rate) + 1
+            raise Refusal(429, f"more than {rate:g} requests a second; wait", wait)
+
+    return spend
+
+
+async def _body(scope: Message, receive: Receive, limits: Limits) -> Receive:
+    """Read the whole body; returns a new `receive` that gives it in one message."""
+    most = limits.max_body
+    claimed = int(_header(scope, b"content-length") or 0)  # the server checked it
+    if claimed > most:
+        await _drain(receive, 8 * most if claimed <= 8 * most else 0)
+        raise _too_large(most)
+    try:
+        async with asyncio.timeout(limits.patience):
+            body = await _read(receive, most)
+    except TimeoutError as e:
+        raise Refusal(408, f"no whole body in {limits.patience:g} s; send it") from e
+    messages: list[Message] = [
+        {"type": "http.request", "body": body, "more_body": False}
+    ]
+
+    async def again() -> Message:
+        if messages:
+            return messages.pop()
+        return await receive()  # waits until the client leaves
+
+    return again
+
+
+async def _read(receive: Receive, most: int) -> bytes:
+    """The body, piece by piece, as long as it is not too large."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refusal(400, "the client left")  # nobody reads it
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > most:
+            await _drain(receive, 8 * most if more else 0)
+            raise _too_large(most)
+    return bytes(body)
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(413, f"the body is too large; wanted at most {most} bytes")
+
+
+async def _drain(receive: Receive, most: int) -> None:
+    """Read what a client still sends, because many read the answer only after that."""
+    size, more = 0, most > 0
+    try:
+        async with asyncio.timeout(LINGER):
+            while more and size < most:
+                message = await receive()
+                size += len(message.get("body", b""))
+                more = message.get("more_body", False)
+    except TimeoutError:
+        return

@@ -1,0 +1,76 @@
+"""What the service reads and writes as JSON; /docs is made from these descriptions."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from hypelora_jax.inference.predictor import Predictor
+
+
+class Question(BaseModel):
+    """A text, or a pair of texts, for one of the adapters."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"text": "A fine film."}]}
+    )
+    text: str
+    text_b: str | None = Field(None, description="For runs trained on pairs.")
+    adapter: str | None = Field(None, description="A name of /adapters; the first one.")
+
+
+class Prediction(BaseModel):
+    """The answer of a classifier."""
+
+    label: str | None = Field(description="The most probable class; null: abstained.")
+    confidence: float = Field(description="Its calibrated probability, 0 to 1.")
+    probs: dict[str, float] = Field(description="Of every class; the sum is 1.")
+    set: list[str] = Field([], description="With --coverage: the conformal set.")
+    abstained: bool = Field(False, description="With --abstain: no label is given.")
+
+
+class Score(BaseModel):
+    """The answer of a regression."""
+
+    label: float = Field(description="The score again.")
+    score: float = Field(description="The predicted number.")
+
+
+class Failure(BaseModel):
+    """Why there is no answer: one line."""
+
+    error: str
+
+
+class Adapter(BaseModel):
+    """A run that answers."""
+
+    name: str
+    task: str
+    kind: str = Field(description="classification or regression")
+    labels: list[str]
+    pair: bool = Field(description="Whether it wants two texts.")
+    max_length: int = Field(description="Tokens that longer texts are cut to.")
+
+
+def _shape(value: Any) -> str:
+    return "several" if isinstance(value, list) else "one"
+
+
+Questions = Annotated[
+    Annotated[Question, Tag("one")]
+    | Annotated[list[Question], Field(min_length=1), Tag("several")],
+    Discriminator(_shape),
+]
+
+
+def adapter_of(name: str, predictor: Predictor) -> Adapter:
+    """The description of an adapter."""
+    task = predictor.task
+    return Adapter(
+        name=name,
+        task=task.name,
+        kind=task.kind,
+        labels=list(task.labels),
+        pair=task.pair,
+        max_length=predictor.settings.data.max_length,
+    )

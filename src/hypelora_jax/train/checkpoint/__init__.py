@@ -1,0 +1,4 @@
+"""Checkpoints of a run: saved in the background, checked for damage, ranked by score.
+
+Names of their files come from `run/`; nothing here knows how a step is computed.
+"""

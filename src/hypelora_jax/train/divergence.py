@@ -1,0 +1,78 @@
+"""Losses and gradients that are not finite: found at their step, skipped or refused."""
+
+from collections import deque
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from hypelora_jax.errors import UserError
+from hypelora_jax.types import Params
+
+SHOWN = 512  # ids of a batch that a message lists at most
+
+WAY_OUT = (
+    "look at these examples, lower config.optim.lr or raise optim.warmup, or let "
+    "optim.skip_nonfinite steps pass"
+)
+
+
+class Guard:
+    """Watches the flag `finite` of every step, one step late.
+
+    The flag of step s is read after step s + 1 was dispatched, so the device never
+    waits for the host. `settle` reads what is left, before a log row and before a save.
+
+    Args:
+      limit: steps that may be skipped in the whole run (optim.skip_nonfinite).
+      skipped: how many have been, when a run is taken up again.
+      latest: gives the step of the newest checkpoint, once that is complete.
+    """
+
+    def __init__(self, limit: int, skipped: int, latest: Callable[[], int | None]):
+        self.skipped = skipped
+        self._limit, self._latest = limit, latest
+        self._pending: deque[tuple[int, list, jax.Array]] = deque()
+
+    def add(self, step: int, ids: list, finite: jax.Array) -> None:
+        """Remember a step under way; judge the one before it.
+
+        Raises:
+          UserError: that one is not finite, and no more may be skipped.
+        """
+        self.settle()
+        self._pending.append((step, ids, finite))
+
+    def settle(self) -> bool:
+        """Judge all steps so far; was the last one finite?"""
+        fine = True
+        while self._pending:
+            step, ids, finite = self._pending.popleft()
+            fine = bool(finite)
+            if not fine:
+                self._refuse(step, ids)
+        return fine
+
+    def _refuse(self, step: int, ids: list) -> None:
+        shown = ", ".join(map(str, ids[:SHOWN])) + ", ..." * (len(ids) > SHOWN)
+        what = f"the loss or its gradient is not finite at step {step} (ids {shown})"
+        if self.skipped < self._limit:
+            self.skipped += 1
+            logging.warning(
+                "%s: skipped, %d of at most %d", what, self.skipped, self._limit
+            )
+            return
+        raise UserError(f"{what}; {last_good(self._latest())}: {WAY_OUT}")
+
+
+def last_good(step: int | None) -> str:
+    """Where a run that must stop goes on from, for a message."""
+    return f"the last good checkpoint is step {step}" if step else "no checkpoint yet"
+
+
+@jax.jit
+def all_finite(params: Params) -> jax.Array:
+    """Is every number of a tree finite?"""
+    leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)]
+    return jnp.all(jnp.stack(leaves))

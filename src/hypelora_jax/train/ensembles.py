@@ -1,0 +1,143 @@
+"""Members of an ensemble: how its one tree holds them, trains them and is cut up.
+
+A deep ensemble (Lakshminarayanan et al. 2017) is K seeds trained side by side: every
+leaf of its trees but the frozen backbone's has a leading axis K, and one step is the
+ordinary step under vmap. A hyper-ensemble is K conditioning embeddings, cond_KSC, of
+one hyper-network: the rows of a batch are dealt out to the members, as BatchEnsemble
+does (Wen et al. 2020, section 3.2), so that an epoch costs what it costs without them.
+Either way a member is an ordinary tree that the ordinary functions predict with.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from hypelora_jax.calibration import pooling
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.batches import Dataset
+from hypelora_jax.objectives import training_loss
+from hypelora_jax.train import scoring
+from hypelora_jax.train.state import TrainState, init_state
+from hypelora_jax.types import Batch, Key, Lora, Params
+
+
+def count(settings: Settings) -> int:
+    """Members that are trained."""
+    return max(settings.uncertainty.seeds, settings.uncertainty.conditions)
+
+
+def of_seeds(settings: Settings) -> list[Settings]:
+    """Settings of the members of a deep ensemble: seeds seed, seed + 1, ..."""
+    first, members = settings.seed, range(settings.uncertainty.seeds)
+    return [dataclasses.replace(settings, seed=first + k) for k in members]
+
+
+def stack(parts: Sequence[tuple[Params, Params]]) -> tuple[Params, Params]:
+    """(trainable, frozen) of all seeds: leading axis K, one frozen backbone."""
+    trainable, frozen = zip(*parts, strict=True)
+
+    def stacked(*leaves: jax.Array) -> jax.Array:
+        return jnp.stack(leaves)
+
+    shared = {n: x for n, x in frozen[0].items() if n == "backbone"}
+    own = [{n: x for n, x in tree.items() if n != "backbone"} for tree in frozen]
+    return jax.tree.map(stacked, *trainable), shared | jax.tree.map(stacked, *own)
+
+
+def member(
+    settings: Settings, trainable: Params, frozen: Params, k: int
+) -> tuple[Params, Params]:
+    """(trainable, frozen) of member k, as a run that trained it alone would have."""
+    if settings.uncertainty.conditions > 1:
+        own = {"embedding": trainable["cond"]["embedding"][k]}
+        return {**trainable, "cond": own}, frozen
+    if settings.uncertainty.seeds == 1:
+        return trainable, frozen
+    own = {n: x for n, x in frozen.items() if n != "backbone"}
+    cut = jax.tree.map(lambda x: x[k], (trainable, own))
+    return cut[0], {**frozen, **cut[1]}
+
+
+def start(
+    trainable: Params, tx: optax.GradientTransformation, keys: Sequence[Key]
+) -> TrainState:
+    """State before the first step; with several keys, of that many seeds at once."""
+    if len(keys) == 1:
+        return init_state(trainable, tx, keys[0])
+    state = jax.vmap(lambda own, key: init_state(own, tx, key))(
+        trainable, jnp.stack(keys)
+    )
+    return dataclasses.replace(state, step=jnp.zeros((), jnp.int32))  # one for all
+
+
+def over_seeds(step: Callable) -> Callable:
+    """A step of all seeds at once, on the same rows; its info is their mean."""
+
+    def run(state: TrainState, frozen: Params, batch: Batch):
+        axes = TrainState(step=None, params=0, opt_state=0, key=0)
+        own = {name: None if name == "backbone" else 0 for name in frozen}
+        state, info = jax.vmap(step, (axes, own, None), (axes, 0))(state, frozen, batch)
+        finite = jnp.all(info.pop("finite"))  # a seed that is not stops or skips alone
+        return state, {**jax.tree.map(jnp.mean, info), "finite": finite}
+
+    return run
+
+
+def dealt(batch: Batch, step: jax.Array, members: int) -> Batch:
+    """The batch with `member`, int32 (B,): row i of step s belongs to (i + s) mod K."""
+    rows = jnp.arange(batch["ids"].shape[0], dtype=jnp.int32)
+    return {**batch, "member": (rows + step) % members}
+
+
+def temperatures(settings: Settings, trainable: Params) -> np.ndarray:
+    """Training temperature of each member (K,), 1 where none is learned."""
+    parts = [member(settings, trainable, {}, k)[0] for k in range(count(settings))]
+    losses = [part.get("loss", {}) for part in parts]
+    return np.array([training_loss.temperature_of(loss) for loss in losses])
+
+
+def split_logits(
+    settings: Settings,
+    run: scoring.Forward,
+    trainable: Params,
+    frozen: Params,
+    alpha: jax.Array,
+    data: Dataset,
+    edges: tuple[int, ...],
+    kept: dict[int, Lora] | None = None,
+) -> np.ndarray:
+    """Raw logits (K, N, Y) of each trained member on a split; K = 1 without any.
+
+    `kept` holds the members' adapters for later calls with the same parameters.
+    """
+    size, kept = settings.optim.batch_size, {} if kept is None else kept
+    return np.stack(
+        [
+            scoring.split_logits(_kept(run, kept, k), *own, alpha, data, edges, size)
+            for k in range(count(settings))
+            for own in [member(settings, trainable, frozen, k)]
+        ]
+    )
+
+
+def _kept(run: scoring.Forward, kept: dict[int, Lora], k: int) -> scoring.Forward:
+    """The functions of member k, whose adapter is made once and kept."""
+
+    def adapt(params: Params, alpha: jax.Array) -> Lora:
+        if k not in kept:
+            kept[k] = run.adapt(params, alpha)
+        return kept[k]
+
+    return run._replace(adapt=adapt)
+
+
+def pool(
+    settings: Settings, trainable: Params, logits_KNY: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """(logits (N, Y), temperature): softmax(logits / temperature) is the average."""
+    t_K = temperatures(settings, trainable)
+    return pooling.pool(logits_KNY, t_K), float(t_K[0])

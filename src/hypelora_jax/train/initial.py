@@ -1,0 +1,78 @@
+"""What a run starts from: its parameters, each leaf where it belongs.
+
+Build order: shapes, then shardings, then tensors of files are placed and values are
+drawn where their rule says; nothing is drawn in one place and moved to another.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hypelora_jax import families, trees
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.interop import base as bases
+from hypelora_jax.keys import named_key
+from hypelora_jax.model import Model
+from hypelora_jax.sharding import rules
+from hypelora_jax.train import ensembles
+from hypelora_jax.types import Key, Params
+
+
+def parameters(
+    settings: Settings,
+    model: Model,
+    base: bases.Base,
+    task: Task,
+    mesh: Mesh,
+    inits: Sequence[Key],
+) -> tuple[Params, Params]:
+    """(trainable, frozen) of all seeds, each leaf where its rule says.
+
+    Args:
+      settings: of the run.
+      model: its functions.
+      base: where weights come from.
+      task: what the head is for.
+      mesh: of the devices.
+      inits: the key that each seed draws its parameters from.
+    """
+    family = families.of(base.config)
+    table, kind = family.shardings, families.head_kind(settings.head.kind, task)
+    outputs = task.num_outputs if kind in family.heads else None
+    load = partial(bases.load_heads, base, model.parts.head, outputs)
+    backbone, heads = None, None
+    if base.folder is not None:
+        backbone, heads = load([named_key(key, "base") for key in inits])
+        own = {"backbone": backbone}
+        backbone = rules.place(own, rules.shardings(own, mesh, table))["backbone"]
+        heads = jax.tree.map(np.asarray, heads)
+
+    def draw(data: np.ndarray, backbone: Params | None, heads: list | None) -> tuple:
+        inits = [jax.random.wrap_key_data(one) for one in data]
+        if heads is None:
+            backbone, heads = load([named_key(key, "base") for key in inits])
+        start = {} if backbone is None else {"backbone": backbone}
+        parts = [
+            model_lib.split(
+                settings, model_lib.init_params(model, k, {**start, "head": h})
+            )
+            for k, h in zip(inits, heads, strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else ensembles.stack(parts)
+
+    data = np.stack([np.asarray(jax.random.key_data(key)) for key in inits])
+    # a backbone that trains goes through the program; any other stays where it is
+    trains = trees.matcher(model_lib.method(settings.method).trains)
+    paths = trees.flatten({"backbone": backbone or {}})
+    inside = backbone if any(map(trains, paths)) else None
+    shapes = jax.eval_shape(draw, data, inside, heads)
+    where = tuple(rules.shardings(tree, mesh, table) for tree in shapes)
+    trainable, frozen = jax.jit(draw, out_shardings=where)(data, inside, heads)
+    if backbone is not None and inside is None:
+        frozen = {**frozen, "backbone": backbone}
+    return trainable, frozen

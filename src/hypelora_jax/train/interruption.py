@@ -1,0 +1,79 @@
+"""Signals that ask a run to stop: remembered, obeyed between steps, never in a save."""
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import jax
+
+from hypelora_jax.errors import Preempted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Asked(Exception):
+    """Raised between two batches of an evaluation that need not be finished."""
+
+
+class StopRequest:
+    """Catches SIGINT and SIGTERM; a context manager, which may be nested.
+
+    The first signal is remembered, and the loop stops after the step under way with its
+    state saved. A second Ctrl-C stops at once, and what was saved last counts.
+
+    Args:
+      at_once: the first signal stops at once, where there is nothing to save.
+    """
+
+    def __init__(self, at_once: bool = False):
+        self.signal: int | None = None
+        self._at_once = at_once
+        self._before: dict[int, Any] = {}  # handlers by signal
+
+    def __enter__(self) -> "StopRequest":
+        for number in SIGNALS:
+            try:
+                self._before[number] = signal.signal(number, self._remember)
+            except ValueError:  # not the main thread, as in a notebook's worker
+                break
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self._before.items():
+            # None: not set from Python, but by JAX's runtime of several processes
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal == signal.SIGINT == number:
+            raise KeyboardInterrupt("stopped at once; the last checkpoint counts")
+        self.signal = number
+        if self._at_once:
+            raise self._error("nothing was lost; the same command goes on from there")
+
+    @property
+    def now(self) -> bool:
+        """May the run stop here, without asking anyone?
+
+        Of several processes each gets its signal at another moment: they must agree on
+        a step first, and go on until then.
+        """
+        return self.signal is not None and jax.process_count() == 1
+
+    def between(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """`compute`, which raises `Asked` instead as soon as the run may stop."""
+
+        def checked(*args: Any) -> Any:
+            if self.now:
+                raise Asked
+            return compute(*args)
+
+        return checked
+
+    def error(self, step: int) -> BaseException:
+        """What to raise once the state of `step` is saved."""
+        return self._error(f"saved at step {step}; the same command goes on from there")
+
+    def _error(self, text: str) -> BaseException:
+        return (Preempted if self.signal == signal.SIGTERM else KeyboardInterrupt)(text)

@@ -1,0 +1,116 @@
+"""AdamW with decay by path, a learning rate of the head, schedules of the step."""
+
+import math
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hypelora_jax import trees
+from hypelora_jax.config.settings import BlendConfig, LossConfig, OptimConfig
+from hypelora_jax.types import Params
+
+Schedule = Callable[[jax.Array | int], jax.Array]  # of the step
+DECAYED = re.compile(r".*/kernel|lora/.*/(a|b)")  # not biases, norms, embeddings, log_t
+
+
+def _float(step: jax.Array | int) -> jax.Array:
+    return jnp.asarray(step, jnp.result_type(float))  # float64 where 64 bits are on
+
+
+def learning_rate(config: OptimConfig, total_steps: int) -> Schedule:
+    """Learning rate of step 0, 1, ... total_steps - 1.
+
+    Warm-up is linear from 0 over ceil(warmup * total_steps) steps; `linear` then falls
+    to 0 at total_steps, `cosine` along half a cosine, `constant` stays.
+    """
+    warmup = math.ceil(round(config.warmup * total_steps, 6))
+    rest = max(1, total_steps - warmup)
+    shapes = {
+        "linear": lambda left: left,
+        "cosine": lambda left: 0.5 * (1 - jnp.cos(jnp.pi * left)),
+        "constant": lambda left: jnp.ones_like(left),
+    }
+    shape = shapes[config.schedule]
+
+    def rate(step: jax.Array | int) -> jax.Array:
+        s = _float(step)
+        left = jnp.clip((total_steps - s) / rest, 0, 1)
+        return config.lr * jnp.where(s < warmup, s / max(1, warmup), shape(left))
+
+    return rate
+
+
+def blend_alpha(config: BlendConfig, total_steps: int, accumulate: int = 1) -> Schedule:
+    """Weight of the initial factors at a step.
+
+    `linear` reaches exactly 0 at the last step. `reference` divides by the number of
+    micro-batches although it counts optimizer steps, so with accumulation 2 it ends
+    near half of alpha (METHOD A.7).
+    """
+
+    def at(step: jax.Array | int) -> jax.Array:
+        s = _float(step)
+        if config.anneal == "linear":
+            last = max(total_steps - 1, 0)
+            return config.alpha * jnp.clip((last - s) / max(1, last), 0, 1)
+        if config.anneal == "reference":
+            per_step = config.alpha / (total_steps * accumulate)
+            return jnp.maximum(0.0, config.alpha - per_step * s)
+        return jnp.full_like(s, config.alpha)
+
+    return at
+
+
+def loss_temperature(config: LossConfig, total_steps: int) -> Schedule | None:
+    """Temperature of the loss at a step; None where it does not anneal.
+
+    From `temperature` at step 0 to exactly `temperature_end` at the share
+    `anneal_share` of all steps and after it: `linear` in T, `geometric` in log T. The
+    steps at the end let the logits settle before the learning rate is gone.
+    """
+    if config.anneal == "none":
+        return None
+    start, end = config.first_temperature, config.temperature_end
+    moving = max(1, round(config.anneal_share * (total_steps - 1)))
+
+    def at(step: jax.Array | int) -> jax.Array:
+        done = jnp.clip(_float(step) / moving, 0, 1)
+        if config.anneal == "geometric":
+            return start ** (1 - done) * end**done
+        return (1 - done) * start + done * end
+
+    return at
+
+
+def _scale_head(ratio: float) -> optax.GradientTransformation:
+    """Updates of the head times head_lr / lr."""
+
+    def update(updates: Params, state, params=None):
+        del params
+        return trees.map_with_path(
+            lambda p, u: u * ratio if p.startswith("head/") else u, updates
+        ), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _decay_mask(config: OptimConfig) -> Callable[[Params], Params]:
+    return lambda params: trees.map_with_path(
+        lambda p, _: config.decay_all or bool(DECAYED.fullmatch(p)), params
+    )
+
+
+def optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter 2019), clipped by the norm over all trainables."""
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    ratio = config.head_lr / config.lr if config.head_lr and config.lr else 1.0
+    return optax.chain(
+        clip,
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, _decay_mask(config)),
+        _scale_head(ratio) if ratio != 1.0 else optax.identity(),
+        optax.scale_by_learning_rate(learning_rate(config, total_steps)),
+    )

@@ -1,0 +1,132 @@
+"""Logits and metrics of a split: the adapter is made once, then used batch by batch."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hypelora_jax import trees
+from hypelora_jax.calibration.calibrators import softmax
+from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.data.batches import Dataset, NumpyBatch, eval_batches
+from hypelora_jax.model import Model
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import (
+    fitting_batch_size,
+    own_rows,
+    put_batch,
+    replicated,
+)
+from hypelora_jax.train.checkpoint.selection import Selection
+from hypelora_jax.types import Objective, Params
+
+
+class Forward(NamedTuple):
+    """Jitted: `adapt(params, alpha) -> lora`, `classify(params, lora, rows)`.
+
+    Parameters and rows are used where they are; logits come back whole to every
+    process.
+    """
+
+    adapt: Callable
+    classify: Callable
+    mesh: Mesh
+
+
+def forward(model: Model, mesh: Mesh) -> Forward:
+    """Inference functions, compiled once per bucket; nothing is donated."""
+
+    def adapt(params: Params, alpha: jax.Array):
+        lora = model.adapt(params, {}, alpha, None)
+        return rules.pin_factors(lora, mesh)
+
+    def classify(params: Params, lora, batch):
+        return model.classify(params, lora, batch, None)
+
+    classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
+    return Forward(jax.jit(adapt), classify, mesh)
+
+
+def logits(
+    run: Forward,
+    trainable: Params,
+    frozen: Params,
+    alpha: jax.Array,
+    batches: Iterable[NumpyBatch],
+    n: int,
+) -> np.ndarray:
+    """Raw logits (N, Y), float32 or wider, each example exactly once.
+
+    Of several processes each brings its own rows of the batches and gets all logits.
+    """
+    params = trees.union(trainable, frozen)
+    lora = run.adapt(params, np.asarray(alpha))
+    out: np.ndarray | None = None
+    for batch in batches:
+        rows = put_batch(batch, run.mesh, ("ids", "mask", "types"))
+        got = np.asarray(run.classify(params, lora, rows))
+        if out is None:
+            out = np.full((n, got.shape[1]), np.nan, got.dtype)
+        real = batch["index"] >= 0
+        out[batch["index"][real]] = got[real]
+    if out is None:
+        raise ValueError("no batches; wanted one or more")
+    return out
+
+
+def split_logits(
+    run: Forward,
+    trainable: Params,
+    frozen: Params,
+    alpha: jax.Array,
+    data: Dataset,
+    edges: tuple[int, ...],
+    batch_size: int,
+) -> np.ndarray:
+    """Raw logits (N, Y) of a split; the batch grows to what the mesh can cut."""
+    size = fitting_batch_size(batch_size, run.mesh)
+    own = own_rows(size, run.mesh)
+    batches = eval_batches(data, edges, size, own=own)
+    return logits(run, trainable, frozen, alpha, batches, len(data.ids))
+
+
+def judge(
+    objective: Objective,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    temperature: float = 1.0,
+    soft_NY: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Metrics of a split in float64, as its objective judges it; {} without labels.
+
+    `temperature` divides the logits. `soft_NY`, shares of raters, adds the distances to
+    them.
+    """
+    judge = objective.judge
+    state = judge.update(judge.start(), logits_NY, label_N, soft_NY)
+    return judge.result(state, partial(softmax, temperature=temperature))
+
+
+def selection(
+    select_on: str, unit: str, names: Sequence[str], step: int, judged: dict[str, Any]
+) -> Selection:
+    """How the epoch that ends with a step ranks among the others, by config.select_on.
+
+    By score the earliest of equals is the best, as in the paper's tables.
+
+    Args:
+      select_on: of the config.
+      unit: the metric that models are chosen by, as the objective says.
+      names: scores of the task.
+      step: number of finished steps.
+      judged: metrics of the split that models are chosen on.
+    """
+    loss = judged[unit]
+    if select_on == "last":
+        return Selection(-float(step), loss)
+    if select_on == "validation_score":
+        return Selection(1e-12 * step - judged[scores.main(names)], loss)
+    return Selection(loss, loss)

@@ -1,0 +1,169 @@
+"""A session: everything that a run needs in memory, built once from its settings.
+
+Build order: resolve the base model -> functions -> parameters placed on the mesh ->
+data. Evaluation and prediction of a finished run use the same code.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from hypelora_jax import families
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data import buckets, sources
+from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
+from hypelora_jax.data.tables import Corpus
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.data.tokens import Tokenizer, tokenizer
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.family import Family
+from hypelora_jax.interop import base as bases
+from hypelora_jax.keys import named_key
+from hypelora_jax.model import Model
+from hypelora_jax.run import records
+from hypelora_jax.sharding.mesh import make_mesh
+from hypelora_jax.train import ensembles, initial
+from hypelora_jax.train.optimizer import blend_alpha
+from hypelora_jax.types import Key, Params
+
+
+class Session(NamedTuple):
+    """What training, evaluation and prediction of one run share.
+
+    A session that only predicts has no datasets; its `edges` and `total_steps` are
+    those of the run's record.
+    """
+
+    settings: Settings
+    base: bases.Base
+    task: Task
+    tokenizer: Tokenizer
+    model: Model
+    mesh: Mesh
+    trainable: Params  # before training
+    frozen: Params  # the backbone and what else does not train, on the mesh
+    datasets: Mapping[str, Dataset] = {}  # tokenised splits
+    edges: tuple[int, ...] = ()  # lengths T of the buckets, in tokens
+    steps_per_epoch: int = 1
+    total_steps: int = 1  # of the whole run
+
+    @property
+    def family(self) -> Family:
+        """The family of the base model."""
+        return families.of(self.base.config)
+
+    def alpha_after(self, step: int) -> jax.Array:
+        """Blending weight of the last of `step` finished steps: evaluation's."""
+        optim = self.settings.optim
+        alpha = blend_alpha(self.settings.blend, self.total_steps, optim.accumulate)
+        return alpha(max(step - 1, 0))
+
+
+class Keys(NamedTuple):
+    """Base keys of a run: `init` draws parameters, `train` dropout and random A."""
+
+    init: Key
+    train: Key
+    data: int
+
+
+def keys(settings: Settings) -> Keys:
+    """Keys of a seed; with seed_scope=init all seeds share data order and dropout."""
+    init = named_key(jax.random.key(settings.seed), "init")
+    shared = 42 if settings.seed_scope == "init" else settings.seed  # METHOD A.8
+    return Keys(init, named_key(jax.random.key(shared), "train"), shared)
+
+
+def train_keys(settings: Settings) -> list[Key]:
+    """The key of training of each seed that is trained side by side."""
+    return [keys(own).train for own in ensembles.of_seeds(settings)]
+
+
+def max_length(settings: Settings, base: bases.Base) -> int:
+    """data.max_length, checked against the positions the model has.
+
+    Raises:
+      UserError: the model has fewer.
+    """
+    limit = families.of(base.config).max_tokens(base.config)
+    wanted = settings.data.max_length
+    if wanted > limit:
+        raise UserError(
+            f"config.data.max_length is {wanted}; {base.name} has room for {limit} "
+            "tokens: set data.max_length to that or less"
+        )
+    return wanted
+
+
+def open_session(
+    settings: Settings,
+    task: Task,
+    revision: str | None = None,
+    mesh: Mesh | None = None,
+) -> Session:
+    """Model and parameters for a task, without data.
+
+    Args:
+      settings: of the run.
+      task: what the run learns.
+      revision: resolved commit of the base model, when a run is taken up again.
+      mesh: where parameters go; None: the mesh of the settings.
+
+    Raises:
+      UserError: no such model or name, or parts that do not fit together.
+    """
+    base = bases.resolve(settings.model.path, revision or settings.model.revision)
+    max_length(settings, base)
+    mesh = mesh or make_mesh(settings.mesh)
+    model = model_lib.build(settings, base.config, task)
+    inits = [keys(own).init for own in ensembles.of_seeds(settings)]
+    trainable, frozen = initial.parameters(settings, model, base, task, mesh, inits)
+    roles = families.of(base.config).tokens
+    words = tokenizer(base.folder, roles, base.config.pad_id)
+    if words.vocab_size > base.config.vocab:
+        raise UserError(
+            f"the tokenizer of {base.name} has {words.vocab_size} tokens and the model "
+            f"{base.config.vocab}; wanted a tokenizer.json made for this model"
+        )
+    return Session(settings, base, task, words, model, mesh, trainable, frozen)
+
+
+def load_corpus(settings: Settings) -> Corpus:
+    """The corpus of a run; its splits depend on the run's data seed."""
+    return sources.load(settings.data, keys(settings).data)
+
+
+def with_data(session: Session, corpus: Corpus) -> Session:
+    """The session with tokenised splits, buckets and the number of steps.
+
+    Raises:
+      UserError: the corpus has no train.
+    """
+    data, optim = session.settings.data, session.settings.optim
+    datasets = {
+        name: dataset(table, session.tokenizer, data.max_length)
+        for name, table in corpus.splits.items()
+    }
+    warn_of_cuts(datasets.values(), data.max_length)
+    if "train" not in datasets:
+        corpus.splits["train"]  # raises the error that lists the splits
+    lengths, size = datasets["train"].lengths, optim.batch_size
+    edges = buckets.edges(lengths, size, data.max_length, data.pad_to_max)
+    per_epoch = buckets.steps_per_epoch(lengths, edges, size)
+    logging.info("train: %s", describe(datasets["train"], edges, size))
+    return session._replace(
+        datasets=datasets,
+        edges=edges,
+        steps_per_epoch=per_epoch,
+        total_steps=per_epoch * optim.num_epochs,
+    )
+
+
+def record_of(session: Session) -> dict[str, Any]:
+    """What config.json of the session's run holds."""
+    about = (session.settings, session.task, session.base, session.mesh)
+    return records.record(*about, session.edges, session.total_steps)

@@ -1,0 +1,221 @@
+"""What moves while a run trains: state, data and progress, and what the loop calls."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from hypelora_jax import trees
+from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import batch_size_per_device, own_rows
+from hypelora_jax.train import ensembles, scoring
+from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
+from hypelora_jax.train.checkpoint.selection import Progress, Selection
+from hypelora_jax.train.divergence import Guard, all_finite, last_good
+from hypelora_jax.train.interruption import StopRequest
+from hypelora_jax.train.optimizer import (
+    blend_alpha,
+    learning_rate,
+    loss_temperature,
+    optimizer,
+)
+from hypelora_jax.train.session import Session, keys, train_keys
+from hypelora_jax.train.state import TrainState, state_shardings
+from hypelora_jax.train.step import build_step
+from hypelora_jax.types import Params
+
+
+class Training:
+    """State, data and progress of a session that trains; the loop moves them."""
+
+    def __init__(self, session: Session, checkpoints: Checkpoints, stop: StopRequest):
+        settings = session.settings
+        self.session, self.checkpoints = session, checkpoints
+        self.optim = settings.optim
+        self.alpha = blend_alpha(
+            settings.blend, session.total_steps, settings.optim.accumulate
+        )
+        self.abstract = abstract_state(session)
+        self.state: TrainState = self.abstract  # until `resume` or `fresh`
+        self.rate = learning_rate(settings.optim, session.total_steps)
+        self.temperature = loss_temperature(settings.loss, session.total_steps)
+        batch_size_per_device(
+            self.optim.batch_size // self.optim.accumulate, session.mesh
+        )
+        self.step = build_step(
+            session.model,
+            _optimizer(session),
+            self.alpha,
+            session.mesh,
+            accumulate=self.optim.accumulate,
+            temperature=self.temperature,
+            skip_nonfinite=self.optim.skip_nonfinite > 0,
+            conditions=settings.uncertainty.conditions,
+            seeds=settings.uncertainty.seeds,
+            shardings=jax.tree.map(
+                lambda x: x.sharding, (self.abstract, session.frozen)
+            ),
+        )
+        forward = scoring.forward(session.model, session.mesh)
+        self.forward = forward._replace(classify=stop.between(forward.classify))
+        self.frozen = session.frozen
+        self.data = train_iterator(
+            session.datasets["train"],
+            session.edges,
+            self.optim.batch_size,
+            keys(settings).data,
+            self.optim.num_epochs,
+            soft=settings.loss.labels == "soft",
+            own=own_rows(self.optim.batch_size, session.mesh),
+        )
+        self.lengths = session.datasets["train"].lengths
+        self.progress = Progress()
+        self.pending_judge = False  # True: an epoch ended and was not evaluated
+        self.guard = self._guard()
+
+    def _guard(self) -> Guard:
+        limit, latest = self.optim.skip_nonfinite, self.checkpoints.latest_settled
+        return Guard(limit, self.progress.skipped, latest)
+
+    def fresh(self) -> None:
+        """Go to the state before the first step."""
+        self.state = first_state(self.session, self.abstract)
+
+    def resume(self) -> int:
+        """Restore the newest valid checkpoint and return its step, or 0 without any.
+
+        Arrays go where this run's mesh wants them, whatever mesh they were saved from.
+        """
+        step = self.checkpoints.newest()
+        if step is None:
+            self.fresh()
+            return 0
+        own = extras(self.frozen)
+        got = self.checkpoints.restore(
+            step, self.abstract, own, Progress._fields, self.data
+        )
+        self.state = got.state
+        self.frozen = with_extras(self.frozen, got.frozen)
+        best, bad, skipped = (got.progress[name] for name in Progress._fields)
+        self.progress = Progress(best, int(bad), int(skipped))
+        self.guard = self._guard()
+        if step % self.session.steps_per_epoch == 0:
+            chosen = self.checkpoints.selection(step)
+            self.pending_judge = chosen is None
+            if chosen is not None:
+                self.progress = self.progress.after(chosen.loss)
+        return step
+
+    def save(self) -> None:
+        """Begin to save the state, if every number in it is finite.
+
+        Raises:
+          UserError: one is not, or the save before this one failed.
+        """
+        self.guard.settle()
+        if not all_finite(self.state.params):
+            raise UserError(
+                f"the parameters are not finite after step {int(self.state.step)}; "
+                f"{last_good(self.checkpoints.latest_settled())}: lower "
+                "config.optim.lr, or raise optim.warmup"
+            )
+        self.progress = self.progress._replace(skipped=self.guard.skipped)
+        own, progress = extras(self.frozen), self.progress._asdict()
+        self.checkpoints.save(self.state, own, self.data, progress)
+
+    def judge(self, split: str, trainable: Params, alpha: jax.Array) -> dict[str, Any]:
+        """Metrics of a split, as training knows them: without a post-hoc calibrator.
+
+        Raises:
+          UserError: the logits are not finite.
+        """
+        session = self.session
+        data = session.datasets[split]
+        own_KNY = ensembles.split_logits(
+            session.settings,
+            self.forward,
+            trainable,
+            self.frozen,
+            alpha,
+            data,
+            session.edges,
+        )
+        if not np.isfinite(own_KNY).all():
+            raise UserError(
+                f"the logits of {split} are not finite at step {int(self.state.step)}; "
+                "the run diverged: lower config.optim.lr, or raise optim.warmup"
+            )
+        logits_NY, t = ensembles.pool(session.settings, trainable, own_KNY)
+        objective = session.model.objective
+        return scoring.judge(objective, logits_NY, data.label, t, data.soft)
+
+
+def rank(session: Session, step: int, judged: dict[str, Any]) -> Selection:
+    """How the epoch that ends with a step ranks among the others."""
+    unit, names = session.model.objective.unit, session.task.metrics
+    return scoring.selection(session.settings.select_on, unit, names, step, judged)
+
+
+def abstract_state(session: Session) -> TrainState:
+    """Shapes and shardings of a session's state, into which a checkpoint is read."""
+    tx, seeds = _optimizer(session), train_keys(session.settings)
+    shapes = jax.eval_shape(lambda p: ensembles.start(p, tx, seeds), session.trainable)
+    where = state_shardings(shapes, tx, session.mesh, session.family.shardings)
+    return rules.placed(shapes, where)
+
+
+def first_state(session: Session, abstract: TrainState) -> TrainState:
+    """State before the first step, made where `abstract` says."""
+    tx = _optimizer(session)
+
+    def make(trainable: Params, data: jax.Array) -> TrainState:
+        own = [jax.random.wrap_key_data(one) for one in data]
+        return ensembles.start(trainable, tx, own)
+
+    seeds = train_keys(session.settings)
+    data = np.stack([np.asarray(jax.random.key_data(key)) for key in seeds])
+    where = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(make, out_shardings=where)(session.trainable, data)
+
+
+def _optimizer(session: Session) -> optax.GradientTransformation:
+    return optimizer(session.settings.optim, session.total_steps)
+
+
+def extras(frozen: Params) -> Params:
+    """Frozen leaves that are saved with the run: all but the base model's backbone."""
+    return {name: tree for name, tree in frozen.items() if name != "backbone"}
+
+
+def with_extras(frozen: Params, own: Params) -> Params:
+    """The frozen tree with leaves of a checkpoint in the place of fresh ones."""
+    backbone = {"backbone": frozen["backbone"]} if "backbone" in frozen else {}
+    return trees.union(backbone, own)
+
+
+def chosen(session: Session, checkpoints: Checkpoints) -> Checkpoint:
+    """The best checkpoint of a run, its frozen leaves with the session's backbone.
+
+    Raises:
+      UserError: there is no complete checkpoint.
+    """
+    step = checkpoints.best()
+    if step is None:
+        raise UserError(
+            f"{checkpoints.directory.parent} holds no complete checkpoint; wanted a "
+            "run trained for an epoch at least: run hypelora train with the same "
+            "--workdir"
+        )
+    own = extras(session.frozen)
+    got = checkpoints.restore(step, abstract_state(session), own)
+    return got._replace(frozen=with_extras(session.frozen, got.frozen))
+
+
+def open_checkpoint(session: Session, run: Run) -> Checkpoint:
+    """The best checkpoint of a run folder that is not in training."""
+    with Checkpoints(run) as checkpoints:
+        return chosen(session, checkpoints)

@@ -1,0 +1,110 @@
+"""Blocks: hand numbers, dropout's statistics, masks and gradients."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from hypelora_jax.families.blocks.activations import ACTIVATION
+from hypelora_jax.families.blocks.attention import attention
+from hypelora_jax.families.blocks.dense import LoraDense, dropout
+from hypelora_jax.families.blocks.layer import LayerNorm
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("last", [6, 7])  # even and odd last axes draw differently
+def test_dropout_keeps_the_mean_and_the_rate(last):
+    x = jnp.ones((20_000, last))
+    y = dropout(x, 0.1, jax.random.key(0))
+    zero = float(jnp.mean(y == 0))
+    error = math.sqrt(0.1 * 0.9 / x.size)
+    assert abs(zero - 0.1) < 5 * error
+    np.testing.assert_allclose(jnp.mean(y), 1, atol=6 * error)
+    np.testing.assert_allclose(jnp.max(y), 1 / 0.9, rtol=1e-4)
+    columns = jnp.corrcoef((y == 0).T.astype(jnp.float32)) - jnp.eye(last)
+    assert float(jnp.max(jnp.abs(columns))) < 5 / math.sqrt(len(x))
+
+
+def test_dropout_without_a_key_or_a_rate_is_the_identity():
+    x = draw(0, 3, 4)
+    assert dropout(x, 0.5, None) is x
+    assert dropout(x, 0.0, jax.random.key(0)) is x
+
+
+def test_gelu_hand_numbers():
+    x = jnp.array([-1.0, 0.0, 1.0, 2.0])
+    phi = [0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x.tolist()]
+    wanted = [v * p for v, p in zip(x.tolist(), phi, strict=True)]
+    np.testing.assert_allclose(ACTIVATION["gelu"](x), wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        ACTIVATION["gelu_new"](x), [-0.1588, 0, 0.8412, 1.9546], atol=1e-4
+    )
+    np.testing.assert_array_equal(ACTIVATION["relu"](x), [0, 0, 1, 2])
+
+
+def test_layer_norm_hand_numbers():
+    params = {"scale": jnp.array([1.0, 2.0]), "bias": jnp.array([0.0, 1.0])}
+    y = LayerNorm(eps=0.0).apply({"params": params}, jnp.array([[1.0, 3.0]]))
+    np.testing.assert_allclose(y, [[-1.0, 3.0]], atol=1e-6)
+
+
+def test_lora_dense_is_w_plus_ab():
+    x, kernel, a, b = draw(0, 2, 3, 5), draw(1, 5, 4), draw(2, 5, 2), draw(3, 2, 4)
+    params = {"kernel": kernel, "bias": jnp.arange(4.0)}
+    y = LoraDense(4).apply({"params": params}, x, {"a": a, "b": b}, None)
+    wanted = np.asarray(x) @ np.asarray(kernel + a @ b) + np.arange(4.0)
+    np.testing.assert_allclose(y, wanted, atol=1e-5)
+
+
+def test_lora_dropout_acts_on_the_adapter_alone():
+    x = draw(0, 2, 3, 6)
+    params = {"kernel": draw(1, 6, 4), "bias": jnp.zeros(4)}
+    dense, key = LoraDense(4, dropout=0.5), jax.random.key(0)
+    zero = {"a": draw(2, 6, 2), "b": jnp.zeros((2, 4))}
+    plain = dense.apply({"params": params}, x, None, None)
+    same = dense.apply({"params": params}, x, zero, key)
+    np.testing.assert_array_equal(same, plain)
+    full = {"a": draw(2, 6, 2), "b": draw(3, 2, 4)}
+    dropped = dense.apply({"params": params}, x, full, key)
+    kept = dense.apply({"params": params}, x, full, None)
+    assert float(jnp.max(jnp.abs(dropped - kept))) > 0.1
+
+
+def test_attention_ignores_what_is_masked():
+    q, k, v = (draw(i, 1, 3, 4) for i in range(3))
+    mask = jnp.array([[True, True, False]])
+    out = attention(q, k, v, mask, 2, 0.0, None)
+    short = attention(q[:, :2], k[:, :2], v[:, :2], mask[:, :2], 2, 0.0, None)
+    np.testing.assert_allclose(out[:, :2], short, atol=1e-6)
+
+
+def test_attention_and_its_gradient_stay_finite_without_any_token():
+    q, k, v = (draw(i, 1, 3, 4) for i in range(3))
+    none = jnp.zeros((1, 3), bool)
+
+    def total(q, k, v):
+        return jnp.sum(attention(q, k, v, none, 2, 0.0, None))
+
+    value, grads = jax.value_and_grad(total, argnums=(0, 1, 2))(q, k, v)
+    assert jnp.isfinite(value)
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in grads)
+
+
+def test_gradients_of_attention_norm_and_gelu():
+    mask = jnp.array([[True, True, False]])
+    params = {"scale": draw(3, 4), "bias": draw(4, 4)}
+
+    def f(q, k, v):
+        x = attention(q, k, v, mask, 2, 0.0, None)
+        x = LayerNorm(1e-5).apply({"params": params}, x + q)
+        return ACTIVATION["gelu"](x)
+
+    with jax.enable_x64(True):
+        args = [jnp.asarray(draw(i, 1, 3, 4), jnp.float64) for i in range(3)]
+        check_grads(f, args, order=1, modes=["rev"])

@@ -1,0 +1,178 @@
+"""Laws of prediction: merging, zero delta, padding, adapters of each example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from hypelora_jax import model as model_lib
+from hypelora_jax import trees
+from hypelora_jax.adapters import lora
+
+METHODS = ("lora", "hyper_mlp", "hyper_transformer")
+ALPHA = jnp.zeros(())
+
+
+def ready(method="hyper_mlp", shake=True, **sections):
+    config = tiny.settings(method, **sections)
+    model = tiny.model(config)
+    params = tiny.params(config, model)
+    if shake:
+        own = {n: x for n, x in params.items() if n not in ("backbone", "head")}
+        params = {**params, **tiny.shaken(own)}
+    return config, model, params
+
+
+def logits(model, params, batch):
+    run = jax.jit(lambda p, b: model.predict(p, {}, b, ALPHA))
+    return np.asarray(run(params, batch))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_merged_equals_factored(method):
+    _, model, params = ready(method, lora={"targets": ("q", "v", "up")})
+    batch = tiny.batch()
+    adapter = jax.jit(model.adapt)(params, {}, ALPHA)
+    merged = {**params, "backbone": lora.merge(params["backbone"], adapter)}
+    classify = jax.jit(model.classify)
+    plain = np.asarray(classify(merged, {}, batch))
+    factored = logits(model, params, batch)
+    np.testing.assert_allclose(factored, plain, atol=2e-5)
+    without = np.asarray(classify(params, {}, batch))
+    assert np.abs(factored - without).max() > 1e-3, "the adapter does something"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_zero_delta_at_step_0_leaves_the_base_model_unchanged(method):
+    _, model, params = ready(method, shake=False)
+    batch = tiny.batch()
+    base = jax.jit(model.classify)(params, {}, batch)
+    np.testing.assert_allclose(logits(model, params, batch), base, atol=1e-6)
+
+
+def test_padding_rows_and_tokens_change_nothing():
+    _, model, params = ready()
+    batch = tiny.batch(rows=4, tokens=9)
+    wide = {
+        "ids": jnp.pad(batch["ids"], ((0, 3), (0, 5)), constant_values=1),
+        "mask": jnp.pad(batch["mask"], ((0, 3), (0, 5))),
+        "types": jnp.pad(batch["types"], ((0, 3), (0, 5))),
+    }
+    got = logits(model, params, wide)
+    np.testing.assert_allclose(got[:4], logits(model, params, batch), atol=1e-5)
+    assert np.isfinite(got).all(), "rows of padding alone stay finite"
+
+
+def given(method="hyper_mlp", **sections):
+    config, model, params = ready(method, hyper={"cond": "given"}, **sections)
+    cond_SC = jax.random.normal(jax.random.key(3), (model.parts.hyper.slots, 5))
+    return model, params, cond_SC
+
+
+@pytest.mark.parametrize("method", ["hyper_mlp", "hyper_transformer"])
+def test_copies_of_one_condition_give_its_logits(method):
+    model, params, cond_SC = given(method)
+    batch = tiny.batch()
+    one = logits(model, params, batch | {"cond": cond_SC})
+    copies = jnp.broadcast_to(cond_SC[None], (4, *cond_SC.shape))
+    np.testing.assert_allclose(
+        logits(model, params, batch | {"cond": copies}), one, atol=1e-5
+    )
+
+
+def test_two_conditions_in_a_batch_give_each_row_what_it_gets_alone():
+    model, params, cond_SC = given(lora={"layers": (0, 2)})
+    batch = tiny.batch()
+    both = jnp.stack([cond_SC, -cond_SC, cond_SC, -cond_SC])
+    got = logits(model, params, batch | {"cond": both})
+    plus = logits(model, params, batch | {"cond": cond_SC})
+    minus = logits(model, params, batch | {"cond": -cond_SC})
+    assert np.abs(plus - minus).max() > 1e-3
+    np.testing.assert_allclose(got[0::2], plus[0::2], atol=1e-5)
+    np.testing.assert_allclose(got[1::2], minus[1::2], atol=1e-5)
+
+
+def test_per_example_adapters_build_no_dense_delta():
+    model, params, cond_SC = given()
+    width, rows = tiny.CONFIG.width, 4
+    batch = tiny.batch(rows) | {"cond": jnp.stack([cond_SC] * rows)}
+    text = (
+        jax.jit(lambda p, b: model.predict(p, {}, b, ALPHA))
+        .lower(params, batch)
+        .compile()
+        .as_text()
+    )
+    assert f"f32[{rows},2,{width}" in text, "factors of each example are there"
+    assert f"f32[{rows},{width},{width}]" not in text
+    assert f"f32[{rows},3,{width},{width}]" not in text
+
+
+def test_per_example_rows_draw_their_own_dropout():
+    model, params, cond_SC = given()
+    row = {n: x[:1] for n, x in tiny.batch().items()}
+    same = {n: jnp.concatenate([x, x]) for n, x in row.items()}
+    same["cond"] = jnp.stack([cond_SC, cond_SC])
+    out = jax.jit(model.predict)(params, {}, same, ALPHA, jax.random.key(0))
+    assert np.abs(out[0] - out[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_key_changes_logits_only_when_given(method):
+    _, model, params = ready(method, lora={"dropout": 0.3})
+    batch = tiny.batch()
+    run = jax.jit(lambda key: model.predict(params, {}, batch, ALPHA, key))
+    one, two = run(jax.random.key(1)), run(jax.random.key(2))
+    assert np.abs(one - two).max() > 1e-4
+    np.testing.assert_array_equal(one, run(jax.random.key(1)))
+
+
+def test_static_lora_beside_the_hyper_network():
+    config, model, params = ready(hyper={"layers": (2,)})
+    assert params["lora"]["q"]["a"].shape[0] == 2
+    trainable, frozen = model_lib.split(config, params)
+    assert set(trainable) == {"hyper", "cond", "lora", "head"}
+    batch = tiny.batch()
+    before = logits(model, params, batch)
+    lora_off = {**params, "lora": jax.tree.map(jnp.zeros_like, params["lora"])}
+    assert np.abs(before - logits(model, lora_off, batch)).max() > 1e-4
+    np.testing.assert_allclose(
+        jax.jit(model.predict)(trainable, frozen, batch, ALPHA),
+        before,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    "method, a, trained, not_trained",
+    [
+        ("full", "generated", {"backbone", "head"}, set()),
+        ("head", "generated", {"head"}, {"backbone"}),
+        ("lora", "generated", {"lora", "head"}, {"backbone"}),
+        ("lora_frozen_a", "generated", {"lora", "head"}, {"backbone", "lora"}),
+        ("hyper_mlp", "generated", {"hyper", "cond", "head"}, {"backbone"}),
+        ("hyper_mlp", "fixed", {"hyper", "cond", "head"}, {"backbone", "hyper"}),
+        (
+            "hyper_transformer",
+            "random",
+            {"hyper", "cond", "head"},
+            {"backbone", "hyper"},
+        ),
+    ],
+)
+def test_what_trains(method, a, trained, not_trained):
+    config, _, params = ready(method, hyper={"a": a}, shake=False)
+    trainable, frozen = model_lib.split(config, params)
+    assert set(trainable) == trained and set(frozen) == not_trained
+    joined = trees.flatten(trees.union(trainable, frozen))
+    assert joined.keys() == trees.flatten(params).keys()
+    if "hyper" in not_trained:
+        assert set(frozen["hyper"]) == {"a"}
+    if "lora" in not_trained:
+        assert all(set(f) == {"a"} for f in frozen["lora"].values())
+
+
+def test_learned_temperature_trains():
+    config, _, params = ready(loss={"temperature": "learned"}, shake=False)
+    trainable, _ = model_lib.split(config, params)
+    assert trainable["loss"]["log_t"] == 0
