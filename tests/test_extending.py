@@ -19,7 +19,8 @@ from hypelora_jax import cli
 SMALL = (
     "--config.data.num_examples=128",
     "--config.data.max_length=16",
-    "--config.optim.num_epochs=2",
+    "--config.data.pad_to_max=true",  # one length, so one program each
+    "--config.optim.num_epochs=1",
     "--config.log.every_steps=1",
     "--config.hyper.widths=(8,)",
 )
