@@ -2,7 +2,7 @@
 
     python docs/architecture.py
 
-The drawing stands between two comments of the page. A test compares it with the code,
+The drawing lies between two comments of the page. A test compares it with the code,
 so the page cannot say something else than the imports do.
 """
 
@@ -40,7 +40,7 @@ def page(text: str, graph: dict[str, set[str]]) -> str:
     """The page with the drawing of the graph in place of the one it holds.
 
     Raises:
-      ValueError: the two comments do not stand in the page, once and in this order.
+      ValueError: the page does not have the two comments once and in this order.
     """
     before, begin, rest = text.partition(f"{BEGIN}\n")
     _, end, after = rest.partition(f"{END}\n")
