@@ -8,11 +8,11 @@ import numpy as np
 from hypelora_jax.calibration import metrics
 from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.config.settings import LossConfig
-from hypelora_jax.objectives import judging, training_loss
+from hypelora_jax.objectives import training_loss
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.objectives.losses import LOSSES
-from hypelora_jax.objectives.row_sums import READS, row_sums
-from hypelora_jax.types import Judge, Loss, Objective, Probabilities
+from hypelora_jax.objectives.row_objective import row_objective
+from hypelora_jax.types import Loss, Objective, Probabilities
 
 
 def class_loss(config: LossConfig) -> Loss:
@@ -41,11 +41,4 @@ def classification(config: LossConfig, names: Sequence[str]) -> Objective:
         best_N = np.argmax(probs_NY, axis=1)
         return {**out, **scores.table(names, best_N, state.labels)}
 
-    return Objective(
-        init=loss.init,
-        reads=READS,
-        sums=row_sums(loss),
-        judge=Judge(judging.start, judging.update, judging.merge, result),
-        unit="nll",
-        probabilistic=True,
-    )
+    return row_objective(loss, result, unit="nll", probabilistic=True)

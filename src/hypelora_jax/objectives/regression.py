@@ -8,11 +8,11 @@ import numpy as np
 from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.errors import UserError
-from hypelora_jax.objectives import judging, training_loss
+from hypelora_jax.objectives import training_loss
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.objectives.losses import squared_error
-from hypelora_jax.objectives.row_sums import READS, row_sums
-from hypelora_jax.types import Judge, Loss, Objective, Probabilities
+from hypelora_jax.objectives.row_objective import row_objective
+from hypelora_jax.types import Loss, Objective, Probabilities
 
 LOSSES = {"mse": lambda config: squared_error}
 # Fields of the loss that only classes have, with the values that leave them out.
@@ -53,11 +53,4 @@ def regression(config: LossConfig, names: Sequence[str]) -> Objective:
         mse = float(np.mean((score_N - label_N.astype(np.float64)) ** 2))
         return {"n": len(label_N), "mse": mse, **scores.table(names, score_N, label_N)}
 
-    return Objective(
-        init=loss.init,
-        reads=READS,
-        sums=row_sums(loss),
-        judge=Judge(judging.start, judging.update, judging.merge, result),
-        unit="mse",
-        probabilistic=False,
-    )
+    return row_objective(loss, result, unit="mse", probabilistic=False)

@@ -1,0 +1,54 @@
+"""Objectives whose loss and metrics compare each row's logits with its label."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hypelora_jax.calibration.arrays import total
+from hypelora_jax.objectives import judging
+from hypelora_jax.objectives.judging import Labelled
+from hypelora_jax.types import (
+    Batch,
+    Judge,
+    Key,
+    Lora,
+    Loss,
+    Objective,
+    Params,
+    Probabilities,
+    Sums,
+)
+
+
+def row_objective(
+    loss: Loss,
+    result: Callable[[Labelled, Probabilities], dict[str, Any]],
+    unit: str,
+    probabilistic: bool,
+) -> Objective:
+    """The objective of a loss of rows, judged by `result` of all labelled examples."""
+    return Objective(
+        init=loss.init,
+        reads=("label", "weight"),
+        sums=_sums(loss),
+        judge=Judge(judging.start, judging.update, judging.merge, result),
+        unit=unit,
+        probabilistic=probabilistic,
+    )
+
+
+def _sums(loss: Loss) -> Sums:
+
+    def sums(
+        model: Any, params: Params, factors: Lora, batch: Batch, key: Key | None
+    ) -> tuple[jax.Array, jax.Array]:
+        logits_BY = model.classify(params, factors, batch, key)
+        loss_B = loss.apply(
+            params.get("loss", {}), logits_BY, batch["label"], batch["weight"]
+        )
+        weight_B = batch["weight"].astype(loss_B.dtype)
+        return total(loss_B, weight_B), jnp.sum(weight_B)
+
+    return sums
