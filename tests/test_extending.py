@@ -26,10 +26,7 @@ SMALL = (
 )
 # name -> (flags of train, format of export; "": the entry has no Hugging Face form)
 ENTRIES = {
-    "family": (
-        ("--config.model.path=random:toy", "--config.lora.targets=q"),
-        "peft",
-    ),
+    "family": (("--config.model.path=random:toy", "--config.lora.targets=q"), "peft"),
     "head": (("--config.head.kind=mean",), ""),
     "conditioner": (("--config.condition.source=shared_vector",), "peft"),
     "objective": (("--config.loss.objective=absolute_error",), "peft"),
@@ -46,10 +43,16 @@ def numbers(path: Path) -> tuple[str, ...]:
     return ("--config.data.source=files", f"--config.data.train={path}")
 
 
-def commands(entry: str, folder: Path) -> list[list[str]]:
-    """train, evaluate, predict and, where it makes sense, export."""
-    flags, kind = ENTRIES[entry]
-    if entry == "objective":
+def commands(entries: tuple[str, ...], folder: Path) -> list[list[str]]:
+    """train, evaluate, predict and, where it makes sense, export.
+
+    Of one run with all the entries; the first one says how it is exported.
+    """
+    flags, kind = (
+        sum((ENTRIES[name][0] for name in entries), ()),
+        ENTRIES[entries[0]][1],
+    )
+    if "objective" in entries:
         flags = (*flags, *numbers(folder / "numbers.jsonl"))
     run, texts = str(folder / "run"), folder / "texts.jsonl"
     texts.write_text('{"text": "a good film"}\n{"text": "nothing"}\n')
@@ -88,7 +91,7 @@ def check(folder: Path, entry: str) -> dict:
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_an_entry_of_a_table_is_all_it_takes(entry, tmp_path, monkeypatch, capsys):
     extensions.install(monkeypatch.setitem)
-    for argv in commands(entry, tmp_path):
+    for argv in commands((entry,), tmp_path):
         assert cli.main(argv) == 0, capsys.readouterr().err
     judged = check(tmp_path, entry)
     assert judged["mae" if entry == "objective" else "nll"] > 0
@@ -100,10 +103,12 @@ def test_an_entry_of_a_table_is_all_it_takes(entry, tmp_path, monkeypatch, capsy
 
 
 def test_the_same_on_one_device(tmp_path):
+    runs = (("family", "conditioner", "objective"), ("method",), ("head",))
+    assert sorted(sum(runs, ())) == sorted(ENTRIES)
     every = []
-    for entry in ENTRIES:
-        (tmp_path / entry).mkdir()
-        every += commands(entry, tmp_path / entry)
+    for entries in runs:
+        (tmp_path / entries[0]).mkdir()
+        every += commands(entries, tmp_path / entries[0])
     done = subprocess.run(  # one process for all: importing jax takes seconds
         [sys.executable, extensions.__file__],
         input=json.dumps(every),
@@ -112,8 +117,8 @@ def test_the_same_on_one_device(tmp_path):
         env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
     )
     assert done.returncode == 0, done.stderr
-    for entry in ENTRIES:
-        check(tmp_path / entry, entry)
+    for entries in runs:
+        check(tmp_path / entries[0], entries[0])
 
 
 def test_without_its_line_in_the_table_a_name_is_refused(tmp_path, capsys):

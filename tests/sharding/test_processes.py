@@ -29,6 +29,7 @@ SHORT = (
     "--config.data.num_examples=48",
     "--config.optim.num_epochs=1",
     "--config.ckpt.every_steps=0",
+    "--config.hyper.widths=(256,512)",  # so that each process writes parts of leaves
 )
 
 
