@@ -40,9 +40,8 @@ def observe(call: Call, here: Path, method: str | None, kind: str) -> dict[str, 
     seeds = sorted(path.name for path in run.glob("seed_*")) or [""]
     for at in (run / seed for seed in seeds):
         own = seen[at.name] = {}
-        for split in ("validation", "test"):
-            out = call("evaluate", f"--workdir={at}", f"--split={split}")
-            own[split] = numbers(json.loads(out.splitlines()[-1]))
+        out = call("evaluate", f"--workdir={at}")
+        own["validation"] = numbers(json.loads(out.splitlines()[-1]))
         call("predict", f"--workdir={at}", f"--input={texts}", f"--output={here}/out")
         rows = map(json.loads, (here / "out").read_text().splitlines())
         own["predict"] = [row.get("probs", row["label"]) for row in rows]
