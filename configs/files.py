@@ -8,7 +8,9 @@
 
 Arguments: `method`, `a`. Columns left empty are found by name: `text`, `sentence`,
 `sentence1`, `premise` or `question`; `text_b`, `sentence2`, `hypothesis` or
-`question2`; `label`. Without a validation file a tenth of train is held out. Hardware:
+`question2`; `label`. Without a validation file a tenth of train is held out. With
+`--config.condition.source=given` and `--config.data.condition=COLUMN` each row brings a
+vector, and the hyper-network writes an adapter for it (docs/conditions.md). Hardware:
 any; on 2 CPU cores MiniLM learns from some 50 to 100 short texts a second. The numbers
 to reach are those of your task.
 """

@@ -26,15 +26,24 @@ CONFIG = (
 )
 V5E = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 V5P = ("v5p:2x2x1", "v5p:4x4x4", "v5p:4x8x8")
-CASES = [("hyper_mlp", t) for t in (*V5E, *V5P)]
-CASES += [(method, "v5e:16x16") for method in ("lora", "full")]
+# method, slice, and conditions of a batch: 0 is the paper's one, learned with the sites
+CASES = [("hyper_mlp", t, 0) for t in (*V5E, *V5P)]
+CASES += [(method, "v5e:16x16", 0) for method in ("lora", "full")]
+CONDITIONED = "v5e:4x4"
+CASES += [("hyper_mlp", CONDITIONED, count) for count in (1, 8, 64, 512)]
+GIVEN = (
+    "--config.condition.source=given",
+    "--config.condition.width=128",
+    "--config.condition.distinct={count}",
+)
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 
 
-def command(method: str, topology: str) -> list[str]:
+def command(method: str, topology: str, count: int = 0) -> list[str]:
     """Flags of `hypelora plan` for one row of the tables."""
     batch = ROWS * chips(topology)
     flags = [flag.format(method=method) for flag in CONFIG]
+    flags += [flag.format(count=count) for flag in GIVEN if count]
     return [*flags, f"--config.optim.batch_size={batch}", f"--topology={topology}"]
 
 
@@ -46,18 +55,19 @@ def chips(topology: str) -> int:
     return count
 
 
-def kept(method: str, topology: str, cache: Path) -> Path:
+def kept(method: str, topology: str, count: int, cache: Path) -> Path:
     """File that holds what was printed for a row."""
-    return cache / f"{method}-{topology.replace(':', '-')}.json"
+    given = f"-{count}" if count else ""
+    return cache / f"{method}-{topology.replace(':', '-')}{given}.json"
 
 
-def plan(method: str, topology: str, cache: Path) -> dict:
+def plan(method: str, topology: str, count: int, cache: Path) -> dict:
     """What `hypelora plan` prints for one row."""
-    file = kept(method, topology, cache)
+    file = kept(method, topology, count, cache)
     if not file.exists():
         run = subprocess.run(
             [sys.executable, "-m", "hypelora_jax.cli", "plan"]
-            + command(method, topology),
+            + command(method, topology, count),
             stdout=subprocess.PIPE,
             text=True,
             check=False,
@@ -78,6 +88,7 @@ def row(method: str, found: dict) -> list[str]:
         found["topology"],
         str(found["chips"]),
         str(found["global_batch"]),
+        str(found["conditions"]),
         *(f"{sizes[name] / 2**20:.0f}" for name in ("arguments", "temporaries")),
         f"{sizes['peak'] / 2**30:.2f} of {found['hbm_bytes'] / 2**30:.0f}",
         f"{moved / 1e6:.3f}",
@@ -93,6 +104,7 @@ COLUMNS = (
     "slice",
     "chips",
     "sequences a step",
+    "conditions a step",
     "arguments, MiB",
     "temporaries, MiB",
     "peak, GiB",
@@ -112,10 +124,12 @@ def table(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, rule, *rows))
 
 
-def page(found: dict[tuple[str, str], dict]) -> str:
+def page(found: dict[tuple[str, str, int], dict]) -> str:
     """The whole of docs/scaling.md; rows that were not run are named."""
-    main = [row(m, f) for (m, _), f in found.items() if m == "hyper_mlp"]
-    others = [row(m, f) for (m, t), f in found.items() if t == "v5e:16x16"]
+    one = {(m, t): f for (m, t, count), f in found.items() if not count}
+    main = [row(m, f) for (m, _), f in one.items() if m == "hyper_mlp"]
+    others = [row(m, f) for (m, t), f in one.items() if t == "v5e:16x16"]
+    given = [row(m, f) for (m, _, count), f in found.items() if count]
     flags = " \\\n        ".join(command("hyper_mlp", "v5e:4x4"))
     template = (Path(__file__).parent / "scaling.md.in").read_text()
     return template.format(
@@ -124,8 +138,9 @@ def page(found: dict[tuple[str, str], dict]) -> str:
         flags=flags,
         main=table(main),
         others=table(others),
+        given=table(given),
         missing=missing(found),
-        compared=compared(found),
+        compared=compared(one),
     )
 
 
@@ -143,10 +158,11 @@ def compared(found: dict[tuple[str, str], dict]) -> str:
     )
 
 
-def missing(found: dict[tuple[str, str], dict]) -> str:
+def missing(found: dict[tuple[str, str, int], dict]) -> str:
     """A line that names the rows that are not there, if any."""
-    left = [f"{method} on {topology}" for method, topology in CASES]
-    left = [name for name in left if tuple(name.split(" on ")) not in found]
+    left = [
+        f"{m} on {t} ({n} conditions)" for m, t, n in CASES if (m, t, n) not in found
+    ]
     return f"Not run yet: {', '.join(left)}.\n\n" if left else ""
 
 
@@ -158,7 +174,7 @@ def main() -> None:
     args = parser.parse_args()
     args.cache.mkdir(parents=True, exist_ok=True)
     cases = [c for c in CASES if not args.kept or kept(*c, args.cache).exists()]
-    found = {(m, t): plan(m, t, args.cache) for m, t in cases}
+    found = {case: plan(*case, args.cache) for case in cases}
     PAGE.write_text(page(found))
     print(f"wrote {PAGE}")
 

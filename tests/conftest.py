@@ -56,6 +56,7 @@ LONG = (
     "test_docs_run.py",
     "train/test_resume.py",
     "test_extending.py",
+    "test_given.py",
     "run/test_old_runs.py",
     "test_wheel.py",
     "test_faults.py",

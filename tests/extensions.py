@@ -51,8 +51,8 @@ def backbone(
             },
         }
 
-    def trace(params, lora, batch, key=None):
-        del key
+    def trace(params, lora, batch, key=None, row_B=None):
+        del key, row_B
         x_BTD = params["embed"]["word"]["embedding"][batch["ids"]].astype(dtype)
         mask_BT1 = batch["mask"][..., None].astype(dtype)
         states = [x_BTD]
@@ -71,8 +71,8 @@ def backbone(
             states.append(x_BTD)
         return jnp.stack(states)
 
-    def apply(params, lora, batch, key=None):
-        return trace(params, lora, batch, key)[-1]
+    def apply(params, lora, batch, key=None, row_B=None):
+        return trace(params, lora, batch, key, row_B)[-1]
 
     return Backbone(init, apply, trace)
 
@@ -151,10 +151,10 @@ def shared_vector(settings: Any, slots: int) -> Conditioner:
         own = jax.random.normal(named_key(key, "shared"), (described.width,))
         return {**described.init(key), "shared": own}
 
-    def apply(params, batch):
-        found = described.apply(params, batch)
-        shared = jnp.broadcast_to(params["shared"], found.vectors.shape)
-        return Conditions(found.vectors + shared, found.row)
+    def apply(params, batch, key=None):
+        vectors_USC, row_B = described.apply(params, batch, key)
+        shared = jnp.broadcast_to(params["shared"], vectors_USC.shape)
+        return Conditions(vectors_USC + shared, row_B)
 
     return Conditioner(init, apply, {}, described.width)
 
@@ -165,8 +165,8 @@ def shared_vector(settings: Any, slots: int) -> Conditioner:
 def absolute_error(config: Any, names: Any) -> Objective:
     del config, names
 
-    def sums(model, params, factors, batch, key):
-        score_B = model.classify(params, factors, batch, key)[:, 0]
+    def sums(model, params, adapter, batch, key):
+        score_B = model.classify(params, adapter, batch, key)[:, 0]
         error_B = jnp.abs(score_B - batch["label"]) * batch["weight"]
         return jnp.sum(error_B), jnp.sum(batch["weight"])
 

@@ -12,6 +12,7 @@ from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import loop
 from hypelora_jax.train import session as session_lib
+from hypelora_jax.types import Adapter
 
 TASKS = {
     "binary": Task("toy", "classification", ("no", "yes"), ("accuracy",), False),
@@ -91,7 +92,7 @@ def logits(workdir, batch):
 
 def of_run(run: Fitted, batch):
     params = trees.union(run.trainable, run.frozen)
-    lora = run.forward.adapt(params, run.alpha)
+    lora = run.forward.adapt(params, run.alpha, {})
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
     return jax.device_get(run.forward.classify(params, lora, rows))
 
@@ -101,7 +102,7 @@ def without_adapter(workdir, batch):
     run = evaluation.open_fitted(str(workdir))
     params = trees.union(run.trainable, run.frozen)
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
-    return jax.device_get(run.forward.classify(params, {}, rows))
+    return jax.device_get(run.forward.classify(params, Adapter({}), rows))
 
 
 def batch(rows: int = 8, tokens: int = 11):

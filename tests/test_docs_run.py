@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import runpy
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import corpora
 import documented
+import numpy as np
 import process
 import pytest
 import serving
@@ -53,6 +55,7 @@ ONE_ROW = ("--rows=lora", "--tasks=cola", "--seeds=1", "--budget=0", "--data=GLU
 ONE_ROW += ("--backbone=random:tiny",)
 # Flags of scripts at smoke size; those of `hypelora train` too where they take them.
 SCRIPTS = {
+    "benchmarks/conditions.py": ("--rounds=1", "--model=random:tiny"),
     "benchmarks/serve.py": ("--seconds=1", "--compare=1", "--clients=4", "--texts=8"),
     "experiments/launch/local.py": (*SYNTHETIC[1:], *SMALL),
     "experiments/pictures.py": (),
@@ -106,6 +109,15 @@ def world(tmp_path_factory):
         (folder / name).write_text(f"text,label\n{table}")
     pair = '{{"claim": "{0}", "evidence": "{0}", "verdict": "{1}"}}\n'
     (folder / "pairs.jsonl").write_text("".join(pair.format(*row) for row in rows))
+    vectors = np.random.default_rng(0).normal(size=(2, 4)).round(2)
+    np.savez(folder / "domains.npz", ids=np.array(["film", "news"]), vectors=vectors)
+    given = [
+        {"text": text, "label": label, "vector": vectors[i % 2].tolist()}
+        | {"domain": ("film", "news")[i % 2]}
+        for i, (text, label) in enumerate(rows)
+    ]
+    table_of = "".join(json.dumps(row) + "\n" for row in given)
+    (folder / "conditioned.jsonl").write_text(table_of)
     lines = "".join(f'{{"text": "{text}"}}\n' for text, _ in rows[:8])
     (folder / "in.jsonl").write_text(lines)
     (folder / "in.csv").write_text(f"text,label\n{table}")

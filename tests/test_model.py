@@ -1,4 +1,4 @@
-"""Laws of prediction: merging, zero delta, padding, adapters of each example."""
+"""Laws of prediction: merging, zero delta, padding, what trains."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import tiny
 from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.adapters import lora
+from hypelora_jax.types import Adapter
 
 METHODS = ("lora", "hyper_mlp", "hyper_transformer")
 ALPHA = jnp.zeros(())
@@ -34,12 +35,12 @@ def test_merged_equals_factored(method):
     _, model, params = ready(method, lora={"targets": ("q", "v", "up")})
     batch = tiny.batch()
     adapter = jax.jit(model.adapt)(params, {}, ALPHA)
-    merged = {**params, "backbone": lora.merge(params["backbone"], adapter)}
+    merged = {**params, "backbone": lora.merge(params["backbone"], adapter.factors)}
     classify = jax.jit(model.classify)
-    plain = np.asarray(classify(merged, {}, batch))
+    plain = np.asarray(classify(merged, Adapter({}), batch))
     factored = logits(model, params, batch)
     np.testing.assert_allclose(factored, plain, atol=2e-5)
-    without = np.asarray(classify(params, {}, batch))
+    without = np.asarray(classify(params, Adapter({}), batch))
     assert np.abs(factored - without).max() > 1e-3, "the adapter does something"
 
 
@@ -47,7 +48,7 @@ def test_merged_equals_factored(method):
 def test_zero_delta_at_step_0_leaves_the_base_model_unchanged(method):
     _, model, params = ready(method, shake=False)
     batch = tiny.batch()
-    base = jax.jit(model.classify)(params, {}, batch)
+    base = jax.jit(model.classify)(params, Adapter({}), batch)
     np.testing.assert_allclose(logits(model, params, batch), base, atol=1e-6)
 
 
@@ -62,59 +63,6 @@ def test_padding_rows_and_tokens_change_nothing():
     got = logits(model, params, wide)
     np.testing.assert_allclose(got[:4], logits(model, params, batch), atol=1e-5)
     assert np.isfinite(got).all(), "rows of padding alone stay finite"
-
-
-def given(method="hyper_mlp", **sections):
-    config, model, params = ready(method, hyper={"cond": "given"}, **sections)
-    cond_SC = jax.random.normal(jax.random.key(3), (model.parts.hyper.slots, 5))
-    return model, params, cond_SC
-
-
-@pytest.mark.parametrize("method", ["hyper_mlp", "hyper_transformer"])
-def test_copies_of_one_condition_give_its_logits(method):
-    model, params, cond_SC = given(method)
-    batch = tiny.batch()
-    one = logits(model, params, batch | {"cond": cond_SC})
-    copies = jnp.broadcast_to(cond_SC[None], (4, *cond_SC.shape))
-    np.testing.assert_allclose(
-        logits(model, params, batch | {"cond": copies}), one, atol=1e-5
-    )
-
-
-def test_two_conditions_in_a_batch_give_each_row_what_it_gets_alone():
-    model, params, cond_SC = given(lora={"layers": (0, 2)})
-    batch = tiny.batch()
-    both = jnp.stack([cond_SC, -cond_SC, cond_SC, -cond_SC])
-    got = logits(model, params, batch | {"cond": both})
-    plus = logits(model, params, batch | {"cond": cond_SC})
-    minus = logits(model, params, batch | {"cond": -cond_SC})
-    assert np.abs(plus - minus).max() > 1e-3
-    np.testing.assert_allclose(got[0::2], plus[0::2], atol=1e-5)
-    np.testing.assert_allclose(got[1::2], minus[1::2], atol=1e-5)
-
-
-def test_per_example_adapters_build_no_dense_delta():
-    model, params, cond_SC = given()
-    width, rows = tiny.CONFIG.width, 4
-    batch = tiny.batch(rows) | {"cond": jnp.stack([cond_SC] * rows)}
-    text = (
-        jax.jit(lambda p, b: model.predict(p, {}, b, ALPHA))
-        .lower(params, batch)
-        .compile()
-        .as_text()
-    )
-    assert f"f32[{rows},2,{width}" in text, "factors of each example are there"
-    assert f"f32[{rows},{width},{width}]" not in text
-    assert f"f32[{rows},3,{width},{width}]" not in text
-
-
-def test_per_example_rows_draw_their_own_dropout():
-    model, params, cond_SC = given()
-    row = {n: x[:1] for n, x in tiny.batch().items()}
-    same = {n: jnp.concatenate([x, x]) for n, x in row.items()}
-    same["cond"] = jnp.stack([cond_SC, cond_SC])
-    out = jax.jit(model.predict)(params, {}, same, ALPHA, jax.random.key(0))
-    assert np.abs(out[0] - out[1]).max() > 1e-4
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -52,9 +52,8 @@ def test_a_name_of_a_table_is_for_the_table_to_refuse():
 def test_conditions_that_are_given_were_a_kind_of_sites_once():
     old = {"hyper": {"cond": "given", "cond_dim": 5}}
     settings = from_dict(old)
-    assert settings == from_dict(
-        {"hyper": {"cond_dim": 5}, "condition": {"source": "given"}}
-    )
+    given = {"source": "given", "join": "replace", "width": 5}
+    assert settings == from_dict({"hyper": {"cond_dim": 5}, "condition": given})
     assert settings.hyper.cond == "learned"
     assert old["hyper"]["cond"] == "given", "the record is left as it is"
 

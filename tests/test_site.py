@@ -138,7 +138,8 @@ def test_the_conditioning_on_the_page_is_one():
     made = built(settings.from_dict({"hyper": {"cond_dim": 5}}), 6)
     params = made.init(jax.random.key(0))
     found = made.apply(params, {})
-    assert found.vectors.shape == (6, made.width) == (6, 5) and found.row is None
-    described = found.vectors - params["embedding"]
+    assert found.vectors_USC.shape == (1, 6, made.width) == (1, 6, 5)
+    assert found.row_B is None
+    described = found.vectors_USC[0] - params["embedding"]
     np.testing.assert_allclose(described, np.tile(params["shared"], (6, 1)), atol=1e-6)
-    assert len(np.unique(found.vectors.round(5), axis=0)) == 6, "slots differ"
+    assert len(np.unique(found.vectors_USC[0].round(5), axis=0)) == 6, "slots differ"

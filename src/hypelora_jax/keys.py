@@ -7,9 +7,16 @@ import jax
 from hypelora_jax.types import Key
 
 
+def fold_in(key: Key, number: jax.Array | int) -> Key:
+    """Key of that number: `jax.random.fold_in`, of each key where there are several."""
+    if key.ndim:
+        return jax.vmap(lambda one: fold_in(one, number))(key)
+    return jax.random.fold_in(key, number)
+
+
 def named_key(key: Key, name: str) -> Key:
     """Key of the stream `name`: depends on the name, not on the order of calls."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    return fold_in(key, zlib.crc32(name.encode()))
 
 
 def named_keys(key: Key, step: jax.Array | int, *names: str) -> dict[str, Key]:

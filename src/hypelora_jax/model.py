@@ -4,6 +4,7 @@
 split, a training step once however many micro-batches it has; `predict` is both.
 """
 
+import dataclasses
 from typing import NamedTuple, Protocol
 
 import jax
@@ -12,18 +13,19 @@ from hypelora_jax import families, hyper, objectives, trees
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.adapters import sites as sites_lib
 from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.sections import ConditionConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.errors import choose
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
 from hypelora_jax.keys import maybe, named_key
 from hypelora_jax.types import (
+    Adapter,
     Backbone,
     Batch,
     Conditioner,
     Conditions,
-    Encode,
     Head,
     HyperNet,
     Key,
@@ -33,7 +35,8 @@ from hypelora_jax.types import (
     Params,
 )
 
-_HYPER = ("hyper/(trunk|out)/.*", "cond/.*", "lora/.*", "head/.*", "loss/.*")
+_COND = "cond/(?!standard/).*"  # all but the moments of the data's conditions
+_HYPER = ("hyper/(trunk|out)/.*", _COND, "lora/.*", "head/.*", "loss/.*")
 # What trains, by the name that config.method gives; rates are for MiniLM, batch 32.
 METHODS = {
     "full": Method(("backbone/.*", "head/.*", "loss/.*"), None, False, lr=5e-5),
@@ -81,17 +84,17 @@ class Adapt(Protocol):
         batch: Batch,
         alpha: jax.Array | float,
         key: Key | None = None,
-    ) -> Lora:
-        """Factors a_LIR and b_LRO; with a leading B where rows have their own."""
+    ) -> Adapter:
+        """The factors of all rows, or of each of the U conditions of the batch."""
 
 
 class Classify(Protocol):
     """Runs the adapted backbone and the head."""
 
     def __call__(
-        self, params: Params, factors: Lora, batch: Batch, key: Key | None = None
+        self, params: Params, adapter: Adapter, batch: Batch, key: Key | None = None
     ) -> jax.Array:
-        """Logits (B, Y), at least float32."""
+        """Logits (B, Y), at least float32; dropout differs from row to row."""
 
 
 class Predict(Protocol):
@@ -117,6 +120,12 @@ class Model(NamedTuple):
     predict: Predict
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """Entries of a batch that `adapt` reads; () where one adapter serves all."""
+        cond = self.parts.cond
+        return (*cond.reads, "row") if cond is not None and cond.reads else ()
+
+    @property
     def objective(self) -> Objective:
         """What the model learns and how it is judged."""
         return self.parts.objective
@@ -130,6 +139,9 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         the base model or the task.
     """
     family, chosen = families.of(config), method(settings.method)
+    if task.condition:
+        known = dataclasses.replace(settings.condition, width=task.condition)
+        settings = dataclasses.replace(settings, condition=known)
     names, sites = family.names.modules, {}
     if chosen.adapts:
         dims = family.sites(config)
@@ -157,6 +169,11 @@ def _network(
 ) -> tuple[Conditioner | None, HyperNet | None, Sites]:
     """(conditioner, hyper-network, its sites), or Nones without a hyper-network."""
     if chosen.network is None:
+        if settings.condition != ConditionConfig():
+            raise UserError(
+                "config.condition says what a hyper-network reads, and method="
+                f"{settings.method} has none; leave its fields out"
+            )
         return None, None, {}
     own = sites_lib.restrict(sites, settings.hyper.layers, num_layers)
     slots = chosen.network.slots(settings.hyper, own)
@@ -173,29 +190,19 @@ def of_parts(parts: Parts) -> Model:
 
     def adapt(
         params: Params, batch: Batch, alpha: jax.Array | float, key: Key | None = None
-    ) -> Lora:
-        key, found = maybe(key, "hyper"), _conditions(parts, params, batch)
-
-        def one(cond_SC: jax.Array | None) -> Lora:
-            made = _write(parts, params, cond_SC, alpha, key)
-            return lora_lib.fold(lora_lib.place(made, parts.num_layers), parts.scale)
-
-        if found is None or found.vectors.ndim == 2:
-            return one(None if found is None else found.vectors)
-        factors, row_B = jax.vmap(one)(found.vectors), found.row
-        if row_B is None:
-            return factors
-        # the network ran once a condition, not once a row
-        return jax.tree.map(lambda x: x[row_B], factors)
+    ) -> Adapter:
+        found = conditions(parts, params, batch, maybe(key, "cond"))
+        made = compact(parts, params, found, alpha, maybe(key, "hyper"))
+        placed = lora_lib.place(made, parts.num_layers)
+        folded = lora_lib.fold(placed, parts.scale)
+        if found is None or len(found.vectors_USC) == 1:
+            return Adapter(folded)
+        return Adapter(folded, found.row_B)
 
     def classify(
-        params: Params, factors: Lora, batch: Batch, key: Key | None = None
+        params: Params, adapter: Adapter, batch: Batch, key: Key | None = None
     ) -> jax.Array:
-        rows = {n: batch[n] for n in ("ids", "mask", "types")}
-        encode = (
-            _per_example(parts) if is_per_example(factors) else parts.backbone.apply
-        )
-        hidden_BTD = encode(params["backbone"], factors, rows, maybe(key, "backbone"))
+        hidden_BTD = hidden(parts, params, adapter, batch, maybe(key, "backbone"))
         return parts.head.apply(params["head"], hidden_BTD, batch, maybe(key, "head"))
 
     def predict(
@@ -211,57 +218,61 @@ def of_parts(parts: Parts) -> Model:
     return Model(parts, adapt, classify, predict)
 
 
-def compact(
-    parts: Parts, params: Params, batch: Batch, alpha: jax.Array | float
-) -> Compact:
-    """Compact factors where all rows share one condition: generated ones first."""
-    found = _conditions(parts, params, batch)
-    return _write(parts, params, None if found is None else found.vectors, alpha, None)
+def hidden(
+    parts: Parts, params: Params, adapter: Adapter, batch: Batch, key: Key | None
+) -> jax.Array:
+    """Last hidden states (B, T, D) of the adapted backbone.
+
+    With several conditions each row has a key of its own, so that it draws what it
+    would draw in any other batch.
+    """
+    factors, row_B = adapter
+    rows = {n: batch[n] for n in ("ids", "mask", "types")}
+    if key is not None and has_conditions(factors):
+        key = jax.random.split(key, len(rows["ids"]))
+    return parts.backbone.apply(params["backbone"], factors, rows, key, row_B)
 
 
-def is_per_example(factors: Lora) -> bool:
-    """Whether a placed adapter has a leading batch axis (a_BLIR instead of a_LIR)."""
+def has_conditions(factors: Lora) -> bool:
+    """Whether placed factors have the axis U (a_LUIR instead of a_LIR)."""
     return any(x.ndim == 4 for x in jax.tree.leaves(factors))
 
 
-def _conditions(parts: Parts, params: Params, batch: Batch) -> Conditions | None:
+def conditions(
+    parts: Parts, params: Params, batch: Batch, key: Key | None = None
+) -> Conditions | None:
     """The conditions of a batch; None without a hyper-network."""
     if parts.cond is None:
         return None
-    return parts.cond.apply(params.get("cond", {}), batch)
+    return parts.cond.apply(params.get("cond", {}), batch, key)
 
 
-def _write(
+def compact(
     parts: Parts,
     params: Params,
-    cond_SC: jax.Array | None,
+    found: Conditions | None,
     alpha: jax.Array | float,
-    key: Key | None,
+    key: Key | None = None,
 ) -> Compact:
-    """Compact factors of all sites, generated ones first, unscaled."""
-    made = []
-    if parts.hyper is not None and cond_SC is not None:
-        factors = parts.hyper.apply(params["hyper"], cond_SC, alpha, key)
-        made.append((parts.hyper_sites, factors))
+    """Compact factors of all sites, generated ones first, unscaled.
+
+    The network runs once a condition. One condition gives factors without the axis U.
+    """
+    made, several = [], 1 if found is None else len(found.vectors_USC)
+    if parts.hyper is not None and found is not None:
+        network, vectors_USC = parts.hyper, found.vectors_USC
+
+        def write(cond_SC: jax.Array) -> Lora:
+            return network.apply(params["hyper"], cond_SC, alpha, key)
+
+        over = jax.vmap(write, out_axes=1)
+        own = write(vectors_USC[0]) if several == 1 else over(vectors_USC)
+        made.append((parts.hyper_sites, own))
     if parts.lora_sites:
-        made.append((parts.lora_sites, params["lora"]))
+        static = params["lora"]
+        shared = static if several == 1 else lora_lib.repeated(static, several)
+        made.append((parts.lora_sites, shared))
     return made
-
-
-def _per_example(parts: Parts) -> Encode:
-    """The backbone where each row has its own factors: x A B, never a dense delta."""
-
-    def encode(
-        params: Params, lora: Lora, batch: Batch, key: Key | None = None
-    ) -> jax.Array:
-        if key is None:
-            over_rows = jax.vmap(parts.backbone.apply, (None, 0, 0, None))
-            return over_rows(params, lora, batch, None)
-        keys = jax.random.split(key, batch["ids"].shape[0])  # one key: equal dropout
-        over_rows = jax.vmap(parts.backbone.apply, (None, 0, 0, 0))
-        return over_rows(params, lora, batch, keys)
-
-    return encode
 
 
 def init_params(model: Model, key: Key, base: Params) -> Params:

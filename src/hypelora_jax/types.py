@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 Params = dict[str, Any]  # nested dict of arrays
-Lora = dict[str, dict[str, jax.Array]]  # {"q": {"a": a_LIR, "b": b_LRO}, ...}
-Key = jax.Array  # a typed key, jax.random.key(...)
+Lora = dict[str, dict[str, jax.Array]]  # {"q": {"a": a_LIR, "b": b_LRO}, ...}; a_LUIR
+Key = jax.Array  # a typed key, jax.random.key(...); (B,) where each row has its own
 Batch = Mapping[str, jax.Array]  # see below
 
 # A batch is a dict of arrays; the backbone reads the first three, the objective and the
@@ -28,7 +28,10 @@ Batch = Mapping[str, jax.Array]  # see below
 #   "types"  int32 (B, T)   segment of each token (0 for RoBERTa)
 #   "label"  int32 (B,) classes | float32 (B,) regression | float32 (B, Y) soft labels
 #   "weight" float32 (B,)   1 for examples, 0 for padding rows
-#   "cond"   float32 (S, C) | (B, S, C)  only with a conditioner that reads it
+# and, only with a conditioner that reads them,
+#   "condition" float32 (U, C) | (U, S, C)  U distinct vectors
+#   "row"    int32 (B,)     which of the U conditions each row takes; without it the
+#                           rows are U groups of equal size, in order
 
 MODULES = ("q", "k", "v", "o", "up", "down", "gate")  # canonical order of sites
 
@@ -44,12 +47,19 @@ class Encode(Protocol):
     """Runs the frozen transformer with an adapter.
 
     `lora` covers all layers of each adapted module ({}: no adapter) and has its scale
-    folded in. `key=None` switches dropout off. Raises a `UserError` for more tokens
-    than the model has positions.
+    folded in: a_LIR, b_LRO for all rows, or a_LUIR, b_LURO of U conditions, `row_B` as
+    in `Adapter`. `key=None` switches dropout off; keys (B,) give each row a mask that
+    depends on no other row. Raises a `UserError` for more tokens than the model has
+    positions.
     """
 
     def __call__(
-        self, params: Params, lora: Lora, batch: Batch, key: Key | None = None
+        self,
+        params: Params,
+        lora: Lora,
+        batch: Batch,
+        key: Key | None = None,
+        row_B: jax.Array | None = None,
     ) -> jax.Array:
         """Hidden states (B, T, D), or those of all layers (L + 1, B, T, D)."""
 
@@ -98,28 +108,40 @@ class Head(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """Conditioning vectors of a batch.
+    """The U distinct conditions of a batch, and which of them each row takes.
 
-    `vectors` (S, C) condition every row alike; (U, S, C) are U distinct conditions, and
-    `row` (B,) int32 says which one each row takes. Without `row`, row b takes the b-th.
+    `row_B`, int32, numbers the condition of each row; None: the rows are U groups of
+    equal size, in the order of the conditions (U = 1: all rows; U = B: one each).
     """
 
-    vectors: jax.Array
-    row: jax.Array | None = None
+    vectors_USC: jax.Array
+    row_B: jax.Array | None = None
+
+
+class Adapter(NamedTuple):
+    """The factors of a batch: one set for all rows, or those of its U conditions.
+
+    `row_B` is that of `Conditions`; None with one set of factors, a_LIR and b_LRO.
+    """
+
+    factors: Lora
+    row_B: jax.Array | None = None
 
 
 class Condition(Protocol):
     """Reads the conditions of a batch."""
 
-    def __call__(self, params: Params, batch: Batch) -> Conditions:
+    def __call__(
+        self, params: Params, batch: Batch, key: Key | None = None
+    ) -> Conditions:
         """The vectors, and which of them each row takes."""
 
 
 class Conditioner(NamedTuple):
     """What the hyper-network reads.
 
-    `reads` names the batch keys it needs with the shape of one row, so that data,
-    sharding and export know them; {} where it needs none. `width` is C.
+    `reads` names the batch keys it needs with the shape of one condition's entry, so
+    that data, sharding and export know them; {} where it needs none. `width` is C.
     """
 
     init: Init
@@ -181,7 +203,12 @@ class Sums(Protocol):
     """Sums the loss of a micro-batch; sums of micro-batches and devices are added."""
 
     def __call__(
-        self, model: Any, params: Params, factors: Lora, batch: Batch, key: Key | None
+        self,
+        model: Any,
+        params: Params,
+        adapter: Adapter,
+        batch: Batch,
+        key: Key | None,
     ) -> tuple[jax.Array, jax.Array]:
         """(sum of weight * loss, sum of weights); `model` is a `model.Model`."""
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hypelora_jax.config.settings import DataConfig
-from hypelora_jax.data import movie_reviews, sources
+from hypelora_jax.data import sources
+from hypelora_jax.data.sources import movie_reviews
 from hypelora_jax.errors import UserError
 
 TEXTS = "1\t1.5\tA fine film.\r\n2\t0.0\tA film.\r\n3\t-0.5\t A dull film. \r\n"

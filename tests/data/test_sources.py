@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hypelora_jax.config.settings import DataConfig
-from hypelora_jax.data import sources, synthetic
+from hypelora_jax.data import sources
+from hypelora_jax.data.sources import synthetic
 from hypelora_jax.data.tables import Table, calibration_size, hold_out, take
 from hypelora_jax.errors import UserError
 

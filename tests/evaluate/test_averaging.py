@@ -86,7 +86,7 @@ def test_each_batch_has_masks_of_its_own(plain):
         session.settings, session.base.config, session.task, session.mesh
     )(0)
     params = trees.union(chosen.trainable, chosen.frozen)
-    lora = draw.adapt(params, ALPHA)
+    lora = draw.adapt(params, ALPHA, {})
     one, two = (np.asarray(draw.classify(params, lora, twice)) for _ in range(2))
     assert np.abs(one - two).max() > 1e-3
 

@@ -19,7 +19,7 @@ def of_member(run, k, batch):
     """Logits of one member, as its run predicts them."""
     own = ensembles.member(run.session.settings, run.trainable, run.frozen, k)
     params = trees.union(*own)
-    lora = run.forward.adapt(params, run.alpha)
+    lora = run.forward.adapt(params, run.alpha, {})
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
     return jax.device_get(run.forward.classify(params, lora, rows))
 

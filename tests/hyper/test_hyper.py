@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
+from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.adapters.sites import Site
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
@@ -23,7 +24,7 @@ def emitted(config, seed=0, key=None, alpha=HALF, shake=False):
     params = tiny.params(config, built, seed)
     if shake:
         params = tiny.shaken(params)
-    cond = built.parts.cond.apply(params.get("cond", {}), {}).vectors
+    cond = built.parts.cond.apply(params.get("cond", {}), {}).vectors_USC[0]
     return jax.jit(built.parts.hyper.apply)(params["hyper"], cond, alpha, key)
 
 
@@ -77,7 +78,7 @@ def test_gradient_reaches_b_at_step_0(method):
     config = tiny.settings(method)
     built = tiny.model(config)
     params = tiny.params(config, built)
-    cond = built.parts.cond.apply(params["cond"], {}).vectors
+    cond = built.parts.cond.apply(params["cond"], {}).vectors_USC[0]
 
     def total(hyper):
         lora = built.parts.hyper.apply(hyper, cond, HALF)
@@ -177,7 +178,10 @@ def test_non_square_sites_have_their_own_head(method):
     assert lora["down"]["b"].shape == (3, 2, width)
 
 
-@pytest.mark.parametrize("cond", ["learned", "onehot", "given"])
+GIVEN = {"source": "given", "width": 5}
+
+
+@pytest.mark.parametrize("cond", ["learned", "onehot"])
 @pytest.mark.parametrize("method", METHODS)
 def test_conditioning_kinds(method, cond):
     config = tiny.settings(method, hyper={"cond": cond})
@@ -185,17 +189,70 @@ def test_conditioning_kinds(method, cond):
     params = tiny.params(config, built)
     slots = built.parts.hyper.slots
     assert slots == (12 if method == "hyper_transformer" else 6)
-    given = {"cond": jnp.ones((slots, 5))}
-    got = built.parts.cond.apply(params.get("cond", {}), given).vectors
-    assert got.shape == (slots, slots if cond == "onehot" else 5)
+    got = built.parts.cond.apply(params.get("cond", {}), {}).vectors_USC
+    assert got.shape == (1, slots, slots if cond == "onehot" else 5)
     assert ("cond" in params) == (cond == "learned")
 
 
+@pytest.mark.parametrize(
+    ("join", "width", "leaves"),
+    [
+        ("concat", 10, {"embedding"}),
+        ("sum", 5, {"embedding", "project"}),
+        ("replace", 5, set()),
+    ],
+)
+def test_given_vectors_join_the_descriptions_of_the_sites(join, width, leaves):
+    config = tiny.settings(condition=GIVEN | {"join": join})
+    built = tiny.model(config)
+    params = tiny.params(config, built).get("cond", {})
+    assert set(params) == leaves and built.parts.cond.width == width
+    vectors_UC = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    got = built.parts.cond.apply(params, {"condition": jnp.asarray(vectors_UC)})
+    assert got.vectors_USC.shape == (3, 6, width) and got.row_B is None
+    for u, vector in enumerate(vectors_UC):
+        for s in range(6):
+            wanted = vector
+            if join == "concat":
+                wanted = np.concatenate([params["embedding"][s], vector])
+            elif join == "sum":
+                kernel = np.asarray(params["project"]["kernel"])
+                wanted = params["embedding"][s] + vector @ kernel
+            np.testing.assert_allclose(got.vectors_USC[u, s], wanted, atol=1e-5)
+    by_slot = jnp.asarray(np.repeat(vectors_UC[:, None], 6, axis=1))
+    row = jnp.asarray([2, 0, 1, 1], jnp.int32)
+    same = built.parts.cond.apply(params, {"condition": by_slot, "row": row})
+    np.testing.assert_allclose(same.vectors_USC, got.vectors_USC, atol=1e-6)
+    assert same.row_B is row
+
+
+def test_standardised_vectors_have_mean_0_and_deviation_1():
+    config = tiny.settings(condition=GIVEN | {"standardise": True, "join": "replace"})
+    built = tiny.model(config)
+    params = tiny.params(config, built)
+    trainable, frozen = model_lib.split(config, params)
+    assert "cond" not in trainable and set(frozen["cond"]["standard"]) == {
+        "mean",
+        "std",
+    }
+    vectors = np.random.default_rng(0).normal(3, 7, (50, 5)).astype(np.float32)
+    found = dict(zip(("mean", "std"), (vectors.mean(0), vectors.std(0)), strict=True))
+    got = built.parts.cond.apply({"standard": found}, {"condition": vectors})
+    x = np.asarray(got.vectors_USC[:, 0])
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std(axis=0), 1, atol=1e-5)
+
+
 def test_given_conditioning_that_is_absent_or_misshaped_is_refused():
-    built = tiny.model(tiny.settings(hyper={"cond": "given"}))
-    for batch in ({}, {"cond": jnp.ones((6, 4))}):
-        with pytest.raises(UserError, match="cond"):
+    built = tiny.model(tiny.settings(condition=GIVEN))
+    wrong = jnp.ones((6, 4)), jnp.ones((2, 3, 5))
+    for batch in ({}, *({"condition": x} for x in wrong)):
+        with pytest.raises(UserError, match=r"\(U, 5\) or \(U, 6, 5\)"):
             built.parts.cond.apply({}, batch)
+    with pytest.raises(UserError, match="wants a vector with each example"):
+        tiny.model(tiny.settings(condition={"source": "given"}))
+    with pytest.raises(UserError, match="condition.join .*'add'; wanted one of"):
+        tiny.model(tiny.settings(condition=GIVEN | {"join": "add"}))
 
 
 @pytest.mark.parametrize("method", QUICK)

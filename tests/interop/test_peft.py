@@ -21,6 +21,7 @@ from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import export_record, exports, imports
 from hypelora_jax.families import preset
 from hypelora_jax.interop import adapter, base, huggingface, peft, peft_names
+from hypelora_jax.types import Adapter
 
 GOLDEN = golden.ROOT / "peft_adapter"
 BASE = golden.ROOT / "base"
@@ -79,7 +80,7 @@ def test_the_merged_folder_gives_the_runs_logits(mode, task, tmp_path):
     params = base.load(held, len(labels), jax.random.key(9))
     opened = evaluation.open_fitted(str(run))
     batch = step_zero.batch()
-    got = jax.jit(opened.session.model.classify)(params, {}, batch)
+    got = jax.jit(opened.session.model.classify)(params, Adapter({}), batch)
     np.testing.assert_allclose(got, step_zero.logits(run, batch), rtol=0, atol=1e-5)
 
 
@@ -274,18 +275,25 @@ def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
     assert [p.name for p in out] == ["seed_0", "seed_2"]
     with pytest.raises(UserError, match="no 'seed_7'; wanted some of seed_0"):
         exports.export(str(seeds), str(tmp_path / "none"), only=["seed_7"])
-    config = step_zero.settings("mlp", hyper=step_zero.HYPER | {"cond": "given"})
+    config = step_zero.settings("mlp", condition={"source": "given", "width": 5})
     made = step_zero.session(config)
     run = str(step_zero.save(tmp_path / "given", made))
-    cond_KSC = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
-    out = exports.export(run, str(tmp_path / "conditions"), cond=cond_KSC)
-    (one,) = exports.export(run, str(tmp_path / "one"), cond=cond_KSC[1])
+    vectors = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    named = dict(zip(("film", "news", "tweet-1"), vectors, strict=True))
+    out = exports.export(run, str(tmp_path / "conditions"), conditions=named)
+    assert [p.name for p in out] == list(named)
+    (one,) = exports.export(run, str(tmp_path / "one"), only=["news"], conditions=named)
     same_tensors(out[1], one)
     b = "base_model.model.roberta.encoder.layer.0.attention.self.query.lora_B.weight"
     first, second = (load_file(p / peft.TENSORS)[b] for p in out[:2])
     assert np.abs(first - second).max() > 0
-    with pytest.raises(UserError, match="batch\\['cond'\\]"):
+    with pytest.raises(UserError, match="wanted --conditions=FILE.npz"):
         exports.export(run, str(tmp_path / "nothing"))
+    for name in ("../up", ".hidden", "a/b", ""):
+        with pytest.raises(UserError, match="cannot name a folder"):
+            exports.export(run, str(tmp_path / "no"), conditions={name: vectors[0]})
+    with pytest.raises(UserError, match="reads no conditions"):
+        exports.export(str(seeds / "seed_0"), str(tmp_path / "no"), conditions=named)
 
 
 def adapter_with(tmp_path, tensors=None, **fields):

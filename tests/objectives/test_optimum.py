@@ -7,7 +7,7 @@ import scipy.special
 from optimum import CLAIMS, best_table
 
 from hypelora_jax.config.settings import LossConfig
-from hypelora_jax.data import synthetic
+from hypelora_jax.data.sources import synthetic
 
 
 def kinds(num_classes):

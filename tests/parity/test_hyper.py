@@ -28,7 +28,7 @@ def test_emitted_factors(name):
     if hyper.a != "generated":
         params["hyper"]["a"] = by_slot(z["A"], model.parts.hyper_sites)
     params = golden.cast(params, "float32")
-    cond = model.parts.cond.apply(params["cond"], {}).vectors
+    cond = model.parts.cond.apply(params["cond"], {}).vectors_USC[0]
     lora = jax.jit(model.parts.hyper.apply)(params["hyper"], cond, jnp.zeros(()))
     golden.close(_stack(lora, "a"), z["A"], 5e-6, "A")
     golden.close(_stack(lora, "b"), z["B"], 5e-6, "B")
@@ -40,7 +40,7 @@ def test_emitted_factors_of_models(name):
     settings = golden.model_settings(case, "float32", blend=False)
     model: model_lib.Model = golden.build(settings)
     params = golden.cast(golden.case_params(settings, model, z), "float32")
-    cond = model.parts.cond.apply(params["cond"], {}).vectors
+    cond = model.parts.cond.apply(params["cond"], {}).vectors_USC[0]
     lora = jax.jit(model.parts.hyper.apply)(params["hyper"], cond, jnp.zeros(()))
     golden.close(_stack(lora, "a"), z["A"], 5e-6, "A")
     golden.close(_stack(lora, "b"), z["B"], 5e-6, "B")

@@ -283,6 +283,14 @@ def test_larger_slices_of_the_same_chip():
 
 
 def test_conditioning_that_is_given_has_a_place_in_the_batch():
-    config = settings(hyper={"cond": "given"})
+    given = {"source": "given", "width": 7}
+    config = settings(condition=given)
     step = program.build(config, topology("cpu-2"))
-    assert step.arguments[2]["cond"].shape == (step.model.parts.hyper.slots, 16)
+    assert step.arguments[2]["condition"].shape == (config.optim.batch_size, 7)
+    assert step.conditions == config.optim.batch_size
+    assert "row" not in step.arguments[2], "each row has its own"
+    config = settings(condition=given | {"distinct": 3})
+    step = program.build(config, topology("cpu-2"))
+    assert step.arguments[2]["condition"].shape == (3, 7)
+    assert step.arguments[2]["row"].shape == (config.optim.batch_size,)
+    assert step.conditions == 3

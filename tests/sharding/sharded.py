@@ -81,16 +81,30 @@ def batch(i: int, bad: bool = False) -> dict:
     return made
 
 
-def train(config: Settings, sizes, bad: int | None = None):
+def conditions(count: int, i: int) -> dict:
+    """The entries of a batch of step i with so many conditions, of width 5.
+
+    Rows that share them are in no order; each of as many as there are rows has its own.
+    """
+    rng = np.random.default_rng(i)
+    out = {"condition": rng.normal(size=(count, 5)).astype(np.float32)}
+    if 1 < count < ROWS:
+        out["row"] = rng.permutation(np.arange(ROWS) % count).astype(np.int32)
+    return out
+
+
+def train(config: Settings, sizes, bad: int | None = None, count: int = 0):
     """Losses of 5 steps, gradient of the first, trainables after the last.
 
-    The batch of step `bad`, if any, gives a loss that is not finite.
+    The batch of step `bad`, if any, gives a loss that is not finite; `count` is the
+    number of conditions of a batch, 0 for a config that reads none.
     """
     step, state, frozen, mesh = ready(config, sizes)
     losses, gradient = [], None
     for i in range(5):
         before = state.params
-        state, info = step(state, frozen, put_batch(batch(i, i == bad), mesh))
+        rows = batch(i, i == bad) | (conditions(count, i) if count else {})
+        state, info = step(state, frozen, put_batch(rows, mesh))
         assert all(x.is_deleted() for x in jax.tree.leaves(before)), "donated"
         assert bool(info["finite"]) is (i != bad)
         losses.append(float(info["loss"]))
@@ -101,9 +115,9 @@ def train(config: Settings, sizes, bad: int | None = None):
 
 
 @functools.cache
-def whole(config: Settings, bad: int | None = None):
+def whole(config: Settings, bad: int | None = None, count: int = 0):
     """What one device gives."""
-    return train(config, (1, 1, 1), bad)
+    return train(config, (1, 1, 1), bad, count)
 
 
 def host(tree):

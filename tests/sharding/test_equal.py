@@ -5,7 +5,17 @@ import functools
 import numpy as np
 import pytest
 import tiny
-from sharding.sharded import batch, host, mesh_of, ready, same, settings, train, whole
+from sharding.sharded import (
+    ROWS,
+    batch,
+    host,
+    mesh_of,
+    ready,
+    same,
+    settings,
+    train,
+    whole,
+)
 
 from hypelora_jax import objectives, trees
 from hypelora_jax.plan import traffic
@@ -53,6 +63,25 @@ def test_sharded_equals_unsharded_whatever_is_drawn_dealt_or_skipped(name):
     config = settings(method, kind, **sections)
     bad = 2 if config.optim.skip_nonfinite else None
     same(train(config, ALL_AXES, bad), whole(config, bad))
+
+
+def with_conditions():
+    """Meshes and numbers of conditions; in `make soak` all of them."""
+    for sizes in ((8, 1, 1), (1, 8, 1), ALL_AXES):
+        for count in (1, 3, ROWS):
+            short = sizes == ALL_AXES and count > 1
+            marks = [] if short else pytest.mark.soak
+            name = f"{'x'.join(map(str, sizes))}-{count}"
+            yield pytest.param(sizes, count, marks=marks, id=name)
+
+
+@pytest.mark.parametrize("sizes, count", list(with_conditions()))
+def test_sharded_equals_unsharded_with_conditions(sizes, count):
+    given = {"source": "given", "width": 5}
+    # layers without a hyper-network have static factors, which all conditions share
+    sections = {"hyper": {"layers": (0, 2)}, "optim": {"accumulate": 2}}
+    config = settings("hyper_mlp", condition=given, **sections)
+    same(train(config, sizes, count=count), whole(config, count=count))
 
 
 def compiled(accumulate, sizes=(8, 1, 1)):

@@ -9,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import conditioned
 import numpy as np
 import process
 import pytest
@@ -23,13 +24,14 @@ from hypelora_jax.sharding import processes
 from hypelora_jax.train.checkpoint import manifest, selection
 
 SCRIPT = "tests/sharding/several.py"
+# A run with leaves large enough that each process writes parts of them.
+LARGE = (*process.TINY, "--config.hyper.widths=(256,512)")
 # 3 steps and their evaluation; what takes long is to compile them.
 SHORT = (
-    *process.TINY,
+    *LARGE,
     "--config.data.num_examples=48",
     "--config.optim.num_epochs=1",
     "--config.ckpt.every_steps=0",
-    "--config.hyper.widths=(256,512)",  # so that each process writes parts of leaves
 )
 
 
@@ -120,8 +122,8 @@ def test_two_processes_are_one_run(tmp_path):
 )
 def test_two_processes_stop_together_and_one_goes_on(tmp_path, capsys):
     """Two processes with cut weights, preempted; then one process, its own mesh."""
-    workdir, one = tmp_path / "run", whole(*process.TINY)
-    args = (*process.TINY, f"--workdir={workdir}")
+    workdir, one = tmp_path / "run", whole(*LARGE)
+    args = (*LARGE, f"--workdir={workdir}")
     two = process.start_several(2, *args, "--config.mesh.fsdp=2")
     try:
         process.wait_for_step(two[0], workdir, 3)
@@ -137,6 +139,25 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path, capsys):
     assert len(process.rows(workdir)) >= 3, "written by process 0, not by process 1"
     assert cli.main(["train", *args]) == 0
     same_run(workdir, one)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("shared", [False, True])
+def test_two_processes_bring_the_conditions_of_their_rows(shared, tmp_path):
+    """Each row its own vector, and vectors of a file that rows share."""
+    data = conditioned.write(tmp_path, "vector")
+    given = (*conditioned.GIVEN, "--config.condition.standardise=true")
+    if shared:
+        data, given = conditioned.with_ids(tmp_path), ()
+    short = ("--config.data.max_length=16", "--config.optim.num_epochs=1")
+    flags = (*data, *given, *short, "--config.log.every_steps=1")
+    workdir = tmp_path / "run"
+    two = process.start_several(
+        2, *flags, "--config.mesh.fsdp=2", f"--workdir={workdir}"
+    )
+    for done in process.end(two):
+        assert done.returncode == 0, done.stderr[-2000:]
+    same_losses(workdir, whole(*flags))
 
 
 @pytest.mark.soak

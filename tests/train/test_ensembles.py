@@ -98,7 +98,7 @@ def test_each_row_trains_the_member_it_is_dealt_to():
     batch = tiny.batch(rows=6)
     batch["weight"] = jnp.asarray([1, 1, 1, 1, 1, 0], jnp.float32)
     dealt = ensembles.dealt(batch, jnp.asarray(2), K)
-    np.testing.assert_array_equal(dealt["member"], [2, 0, 1, 2, 0, 1])
+    np.testing.assert_array_equal(dealt["row"], [2, 0, 1, 2, 0, 1])
     keys = named_keys(jax.random.key(0), 0, "adapt", "rows")
 
     def grads_of(settings, accumulate=1):
@@ -111,7 +111,7 @@ def test_each_row_trains_the_member_it_is_dealt_to():
     sums, embedding = [], []
     for k in range(K):
         one, _ = ensembles.member(config, trainable, frozen, k)
-        mine = jnp.asarray(dealt["member"] == k, jnp.float32)
+        mine = jnp.asarray(dealt["row"] == k, jnp.float32)
         rows = {**batch, "weight": batch["weight"] * mine}
         loss_k, weight_k, grads_k = alone(one, rows)
         sums.append(jax.tree.map(lambda g, w=weight_k: g * w, (loss_k, grads_k)))
@@ -143,7 +143,7 @@ def test_a_member_of_a_hyper_ensemble_is_an_ordinary_tree():
 
 def test_dealing_moves_on_with_the_steps():
     batch = tiny.batch(rows=K)
-    seen = [ensembles.dealt(batch, jnp.asarray(s), K)["member"][0] for s in range(K)]
+    seen = [ensembles.dealt(batch, jnp.asarray(s), K)["row"][0] for s in range(K)]
     assert sorted(map(int, seen)) == list(range(K))
 
 

@@ -31,8 +31,8 @@ def test_steps_export(method, dtype):
     forward = scoring.forward(model, mesh)
     params = trainable | frozen if method == "lora" else {**frozen, **trainable}
     alpha = jnp.zeros(())
-    adapt = export.export(forward.adapt, platforms=platforms)(params, alpha)
-    lora = forward.adapt(params, alpha)
+    adapt = export.export(forward.adapt, platforms=platforms)(params, alpha, {})
+    lora = forward.adapt(params, alpha, {})
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
     classify = export.export(forward.classify, platforms=platforms)(params, lora, rows)
     assert adapt.platforms == classify.platforms == ("cuda", "tpu")

@@ -41,7 +41,7 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def stepper(config, model, deterministic=False, mesh=None, accumulate=1, cond_rank=0):
+def stepper(config, model, deterministic=False, mesh=None, accumulate=1):
     tx = optimizer.optimizer(config.optim, 10)
     alpha = optimizer.blend_alpha(config.blend, 10)
     step = build_step(
@@ -50,7 +50,6 @@ def stepper(config, model, deterministic=False, mesh=None, accumulate=1, cond_ra
         alpha,
         mesh or one_device(),
         accumulate=accumulate,
-        cond_rank=cond_rank,
         deterministic=deterministic,
     )
     return tx, step
@@ -74,16 +73,6 @@ def test_accumulation_equals_the_large_batch(method):
     assert total == total4 == 5
     np.testing.assert_allclose(loss, loss4, rtol=1e-5)
     chex.assert_trees_all_close(whole, cut, atol=1e-6)
-
-
-def test_accumulation_of_per_example_conditions():
-    config, model, trainable, frozen = ready(hyper={"cond": "given"})
-    slots = model.parts.hyper.slots
-    batch = tiny.batch(rows=4)
-    batch["cond"] = jax.random.normal(jax.random.key(1), (4, slots, 5))
-    one = grads_of(model, trainable, frozen, batch, 1)
-    two = grads_of(model, trainable, frozen, batch, 2)
-    chex.assert_trees_all_close(one, two, atol=1e-6)
 
 
 def test_rows_of_weight_0_equal_rows_left_out():
@@ -189,7 +178,7 @@ def test_decay_falls_on_kernels_and_static_factors_only():
     params = {
         "head": {"out": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}},
         "lora": {"q": {"a": jnp.ones(2), "b": jnp.ones(2)}},
-        "cond": {"embedding": jnp.ones(2)},
+        "cond": {"embedding": jnp.ones(2), "project": {"kernel": jnp.ones(2)}},
         "backbone": {"layers": {"attn_norm": {"scale": jnp.ones(2)}}},
         "hyper": {"out": {"6x6": {"a": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}}},
         "loss": {"log_t": jnp.ones(())},
@@ -202,6 +191,7 @@ def test_decay_falls_on_kernels_and_static_factors_only():
         updates, _ = tx.update(zero, tx.init(params), params)
         moved = {p for p, u in trees.flatten(updates).items() if np.any(u != 0)}
         kernels = {"head/out/kernel", "hyper/out/6x6/a/kernel", "lora/q/a", "lora/q/b"}
+        kernels |= {"cond/project/kernel"}
         assert moved == (set(trees.flatten(params)) if decay_all else kernels)
 
 

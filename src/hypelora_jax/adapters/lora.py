@@ -58,6 +58,15 @@ def fold(lora: Lora, by: float) -> Lora:
     return {m: {"a": f["a"], "b": f["b"] * by} for m, f in lora.items()}
 
 
+def repeated(lora: Lora, conditions: int) -> Lora:
+    """The same factors for each of U conditions: a_LIR as a_LUIR."""
+
+    def each(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(x[:, None], (len(x), conditions, *x.shape[1:]))
+
+    return jax.tree.map(each, lora)
+
+
 def place(parts: list[tuple[Sites, Lora]], num_layers: int) -> Lora:
     """All layers of each adapted module, from compact trees on disjoint layers.
 

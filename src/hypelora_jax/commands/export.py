@@ -28,13 +28,29 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="NAMES",
         help="of seeds or conditions, as seed_0,seed_2; all without it",
     )
+    add(
+        "--conditions",
+        default="",
+        metavar="FILE",
+        help="of a run whose data give conditions: .npz with ids and vectors, an "
+        "adapter for each; without it the run's own condition.file",
+    )
 
 
-def run(workdir: str, format: str, output: str, calibrated: bool, only: str) -> None:
+def run(
+    workdir: str,
+    format: str,
+    output: str,
+    calibrated: bool,
+    only: str,
+    conditions: str,
+) -> None:
     """Print the folders written, a line each."""
+    from hypelora_jax.data.conditions import read
     from hypelora_jax.exchange import exports
 
     files.keep_compiled()
     names = [name for name in only.split(",") if name]
-    for path in exports.export(workdir, output, format, calibrated, names):
+    given = read(conditions) if conditions else None
+    for path in exports.export(workdir, output, format, calibrated, names, given):
         print(path)

@@ -64,7 +64,16 @@ class HyperConfig:
 class ConditionConfig:
     """What the hyper-network reads besides its sites."""
 
-    source: str = "none"  # given: vectors that the caller passes with each batch
+    source: str = "none"  # given: a vector comes with each example
+    file: str = ""  # given: .npz of `ids` and `vectors`; "": data.condition holds them
+    width: int = 0  # given: C of the vectors; 0: that of the first one
+    standardise: bool = False  # given: mean 0 and deviation 1 over train, entrywise
+    join: str = "concat"  # given: how vectors join the descriptions of the sites
+    distinct: int = 0  # given, for hypelora plan: U of a batch; 0: a row has its own
+
+    def __post_init__(self):
+        check("condition", self)
+        at_least("condition", self, width=0, distinct=0)
 
 
 @dataclass(frozen=True)
@@ -164,6 +173,7 @@ class DataConfig:
     text: str = ""  # files: column; found by name if empty
     text_b: str = ""  # files: column of the second text of a pair
     label: str = ""  # files: column; found by name if empty
+    condition: str = ""  # files: column of the vectors, or of ids in condition.file
     max_length: int = 128  # tokens; longer texts are cut
     calibration_fraction: float = 0.1  # of train; at least 100, at most 2,000 examples
     on_bad_row: Literal["error", "skip"] = "error"

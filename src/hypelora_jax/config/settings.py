@@ -102,5 +102,7 @@ def _present(tree: dict[str, Any]) -> dict[str, Any]:
     hyper = tree.get("hyper", {})
     if hyper.get("cond") == "given":  # conditions of a run once were a kind of site
         del hyper["cond"]
-        tree["condition"] = {**tree.get("condition", {}), "source": "given"}
+        width = hyper.get("cond_dim", HyperConfig.cond_dim)
+        given = {"source": "given", "join": "replace", "width": width}
+        tree["condition"] = {**tree.get("condition", {}), **given}
     return tree

@@ -13,6 +13,8 @@ from absl import logging
 from etils import epath
 
 from hypelora_jax.data import buckets as buckets_lib
+from hypelora_jax.data import conditions
+from hypelora_jax.data.conditions import Given
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tokens import Encoded, Tokenizer
 from hypelora_jax.errors import UserError
@@ -23,7 +25,10 @@ NumpyBatch = dict[str, np.ndarray]
 
 
 class Dataset(NamedTuple):
-    """N tokenised examples: `encoded`, and `label`, `soft` and `ids` as in `Table`."""
+    """N tokenised examples: `encoded`, and `label`, `soft` and `ids` as in `Table`.
+
+    `condition` holds the vectors that examples are conditioned on.
+    """
 
     encoded: Encoded
     label: np.ndarray
@@ -31,6 +36,7 @@ class Dataset(NamedTuple):
     ids: np.ndarray
     pad_id: int
     max_length: int | None = None  # longer texts were cut to so many tokens
+    condition: Given | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -41,9 +47,9 @@ class Dataset(NamedTuple):
 def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
     """A tokenised table; texts longer than max_length are cut (`warn_of_cuts`)."""
     encoded = tokenizer.encode(table, max_length)
-    return Dataset(
-        encoded, table.label, table.soft, table.ids, tokenizer.pad_id, max_length
-    )
+    condition = conditions.distinct(table.condition)
+    own = (table.label, table.soft, table.ids, tokenizer.pad_id, max_length, condition)
+    return Dataset(encoded, *own)
 
 
 def take(data: Dataset, rows: np.ndarray) -> Dataset:
@@ -55,6 +61,7 @@ def take(data: Dataset, rows: np.ndarray) -> Dataset:
         label=data.label[rows],
         soft=soft,
         ids=data.ids[rows],
+        condition=conditions.take(data.condition, rows),
     )
 
 
@@ -111,7 +118,9 @@ def collate(
         types[i, : len(tokens)] = data.encoded.types[row]
         mask[i, : len(tokens)] = True
     real = np.arange(batch_size) < n
+    given = data.condition
     return {
+        **({} if given is None else conditions.of_batch(given, full[own], batch_size)),
         "ids": ids,
         "mask": mask,
         "types": types,

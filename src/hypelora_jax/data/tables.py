@@ -14,6 +14,7 @@ class Table(NamedTuple):
 
     `ids` (N,) int64 name the examples within their source; `label` (N,) is int32,
     -1 for none, or float32, NaN for none; rows of `soft` (N, Y) float32 sum to 1.
+    `condition`, float32 (N, C) or (N, S, C), is what each example is conditioned on.
     """
 
     ids: np.ndarray
@@ -21,6 +22,7 @@ class Table(NamedTuple):
     text_b: list[str] | None
     label: np.ndarray
     soft: np.ndarray | None = None
+    condition: np.ndarray | None = None
 
 
 class Splits(dict[str, Table]):
@@ -52,6 +54,7 @@ def take(table: Table, rows: np.ndarray) -> Table:
         None if table.text_b is None else [table.text_b[i] for i in rows],
         table.label[rows],
         None if table.soft is None else table.soft[rows],
+        None if table.condition is None else table.condition[rows],
     )
 
 

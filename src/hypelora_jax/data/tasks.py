@@ -11,7 +11,8 @@ class Task(NamedTuple):
     `kind` is the name of its objective, a key of `objectives.OBJECTIVES`; `labels` are
     the names of the classes in the order of their ids, () if numbers are predicted;
     `metrics` are task scores, keys of `calibration.metrics.scores.SCORES`; `pair` is
-    True if an example has two texts.
+    True if an example has two texts; `condition` is the width C of the vector that each
+    example is conditioned on, 0 without any.
     """
 
     name: str
@@ -19,6 +20,7 @@ class Task(NamedTuple):
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     pair: bool
+    condition: int = 0
 
     @property
     def num_outputs(self) -> int:

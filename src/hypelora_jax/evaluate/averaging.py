@@ -23,7 +23,7 @@ from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.train.session import Session
-from hypelora_jax.types import Lora, Params
+from hypelora_jax.types import Adapter, Batch, Params
 
 
 class Kind(NamedTuple):
@@ -47,7 +47,7 @@ KINDS = {
         derived=True, draws=dropout.random_a, needs=(("hyper.a", "random"),)
     ),
 }
-Adapters = dict[int, Lora]  # of the trained members, made at the first question
+Adapters = dict[int, Adapter]  # of the trained members, made at the first question
 
 
 def answerer(fitted: Fitted, posterior: laplace.Posterior | None = None) -> Answerer:
@@ -95,8 +95,8 @@ def features(fitted: Fitted) -> Callable[[Dataset], np.ndarray]:
     """Jitted: what the head's last layer reads, (N, D), without dropout."""
     parts, mesh = fitted.session.model.parts, fitted.session.mesh
 
-    def of_rows(params: Params, lora, batch):
-        hidden_BTD = parts.backbone.apply(params["backbone"], lora, batch, None)
+    def of_rows(params: Params, adapter: Adapter, batch: Batch) -> jax.Array:
+        hidden_BTD = model.hidden(parts, params, adapter, batch, None)
         return parts.head.features(params["head"], hidden_BTD)
 
     of_rows = jax.jit(rules.over(mesh, of_rows), out_shardings=replicated(mesh))

@@ -12,7 +12,7 @@ from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train.checkpoint import manifest
-from hypelora_jax.train.session import load_corpus, with_data
+from hypelora_jax.train.session import data_of, load_corpus, with_data
 
 
 class Derivation(NamedTuple):
@@ -68,8 +68,7 @@ def fill(derivation: Derivation) -> dict[str, Any]:
     source, record, target, fitted = derivation
     settings = fitted.session.settings
     session = with_data(fitted.session, load_corpus(settings))
-    data = (session.task, session.edges, session.total_steps)
-    records.check_data(source.path, *data, record)
+    records.check_data(source.path, data_of(session), record)
     new = {"config": records.as_dict(settings), "derived_from": str(source.path)}
     files.write_json(target.config_file, record | new)
     _copy(source, target, fitted.step)

@@ -20,8 +20,8 @@ from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import replicated
-from hypelora_jax.train.scoring import Forward
-from hypelora_jax.types import Key, Params
+from hypelora_jax.train.scoring import Forward, pinned
+from hypelora_jax.types import Adapter, Batch, Key, Params
 
 Draws = Callable[[int], Forward]  # the k-th member's functions, for one pass of data
 
@@ -58,12 +58,12 @@ def random_a(
 def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> Draws:
     """Members whose adapter, rows or both are drawn; compiled once for all of them."""
 
-    def adapter(params: Params, alpha: jax.Array, key: Key):
-        lora = model.adapt(params, {}, alpha, key if adapt else None)
-        return rules.pin_factors(lora, mesh)
+    def adapter(params: Params, alpha: jax.Array, conditions: Batch, key: Key):
+        made = model.adapt(params, conditions, alpha, key if adapt else None)
+        return pinned(made, mesh)
 
-    def classify(params: Params, lora, batch, key: Key):
-        return model.classify(params, lora, batch, key if rows else None)
+    def classify(params: Params, adapter: Adapter, batch: Batch, key: Key):
+        return model.classify(params, adapter, batch, key if rows else None)
 
     adapter = jax.jit(adapter)
     classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
@@ -73,11 +73,14 @@ def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> D
         key, batch_number = jax.random.fold_in(base, k), itertools.count()
         rows_key = named_key(key, "rows")
         return Forward(
-            lambda params, alpha: adapter(params, alpha, named_key(key, "adapt")),
-            lambda params, lora, batch: classify(
-                params, lora, batch, jax.random.fold_in(rows_key, next(batch_number))
+            lambda params, alpha, conditions: adapter(
+                params, alpha, conditions, named_key(key, "adapt")
+            ),
+            lambda params, own, batch: classify(
+                params, own, batch, jax.random.fold_in(rows_key, next(batch_number))
             ),
             mesh,
+            model.reads,
         )
 
     return draw

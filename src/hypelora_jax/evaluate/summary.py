@@ -88,7 +88,8 @@ def deltas(
     all_sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
 
     def measure(params: Params, alpha: jax.Array) -> tuple[list, jax.Array]:
-        compact = model.compact(parts, params, {}, alpha)
+        found = model.conditions(parts, params, {})
+        compact = model.compact(parts, params, found, alpha)
         folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
         placed = lora_lib.place(compact, parts.num_layers)
         return [delta_norms(f) for f in folded], mean_cosine(placed)

@@ -1,5 +1,7 @@
 """What an exported folder says of itself: hypelora.json, and the model card."""
 
+from typing import Any
+
 from etils import epath
 
 from hypelora_jax import files
@@ -25,8 +27,17 @@ def temperature_of(fitted: Fitted) -> tuple[float | None, str]:
     return state.temperature, "temperature" if known else ""
 
 
-def write_record(part: epath.Path, fitted: Fitted, kind: str, calibrated: bool) -> None:
-    """Config, task and calibrator of the run, as RECORD."""
+def write_record(
+    part: epath.Path,
+    fitted: Fitted,
+    kind: str,
+    calibrated: bool,
+    condition: dict[str, Any] | None = None,
+) -> None:
+    """Config, task and calibrator of the run, as RECORD.
+
+    `condition` is the one that the adapter was written for: its name and vector.
+    """
     _, record = records.open_record(str(fitted.run.path))
     file, state = fitted.run.calibrator_file, None
     if file.exists() and not calibrated:
@@ -41,6 +52,8 @@ def write_record(part: epath.Path, fitted: Fitted, kind: str, calibrated: bool) 
         "alpha": float(fitted.alpha),
         **{n: record[n] for n in ("config", "task", "model", "versions")},
     }
+    if condition is not None:
+        note["condition"] = condition
     files.write_json(part / RECORD, note)
 
 
@@ -49,9 +62,10 @@ def write_card(
 ) -> None:
     """README.md, and the reliability diagram of the run if there is one."""
     session, held = fitted.session, {}
-    averaged = session.settings.uncertainty.kind != "none"  # not what is exported
+    # metrics of an average, or of all conditions, are not those of what is exported
+    other = session.settings.uncertainty.kind != "none" or session.model.reads
     own = fitted.run
-    for split in [] if averaged else sorted(own.evaluated_splits()):
+    for split in [] if other else sorted(own.evaluated_splits()):
         metrics = files.read_json(own.metrics_file(split))
         if metrics.get("step") == fitted.step and "n" in metrics:
             held[split] = metrics

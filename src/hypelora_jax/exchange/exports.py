@@ -1,6 +1,7 @@
 """A run as files that peft and transformers load: adapter or merged model, and card."""
 
 import functools
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from hypelora_jax import families, model, trees
 from hypelora_jax import files as files_lib
 from hypelora_jax.adapters import lora
 from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.data.conditions import read
 from hypelora_jax.data.tokens import hugging_face_files
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
@@ -23,16 +25,20 @@ from hypelora_jax.interop import huggingface, peft
 from hypelora_jax.model import Compact
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import ensembles
-from hypelora_jax.types import MODULES, Params
+from hypelora_jax.types import MODULES, Batch, Lora, Params
 
 FORMATS = ("peft", "merged")
 
 
 class Adapted(NamedTuple):
-    """One adapter: its compact factors, and the whole tree they belong to."""
+    """One adapter: its compact factors, and the whole tree they belong to.
+
+    `condition` is the one it was written for, its name and vector; None without any.
+    """
 
     compact: Compact
     params: Params
+    condition: dict[str, Any] | None = None
 
 
 def export(
@@ -41,12 +47,12 @@ def export(
     kind: str = "peft",
     calibrated: bool = False,
     only: Sequence[str] = (),
-    cond: Any = None,
+    conditions: Mapping[str, np.ndarray] | None = None,
 ) -> list[epath.Path]:
     """Write a run as a peft adapter or a merged model; the folders written.
 
     A folder of seeds, an ensemble, and a hyper-network with several conditions give one
-    folder for each below `output`: seed_0, ..., member_0, ..., condition_0, ...
+    folder for each below `output`: seed_0, ..., member_0, ..., or the condition's name.
 
     Args:
       workdir: run folder, or folder of seeds.
@@ -54,7 +60,8 @@ def export(
       kind: "peft" or "merged".
       calibrated: divide the head's last layer by the fitted temperature.
       only: names of the folders wanted, of those below `output`; (): all.
-      cond: conditioning vectors (S, C) or (K, S, C), where condition.source=given.
+      conditions: vectors (C,) or (S, C) by name, for a run whose data give conditions;
+        None: those of its condition.file.
 
     Raises:
       UserError: an output that is not empty, a method or calibrator that cannot be
@@ -71,7 +78,7 @@ def export(
     for name, one in jobs.items():
         fitted = evaluation.open_fitted(one)
         _check_head(fitted)
-        made = adapters(fitted, cond)
+        made = adapters(fitted, conditions)
         if set(made) != {""}:
             made = _chosen(made, () if seeds else only)
         elif only and not seeds:
@@ -108,40 +115,75 @@ def _check_head(fitted: Fitted) -> None:
         )
 
 
-def adapters(fitted: Fitted, cond: Any = None) -> dict[str, Adapted]:
+def adapters(
+    fitted: Fitted, conditions: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Adapted]:
     """Adapter of each member of an ensemble and each condition; "" where there is one.
 
     They are those of evaluation: alpha of the last finished step, the A of mode
     `random` that is kept, no dropout.
+
+    Raises:
+      UserError: conditions for a run that reads none, or none for one that does.
     """
     settings, out = fitted.session.settings, {}
+    named = _named(fitted, conditions)
+    parts = fitted.session.model.parts
+
+    def write(params: Params, batch: Batch) -> list[Lora]:
+        found = model.conditions(parts, params, batch)
+        compact = model.compact(parts, params, found, fitted.alpha)
+        return [factors for _, factors in compact]
+
+    write = jax.jit(write)
+    sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
     for k in range(ensembles.count(settings)):
         own = ensembles.member(settings, fitted.trainable, fitted.frozen, k)
         params = trees.union(*own)
+        adapts = {n: x for n, x in params.items() if n not in ("backbone", "head")}
         name = f"member_{k}" if ensembles.count(settings) > 1 else ""
-        for part, compact in _conditions(fitted, params, cond).items():
+        for part, batch in named.items():
             key = "_".join(n for n in (name, part) if n)
-            out[key] = Adapted(compact, params)
+            made = zip(sites, write(adapts, batch), strict=True)
+            out[key] = Adapted(list(made), params, _about(part, batch))
     return out
 
 
-def _conditions(fitted: Fitted, params: Params, cond: Any) -> dict[str, Compact]:
-    """Compact factors of each condition, by name; one condition has the name ""."""
-    parts = fitted.session.model.parts
-    if parts.hyper is None or parts.cond is None:
-        return {"": model.compact(parts, params, {}, fitted.alpha)}
-    given = {} if cond is None else {"cond": jnp.asarray(cond)}
-    conds = parts.cond.apply(params.get("cond", {}), given).vectors
-    network = parts.hyper
-    write = jax.jit(lambda hyper, c: network.apply(hyper, c, fitted.alpha, None))
-    static = [(parts.lora_sites, params["lora"])] if parts.lora_sites else []
+def _about(name: str, batch: Batch) -> dict[str, Any] | None:
+    if "condition" not in batch:
+        return None
+    return {"name": name, "vector": np.asarray(batch["condition"][0]).tolist()}
 
-    def one(c: jax.Array) -> Compact:
-        return [(parts.hyper_sites, write(params["hyper"], c)), *static]
 
-    if conds.ndim == 2:
-        return {"": one(conds)}
-    return {f"condition_{k}": one(c) for k, c in enumerate(conds)}
+def _named(
+    fitted: Fitted, conditions: Mapping[str, np.ndarray] | None
+) -> dict[str, Batch]:
+    """What `adapt` reads for each condition, by name; {"": {}} where it reads nothing.
+
+    The names become folders, so they must not lead anywhere else.
+    """
+    settings = fitted.session.settings
+    if not fitted.session.model.reads:
+        if conditions is not None:
+            raise UserError("this run reads no conditions; leave --conditions out")
+        return {"": {}}
+    if conditions is None and not settings.condition.file:
+        raise UserError(
+            "each example of this run has a condition of its own, so there is no one "
+            "adapter; wanted --conditions=FILE.npz with ids and vectors, one for each "
+            "adapter to write"
+        )
+    if conditions is None:
+        conditions = read(settings.condition.file)
+    out: dict[str, Batch] = {}
+    for name, vector in conditions.items():
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(
+                f"the condition {name!r} cannot name a folder; wanted letters, digits, "
+                "'_', '.' and '-', beginning with none of the last two"
+            )
+        out[name] = {"condition": jnp.asarray(vector, jnp.float32)[None]}
+    return out
 
 
 def _head(fitted: Fitted, params: Params, calibrated: bool) -> Params:
@@ -196,7 +238,7 @@ def _write(
     part: epath.Path,
 ) -> None:
     """Write the files of one folder; `name` is its path as the user says it."""
-    session, (compact, params) = fitted.session, adapted
+    session, (compact, params, condition) = fitted.session, adapted
     head, base = _head(fitted, params, calibrated), session.base
     part.mkdir(parents=True)
     if kind == "merged":
@@ -226,7 +268,7 @@ def _write(
     for where in (part, part / "base"):
         for file, text in files.items() if where.exists() else ():
             files_lib.write_whole(where / file, text)
-    export_record.write_record(part, fitted, kind, calibrated)
+    export_record.write_record(part, fitted, kind, calibrated, condition)
     export_record.write_card(part, name, fitted, kind, calibrated)
 
 

@@ -117,6 +117,7 @@ def _begun(source: Source, config: Settings | None) -> Settings:
     if not source.base.revision:
         model = dataclasses.replace(model, revision="main")
     # an adapter's factors are static, so a method that generates them cannot go on
+    own = dataclasses.replace(own, data=dataclasses.replace(own.data, condition=""))
     known = model_lib.method(own.method)
     static = known.adapts and known.network is None
     return Settings(

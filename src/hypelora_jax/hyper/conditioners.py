@@ -1,11 +1,12 @@
-"""Conditioning vectors: what tells the hyper-network which site it writes for.
+"""Conditioning vectors: what the hyper-network reads.
 
 A site is described by a vector of its own (`hyper.cond`): a learned embedding, or a
-unit vector. The conditioner `none` gives these descriptions alone; `given` takes the
-vectors from the batch in their place.
+unit vector. The conditioner `none` gives these descriptions alone; `given` joins them
+with vectors that come with the data.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,19 @@ def learned(slots: int, width: int, members: int = 1) -> Conditioner:
     """One learned embedding a slot, drawn from N(0, 1) as in the reference (A.1).
 
     With several members each has embeddings of its own, (K, S, C), and
-    `batch["member"]`, int32 (B,), says which member's each row takes.
+    `batch["row"]`, int32 (B,), says which member's each row takes.
     """
     shape = (slots, width) if members == 1 else (members, slots, width)
 
     def init(key: Key) -> Params:
         return {"embedding": jax.random.normal(key, shape)}
 
-    def apply(params: Params, batch: Batch) -> Conditions:
-        return Conditions(params["embedding"], batch.get("member"))
+    def apply(params: Params, batch: Batch, key: Key | None = None) -> Conditions:
+        del key
+        embedding = params["embedding"]  # of one member, where the others are cut off
+        if embedding.ndim == 2:
+            return Conditions(embedding[None])
+        return Conditions(embedding, batch["row"])
 
     return Conditioner(init, apply, {}, width)
 
@@ -36,9 +41,9 @@ def onehot(slots: int, width: int, members: int = 1) -> Conditioner:
     """The S unit vectors of width S; there is nothing to learn."""
     del width, members
 
-    def apply(params: Params, batch: Batch) -> Conditions:
-        del params, batch
-        return Conditions(jnp.eye(slots))
+    def apply(params: Params, batch: Batch, key: Key | None = None) -> Conditions:
+        del params, batch, key
+        return Conditions(jnp.eye(slots)[None])
 
     return Conditioner(lambda key: {}, apply, {}, slots)
 
@@ -55,24 +60,104 @@ def none(settings: Settings, slots: int) -> Conditioner:
     return describe(slots, settings.hyper.cond_dim, settings.uncertainty.conditions)
 
 
+class Join(NamedTuple):
+    """How the descriptions of the sites and vectors become one vector a slot.
+
+    `init(key, E, C) -> params`; `apply(params, sites_SE, vectors_USC)` gives (U, S, C)
+    of the width that `width(E, C)` says. Without `describes` sites have no
+    descriptions.
+    """
+
+    init: Callable[[Key, int, int], Params]
+    apply: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    width: Callable[[int, int], int]
+    describes: bool = True
+
+
+def _nothing(key: Key, sites_width: int, width: int) -> Params:
+    del key, sites_width, width
+    return {}
+
+
+def _concatenated(
+    params: Params, sites_SE: jax.Array, vectors_USC: jax.Array
+) -> jax.Array:
+    del params
+    shape = (len(vectors_USC), *sites_SE.shape)
+    sites_USE = jnp.broadcast_to(sites_SE[None], shape).astype(vectors_USC.dtype)
+    return jnp.concatenate([sites_USE, vectors_USC], axis=-1)
+
+
+def _projection(key: Key, sites_width: int, width: int) -> Params:
+    """Kernel (C, E) of N(0, 1 / C): vectors of variance 1 weigh as the sites do."""
+    kernel_CE = jax.random.normal(key, (width, sites_width)) / jnp.sqrt(width)
+    return {"project": {"kernel": kernel_CE}}
+
+
+def _summed(params: Params, sites_SE: jax.Array, vectors_USC: jax.Array) -> jax.Array:
+    kernel_CE = params["project"]["kernel"]
+    projected_USE = jnp.einsum("usc,ce->use", vectors_USC, kernel_CE)
+    return projected_USE + jnp.broadcast_to(sites_SE[None], projected_USE.shape)
+
+
+# How config.condition.join joins vectors with the descriptions of the sites.
+JOINS: dict[str, Join] = {
+    "concat": Join(_nothing, _concatenated, lambda e, c: e + c),
+    "sum": Join(_projection, _summed, lambda e, c: e),
+    "replace": Join(_nothing, lambda p, sites, x: x, lambda e, c: c, describes=False),
+}
+
+
 def given(settings: Settings, slots: int) -> Conditioner:
-    """What the caller passes as `batch["cond"]`: (S, C), or (B, S, C) per example."""
-    width = settings.hyper.cond_dim
+    """Vectors of the data, joined with the descriptions of the sites.
 
-    def apply(params: Params, batch: Batch) -> Conditions:
-        del params
-        if "cond" not in batch:
-            raise UserError(
-                "config.condition.source=given wants batch['cond'] of shape "
-                f"({slots}, {width}) or (B, {slots}, {width}); got none: pass it from "
-                "Python, or use condition.source=none"
-            )
-        cond = batch["cond"]
-        if cond.ndim not in (2, 3) or cond.shape[-2:] != (slots, width):
-            raise UserError(
-                f"batch['cond'] has shape {cond.shape}; wanted ({slots}, {width}) or "
-                f"(B, {slots}, {width})"
-            )
-        return Conditions(cond)
+    `batch["condition"]` holds U distinct vectors: (U, C), the same for all slots, or
+    (U, S, C). Under `condition.standardise` the frozen leaves `standard/mean` and
+    `standard/std` (C,), those of train, make each entry's mean 0 and deviation 1.
+    """
+    config = settings.condition
+    join, sites = choose(JOINS, config.join, "condition.join"), none(settings, slots)
+    if not config.width:
+        raise UserError(
+            "config.condition.source=given wants a vector with each example; name "
+            "their column with data.condition, or a file of them with condition.file "
+            "(without data, set condition.width)"
+        )
 
-    return Conditioner(lambda key: {}, apply, {"cond": (slots, width)}, width)
+    def init(key: Key) -> Params:
+        described = sites.init(key) if join.describes else {}
+        params = {**described, **join.init(key, sites.width, config.width)}
+        if config.standardise:
+            mean, std = jnp.zeros(config.width), jnp.ones(config.width)
+            params["standard"] = {"mean": mean, "std": std}
+        return params
+
+    def apply(params: Params, batch: Batch, key: Key | None = None) -> Conditions:
+        vectors_USC = _checked(batch, slots, config.width)
+        if config.standardise:
+            mean, std = (params["standard"][n][None, None] for n in ("mean", "std"))
+            vectors_USC = (vectors_USC - mean) / std
+        if join.describes:
+            sites_SE = sites.apply(params, batch, key).vectors_USC[0]
+            vectors_USC = join.apply(params, sites_SE, vectors_USC)
+        return Conditions(vectors_USC, batch.get("row"))
+
+    width = join.width(sites.width, config.width)
+    return Conditioner(init, apply, {"condition": (config.width,)}, width)
+
+
+def _checked(batch: Batch, slots: int, width: int) -> jax.Array:
+    """The vectors of a batch as (U, S, C)."""
+    wanted = f"(U, {width}) or (U, {slots}, {width})"
+    if "condition" not in batch:
+        raise UserError(
+            "config.condition.source=given wants batch['condition'] of shape "
+            f"{wanted}; got none: give vectors, or use condition.source=none"
+        )
+    vectors = batch["condition"]
+    if vectors.shape[1:] not in ((width,), (slots, width)):
+        raise UserError(f"batch['condition'] is {vectors.shape}; wanted {wanted}")
+    if vectors.ndim == 2:
+        shape = (len(vectors), slots, width)
+        return jnp.broadcast_to(vectors[:, None], shape)
+    return vectors

@@ -8,7 +8,7 @@ compiled programs take them as arguments.
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from hypelora_jax.calibration import calibrators, conformal
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import buckets
 from hypelora_jax.data.batches import Dataset
+from hypelora_jax.data.conditions import Given, Vectors
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.data.tokens import Encoded
@@ -25,6 +26,7 @@ from hypelora_jax.evaluate.averaging import Answerer
 from hypelora_jax.inference import answers
 from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.texts import Text, as_fields
+from hypelora_jax.run import records
 from hypelora_jax.sharding.mesh import fitting_batch_size
 
 WINDOW = 2048  # texts sorted into length buckets at a time; this bounds the memory
@@ -49,6 +51,7 @@ class Predictor(NamedTuple):
     edges: tuple[int, ...]  # every length T that may be compiled
     threshold: conformal.Threshold | None = None  # of conformal sets
     abstain: float = 0.0  # confidence below which no label is given
+    vectors: Vectors | None = None  # reads the condition of each text, if there are any
 
     @property
     def task(self) -> Task:
@@ -73,8 +76,15 @@ class Predictor(NamedTuple):
         sets, abstains = self.threshold is not None, bool(self.abstain)
         return answers.columns_of_classes(self.task.labels, sets, abstains)
 
-    def predict(self, texts: Sequence[Text]) -> list[Fields]:
+    def predict(
+        self, texts: Sequence[Text], conditions: Sequence[Any] | None = None
+    ) -> list[Fields]:
         """The answer to each text, or pair of texts, in their order.
+
+        Args:
+          texts: or pairs of texts.
+          conditions: of a run whose data give them, one for each text: a vector, or an
+            id of the run's condition.file.
 
         Returns:
           For classes `label`, `confidence` in [0, 1] and the calibrated `probs`,
@@ -82,14 +92,18 @@ class Predictor(NamedTuple):
           regression `label` and `score`, the same number.
 
         Raises:
-          UserError: something is not a text, or not a pair if the run needs pairs.
+          UserError: something is not a text, or not a pair if the run needs pairs; a
+            condition is missing or not what the run reads.
         """
         if isinstance(texts, str):
             raise UserError(f"texts is the text {texts[:40]!r}; wanted a list of texts")
         fields = [as_fields(text, i, self.task.pair) for i, text in enumerate(texts)]
-        starts = range(0, len(fields), WINDOW)
-        parts = [answer(self, fields[i : i + WINDOW]).fields for i in starts]
-        return [one for part in parts for one in part]
+        given = check_conditions(self, conditions, len(fields))
+        out: list[Fields] = []
+        for i in range(0, len(fields), WINDOW):
+            own = None if given is None else given[i : i + WINDOW]
+            out += answer(self, fields[i : i + WINDOW], own).fields
+        return out
 
     def warm(self) -> dict[tuple[int, int], float]:
         """Compile every shape, so that no later question waits for the compiler.
@@ -99,9 +113,12 @@ class Predictor(NamedTuple):
         """
         out = {}
         for rows, predict in self.answerers.items():
+            given = None
+            if self.vectors is not None:  # any vector will do
+                given = [np.zeros(self.vectors.shape, np.float32)] * rows
             for edge in self.edges:
                 tokens = np.zeros(edge, np.int32)  # any token will do
-                data = token_dataset(self, [tokens] * rows, [tokens] * rows)
+                data = token_dataset(self, [tokens] * rows, [tokens] * rows, given)
                 predict(data)
                 out[rows, edge] = min(_seconds(predict, data) for _ in range(2))
         return out
@@ -149,7 +166,39 @@ def load(
     asked = batch_sizes or (session.settings.optim.batch_size,)
     sizes = sorted({fitting_batch_size(size, session.mesh) for size in asked})
     answerers = {rows: evaluation.answerer(fitted, edges, rows) for rows in sizes}
-    return Predictor(fitted, answerers, edges, threshold, abstain or 0.0)
+    vectors = _vectors(fitted, workdir)
+    return Predictor(fitted, answerers, edges, threshold, abstain or 0.0, vectors)
+
+
+def _vectors(fitted: evaluation.Fitted, workdir: str) -> Vectors | None:
+    """What reads conditions as training read them; None for a run without any."""
+    if not fitted.session.model.reads:
+        return None
+    config, width = fitted.session.settings.condition, fitted.session.task.condition
+    held = records.open_record(workdir)[1].get("condition", {})
+    return Vectors(config, tuple(held.get("shape", (width or config.width,))))
+
+
+def check_conditions(
+    predictor: Predictor, conditions: Sequence[Any] | None, n: int
+) -> list[np.ndarray] | None:
+    """The vectors of n texts; None where the run reads none.
+
+    Raises:
+      UserError: not one for each text, one that is no vector, or any for a run that
+        reads none.
+    """
+    if predictor.vectors is None:
+        if conditions is not None:
+            raise UserError("this run reads no conditions; leave them out")
+        return None
+    if conditions is None or len(conditions) != n:
+        got = "none" if conditions is None else len(conditions)
+        raise UserError(f"there are {n} texts and {got} conditions; wanted one each")
+    for i, one in enumerate(conditions):
+        if what := predictor.vectors.fault(one):
+            raise UserError(f"conditions[{i}]: {what}")
+    return [predictor.vectors.vector(one) for one in conditions]
 
 
 def _check_abstention(fitted: evaluation.Fitted, abstain: float | None) -> None:
@@ -164,13 +213,17 @@ def _check_abstention(fitted: evaluation.Fitted, abstain: float | None) -> None:
         raise UserError(f"--abstain is {abstain:g}; wanted above 0, at most 1")
 
 
-def answer(predictor: Predictor, texts: Sequence[tuple[str, ...]]) -> Answers:
-    """Answers to checked texts, all of them in memory at once."""
+def answer(
+    predictor: Predictor,
+    texts: Sequence[tuple[str, ...]],
+    vectors: Sequence[Any] | None = None,
+) -> Answers:
+    """Answers to checked texts and vectors, all of them in memory at once."""
     n = len(texts)
     if not n:
         return Answers([], 0)
     encoded = tokenise(predictor, texts)
-    data = token_dataset(predictor, encoded.ids, encoded.types)
+    data = token_dataset(predictor, encoded.ids, encoded.types, vectors)
     fitting = [rows for rows in predictor.answerers if rows >= n]
     rows = fitting[0] if fitting else max(predictor.answerers)
     return Answers(batch_answers(predictor, texts, data, rows), encoded.truncated)
@@ -185,12 +238,20 @@ def tokenise(predictor: Predictor, texts: Sequence[tuple[str, ...]]) -> Encoded:
 
 
 def token_dataset(
-    predictor: Predictor, ids: list[np.ndarray], types: list[np.ndarray]
+    predictor: Predictor,
+    ids: list[np.ndarray],
+    types: list[np.ndarray],
+    vectors: Sequence[Any] | None = None,
 ) -> Dataset:
-    """Token ids and segment types of texts, int32 arrays, as data without labels."""
+    """Token ids and segment types of texts, int32 arrays, as data without labels.
+
+    `vectors` condition the texts, one each: so a batch has always the same shapes.
+    """
+    given = None if vectors is None else Given(np.stack(vectors))
     unlabelled, index = np.full(len(ids), -1, np.int32), np.arange(len(ids))
     pad_id = predictor.fitted.session.tokenizer.pad_id
-    return Dataset(Encoded(ids, types, 0), unlabelled, None, index, pad_id)
+    tokens = Encoded(ids, types, 0)
+    return Dataset(tokens, unlabelled, None, index, pad_id, condition=given)
 
 
 def batch_answers(

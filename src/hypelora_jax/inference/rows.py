@@ -4,8 +4,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from hypelora_jax.data.readers import listed, shown
-from hypelora_jax.data.user_files import COLUMNS
+import numpy as np
+
+from hypelora_jax.data.conditions import Vectors
+from hypelora_jax.data.sources.readers import listed, shown
+from hypelora_jax.data.sources.user_files import COLUMNS
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.csv_records import Record, records
 from hypelora_jax.inference.lines import Bad, Line, Lines
@@ -32,19 +35,26 @@ FORMATS = {
 
 
 class Names(NamedTuple):
-    """Names of the columns of the texts: for each text, the first one found counts."""
+    """Names of the columns of the texts: for each text, the first one found counts.
+
+    `condition` names the column of the conditions, which `vectors` reads; "" and None
+    for a run without conditions.
+    """
 
     text: tuple[str, ...]
     text_b: tuple[str, ...] = ()  # () if an example has one text
+    condition: str = ""
+    vectors: Vectors | None = None
 
 
 class Row(NamedTuple):
-    """One example: all its cells, and its texts."""
+    """One example: all its cells, its texts, and its condition, if any."""
 
     line: int  # where it begins
     cells: dict[str, Any]
     texts: tuple[str, ...]
     read: int  # bytes of the input up to its end
+    condition: np.ndarray | None = None
 
 
 Rows = Iterator[Row | Bad | None]  # None: the input pauses
@@ -95,7 +105,12 @@ def read(how: Format, lines: Lines, wanted: Names) -> tuple[list[str] | None, Ro
         raise UserError(f"input line {first.line}: {first.what}; wanted a header line")
     header = [name.strip() for name in first.cells]
     columns = _columns(header, wanted)
-    return header, _table_rows(found, header, columns)
+    if wanted.condition and wanted.condition not in header:
+        raise UserError(
+            f"the header of the input has no column {wanted.condition}, the condition "
+            f"of each text; it has {listed(header)}: add it"
+        )
+    return header, _table_rows(found, header, columns, wanted)
 
 
 def _columns(header: list[str], wanted: Names) -> list[str]:
@@ -106,7 +121,7 @@ def _columns(header: list[str], wanted: Names) -> list[str]:
             "rename it"
         )
     out = []
-    for flag, asked in zip(("text", "text_b"), wanted, strict=True):
+    for flag, asked in zip(("text", "text_b"), wanted[:2], strict=True):
         found = [name for name in asked if name in header]
         if asked and not found:
             raise UserError(
@@ -128,10 +143,10 @@ def _json_rows(lines: Lines, wanted: Names) -> Rows:
                 continue
             columns = [
                 next((n for n in asked if n in cells), asked[0])
-                for asked in wanted
+                for asked in wanted[:2]
                 if asked
             ]
-            yield _row(line.number, cells, columns, line.read)
+            yield _row(line.number, cells, columns, line.read, wanted)
 
 
 def _object(line: Line) -> dict[str, Any] | Bad:
@@ -148,7 +163,10 @@ def _object(line: Line) -> dict[str, Any] | Bad:
 
 
 def _table_rows(
-    found: Iterator[Record | Bad | None], header: list[str], columns: list[str]
+    found: Iterator[Record | Bad | None],
+    header: list[str],
+    columns: list[str],
+    wanted: Names,
 ) -> Rows:
     for record in found:
         if record is None or isinstance(record, Bad):
@@ -157,11 +175,19 @@ def _table_rows(
             yield Bad(record.line, "not UTF-8; save it as UTF-8", record.read)
         else:
             cells = dict(zip(header, record.cells, strict=True))
-            yield _row(record.line, cells, columns, record.read)
+            yield _row(record.line, cells, columns, record.read, wanted)
 
 
-def _row(line: int, cells: dict[str, Any], columns: list[str], read: int) -> Row | Bad:
+def _row(
+    line: int, cells: dict[str, Any], columns: list[str], read: int, wanted: Names
+) -> Row | Bad:
     for name in columns:
         if what := fault(cells.get(name)):
             return Bad(line, f"{name!r} is {shown(cells.get(name))}; {what}", read)
-    return Row(line, cells, tuple(cells[name] for name in columns), read)
+    texts = tuple(cells[name] for name in columns)
+    if wanted.vectors is None:
+        return Row(line, cells, texts, read)
+    cell = cells.get(wanted.condition)
+    if what := wanted.vectors.fault(cell):
+        return Bad(line, what, read)
+    return Row(line, cells, texts, read, wanted.vectors.vector(cell))

@@ -62,6 +62,9 @@ def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
     data, tally = predictor.settings.data, Counter[str]()
     trained = (data.text, data.text_b)
     wanted = rows.names(predictor.task.pair, stream.text, stream.text_b, trained)
+    if predictor.vectors is not None:
+        name = data.condition or "condition"
+        wanted = wanted._replace(condition=name, vectors=predictor.vectors)
     header, items = rows.read(source, lines.read(stream.input), wanted)
     with writers.opened(stream.output) as write, _bar(stream) as advance:
         try:
@@ -131,7 +134,10 @@ def _answer(
     if bad and not skip:
         window = window[: window.index(bad[0])]
     good = [item for item in window if isinstance(item, Row)]
-    answers = answer(predictor, [row.texts for row in good])
+    given = None
+    if predictor.vectors is not None:
+        given = [row.condition for row in good]
+    answers = answer(predictor, [row.texts for row in good], given)
     tally["cut"] += answers.cut
     out = []
     for row, fields in zip(good, answers.fields, strict=True):

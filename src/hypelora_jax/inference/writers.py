@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TextIO
 from absl import logging
 from etils import epath
 
-from hypelora_jax.data.readers import shown
+from hypelora_jax.data.sources.readers import shown
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.answers import Fields, flat
 from hypelora_jax.inference.rows import Format

@@ -10,10 +10,10 @@ from hypelora_jax.calibration.arrays import total
 from hypelora_jax.objectives import judging
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.types import (
+    Adapter,
     Batch,
     Judge,
     Key,
-    Lora,
     Loss,
     Objective,
     Params,
@@ -42,9 +42,9 @@ def row_objective(
 def _sums(loss: Loss) -> Sums:
 
     def sums(
-        model: Any, params: Params, factors: Lora, batch: Batch, key: Key | None
+        model: Any, params: Params, adapter: Adapter, batch: Batch, key: Key | None
     ) -> tuple[jax.Array, jax.Array]:
-        logits_BY = model.classify(params, factors, batch, key)
+        logits_BY = model.classify(params, adapter, batch, key)
         loss_B = loss.apply(
             params.get("loss", {}), logits_BY, batch["label"], batch["weight"]
         )

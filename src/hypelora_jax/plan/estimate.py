@@ -27,6 +27,7 @@ class Estimate(NamedTuple):
     global_batch: int
     rows_per_chip: int
     chips: int
+    conditions: int = 1  # U, distinct ones of a batch
     collective_bytes: dict[str, int] | None = None
     hbm_traffic: int | None = None
     roofline: cost.Roofline | None = None
@@ -57,6 +58,7 @@ def estimate(settings: Settings, topology: Topology) -> Estimate:
         "global_batch": settings.optim.batch_size,
         "rows_per_chip": step.rows_per_chip * settings.optim.accumulate,
         "chips": step.mesh.size,
+        "conditions": step.conditions,
     }
     try:
         compiled = lowered.compile(compiler_options=dict(topology.chip.options))

@@ -51,6 +51,7 @@ class Step(NamedTuple):
     model: Model
     mesh: Mesh
     rows_per_chip: int  # of one micro-batch
+    conditions: int  # U, distinct ones of a batch
 
 
 def encoder_config(path: str) -> EncoderConfig:
@@ -92,10 +93,7 @@ def build(settings: Settings, topology: Topology) -> Step:
     model = model_lib.build(settings, config, unnamed(outputs))
     state, frozen, tx = abstract(settings, model, config, outputs)
     batch = batch_shapes(settings, outputs)
-    reads = {} if model.parts.cond is None else model.parts.cond.reads
-    for name, shape in reads.items():
-        batch[name] = jax.ShapeDtypeStruct(shape, jnp.float32)
-    cond_rank = 2 if reads else 0
+    batch |= condition_shapes(settings, model)
     table = families.of(config).shardings
     of_frozen = rules.shardings(frozen, mesh, table)
     of_state = state_shardings(state, tx, mesh, table)
@@ -105,15 +103,17 @@ def build(settings: Settings, topology: Topology) -> Step:
         blend_alpha(settings.blend, STEPS, optim.accumulate),
         mesh,
         accumulate=optim.accumulate,
-        cond_rank=cond_rank,
         temperature=loss_temperature(settings.loss, STEPS),
         skip_nonfinite=optim.skip_nonfinite > 0,
         conditions=settings.uncertainty.conditions,
         seeds=settings.uncertainty.seeds,
         shardings=(of_state, of_frozen),
     )
-    where = (of_state, of_frozen, batch_shardings(mesh, cond_rank))
-    return Step(step, rules.placed((state, frozen, batch), where), model, mesh, rows)
+    where = (of_state, of_frozen, batch_shardings(mesh, batch))
+    distinct = len(batch["condition"]) if "condition" in batch else 1
+    distinct = max(distinct, settings.uncertainty.conditions)
+    arguments = rules.placed((state, frozen, batch), where)
+    return Step(step, arguments, model, mesh, rows, distinct)
 
 
 def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
@@ -165,3 +165,17 @@ def batch_shapes(settings: Settings, outputs: int) -> dict[str, Any]:
         "label": label,
         "weight": of((rows,), jnp.float32),
     }
+
+
+def condition_shapes(settings: Settings, model: Model) -> dict[str, Any]:
+    """Shapes of what the conditioner reads: U conditions that rows share, or B of them.
+
+    As in training, conditions are shared where there are no more of them than rows.
+    """
+    cond, rows = model.parts.cond, settings.optim.batch_size
+    if cond is None or not cond.reads:
+        return {}
+    distinct = min(settings.condition.distinct or rows, rows)
+    of = jax.ShapeDtypeStruct
+    out = {n: of((distinct, *shape), jnp.float32) for n, shape in cond.reads.items()}
+    return out | ({"row": of((rows,), jnp.int32)} if 1 < distinct < rows else {})

@@ -57,12 +57,16 @@ def located(settings: Settings) -> Settings:
     paths: dict[str, Any] = {
         n: str(files.absolute(p)) for n in names if (p := getattr(data, n))
     }
+    condition = settings.condition
+    if condition.file:
+        file = str(files.absolute(condition.file))
+        condition = dataclasses.replace(condition, file=file)
     if model.path and epath.Path(model.path).expanduser().is_dir():
         is_name = model.path == "minilm" or model.path.startswith("random:")
         if not is_name:
             model = dataclasses.replace(model, path=str(files.absolute(model.path)))
     data = dataclasses.replace(data, **paths)
-    return dataclasses.replace(settings, data=data, model=model)
+    return dataclasses.replace(settings, data=data, model=model, condition=condition)
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
@@ -199,27 +203,26 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_data(
-    workdir: epath.PathLike,
-    task: Task,
-    edges: Sequence[int],
-    total_steps: int,
-    record: dict[str, Any],
+    workdir: epath.PathLike, now: dict[str, Any], record: dict[str, Any]
 ) -> None:
     """Refuse to go on with data other than the run began with.
 
+    Args:
+      workdir: of the run.
+      now: what the record would say of the data as they are: the task, the buckets, the
+        number of steps, and the vectors that examples are conditioned on, if any.
+      record: of the run.
+
     Raises:
-      UserError: the task, the buckets or the number of steps differ.
+      UserError: one of them differs.
     """
-    now = {
-        "task": json.loads(json.dumps(task._asdict())),
-        "total_steps": total_steps,
-        "buckets": list(edges),
-    }
-    for name, value in now.items():
-        if value != record[name]:
+    then = {**record, "task": task_of(record)}
+    for name in (*now, "condition"):
+        if now.get(name) != then.get(name):
             raise UserError(
-                f"the data has changed since {workdir} was begun ({name} is {value}, "
-                f"then {record[name]}); restore it, or choose another --workdir"
+                f"the data has changed since {workdir} was begun ({name} is "
+                f"{now.get(name)}, then {then.get(name)}); restore it, or choose "
+                "another --workdir"
             )
 
 

@@ -5,12 +5,14 @@ import dataclasses
 from collections.abc import AsyncIterator
 from typing import Annotated
 
+import numpy as np
 from fastapi import Body, FastAPI, Response
 from fastapi.responses import HTMLResponse
 
 import hypelora_jax
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.answers import Fields
+from hypelora_jax.inference.predictor import Predictor
 from hypelora_jax.inference.texts import as_fields
 from hypelora_jax.serve import api_page, page
 from hypelora_jax.serve.adapter_pool import AdapterPool
@@ -133,16 +135,18 @@ async def answers(service: Service, questions: list[Question]) -> list[Fields]:
         line = f"{len(questions)} questions; wanted at most {limits.max_texts}"
         raise Refusal(413, line)
     by_name: dict[str, list[int]] = {}
-    texts = []
+    texts, conditions = [], []
     first = next(iter(service.pool))
     for i, question in enumerate(questions):
         name = first if question.adapter is None else question.adapter
         by_name.setdefault(name, []).append(i)
         texts.append(_texts(service, name, i, question))
+        conditions.append(_condition(service.pool[name], i, question))
     out: list[Fields] = [{}] * len(questions)
     for name, places in by_name.items():
         try:
-            found = await service.batcher.ask(name, [texts[i] for i in places])
+            own = [texts[i] for i in places], [conditions[i] for i in places]
+            found = await service.batcher.ask(name, *own)
         except Full as e:
             raise Refusal(503, "too many texts wait; try again", retry_after=1) from e
         for i, one in zip(places, found, strict=True):
@@ -165,3 +169,15 @@ def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str
         return as_fields(texts, i, service.pool[name].task.pair)
     except UserError as e:
         raise Refusal(422, str(e)) from e
+
+
+def _condition(predictor: Predictor, i: int, question: Question) -> np.ndarray | None:
+    """The vector that question number i is conditioned on, checked."""
+    cell, vectors = question.condition, predictor.vectors
+    if vectors is None:
+        if cell is not None:
+            raise Refusal(422, f"texts[{i}] has a condition; this run reads none")
+        return None
+    if what := vectors.fault(cell):
+        raise Refusal(422, f"texts[{i}]: {what}")
+    return vectors.vector(cell)

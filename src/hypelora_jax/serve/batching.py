@@ -42,6 +42,7 @@ class Pending(NamedTuple):
     texts: tuple[str, ...]
     ids: np.ndarray
     types: np.ndarray
+    condition: np.ndarray | None
     answer: "asyncio.Future[Fields]"
     since: float
 
@@ -98,8 +99,15 @@ class Batcher:
         for thread in (self._model, self._tokens):
             thread.shutdown()
 
-    async def ask(self, name: str, texts: Sequence[tuple[str, ...]]) -> list[Fields]:
+    async def ask(
+        self,
+        name: str,
+        texts: Sequence[tuple[str, ...]],
+        conditions: Sequence[np.ndarray | None] | None = None,
+    ) -> list[Fields]:
         """Answers of an adapter to checked texts, in their order.
+
+        `conditions` are the vectors of the texts, for an adapter that reads them.
 
         Raises:
           Full: too many texts are waiting.
@@ -113,7 +121,8 @@ class Batcher:
                 self._tokens, tokenise, self._pool[name], texts
             )
             self._meters.cut += encoded.truncated
-            rows = zip(texts, encoded.ids, encoded.types, strict=True)
+            given = conditions or [None] * len(texts)
+            rows = zip(texts, encoded.ids, encoded.types, given, strict=True)
             futures = [self._put(name, *row) for row in rows]
             return list(await asyncio.gather(*futures))
         finally:
@@ -124,13 +133,18 @@ class Batcher:
         self._meters.waiting = self._waiting
 
     def _put(
-        self, name: str, texts: tuple[str, ...], ids: np.ndarray, types: np.ndarray
+        self,
+        name: str,
+        texts: tuple[str, ...],
+        ids: np.ndarray,
+        types: np.ndarray,
+        condition: np.ndarray | None,
     ) -> "asyncio.Future[Fields]":
         edges = self._pool[name].edges
         key = (name, edges[int(np.searchsorted(edges, len(ids)))])
         answer = asyncio.get_running_loop().create_future()
         group = self._groups.setdefault(key, deque())
-        group.append(Pending(texts, ids, types, answer, time.monotonic()))
+        group.append(Pending(texts, ids, types, condition, answer, time.monotonic()))
         if self._full(key) or len(self._groups) == len(group) == 1:
             self._changed.set()
         return answer
@@ -186,5 +200,7 @@ class Batcher:
 
 
 def _fields(predictor: Predictor, rows: int, batch: list[Pending]) -> list[Fields]:
-    data = token_dataset(predictor, [q.ids for q in batch], [q.types for q in batch])
+    given = None if predictor.vectors is None else [q.condition for q in batch]
+    tokens = [q.ids for q in batch], [q.types for q in batch]
+    data = token_dataset(predictor, *tokens, given)
     return batch_answers(predictor, [q.texts for q in batch], data, rows)

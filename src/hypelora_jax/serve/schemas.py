@@ -15,6 +15,9 @@ class Question(BaseModel):
     )
     text: str
     text_b: str | None = Field(None, description="For runs trained on pairs.")
+    condition: list[float] | list[list[float]] | str | int | None = Field(
+        None, description="For runs whose data give one: a vector, or its id."
+    )
     adapter: str | None = Field(None, description="A name of /adapters; the first one.")
 
 
@@ -49,6 +52,9 @@ class Adapter(BaseModel):
     kind: str = Field(description="classification or regression")
     labels: list[str]
     pair: bool = Field(description="Whether it wants two texts.")
+    condition: list[int] | None = Field(
+        description="Shape of the condition it wants; null: none."
+    )
     max_length: int = Field(description="Tokens that longer texts are cut to.")
 
 
@@ -72,5 +78,6 @@ def adapter_of(name: str, predictor: Predictor) -> Adapter:
         kind=task.kind,
         labels=list(task.labels),
         pair=task.pair,
+        condition=None if predictor.vectors is None else list(predictor.vectors.shape),
         max_length=predictor.settings.data.max_length,
     )

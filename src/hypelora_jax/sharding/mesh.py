@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,9 @@ from hypelora_jax.sharding.rules import BATCH
 from hypelora_jax.types import Batch
 
 AXES = ("data", "fsdp", "model")
-BATCH_NAMES = ("ids", "mask", "types", "label", "weight")
+CONDITION_NAMES = ("condition", "row")  # of a batch whose rows have conditions
+ROW_NAMES = ("ids", "mask", "types")  # what the backbone reads
+BATCH_NAMES = (*ROW_NAMES, "label", "weight", *CONDITION_NAMES)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -99,33 +102,40 @@ def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[at] for at in parts]))
 
 
-def batch_shardings(mesh: Mesh, cond_rank: int = 0) -> dict[str, NamedSharding]:
-    """Sharding of each entry of a batch.
+def batch_shardings(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, NamedSharding]:
+    """Sharding of each entry of a batch (arrays or shape structs).
 
-    `cond_rank` is 0 for a batch without "cond", 2 for cond_SC (replicated), 3 for
-    cond_BSC (split as the rows are).
+    Rows are cut over data and fsdp, and so are their conditions where each row has its
+    own; conditions that rows share are whole on every device.
     """
-    out = {name: NamedSharding(mesh, BATCH) for name in BATCH_NAMES}
-    if cond_rank:
-        out["cond"] = NamedSharding(mesh, BATCH if cond_rank == 3 else P())
+    out = {name: NamedSharding(mesh, BATCH) for name in batch}
+    if "condition" in batch and _shared(batch):
+        out["condition"] = replicated(mesh)
     return out
 
 
+def _shared(batch: Mapping[str, Any]) -> bool:
+    return "row" in batch or len(batch["condition"]) != len(batch["ids"])
+
+
+def pin_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """A batch, inside jit, where `batch_shardings` says."""
+    where = batch_shardings(mesh, batch)
+    return jax.lax.with_sharding_constraint(dict(batch), where)
+
+
 def put_batch(
-    batch: Mapping[str, np.ndarray],
-    mesh: Mesh,
-    names: tuple[str, ...] = (*BATCH_NAMES, "cond"),
+    batch: Mapping[str, np.ndarray], mesh: Mesh, names: Sequence[str] = BATCH_NAMES
 ) -> Batch:
     """A host batch placed on the mesh; entries not named are dropped.
 
     Of several processes each passes its own rows; the length of "index" is the number
     of rows in the whole batch. One process passes all rows and needs no "index".
     """
-    cond = batch.get("cond")
-    cut = batch_shardings(mesh, 0 if cond is None else cond.ndim)
-    present = [name for name in names if name in cut]
+    named = {name: batch[name] for name in names if name in batch}
+    cut = batch_shardings(mesh, named)
     if replicated(mesh).is_fully_addressable:
-        return {name: jax.device_put(batch[name], cut[name]) for name in present}
+        return {name: jax.device_put(x, cut[name]) for name, x in named.items()}
     size = len(batch["index"])
     rows = own_rows(size, mesh)
 
@@ -140,4 +150,4 @@ def put_batch(
 
         return jax.make_array_from_callback((size, *x.shape[1:]), sharding, part)
 
-    return {name: put(batch[name], cut[name]) for name in present}
+    return {name: put(x, cut[name]) for name, x in named.items()}

@@ -94,17 +94,21 @@ def _check(path: str, shape: tuple, wanted: P, mesh: Any) -> None:
             )
 
 
-def pin_factors(lora: Lora, mesh: Mesh) -> Lora:
+def pin_factors(lora: Lora, row_B: jax.Array | None, mesh: Mesh) -> Lora:
     """A placed adapter, inside jit, where its kernels are; its gradient too.
 
     So what is summed over devices is the gradient of the factors: only after that sum
-    is it pulled back through the network that made them. Adapters of each example are
-    cut as the rows are.
+    is it pulled back through the network that made them. Conditions that are groups of
+    rows, `row_B` None, are cut as the rows are where the devices divide them.
     """
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def pin(path: str, x: jax.Array) -> jax.Array:
         last = next(last for rule, last in ADAPTER if hits(rule, path))
-        wanted = BATCH if x.ndim == 4 else P(None, *last)
+        wanted = P(*(None,) * (x.ndim - len(last)), *last)
+        if x.ndim == 4 and row_B is None and x.shape[1] % ways == 0:
+            rest = (None if axis == "fsdp" else axis for axis in last)
+            wanted = P(None, *BATCH, *rest)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
 
     return trees.map_with_path(pin, {"lora": lora})["lora"]
@@ -128,7 +132,7 @@ def pin_rows(x_BTD: jax.Array) -> jax.Array:
 
     Else the compiler may sum the hidden states of all rows over `fsdp`, where a kernel
     is cut on the axis that it sums over, in place of gathering that one kernel. A row
-    alone, as under vmap over examples, has no axis to cut.
+    alone has no axis to cut.
     """
     if x_BTD.ndim != 3 or "fsdp" not in jax.sharding.get_abstract_mesh().axis_names:
         return x_BTD

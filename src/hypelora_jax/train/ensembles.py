@@ -22,7 +22,7 @@ from hypelora_jax.data.batches import Dataset
 from hypelora_jax.objectives import training_loss
 from hypelora_jax.train import scoring
 from hypelora_jax.train.state import TrainState, init_state
-from hypelora_jax.types import Batch, Key, Lora, Params
+from hypelora_jax.types import Adapter, Batch, Key, Params
 
 
 def count(settings: Settings) -> int:
@@ -88,9 +88,9 @@ def over_seeds(step: Callable) -> Callable:
 
 
 def dealt(batch: Batch, step: jax.Array, members: int) -> Batch:
-    """The batch with `member`, int32 (B,): row i of step s belongs to (i + s) mod K."""
+    """The batch with `row`, int32 (B,): row i of step s belongs to (i + s) mod K."""
     rows = jnp.arange(batch["ids"].shape[0], dtype=jnp.int32)
-    return {**batch, "member": (rows + step) % members}
+    return {**batch, "row": (rows + step) % members}
 
 
 def temperatures(settings: Settings, trainable: Params) -> np.ndarray:
@@ -108,7 +108,7 @@ def split_logits(
     alpha: jax.Array,
     data: Dataset,
     edges: tuple[int, ...],
-    kept: dict[int, Lora] | None = None,
+    kept: dict[int, Adapter] | None = None,
 ) -> np.ndarray:
     """Raw logits (K, N, Y) of each trained member on a split; K = 1 without any.
 
@@ -124,12 +124,14 @@ def split_logits(
     )
 
 
-def _kept(run: scoring.Forward, kept: dict[int, Lora], k: int) -> scoring.Forward:
+def _kept(run: scoring.Forward, kept: dict[int, Adapter], k: int) -> scoring.Forward:
     """The functions of member k, whose adapter is made once and kept."""
 
-    def adapt(params: Params, alpha: jax.Array) -> Lora:
+    def adapt(params: Params, alpha: jax.Array, conditions: Batch) -> Adapter:
+        if conditions:
+            return run.adapt(params, alpha, conditions)
         if k not in kept:
-            kept[k] = run.adapt(params, alpha)
+            kept[k] = run.adapt(params, alpha, conditions)
         return kept[k]
 
     return run._replace(adapt=adapt)

@@ -15,39 +15,47 @@ from hypelora_jax.data.batches import Dataset, NumpyBatch, eval_batches
 from hypelora_jax.model import Model
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import (
+    ROW_NAMES,
     fitting_batch_size,
     own_rows,
     put_batch,
     replicated,
 )
 from hypelora_jax.train.checkpoint.selection import Selection
-from hypelora_jax.types import Objective, Params
+from hypelora_jax.types import Adapter, Batch, Objective, Params
 
 
 class Forward(NamedTuple):
-    """Jitted: `adapt(params, alpha) -> lora`, `classify(params, lora, rows)`.
+    """Jitted: `adapt(params, alpha, conditions)`, `classify(params, adapter, rows)`.
 
-    Parameters and rows are used where they are; logits come back whole to every
-    process.
+    `conditions` are the entries of a batch that `reads` names; without any one adapter
+    serves all batches. Parameters and rows are used where they are; logits come back
+    whole to every process.
     """
 
     adapt: Callable
     classify: Callable
     mesh: Mesh
+    reads: tuple[str, ...] = ()
 
 
 def forward(model: Model, mesh: Mesh) -> Forward:
     """Inference functions, compiled once per bucket; nothing is donated."""
 
-    def adapt(params: Params, alpha: jax.Array):
-        lora = model.adapt(params, {}, alpha, None)
-        return rules.pin_factors(lora, mesh)
+    def adapt(params: Params, alpha: jax.Array, conditions: Batch) -> Adapter:
+        return pinned(model.adapt(params, conditions, alpha, None), mesh)
 
-    def classify(params: Params, lora, batch):
-        return model.classify(params, lora, batch, None)
+    def classify(params: Params, adapter: Adapter, batch: Batch) -> jax.Array:
+        return model.classify(params, adapter, batch, None)
 
     classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
-    return Forward(jax.jit(adapt), classify, mesh)
+    return Forward(jax.jit(adapt), classify, mesh, model.reads)
+
+
+def pinned(adapter: Adapter, mesh: Mesh) -> Adapter:
+    """An adapter, inside jit, with its factors where their kernels are."""
+    factors, row_B = adapter
+    return Adapter(rules.pin_factors(factors, row_B, mesh), row_B)
 
 
 def logits(
@@ -63,11 +71,16 @@ def logits(
     Of several processes each brings its own rows of the batches and gets all logits.
     """
     params = trees.union(trainable, frozen)
-    lora = run.adapt(params, np.asarray(alpha))
+    at = np.asarray(alpha)
+    adapter = None if run.reads else run.adapt(params, at, {})
     out: np.ndarray | None = None
     for batch in batches:
-        rows = put_batch(batch, run.mesh, ("ids", "mask", "types"))
-        got = np.asarray(run.classify(params, lora, rows))
+        rows = put_batch(batch, run.mesh, (*ROW_NAMES, *run.reads))
+        if run.reads:
+            own = {name: rows[name] for name in run.reads if name in rows}
+            adapter = run.adapt(params, at, own)
+            rows = {name: rows[name] for name in ROW_NAMES}
+        got = np.asarray(run.classify(params, adapter, rows))
         if out is None:
             out = np.full((n, got.shape[1]), np.nan, got.dtype)
         real = batch["index"] >= 0

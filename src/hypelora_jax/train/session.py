@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
 from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
-from hypelora_jax.data import buckets, sources
+from hypelora_jax.data import buckets, conditions, sources
 from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task
@@ -25,6 +26,7 @@ from hypelora_jax.interop import base as bases
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
 from hypelora_jax.run import records
+from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import ensembles, initial
 from hypelora_jax.train.optimizer import blend_alpha
@@ -134,7 +136,7 @@ def open_session(
 
 def load_corpus(settings: Settings) -> Corpus:
     """The corpus of a run; its splits depend on the run's data seed."""
-    return sources.load(settings.data, keys(settings).data)
+    return sources.load(settings.data, keys(settings).data, settings.condition)
 
 
 def with_data(session: Session, corpus: Corpus) -> Session:
@@ -155,6 +157,7 @@ def with_data(session: Session, corpus: Corpus) -> Session:
     edges = buckets.edges(lengths, size, data.max_length, data.pad_to_max)
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
     logging.info("train: %s", describe(datasets["train"], edges, size))
+    session = _with_conditions(session, datasets["train"])
     return session._replace(
         datasets=datasets,
         edges=edges,
@@ -163,7 +166,55 @@ def with_data(session: Session, corpus: Corpus) -> Session:
     )
 
 
+def _with_conditions(session: Session, train: Dataset) -> Session:
+    """The session with mean and deviation of train's conditions in its frozen tree.
+
+    Raises:
+      UserError: vectors that nothing reads, or none for a model that does.
+    """
+    given, condition = train.condition, session.settings.condition
+    if (given is not None) != ("condition" in session.model.reads):
+        has = "have no conditions" if given is None else "have conditions"
+        raise UserError(
+            f"the data {has}, but config.condition.source is {condition.source}; "
+            "wanted condition.source=given with data.condition or condition.file, or "
+            "none of the three"
+        )
+    slots = session.model.parts.hyper.slots if session.model.parts.hyper else 0
+    if given is not None and given.vectors.ndim == 3:
+        if given.vectors.shape[1] != slots:
+            raise UserError(
+                f"each condition of the data has {given.vectors.shape[1]} vectors; "
+                f"wanted one for each of the {slots} slots of the hyper-network, or "
+                "one list of numbers for all of them"
+            )
+    if given is None or not condition.standardise:
+        return session
+    held = session.frozen["cond"]["standard"]
+    found = dict(zip(("mean", "std"), conditions.moments(given), strict=True))
+    placed = rules.place(
+        {
+            n: np.broadcast_to(found[n].astype(x.dtype), x.shape)
+            for n, x in held.items()
+        },
+        jax.tree.map(lambda x: x.sharding, held),
+    )
+    cond = {**session.frozen["cond"], "standard": placed}
+    return session._replace(frozen={**session.frozen, "cond": cond})
+
+
 def record_of(session: Session) -> dict[str, Any]:
     """What config.json of the session's run holds."""
     about = (session.settings, session.task, session.base, session.mesh)
-    return records.record(*about, session.edges, session.total_steps)
+    record = records.record(*about, session.edges, session.total_steps)
+    return record | {n: x for n, x in data_of(session).items() if n not in record}
+
+
+def data_of(session: Session) -> dict[str, Any]:
+    """What a record says of the data, by which a run that goes on knows them again."""
+    out: dict[str, Any] = {"task": session.task, "buckets": list(session.edges)}
+    out["total_steps"] = session.total_steps
+    train = session.datasets.get("train")
+    if train is not None and train.condition is not None:
+        out["condition"] = conditions.about(train.condition)
+    return out

@@ -16,14 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from hypelora_jax import trees
 from hypelora_jax.keys import named_keys
-from hypelora_jax.model import Model, is_per_example
+from hypelora_jax.model import Model, has_conditions
 from hypelora_jax.objectives import training_loss
 from hypelora_jax.sharding import rules
-from hypelora_jax.sharding.mesh import batch_shardings, replicated
+from hypelora_jax.sharding.mesh import pin_batch, replicated
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.optimizer import Schedule
 from hypelora_jax.train.state import TrainState
-from hypelora_jax.types import Batch, Lora, Params
+from hypelora_jax.types import Adapter, Batch, Lora, Params
 
 Info = dict[str, jax.Array]
 # What `classify` and the loss read; the rest adapts.
@@ -34,9 +34,24 @@ def _pick(tree: Params, direct: bool) -> Params:
     return {n: x for n, x in tree.items() if (n in DIRECT) == direct}
 
 
-def _cut(tree: Any, parts: int) -> Any:
-    """Leading axis B of every leaf as (parts, B / parts)."""
-    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)
+def _cut(tree: Any, parts: int, axis: int = 0) -> Any:
+    """An axis of n entries of every leaf as a leading axis of parts, and n / parts."""
+
+    def cut(x: jax.Array) -> jax.Array:
+        shape = (*x.shape[:axis], parts, -1, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+    return jax.tree.map(cut, tree)
+
+
+def _joined(tree: Any, axis: int) -> Any:
+    """The inverse of `_cut`."""
+
+    def join(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, 0, axis)
+        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+    return jax.tree.map(join, tree)
 
 
 def gradients(
@@ -52,30 +67,31 @@ def gradients(
     """
 
     def micro_sums(direct: Params, lora: Lora, frozen: Params, rows: Batch, key):
-        params = trees.union(direct, frozen)
+        params, rows = trees.union(direct, frozen), dict(rows)
+        adapter = Adapter(lora, rows.pop("row", None))
         key = None if deterministic else key
-        return model.objective.sums(model, params, lora, rows, key)
+        return model.objective.sums(model, params, adapter, rows, key)
 
     value_and_grads = jax.value_and_grad(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
     summed = _over_micros(value_and_grads, accumulate, mesh)
-    cond = model.parts.cond
-    reads: tuple[str, ...] = () if cond is None else (*cond.reads, "member")
+    of_rows = ("ids", "mask", "types", *model.objective.reads)
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
-        batch = dict(batch)
-        cond = {name: batch.pop(name) for name in reads if name in batch}
         adapt_key = None if deterministic else keys["adapt"]
 
-        def adapt(adapting: Params) -> Lora:
+        def adapt(adapting: Params) -> tuple[Lora, jax.Array | None]:
             params = trees.union(adapting, frozen)
-            lora = model.adapt(params, cond, alpha, adapt_key)
-            return lora if mesh is None else rules.pin_factors(lora, mesh)
+            lora, row_B = model.adapt(params, batch, alpha, adapt_key)
+            return lora if mesh is None else rules.pin_factors(lora, row_B, mesh), row_B
 
-        lora, pull = jax.vjp(adapt, _pick(trainable, direct=False))
+        lora, pull, row_B = jax.vjp(adapt, _pick(trainable, direct=False), has_aux=True)
+        rows = {name: batch[name] for name in of_rows}
+        if row_B is not None:
+            rows["row"] = row_B
         (loss, weight), (d_direct, d_lora) = summed(
-            _pick(trainable, direct=True), lora, frozen, batch, keys["rows"]
+            _pick(trainable, direct=True), lora, frozen, rows, keys["rows"]
         )
         (d_adapting,) = pull(d_lora)
         scale = 1 / jnp.maximum(weight, 1e-9)
@@ -90,15 +106,20 @@ def _over_micros(
 ) -> Callable:
     """`value_and_grads` of one micro-batch as a function that sums over all of them.
 
-    Adapters of each example (a leading B) are cut as the rows are, and their gradients
-    are put together again; any other adapter's gradient is summed.
+    Conditions that are groups of rows are cut as the rows are, and the gradients of
+    their factors are put together again; any other adapter's gradient is summed.
     """
     if accumulate == 1:
         return value_and_grads
 
     def summed(direct: Params, lora: Lora, frozen: Params, batch: Batch, key):
-        own = is_per_example(lora)
-        pieces = _cut(lora, accumulate) if own else {}
+        batch = dict(batch)
+        several = _groups(lora, batch)
+        own = several % accumulate == 0 and several > 0
+        if several and not own:  # a group lies in two micro-batches
+            size = len(batch["ids"]) // several
+            batch["row"] = jnp.repeat(jnp.arange(several, dtype=jnp.int32), size)
+        pieces = _cut(lora, accumulate, axis=1) if own else {}
         micros = _cut(batch, accumulate)
         if mesh is not None:  # else the scan's axis would be the one that is cut
             rows = NamedSharding(mesh, P(None, *rules.BATCH))
@@ -121,11 +142,16 @@ def _over_micros(
         shapes, _ = jax.eval_shape(lambda x: parted(micro(*x)), first)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         (sums, (d_direct, d_lora)), kept = jax.lax.scan(body, zero, xs)
-        if own:
-            d_lora = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), kept)
-        return sums, (d_direct, d_lora)
+        return sums, (d_direct, _joined(kept, axis=1) if own else d_lora)
 
     return summed
+
+
+def _groups(lora: Lora, batch: Batch) -> int:
+    """U where the conditions are groups of rows in order, else 0."""
+    if "row" in batch or not has_conditions(lora):
+        return 0
+    return jax.tree.leaves(lora)[0].shape[1]
 
 
 def _updated(
@@ -153,7 +179,6 @@ def build_step(
     mesh: Mesh,
     *,
     accumulate: int = 1,
-    cond_rank: int = 0,
     deterministic: bool = False,
     temperature: Schedule | None = None,
     skip_nonfinite: bool = False,
@@ -169,7 +194,6 @@ def build_step(
       shardings: of each leaf of state and frozen, as `train.state.state_shardings` and
         `sharding.rules.shardings` give them; None: every device holds both whole.
       accumulate: micro-batches the batch is cut into.
-      cond_rank: rank of batch["cond"]; 0 where there is none.
       deterministic: no dropout, as the golden runs of the reference have it.
       temperature: of the loss at a step, where it anneals; micro-batches share it.
       skip_nonfinite: a step whose loss or gradient is not finite (info["finite"] is
@@ -183,6 +207,7 @@ def build_step(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, Info]:
         keys = named_keys(state.key, state.step, "adapt", "rows")
+        batch = pin_batch(batch, mesh)
         if temperature is not None:
             now = training_loss.at_temperature(temperature(state.step))
             frozen = trees.union(frozen, now)
@@ -201,7 +226,7 @@ def build_step(
     of_state, of_frozen = shardings or (whole, whole)
     return jax.jit(
         ensembles.over_seeds(step) if seeds > 1 else step,
-        in_shardings=(of_state, of_frozen, batch_shardings(mesh, cond_rank)),
+        in_shardings=(of_state, of_frozen, None),  # a batch is where `pin_batch` says
         out_shardings=(of_state, whole),
         donate_argnames=("state",),
     )

@@ -12,7 +12,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.run import lock, records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
-from hypelora_jax.train.session import Session, record_of
+from hypelora_jax.train.session import Session, data_of, record_of
 
 Record = dict[str, Any]  # what config.json holds
 Summary = dict[str, Any]  # what summary.json holds
@@ -57,7 +57,6 @@ def check_or_begin(folder: Run, session: Session, record: Record | None) -> None
     """
     if record is not None:
         records.check_weights(folder.path, session.base, record)
-        data = (session.task, session.edges, session.total_steps)
-        records.check_data(folder.path, *data, record)
+        records.check_data(folder.path, data_of(session), record)
     elif processes.is_main():
         files.write_json(folder.config_file, record_of(session))

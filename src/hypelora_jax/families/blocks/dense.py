@@ -20,11 +20,14 @@ def wide(dtype: jnp.dtype | str) -> jnp.dtype:
 def dropout(x: jax.Array, rate: float, key: Key | None) -> jax.Array:
     """Inverted dropout; the rate holds to 2^-16.
 
-    Two draws are cut from each random word, since drawing costs more than the rest on
-    CPU; an odd last axis draws one word an entry.
+    With keys (B,) row b is what it would be alone under key b. Two draws are cut from
+    each random word, since drawing costs more than the rest on CPU; an odd last axis
+    draws one word an entry.
     """
     if key is None or rate == 0:
         return x
+    if key.ndim:
+        return jax.vmap(lambda x, key: dropout(x, rate, key))(x, key)
     *lead, last = x.shape
     halved = last % 2 == 0
     words = jax.random.bits(key, (*lead, last // 2 if halved else last), jnp.uint32)
@@ -49,9 +52,17 @@ class LoraDense(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, lora: dict[str, jax.Array] | None, key: Key | None
+        self,
+        x: jax.Array,
+        lora: dict[str, jax.Array] | None,
+        key: Key | None,
+        row_B: jax.Array | None = None,
     ) -> jax.Array:
-        """Projection of (..., I) to (..., O); `lora` is {"a": (I, R), "b": (R, O)}."""
+        """Projection of (..., I) to (..., O).
+
+        `lora` is {"a": (I, R), "b": (R, O)}, or (U, I, R) and (U, R, O) for x (B, T, I)
+        of U conditions, whose rows are as `types.Conditions` says.
+        """
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", NORMAL, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
@@ -60,5 +71,21 @@ class LoraDense(nn.Module):
         if lora is None:
             return y
         a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
-        low = jnp.einsum("...i,ir->...r", dropout(x, self.dropout, key), a)
-        return y + jnp.einsum("...r,ro->...o", low, b)
+        x = dropout(x, self.dropout, key)
+        if a.ndim == 2:
+            low = jnp.einsum("...i,ir->...r", x, a)
+            return y + jnp.einsum("...r,ro->...o", low, b)
+        return y + _by_condition(x, a, b, row_B)
+
+
+def _by_condition(
+    x_BTI: jax.Array, a_UIR: jax.Array, b_URO: jax.Array, row_B: jax.Array | None
+) -> jax.Array:
+    """The delta x A B of each row, (B, T, O), with its condition's factors."""
+    if row_B is not None:
+        low = jnp.einsum("bti,bir->btr", x_BTI, a_UIR[row_B])
+        return jnp.einsum("btr,bro->bto", low, b_URO[row_B])
+    rows, tokens, width = x_BTI.shape
+    x_UNI = x_BTI.reshape(len(a_UIR), -1, width)  # a batched product, nothing gathered
+    low = jnp.einsum("uni,uir->unr", x_UNI, a_UIR)
+    return jnp.einsum("unr,uro->uno", low, b_URO).reshape(rows, tokens, -1)

@@ -46,14 +46,19 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array, lora: dict, key: Key | None
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        lora: dict,
+        key: Key | None,
+        row_B: jax.Array | None = None,
     ) -> jax.Array:
         """Next hidden states (..., T, D); `lora` holds this layer's factors."""
         c = self.config
 
         def project(name: str, features: int, x: jax.Array) -> jax.Array:
             dense = LoraDense(features, self.lora_dropout, name=name)
-            return dense(x, lora.get(name), maybe(key, name))
+            return dense(x, lora.get(name), maybe(key, name), row_B)
 
         q, k, v = (project(name, c.width, x) for name in "qkv")
         rate = c.attention_dropout

@@ -15,7 +15,7 @@ from hypelora_jax.families.blocks.dense import dropout, wide
 from hypelora_jax.families.blocks.layer import Block, Embed
 from hypelora_jax.families.family import BuildBackbone
 from hypelora_jax.families.sizes import EncoderConfig
-from hypelora_jax.keys import maybe, named_key
+from hypelora_jax.keys import fold_in, maybe, named_key
 from hypelora_jax.sharding.rules import pin_rows
 from hypelora_jax.types import Backbone, Batch, Key, Lora, Params
 
@@ -64,16 +64,16 @@ def encoder(
     remember = choose(REMAT, remat, "model.remat")
     block = Block(config, lora_dropout, layout.drops_attended)
 
-    def layers(params, lora, batch, key, keep):
+    def layers(params, lora, batch, key, row_B, keep):
         x = _embedded(layout, config, params["embed"], batch).astype(dtype)
         x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
         layers_key = maybe(key, "layers")
 
         def body(x, row):
             params, lora, index = row
-            at = None if key is None else jax.random.fold_in(layers_key, index)
-            params = _cast(params, dtype)
-            x = block.apply({"params": params}, pin_rows(x), batch["mask"], lora, at)
+            at = None if layers_key is None else fold_in(layers_key, index)
+            params, mask = _cast(params, dtype), batch["mask"]
+            x = block.apply({"params": params}, pin_rows(x), mask, lora, at, row_B)
             x = pin_rows(x)
             return x, (x if keep else None)
 
@@ -81,14 +81,22 @@ def encoder(
         return x, *jax.lax.scan(remember(body), x, rows)
 
     def apply(
-        params: Params, lora: Lora, batch: Batch, key: Key | None = None
+        params: Params,
+        lora: Lora,
+        batch: Batch,
+        key: Key | None = None,
+        row_B: jax.Array | None = None,
     ) -> jax.Array:
-        return layers(params, lora, batch, key, keep=False)[1]
+        return layers(params, lora, batch, key, row_B, keep=False)[1]
 
     def trace(
-        params: Params, lora: Lora, batch: Batch, key: Key | None = None
+        params: Params,
+        lora: Lora,
+        batch: Batch,
+        key: Key | None = None,
+        row_B: jax.Array | None = None,
     ) -> jax.Array:
-        first, _, rest = layers(params, lora, batch, key, keep=True)
+        first, _, rest = layers(params, lora, batch, key, row_B, keep=True)
         return jnp.concatenate([first[None], rest])
 
     init = jax.jit(partial(_init, layout, config))  # eagerly it would compile op by op

@@ -8,7 +8,7 @@ from etils import epath
 
 from hypelora_jax import files
 from hypelora_jax.config.settings import DataConfig
-from hypelora_jax.data.readers import BadRows, decode, listed, shown
+from hypelora_jax.data.sources.readers import BadRows, decode, listed, shown
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.data.tasks import GlueTask, glue_task
 from hypelora_jax.errors import UserError

@@ -9,7 +9,8 @@ from absl import logging
 from etils import epath
 
 from hypelora_jax.config.settings import DataConfig
-from hypelora_jax.data.readers import READERS, BadRows, listed, shown
+from hypelora_jax.data.conditions import Vectors
+from hypelora_jax.data.sources.readers import READERS, BadRows, listed, shown
 from hypelora_jax.data.tables import Splits, Table, hold_out
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
@@ -30,21 +31,24 @@ Label = str | float | None  # as a file has it; None if it is missing
 class Raw(NamedTuple):
     """Rows of a file before labels have ids; `where` is "file:line" of each.
 
-    `text_b` is None if the file has no such column.
+    `text_b` is None if the file has no such column; so is `condition`, the vectors.
     """
 
     where: list[str]
     text: list[str]
     text_b: list[str] | None
     label: list[Label]
+    condition: list[np.ndarray] | None = None
 
 
-def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
+def load(
+    config: DataConfig, seed: int, vectors: Vectors | None = None
+) -> tuple[Task, Splits]:
     """The task and the splits train, validation and, if given, calibration and test.
 
     Labels that are numbers, and not all of them whole, make a regression; `data.task`
     overrules that guess. Without a validation file a tenth of train is held out, and
-    the log says so.
+    the log says so. `vectors` reads the column that `data.condition` names.
 
     Raises:
       UserError: a file, column, row or label that cannot be used.
@@ -62,7 +66,9 @@ def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
     names = ("train", "validation", "calibration", "test")
     paths = {n: getattr(config, n) for n in names if getattr(config, n)}
     bad = BadRows(config.on_bad_row)
-    raws = {n: read_raw(epath.Path(p), config, n, bad) for n, p in paths.items()}
+    raws = {
+        n: read_raw(epath.Path(p), config, n, bad, vectors) for n, p in paths.items()
+    }
     task = _task(raws["train"], config)
     _check_pairs(task, raws, paths)
     splits = Splits({n: _table(task, raw, n, bad) for n, raw in raws.items()})
@@ -88,8 +94,14 @@ def _hold_out_validation(splits: Splits, seed: int) -> Splits:
     return Splits({**splits, "train": kept, "validation": held})
 
 
-def read_raw(path: epath.Path, config: DataConfig, split: str, bad: BadRows) -> Raw:
-    """Texts and labels of one file, unchanged; bad rows go to `bad`.
+def read_raw(
+    path: epath.Path,
+    config: DataConfig,
+    split: str,
+    bad: BadRows,
+    vectors: Vectors | None = None,
+) -> Raw:
+    """Texts and labels of one file, unchanged, and vectors; bad rows go to `bad`.
 
     Raises:
       UserError: an unknown suffix, a broken file, or a column that is not there.
@@ -105,13 +117,19 @@ def read_raw(path: epath.Path, config: DataConfig, split: str, bad: BadRows) -> 
     find_label = _column if split == "test" else _required
     label = find_label(path, header, config, "label")
     columns = [c for c in (text, text_b) if c]
-    out = Raw([], [], [] if text_b else None, [])
+    condition = _required(path, header, config, "condition") if vectors else ""
+    out = Raw([], [], [] if text_b else None, [], [] if vectors else None)
     for line, cells in rows:
         where = f"{path}:{line}"
         value = cells.get(label) if label else None
-        if what := _text_fault(cells, columns) or _label_fault(value):
+        what = _text_fault(cells, columns) or _label_fault(value)
+        if vectors and not what:
+            what = vectors.fault(cells.get(condition))
+        if what:
             bad.add(where, what)
             continue
+        if vectors and out.condition is not None:
+            out.condition.append(vectors.vector(cells[condition]))
         out.where.append(where)
         out.text.append(cells[text])
         out.label.append(_scalar(value))
@@ -249,7 +267,12 @@ def _table(task: Task, raw: Raw, split: str, bad: BadRows) -> Table:
         [raw.text[n] for n in keep],
         None if raw.text_b is None else [raw.text_b[n] for n in keep],
         np.asarray(values, np.int32 if task.labels else np.float32),
+        condition=None if raw.condition is None else _stacked(raw.condition, keep),
     )
+
+
+def _stacked(vectors: list[np.ndarray], keep: list[int]) -> np.ndarray | None:
+    return np.stack([vectors[n] for n in keep]) if keep else None
 
 
 def _parser(task: Task) -> Callable[[Label], tuple[float, str]]:

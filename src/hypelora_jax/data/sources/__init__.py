@@ -1,4 +1,8 @@
-"""Corpora by the name of their source, with a calibration split held out of train."""
+"""Sources: corpora by name, with a calibration split held out of train.
+
+A source reads files or packages and gives a task and tables of texts and labels. What
+is done with the texts, tokens and batches, may not come in.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from hypelora_jax.config.settings import DataConfig
-from hypelora_jax.data import glue, movie_reviews, synthetic, user_files
+from hypelora_jax.config.sections import ConditionConfig, DataConfig
+from hypelora_jax.data import conditions
+from hypelora_jax.data.conditions import Vectors
+from hypelora_jax.data.sources import glue, movie_reviews, synthetic, user_files
 from hypelora_jax.data.tables import (
     Corpus,
     Splits,
@@ -16,25 +22,39 @@ from hypelora_jax.data.tables import (
     take,
 )
 from hypelora_jax.data.tasks import Task, glue_task
-from hypelora_jax.errors import choose
+from hypelora_jax.errors import UserError, choose
 
 Read = tuple[Task, Splits]
 FIELD = "data.source"
 
 
-def load(config: DataConfig, seed: int) -> Corpus:
+def load(
+    config: DataConfig, seed: int, condition: ConditionConfig | None = None
+) -> Corpus:
     """The corpus that a config names.
 
     Where the source has no calibration split (and no `data.calibration` file is given),
     one is held out of train: stratified, fixed by seed and ids, `calibration_fraction`
     of train within 100 to 2,000 examples but at most half. `max_examples` then cuts
-    train.
+    train. `condition` says what vectors examples are conditioned on, if any.
 
     Raises:
       UserError: the data is missing or bad.
     """
     source = choose(SOURCES, config.source, FIELD)
-    task, splits = source.load(config, seed)
+    vectors = None
+    if condition is not None and (config.condition or condition.file):
+        vectors = Vectors(condition)
+    if vectors is None or not config.condition:
+        task, splits = source.load(config, seed)
+    elif source.of_columns is not None:
+        task, splits = source.of_columns(config, seed, vectors)
+    else:
+        raise UserError(
+            f"config.data.condition={config.condition} names a column, but "
+            f"data.source={config.source} has none of yours; wanted data.source=files, "
+            "or vectors by the ids of examples in condition.file"
+        )
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)
@@ -44,6 +64,11 @@ def load(config: DataConfig, seed: int) -> Corpus:
     if config.max_examples and "train" in splits:
         rows = np.arange(min(config.max_examples, len(splits["train"].ids)))
         splits["train"] = take(splits["train"], rows)
+    if vectors is not None and condition is not None:
+        if not config.condition:
+            splits = conditions.by_example_id(splits, vectors, condition)
+        first = next(iter(splits.values()))
+        task = task._replace(condition=conditions.width_of(first))
     sizes = ", ".join(f"{name} {len(t.ids)}" for name, t in splits.items())
     logging.info("data %s/%s: %s", config.source, task.name, sizes)
     return Corpus(task, splits)
@@ -82,16 +107,21 @@ def _nothing(config: DataConfig) -> str:
 
 
 class Source(NamedTuple):
-    """How a source is read, and what it does ahead of a job."""
+    """How a source is read, and what it does ahead of a job.
+
+    `of_columns` reads it with the column of vectors that `data.condition` names; None
+    where the user names no columns.
+    """
 
     load: Callable[[DataConfig, int], Read]  # config, seed
     prepare: Callable[[DataConfig], str] = _nothing  # says what is where
+    of_columns: Callable[[DataConfig, int, Vectors], Read] | None = None
 
 
 SOURCES = {
     "tfds": Source(_load_tfds, _prepare_tfds),
     "glue_dir": Source(_load_glue_dir),
-    "files": Source(user_files.load),
+    "files": Source(user_files.load, of_columns=user_files.load),
     "movie_reviews": Source(movie_reviews.load, _prepare_movie_reviews),
     "synthetic": Source(synthetic.load),
 }

@@ -1,0 +1,207 @@
+"""Conditioning vectors that come with the data, in files and in batches.
+
+A cell of a table is a vector, a list of numbers (C,) or a list of such lists (S, C), or
+the id of one in a file. All vectors of a corpus have one shape.
+"""
+
+import hashlib
+import zipfile
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from hypelora_jax.config.sections import ConditionConfig
+from hypelora_jax.data.tables import Splits, Table
+from hypelora_jax.errors import UserError
+
+WANTED = "a list of finite numbers"
+
+
+class Given(NamedTuple):
+    """The vectors of N examples: K of them, (K, C) or (K, S, C) float32.
+
+    `row`, int32 (N,), says which of them each example has; None: example n the n-th.
+    """
+
+    vectors: np.ndarray
+    row: np.ndarray | None = None
+
+
+class Vectors:
+    """Turns cells into vectors of one shape.
+
+    Args:
+      config: its `width`, where it is set, is what each vector must have; its `file`
+        has the vectors whose ids cells may be.
+      shape: that of all vectors, where it is known; (): that of the first one.
+    """
+
+    def __init__(self, config: ConditionConfig, shape: tuple[int, ...] = ()):
+        self._width, self._file, self.shape = config.width, config.file, shape
+        self._by_id = read(config.file) if config.file else {}
+
+    def fault(self, cell: Any) -> str:
+        """The reason why a cell is no vector, or ""."""
+        if cell is None or cell == "":
+            return f"the condition is missing; wanted {self._wanted()}"
+        if isinstance(cell, str | int):
+            if str(cell) in self._by_id:
+                return ""
+            known = f"an id of {self._file}" if self._file else WANTED
+            return f"the condition is {str(cell)[:40]!r}; wanted {known}"
+        try:
+            vector = np.asarray(cell, np.float32)
+        except (TypeError, ValueError):
+            return f"the condition is {str(cell)[:40]}; wanted {self._wanted()}"
+        if vector.ndim not in (1, 2) or not vector.size:
+            return f"the condition has shape {vector.shape}; wanted {self._wanted()}"
+        if self._width and vector.shape[-1] != self._width:
+            return (
+                f"the condition has {vector.shape[-1]} numbers; wanted {self._width} "
+                "(config.condition.width)"
+            )
+        if self.shape and vector.shape != self.shape:
+            return f"the condition has shape {vector.shape}; wanted {self.shape}"
+        if not np.isfinite(vector).all():
+            return "the condition has a number that is not finite; wanted finite ones"
+        return ""
+
+    def vector(self, cell: Any) -> np.ndarray:
+        """The vector of a cell without a fault; the first one sets the shape."""
+        if isinstance(cell, str | int):
+            cell = self._by_id[str(cell)]
+        vector = np.asarray(cell, np.float32)
+        self.shape = vector.shape
+        return vector
+
+    def _wanted(self) -> str:
+        size = f" of shape {self.shape}" if self.shape else ""
+        return WANTED + size + (f", or an id of {self._file}" if self._file else "")
+
+
+def read(file: str) -> dict[str, np.ndarray]:
+    """The vectors of an .npz by their id: `ids` (K,) and `vectors` (K, C) or (K, S, C).
+
+    Raises:
+      UserError: no such file, arrays that are missing, do not fit together or hold
+        numbers that are not finite, or an id twice.
+    """
+    path, wanted = epath.Path(file), "wanted .npz with ids (K,) and vectors (K, C)"
+    try:
+        with path.open("rb") as f, np.load(f, allow_pickle=False) as held:
+            ids, vectors = held["ids"], held["vectors"]
+    except FileNotFoundError:
+        raise UserError(f"{file} does not exist; {wanted}") from None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise UserError(f"{file}: {str(e).splitlines()[0]}; {wanted}") from None
+    if ids.ndim != 1 or vectors.ndim not in (2, 3) or len(ids) != len(vectors):
+        shapes = f"ids {ids.shape} and vectors {vectors.shape}"
+        raise UserError(f"{file} has {shapes}; {wanted}")
+    if not np.issubdtype(vectors.dtype, np.number):
+        raise UserError(f"{file} has vectors of {vectors.dtype}; wanted numbers")
+    names = [str(one) for one in ids]
+    finite = np.isfinite(vectors.reshape(len(vectors), -1)).all(axis=1)
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise UserError(
+            f"{file}: row {bad} (id {names[bad]}) has a number that is not finite; "
+            "wanted finite ones"
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{file} has the id {twice!r} twice; wanted it once")
+    return dict(zip(names, vectors.astype(np.float32), strict=True))
+
+
+def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> Splits:
+    """The splits with the vector that config.condition.file has of each example's id.
+
+    Raises:
+      UserError: an id in two splits, or one that the file does not have.
+    """
+    seen: dict[int, str] = {}
+    for name, table in splits.items():
+        for one in table.ids.tolist():
+            if one in seen:
+                raise UserError(
+                    f"config.condition.file goes by the ids of examples, and {name} "
+                    f"and {seen[one]} both have {one}; name a column of ids with "
+                    "--config.data.condition=COLUMN"
+                )
+            seen[one] = name
+    out = Splits()
+    for name, table in splits.items():
+        for one in table.ids.tolist():
+            if what := vectors.fault(one):
+                raise UserError(f"{config.file}: example {one} of {name}: {what}")
+        rows = [vectors.vector(one) for one in table.ids.tolist()]
+        out[name] = table._replace(condition=np.stack(rows))
+    return out
+
+
+def width_of(table: Table) -> int:
+    """C of a table's vectors, 0 without any."""
+    return 0 if table.condition is None else table.condition.shape[-1]
+
+
+def distinct(condition: np.ndarray | None) -> Given | None:
+    """The vectors of N examples, each distinct one once, in the order they come."""
+    if condition is None:
+        return None
+    found: dict[bytes, int] = {}
+    row = [found.setdefault(x.tobytes(), len(found)) for x in condition]
+    first = np.unique(row, return_index=True)[1]
+    return Given(condition[first], np.asarray(row, np.int32))
+
+
+def take(given: Given | None, rows: np.ndarray) -> Given | None:
+    """The vectors of some examples, in the order given."""
+    if given is None or given.row is None:
+        return None if given is None else Given(given.vectors[rows])
+    return Given(given.vectors, given.row[rows])
+
+
+def of_batch(given: Given, rows: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
+    """The entries `condition` and, where rows share vectors, `row` of a batch.
+
+    Where there are no more distinct vectors than rows in a batch, all of them are in
+    each batch, so that its shape, and the program, is always the same.
+    """
+    vectors, row = given
+    if row is None:
+        return {"condition": vectors[rows]}
+    if len(vectors) == 1:
+        return {"condition": vectors}
+    if len(vectors) <= batch_size:
+        return {"condition": vectors, "row": row[rows]}
+    return {"condition": vectors[row[rows]]}
+
+
+def moments(given: Given) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each entry over examples (and slots), (C,).
+
+    In float64. An entry that never changes, but for the rounding of float32, has the
+    deviation 1.
+    """
+    row = np.arange(len(given.vectors)) if given.row is None else given.row
+    count_K = np.bincount(row, minlength=len(given.vectors)).astype(np.float64)
+    x = given.vectors.astype(np.float64)
+    x_KSC = x[:, None] if x.ndim == 2 else x
+    share_K11 = (count_K / (count_K.sum() * x_KSC.shape[1]))[:, None, None]
+    mean_C = np.sum(share_K11 * x_KSC, axis=(0, 1))
+    variance_C = np.sum(share_K11 * (x_KSC - mean_C[None, None]) ** 2, axis=(0, 1))
+    std_C = np.sqrt(variance_C)
+    return mean_C, np.where(std_C > 1e-6 * np.abs(mean_C), std_C, 1)
+
+
+def about(given: Given) -> dict[str, Any]:
+    """What config.json says of the vectors of train."""
+    digest = hashlib.sha256(np.ascontiguousarray(given.vectors).tobytes())
+    if given.row is not None:
+        digest.update(np.ascontiguousarray(given.row).tobytes())
+    return {
+        "shape": list(given.vectors.shape[1:]),
+        "distinct": len(given.vectors),
+        "sha256": digest.hexdigest(),
+    }
