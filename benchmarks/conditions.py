@@ -1,11 +1,12 @@
-"""Memory and time of a training step with several conditions beside one with one.
+"""Compare memory and time of a training step with several conditions and with one.
 
     python benchmarks/conditions.py [--rounds=20] [--model=random:minilm]
 
-MiniLM's sizes, hyper_mlp, 32 rows of 64 tokens, dropout as in training. The steps take
-turns in one process; each ratio is the median over the rounds of a step's time divided
-by that of U = 1 in the same round. Memory is what XLA says the compiled step needs
-beside its arguments. Ends with one JSON object.
+The model has MiniLM's sizes and hyper_mlp, and a batch has 32 rows of 64 tokens, with
+dropout as in training. The steps take turns in one process. A time ratio is the median
+over the rounds of a step's time divided by the time of U = 1 in the same round. Memory
+is the size of the temporaries that XLA reports for the compiled step. The last line is
+one JSON object.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step
 
 ROWS, TOKENS, WIDTH = 32, 64, 128
-# name -> (U, whether rows carry the number of their condition)
+# name -> (U, whether rows give the number of their condition)
 CASES = {
     "U = 1": (1, False),
     "8 groups of 4": (8, False),
@@ -38,7 +39,7 @@ CASES = {
 
 
 def batch_of(count, numbered, vocab):
-    """Random tokens, labels and conditions."""
+    """Draw random tokens, labels and conditions."""
     chance = np.random.default_rng(0)
     out = {
         "ids": chance.integers(vocab // 2, vocab, (ROWS, TOKENS)).astype(np.int32),
@@ -54,7 +55,7 @@ def batch_of(count, numbered, vocab):
 
 
 def ready(name):
-    """(step, state, frozen, settings, sizes) of a preset with random weights."""
+    """Return (step, function that makes a state, frozen, mesh) of a random preset."""
     given = {"source": "given", "width": WIDTH}
     settings = from_dict({"method": "hyper_mlp", "condition": given})
     config = preset(name.removeprefix("random:"))
@@ -89,6 +90,7 @@ def main():
     for _ in range(args.rounds):
         for name, program in programs.items():
             start = time.perf_counter()
+            # A step donates its state, so each case goes on with the new one.
             states[name], info = program(states[name], frozen, batches[name])
             jnp.asarray(info["loss"]).block_until_ready()
             seconds[name].append(time.perf_counter() - start)

@@ -1,9 +1,10 @@
-"""Seconds that metrics and their intervals take, beside other packages.
+"""Measure the time of metrics and intervals, and compare with other packages.
 
     python benchmarks/metrics.py [--rows=100000] [--many=1000000]
 
-Programs are compiled before the clock runs, and both times are printed. Needs the extra
-`bench`. netcal and the reference's loops compute a few numbers, without intervals.
+Programs are compiled before they are timed, and the script prints both times. It needs
+the extra `bench`. netcal and the reference's loops compute only a few of the numbers,
+without intervals.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def clocked(name, f):
 def ours(rows, names, number):
     what = f"{len(names)} metrics, {number} replicas"
     at_once = replicas.at_once(*rows[0].shape, names)
-    # whole chunks: the program is the same for one of them and for all
+    # All chunks have the same size, so this compiles the program for all of them.
     clocked(
         f"  {what}: first chunk, compiles",
         lambda: replicas.draw(*rows, None, names, at_once),
@@ -51,7 +52,7 @@ def ours(rows, names, number):
 
 
 def reference_loops(probs, labels, bins=10):
-    """ECE, class-wise ECE and MCE as the reference writes them: a mask for each bin."""
+    """Compute ECE, class-wise ECE and MCE like the reference, with a mask per bin."""
     edges = np.linspace(0, 1, bins + 1)
 
     def gaps(conf, hit):

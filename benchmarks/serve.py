@@ -1,11 +1,11 @@
-"""Questions a second of `hypelora serve`, with batching and without, each one checked.
+"""Measure the questions a second of `hypelora serve`, with and without batching.
 
     python benchmarks/serve.py --workdir=DIR [--workdir=DIR2] [--seconds=60]
 
-Every client asks one text at a time, of the adapters in turn, on a connection it keeps;
-every answer is compared with `predict`. Clients and service share the machine. First
-comes the load, then both services in turns. Ends with one JSON object, and exit code 1
-where an answer was wrong or missing.
+Every client keeps one connection and asks the adapters in turn, one text at a time. The
+script compares every answer with `predict`. Clients and service share the machine. The
+load comes first, then both services in turns. The last line is one JSON object, and the
+exit code is 1 if an answer was wrong or missing.
 """
 
 import argparse
@@ -32,14 +32,14 @@ ROUNDS = 3
 
 
 def drawn(n, seed=0):
-    """Sentences of 3 to 40 words, most of them short."""
+    """Draw sentences of 3 to 40 words, most of them short."""
     chance = np.random.default_rng(seed)
     lengths = np.clip(chance.lognormal(2.5, 0.6, n).astype(int), 3, 40)
     return [" ".join(chance.choice(WORDS, size)) for size in lengths]
 
 
 def wanted(workdirs, texts):
-    """Pairs (adapter, what predict says to each text)."""
+    """Return pairs (adapter, answers of `predict` to all texts)."""
     out = []
     for workdir in workdirs:
         model = hypelora_jax.load(workdir)
@@ -83,7 +83,7 @@ async def answer(reader):
 
 async def client(port, own, questions, until, tally):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    at = own * 37  # each client another place in the texts
+    at = own * 37  # each client starts at another text
     while (start := time.perf_counter()) < until:
         body, want = questions[at % len(questions)]
         at += 1
@@ -123,7 +123,7 @@ async def metrics(port):
 
 @contextmanager
 def service(workdirs, *flags):
-    """The port of a service, and at the end what it says of itself."""
+    """Yield the port of a service, and a dict that gets its metrics at the end."""
     process, port = started(workdirs, *flags)
     own = {}
     try:
@@ -152,7 +152,7 @@ def summary(tally, seconds):
 
 
 def alternated(ports, questions, clients, seconds):
-    """Rates of several services, asked in turns: the machine may be busy at times."""
+    """Measure several services in turns, because the machine may be busy at times."""
     tallies = {name: [] for name in ports}
     for _ in range(ROUNDS):
         for name, port in ports.items():

@@ -1,1 +1,1 @@
-"""Configs: one `get_config(arg)` a file; `common` holds what they share."""
+"""Configs: each file has a `get_config(arg)`; `common` has the code they share."""

@@ -1,6 +1,6 @@
-"""What all configs share: the defaults, and the arguments after the colon.
+"""Code that all configs share: the defaults, and the arguments after the colon.
 
-The defaults are those of the dataclasses in `hypelora_jax.config`; here they only get
+The defaults come from the dataclasses in `hypelora_jax.config`. This file gives them
 the form that `--config.SECTION.FIELD=VALUE` can override.
 """
 
@@ -16,25 +16,25 @@ from hypelora_jax.config.settings import SECTIONS, Settings
 from hypelora_jax.errors import UserError
 from hypelora_jax.model import METHODS
 
-# The head's own rate under an adapter. At the adapter's higher rates BERT's pooler
+# The learning rate of the head with an adapter. At the adapter's rates BERT's pooler
 # saturates within a few steps and the run stays at the majority class: on CoLA at lr
 # 3e-3, seed 2, LoRA has an MCC of 0 with head_lr = lr and 0.17 with this rate.
 HEAD_RATE = 5e-4
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """Every field at its default: MiniLM (embedded) on movie_reviews (embedded)."""
+    """Return the defaults of all fields: MiniLM and movie_reviews, both embedded."""
     parse_arg(arg)
     return _config(Settings())
 
 
 def with_method(arg: SimpleNamespace) -> ConfigDict:
-    """Defaults for a method, its A mode, and the rates it starts from."""
+    """Return the defaults for a method, with its A mode and learning rates."""
     config = get_config()
     config.method = arg.method
     config.hyper.a = arg.a
     method = METHODS.get(arg.method)
-    if method is None:  # the command refuses it, with the list of methods
+    if method is None:  # the command refuses it and lists the methods
         return config
     config.optim.lr = method.lr
     if method.adapts:
@@ -43,10 +43,10 @@ def with_method(arg: SimpleNamespace) -> ConfigDict:
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> SimpleNamespace:
-    """Arguments written `name=value,name=value`, typed like their defaults.
+    """Parse `name=value,name=value`; each value gets the type of its default.
 
     Raises:
-      UserError: a name that is not in `defaults`, or a value of another type.
+      UserError: a name is not in `defaults`, or a value has the wrong type.
     """
     out = dict(defaults)
     for item in filter(None, (arg or "").split(",")):
@@ -73,7 +73,7 @@ def _typed(name: str, value: str, kind: type) -> Any:
 
 
 def _config(section: Any) -> ConfigDict:
-    """A dataclass as a ConfigDict, its sections nested."""
+    """Convert a dataclass to a ConfigDict with nested sections."""
     hints = typing.get_type_hints(type(section))
     config = ConfigDict()
     for f in dataclasses.fields(section):
@@ -84,13 +84,13 @@ def _config(section: Any) -> ConfigDict:
 
 
 def _field(value: Any, hint: Any) -> Any:
-    """A default that overrides of every type in its annotation can replace."""
+    """Make a field that accepts an override of every type in its annotation."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kinds = [_plain(k) for k in kinds if k is not type(None)]
     return FieldReference(value, field_type=kinds[0] if len(kinds) == 1 else object)
 
 
 def _plain(hint: Any) -> type:
-    """The type of an annotation's values: str of a Literal, tuple of tuple[...]."""
+    """Return the type of the values of an annotation; it is str for a Literal."""
     origin = typing.get_origin(hint)
     return str if origin is typing.Literal else origin or hint

@@ -6,13 +6,13 @@
         --config.data.train=pairs.jsonl --config.data.text=claim \
         --config.data.text_b=evidence --config.data.label=verdict
 
-Arguments: `method`, `a`. Columns left empty are found by name: `text`, `sentence`,
-`sentence1`, `premise` or `question`; `text_b`, `sentence2`, `hypothesis` or
-`question2`; `label`. Without a validation file a tenth of train is held out. With
-`--config.condition.source=given` and `--config.data.condition=COLUMN` each row brings a
-vector, and the hyper-network writes an adapter for it (docs/conditions.md). Hardware:
-any; on 2 CPU cores MiniLM learns from some 50 to 100 short texts a second. The numbers
-to reach are those of your task.
+Arguments: `method`, `a`. Columns that are not given are found by name: `text`,
+`sentence`, `sentence1`, `premise` or `question`; `text_b`, `sentence2`, `hypothesis` or
+`question2`; `label`. Without a validation file, a tenth of train is held out. With
+`--config.condition.source=given` and `--config.data.condition=COLUMN`, each row has a
+vector, and the hyper-network generates an adapter for it (docs/conditions.md).
+Hardware: any; on 2 CPU cores MiniLM trains on about 50 to 100 short texts a second. The
+numbers to reach depend on your task.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@
         --config.data.source=glue_dir --config.data.dir=GLUE
 
 Arguments: `task` (cola sst2 mrpc qqp stsb mnli qnli rte wnli), `method`, `a`. The data
-come through tensorflow-datasets; with `glue_dir`, from a folder in GLUE's official TSV
+come from tensorflow-datasets, or with `glue_dir` from a folder in GLUE's official TSV
 layout (`CoLA/train.tsv`, ...). Hardware: 2 CPU cores; an epoch of CoLA takes about a
 minute. On CoLA, three seeds, HypeLoRA should reach an MCC of 0.176 ± 0.026 and LoRA
 0.189 ± 0.011, both at lr 1e-3 (docs/results.md).

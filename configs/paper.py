@@ -8,15 +8,15 @@
 
 Arguments: `task` (cola sst2 qnli mnli qqp mrpc rte), `method` (full lora hyper_mlp
 hyper_transformer), `a` (generated fixed random; of the hyper-networks), `size` (base
-large). What the authors' code does that we do otherwise is switched to theirs here: A's
+large). Where the authors' code differs from ours, this config follows theirs: A's
 spread, PyTorch's initialisation, annealing that counts micro-batches, decay on
 everything, seeds that share data order, the best epoch by task score on the validation
-split. Two things are ours: length buckets instead of padding all to `max_length`, and a
-tenth of train held out (at most 2,000 examples) for fitting a temperature. MRPC and RTE
-of RoBERTa-base with `full` and `lora` start, in the paper, from a model tuned on MNLI:
-give its folder with --config.model.path; without it LoRA's RTE reaches 79.66, ECE .175.
-The paper has no hyper-network on RoBERTa-large: size=large takes base's rows there.
-`experiments/reproduce.py` runs whole tables of these (docs/reproduce.md).
+split. Two things are still ours: length buckets instead of padding all to `max_length`,
+and a tenth of train held out (at most 2,000 examples) for fitting a temperature. In the
+paper, `full` and `lora` on MRPC and RTE with RoBERTa-base start from a model tuned on
+MNLI. Give its folder with --config.model.path; without it, LoRA on RTE reaches 79.66,
+ECE .175. The paper has no hyper-network on RoBERTa-large, so size=large uses the rows
+of base. `experiments/reproduce.py` runs whole tables of these (docs/reproduce.md).
 
 Numbers to reach, RoBERTa-base on GLUE's validation split, each run's best epoch by task
 score, mean and standard deviation over seeds (score x 100: MCC for cola, F1 for mrpc,
@@ -45,10 +45,11 @@ else accuracy; "last": at the last epoch):
     hyper_transformer, gen.   sst2  94.78 +- 0.08  .040 +- .003  94.61 / .045
     hyper_transformer, fixed  sst2  94.56 +- 0.08  .028 +- .004  93.81 / .037
 
-Of RoBERTa-large there is one number: lora on mrpc, one run, F1 93.26, ECE .073 at its
-best epoch, 92.79 / .096 at the last. No number exists for qqp, for a=random of the
-Transformer (the MLP's never left an MCC of 0) and for its rte. Hardware of the authors
-is unknown; at 512 tokens theirs made 28 (lora) and 32 (hyper_mlp) examples a second.
+For RoBERTa-large there is one number: lora on mrpc, one run, F1 93.26, ECE .073 at its
+best epoch, 92.79 / .096 at the last. There is no number for qqp, for the Transformer
+with a=random (the MLP with a=random stayed at an MCC of 0), or for the Transformer on
+rte. The authors' hardware is unknown; at 512 tokens it processed 28 (lora) and 32
+(hyper_mlp) examples a second.
 """
 
 from types import SimpleNamespace
@@ -65,7 +66,7 @@ TASKS = ("cola", "sst2", "qnli", "mnli", "qqp", "mrpc", "rte")
 
 
 class Row(NamedTuple):
-    """What differs between the authors' config files."""
+    """The values that differ between the authors' config files."""
 
     lr: float
     epochs: int
@@ -93,10 +94,10 @@ def _full(row: Row) -> dict[str, Row]:
 ROWS: dict[tuple[str, str], dict[str, Row]] = {
     ("base", "full"): _full(FULL) | {"mnli": FULL._replace(seeds=1)},
     ("base", "lora"): {
-        "cola": Row(4e-4, 80, 32, seed=42),  # 11 before their commit 42105f4
+        "cola": Row(4e-4, 80, 32, seed=42),  # it was 11 before their commit 42105f4
         "sst2": Row(5e-4, 60, 16),
         "qnli": Row(4e-4, 25, 32),
-        "mnli": Row(5e-4, 30, 16, seeds=1),  # three in the file, one was run
+        "mnli": Row(5e-4, 30, 16, seeds=1),  # three in their file, but one was run
         "qqp": Row(5e-4, 25, 16),
         "mrpc": Row(4e-4, 30, 16),
         "rte": Row(5e-4, 80, 32),
@@ -104,7 +105,7 @@ ROWS: dict[tuple[str, str], dict[str, Row]] = {
     ("base", "hyper_mlp generated"): {
         "cola": MLP,
         "sst2": MLP._replace(epochs=60),
-        "rte": MLP._replace(lr=4e-6),  # not at aff4460, but logged
+        "rte": MLP._replace(lr=4e-6),  # not in aff4460, but in their logs
     },
     ("base", "hyper_mlp fixed"): {"cola": FIXED, "sst2": FIXED._replace(epochs=60)},
     **{
@@ -136,7 +137,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     row = _row(arg)
     config = common.with_method(arg)
     config.seed, config.num_seeds = row.seed, row.seeds
-    config.seed_scope = "init"  # the seeds differ in initial weights alone
+    config.seed_scope = "init"  # seeds differ only in initial weights
     config.select_on = "validation_score"
     config.model.path = PATHS[arg.size]  # from the Hugging Face hub
     config.data.source = "tfds"  # GLUE, downloaded and prepared once
@@ -144,7 +145,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.data.max_length = row.length
     config.lora.rank = 8
     config.lora.alpha = row.alpha
-    config.optim.lr, config.optim.head_lr = row.lr, 0.0  # the head's own was ignored
+    config.optim.lr, config.optim.head_lr = row.lr, 0.0  # they ignored a head rate
     config.optim.num_epochs = row.epochs
     config.optim.batch_size = row.rows * row.accumulate
     config.optim.accumulate = row.accumulate
@@ -174,13 +175,13 @@ def _row(arg: SimpleNamespace) -> Row:
 
 
 def _hyper(config: ConfigDict, method: str) -> None:
-    """The hyper-network of the authors, initialised and blended as theirs."""
+    """Set the sizes, initialisation and blending of the authors' hyper-network."""
     config.hyper.init = config.hyper.a_init = "reference"
     if method == "hyper_mlp":
         config.hyper.cond_dim = 128
         config.hyper.widths = (2048, 2048, 2048)
     if method == "hyper_transformer":
-        config.hyper.cond_dim = 64  # the text says 128
+        config.hyper.cond_dim = 64  # the paper's text says 128
         config.blend.a = config.blend.b = "add"
         config.blend.alpha = 0.99
         config.blend.anneal = "reference"  # ends near 0.49

@@ -1,9 +1,10 @@
-"""The main job in one command: LoRA, HypeLoRA and head-only on rated film sentences.
+"""Train LoRA, HypeLoRA and head-only on rated film sentences with one command.
 
     make demo        or        python experiments/demo.py --workdir=runs/demo
 
-MiniLM and the sentences come from PyPI packages. Prints a table of the test split and
-writes report.html beside the runs; goes on where it was stopped.
+MiniLM and the sentences come from PyPI packages. The script prints a table of the test
+split and writes report.html to the folder of the runs. If it was stopped, the same
+command continues.
 """
 
 import argparse
@@ -21,12 +22,12 @@ from hypelora_jax.config.settings import from_dict
 from hypelora_jax.report import html, metric_tables, series
 from hypelora_jax.report.series import Series
 
-REPLICAS = 500  # of the bootstrap: intervals good to a tenth of their width
+REPLICAS = 500  # of the bootstrap; intervals are good to a tenth of their width
 METHODS = {"LoRA": "lora", "HypeLoRA": "hyper_mlp", "head only": "head"}
 
 
 def stages(workdir: Path) -> list[Series]:
-    """Trains the three methods, one after the other, and says how long each took."""
+    """Train the three methods, one after the other, and log how long each took."""
     views = []
     logging.info("stage set-up: %s s", os.environ.get("HYPELORA_SETUP_SECONDS", "0"))
     for name, method in METHODS.items():
@@ -39,7 +40,7 @@ def stages(workdir: Path) -> list[Series]:
 
 
 def run(workdir: Path) -> None:
-    """All stages, then the report and the table."""
+    """Run all stages, then write the report and print the table."""
     views = stages(workdir)
     start = time.monotonic()
     html.write_report(views, workdir / "report.html", replicas=REPLICAS)

@@ -1,7 +1,7 @@
-"""How long a run takes on this machine, and how long it may be within some minutes.
+"""Measure the pace of a run on this machine, and how long it can be in given minutes.
 
-The first steps of the run itself are taken, in a folder that is thrown away; the rest
-is counted: batches of an epoch by their lengths, evaluations, compilations.
+The first steps of the run are timed, in a temporary folder. The rest is computed from
+the lengths of the batches in an epoch, the evaluations and the compilations.
 """
 
 import dataclasses
@@ -23,44 +23,44 @@ from hypelora_jax.run.paths import Run
 from hypelora_jax.train import loop
 from hypelora_jax.train import session as session_lib
 
-STEPS = 8  # taken; the first compiles
-FORWARD = 0.4  # of a step's time, an evaluation of as many examples: 0.36 for LoRA
-COMPILE = 1.4  # a step and an evaluation, of the time that the step compiles
+STEPS = 8  # steps to time; the first one compiles
+FORWARD = 0.4  # time of an evaluation, per time of a step with as many rows; LoRA: 0.36
+COMPILE = 1.4  # time to compile step and evaluation, per time to compile the step
 REPORT = 10.0  # seconds for metrics, diagrams and report.html at the end
-DISK = 150e6  # bytes a second of a checkpoint: parameters and two moments of each
-JUDGED = ("calibration", "validation")  # after each epoch
-LEAST = 4  # batches of an epoch
+DISK = 150e6  # bytes per second of a checkpoint: parameters, two moments of each
+JUDGED = ("calibration", "validation")  # evaluated after each epoch
+LEAST = 4  # fewest batches of an epoch
 
 
 class Pace(NamedTuple):
-    """Seconds of the parts of a run."""
+    """The parts of a run: their times in seconds, and the sizes of train."""
 
     once: float  # data, weights, compilation, evaluation and report at the end
     step: float  # an optimizer step, mean over an epoch
     judging: float  # evaluation and checkpoint at the end of an epoch
-    steps: int  # of an epoch over all of train
-    examples: int  # of train
+    steps: int  # steps of an epoch over all of train
+    examples: int  # examples of train
     batch: int
 
     def seconds(self, epochs: int, examples: int) -> float:
-        """Of a run of so many epochs over so many examples of train."""
+        """Return the seconds of a run of `epochs` over `examples` of train."""
         steps = self.steps * min(examples / self.examples, 1)
         return self.once + epochs * (steps * self.step + self.judging)
 
 
 class Length(NamedTuple):
-    """Epochs, and examples of train that each goes over."""
+    """Length of a run: epochs, and examples of train in each epoch."""
 
     epochs: int
     examples: int
 
 
 def measure(settings: Settings, workdir: epath.Path) -> Pace:
-    """Pace of a run, from its first steps; takes about a quarter of a minute.
+    """Measure the pace of a run by its first steps, in about a quarter of a minute.
 
     Args:
-      settings: of the run; its length does not matter.
-      workdir: folder to write to meanwhile; nothing stays there.
+      settings: settings of the run; its length does not matter.
+      workdir: folder for temporary files, which are deleted at the end.
     """
     began = time.monotonic()
     corpus = session_lib.load_corpus(settings)
@@ -97,7 +97,7 @@ def _first_steps(
     length: int,
     workdir: epath.Path,
 ) -> list[float]:
-    """Seconds of each of the first steps, on the same rows again and again."""
+    """Return the seconds of each of the first steps, all on the same rows."""
     size = session.settings.optim.batch_size
     settings = dataclasses.replace(
         session.settings,
@@ -125,18 +125,18 @@ def _first_steps(
 
 
 def fit(paces: Mapping[str, Pace], minutes: float, epochs: int) -> Length:
-    """The longest runs that take so many minutes together, all of the same length.
+    """Return the longest length with which all runs together take at most `minutes`.
 
-    Whole epochs over all of train, at least two; where that is too much, two epochs
-    over its first examples.
+    It is at least two epochs over all of train. If that takes too long, it is two
+    epochs over the first examples of train.
 
     Args:
-      paces: of the runs, by name.
-      minutes: for all of them.
-      epochs: never more than these.
+      paces: the pace of each run, by name.
+      minutes: time for all runs together.
+      epochs: the result has at most this many epochs.
 
     Raises:
-      UserError: not even a few batches fit in.
+      UserError: there is not enough time for even a few batches.
     """
     every = list(paces.values())
     whole = every[0].examples
@@ -160,7 +160,7 @@ def fit(paces: Mapping[str, Pace], minutes: float, epochs: int) -> Length:
 
 
 def say(name: str, pace: Pace, length: Length) -> None:
-    """One line about a run to come."""
+    """Log one line about a planned run."""
     logging.info(
         "%s: %.3f s a step, %d epochs of %d examples, about %.1f minutes",
         *(name, pace.step, *length, pace.seconds(*length) / 60),

@@ -1,9 +1,9 @@
-"""The picture of README.md, drawn from the runs of the demo.
+"""Draw the picture of README.md from the runs of the demo.
 
     make demo
     python experiments/pictures.py --workdir=runs/demo
 
-Writes docs/img/reliability.png, which shows the test split.
+The script writes docs/img/reliability.png, which shows the test split.
 """
 
 import argparse
@@ -17,12 +17,12 @@ SPLIT = "test"
 
 
 def main() -> None:
-    """Draws the figure."""
+    """Draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
     parser.add_argument("--output", type=Path, default=Path("docs/img"))
     args = parser.parse_args()
-    figures.DPI = 100  # 1,200 dots wide, as wide as a page shows them
+    figures.DPI = 100  # gives 1,200 dots, the width that a page shows
     methods = [
         series.load(args.workdir / folder)._replace(name=name)
         for name, folder in METHODS.items()

@@ -1,4 +1,4 @@
-"""Runs compared with published numbers: one table a task, and curves over epochs."""
+"""Compare runs with published numbers: one table per task, and curves over epochs."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ SPLIT = "validation"
 
 
 class Published(NamedTuple):
-    """A number of a paper; `std` over seeds is None where there was one run."""
+    """A number of a paper; `std` over seeds is None if there was only one run."""
 
     mean: float
     std: float | None
 
 
 class Curve(NamedTuple):
-    """Score and ECE of one method at the end of each epoch, means over seeds."""
+    """Score and ECE of one method at the end of each epoch, as means over seeds."""
 
     name: str
     epochs: Sequence[int]
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Curves that share axes; `score` is what their task is scored by."""
+    """Curves that share axes; `score` is the score of their task."""
 
     title: str
     score: str
@@ -44,18 +44,18 @@ class Panel(NamedTuple):
 
 
 def cells(method: Series, names: Sequence[str], replicas: int) -> dict[str, Cell]:
-    """Metrics of a method on the validation split, as trained, with 95 % intervals.
+    """Return the uncalibrated validation metrics of a method, with 95 % intervals.
 
-    One seed: over examples, by bootstrap; some metrics have none. Several: Student's t
-    over seeds.
+    Intervals of one seed are bootstrap intervals over examples; some metrics have none.
+    Intervals of several seeds are Student's t intervals over seeds.
 
     Args:
-      method: runs of classes.
-      names: of `metrics.compute_all` or `scores.SCORES`.
-      replicas: of the bootstrap; 0: no intervals over examples.
+      method: runs of a classification task.
+      names: names of metrics in `metrics.compute_all` or `scores.SCORES`.
+      replicas: replicas of the bootstrap; 0 gives no intervals over examples.
 
     Raises:
-      UserError: a run without predictions of classes.
+      UserError: a run has no labelled predictions of classes.
     """
     held = all_examples(method, SPLIT)
     if held is None:
@@ -80,7 +80,7 @@ def cells(method: Series, names: Sequence[str], replicas: int) -> dict[str, Cell
 def _over_examples(
     probs_NY: np.ndarray, label_N: np.ndarray, names: Sequence[str], number: int
 ) -> dict[str, Cell]:
-    from hypelora_jax.calibration import bootstrap, replicas  # compiles
+    from hypelora_jax.calibration import bootstrap, replicas  # imports jax
 
     of_task = [name for name in names if name in scores.SCORES]
     known = replicas.names(False, len(label_N))
@@ -99,21 +99,21 @@ def score_intervals(
     replicas: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Task scores with 95 % percentile intervals: name -> {"value", "low", "high"}.
+    """Compute scores and 95 % percentile intervals: name -> {"value", "low", "high"}.
 
-    Computed on the host in float64. The value always lies within its interval.
+    They are computed on the host in float64. A value always lies within its interval.
 
     Args:
-      names: of `scores.SCORES`.
+      names: names of task scores in `scores.SCORES`.
       predictions: (N,) classes, or numbers for pearson and spearman.
-      labels: (N,), all present.
-      replicas: of the bootstrap, at least 2.
-      seed: of the draws.
+      labels: (N,) labels, none of them missing.
+      replicas: replicas of the bootstrap, at least 2.
+      seed: seed of the draws.
 
     Raises:
-      UserError: an unknown score.
+      UserError: a score is unknown.
     """
-    from hypelora_jax.calibration import bootstrap  # compiles
+    from hypelora_jax.calibration import bootstrap  # imports jax
 
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     value = scores.table(names, predictions, labels)
@@ -129,7 +129,7 @@ def score_intervals(
 
 
 def chosen_epochs(method: Series) -> list[int]:
-    """The epoch of each run's chosen checkpoint, from 1."""
+    """Return the epoch of each run's chosen checkpoint; the first epoch is 1."""
     out = []
     for run in method.seeds:
         rows = [row for row in run.curve if row.get("split") == SPLIT]
@@ -142,9 +142,10 @@ def table(
     rows: Mapping[str, tuple[Series, Mapping[str, Cell]]],
     published: Mapping[tuple[str, str], Published],
 ) -> metric_tables.Table:
-    """Each metric of each method beside the published one, by (method's key, metric).
+    """Return a table with each metric of each method and the published number.
 
-    Task scores are shown times 100, as papers print them.
+    The keys of `published` are (key of the method, metric). Task scores are shown times
+    100, as papers print them.
     """
     out, sections = [], []
     for key, (method, held) in rows.items():
@@ -186,7 +187,7 @@ def _published(name: str, found: Published | None) -> str:
 def as_dict(
     key: str, held: Mapping[str, Cell], published: Mapping[tuple[str, str], Published]
 ) -> dict[str, Any]:
-    """The same of one method for programs: metric -> {"ours": ..., "paper": ...}."""
+    """Return one method's numbers as JSON: metric -> {"ours": ..., "paper": ...}."""
     out: dict[str, Any] = {}
     for name, cell in held.items():
         theirs = published.get((key, name))
@@ -196,7 +197,7 @@ def as_dict(
 
 
 def curve(method: Series, score: str) -> Curve:
-    """A method's validation score and ECE over epochs, the mean of its seeds."""
+    """Return a method's validation score and ECE over epochs, the mean of its seeds."""
     by_epoch: dict[int, list[dict[str, Any]]] = {}
     for run in method.seeds:
         for row in run.curve:
@@ -211,7 +212,7 @@ def curve(method: Series, score: str) -> Curve:
 
 
 def over_epochs(panels: Sequence[Panel]) -> Figure:
-    """Score above and ECE below over epochs, a column a panel; marks go by names."""
+    """Draw score and ECE over epochs, a column per panel; a name has one marker."""
     names = list(dict.fromkeys(c.name for panel in panels for c in panel.curves))
     size = (0.6 + figures.WIDTH * len(panels), 5.6)
     figure = Figure(figsize=size, layout="constrained")
@@ -238,5 +239,5 @@ def over_epochs(panels: Sequence[Panel]) -> Figure:
 
 
 def read(path: epath.PathLike) -> list[dict[str, str]]:
-    """Rows of a CSV file by the names of its header."""
+    """Return the rows of a CSV file as dicts with the names in its header."""
     return list(csv.DictReader(epath.Path(path).read_text().splitlines()))

@@ -1,14 +1,14 @@
-"""The paper's tables and Figure 2 by one command, ours beside theirs.
+"""Reproduce a table or Figure 2 of the paper, and compare its numbers with ours.
 
     python experiments/reproduce.py --table=2 --workdir=runs/paper
     python experiments/reproduce.py --table=2 --backbone=minilm --budget=30 --data=GLUE
     python experiments/reproduce.py --table=figure2 --backbone=minilm --budget=30
 
-Every row is a run of configs/paper.py through the same entry as `hypelora train`. Runs
-stand in WORKDIR/TASK/ROW, shared by the tables; started again, the command repeats no
-finished row and goes on with the unfinished one. Writes table2.md and table2.json (or
-table1, or figure2 and figure2.png) there. `--config.SECTION.FIELD=VALUE` overrides a
-field of every row. docs/reproduce.md says what a budget does, and what differs.
+Every row is a run of configs/paper.py, trained by the code of `hypelora train`. All
+tables share the runs, in WORKDIR/TASK/ROW. When the command is started again, it skips
+finished rows and continues the unfinished one. It writes table2.md and table2.json (or
+table1, or figure2 and figure2.png) to WORKDIR. `--config.SECTION.FIELD=VALUE` overrides
+a field of every row. docs/reproduce.md explains a budget, and what differs.
 """
 
 import argparse
@@ -53,18 +53,18 @@ TASKS = {"1": (*TWO, "qnli", "mrpc", "rte", "mnli"), "2": TWO, "figure2": TWO}
 LONG = ("ece", "classwise_ece", "mce", "ace", "tace_0.01_reference", "brier")
 METRICS = {"1": LONG, "2": ("ece",), "figure2": ("ece",)}
 ROBERTA = "roberta_base"
-# MiniLM's LoRA learns best at 1e-3 (docs/results.md) and the paper's at 4e-4: one
-# factor for every row, so that the methods keep their rates beside each other.
+# MiniLM's LoRA learns best at 1e-3 (docs/results.md) and the paper's at 4e-4. Every row
+# gets the same factor, so that the ratios between the methods' rates stay the same.
 LR_SCALE = {"minilm": 2.5}
-SHORT = 128  # tokens, of other backbones: CoLA's longest sentence has 47
-SPARE = 0.88  # of the time left that runs are planned for
-END = 30.0  # seconds for the tables
+SHORT = 128  # tokens for other backbones; CoLA's longest sentence has 47
+SPARE = 0.88  # share of the remaining time for which runs are planned
+END = 30.0  # seconds to make the tables
 
 
 def settings_of(
     args: argparse.Namespace, task: str, row: str, length: pace.Length | None
 ) -> Settings:
-    """One row of the paper, with what the flags change."""
+    """Return the settings of one row of the paper, changed by the flags."""
     method, _, a = row.rpartition("_") if row.startswith("hyper_") else (row, "", "")
     spec = f"paper:task={task},method={method}" + (f",a={a}" if a else "")
     first = cli.load_config(spec)
@@ -82,9 +82,9 @@ def settings_of(
 
 
 class Record:
-    """WORKDIR/lengths.json: how long the runs of each task are, and what was measured.
+    """WORKDIR/lengths.json: the length of the runs of each task, and their paces.
 
-    Measured once: a command that goes on must train the same runs.
+    Paces are measured only once, because a continued command must train the same runs.
     """
 
     def __init__(self, args: argparse.Namespace):
@@ -99,12 +99,12 @@ class Record:
             )
 
     def length(self, task: str) -> pace.Length | None:
-        """Epochs and examples of the runs of a task; None: the paper's."""
+        """Return the length of the runs of a task, or None for the paper's length."""
         held = self.held["lengths"].get(task)
         return None if held is None else pace.Length(*held)
 
     def fill(self, began: float) -> None:
-        """Measures the rows of tasks that have no length yet, and divides the time."""
+        """Measure the rows of tasks that have no length yet, and divide the time."""
         args, workdir = self._args, self._path.parent
         new = [task for task in args.tasks if task not in self.held["lengths"]]
         paces = {
@@ -124,7 +124,7 @@ class Record:
         files.write_json(self._path, self.held)
 
     def say(self) -> None:
-        """One line a row."""
+        """Log one line per row."""
         for task in self._args.tasks:
             for row in self._args.rows:
                 length, known = self.length(task), self.held["paces"][task].get(row)
@@ -136,7 +136,7 @@ class Record:
 
 
 def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any]:
-    """Runs of all rows, trained now or before: (task, row) -> Series."""
+    """Train all rows that are not finished; return (task, row) -> Series."""
     out = {}
     for task in args.tasks:
         for row in args.rows:
@@ -148,7 +148,7 @@ def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any
 
 
 def reproduce(args: argparse.Namespace) -> None:
-    """Trains what is missing, then prints and writes what was asked for."""
+    """Train the missing rows, then print and write the table or the figure."""
     began = time.monotonic()
     args.workdir = Path(Run.create(args.workdir).path)
     record = Record(args)
@@ -175,7 +175,7 @@ def reproduce(args: argparse.Namespace) -> None:
 
 
 def caption(args: argparse.Namespace, record: Record, task: str, score: str) -> str:
-    """What the runs of a task were."""
+    """Describe the runs of a task in one line."""
     length = record.length(task)
     parts = [f"{args.backbone} on {task}"]
     if length is not None:
@@ -190,7 +190,7 @@ def caption(args: argparse.Namespace, record: Record, task: str, score: str) -> 
 def compare(
     args: argparse.Namespace, record: Record, found: dict
 ) -> tuple[list[metric_tables.Table], dict]:
-    """A table a task, and the same as JSON."""
+    """Return one table per task, and the same numbers for JSON."""
     number = "2" if args.table == "figure2" else args.table
     made, out = [], {}
     for task in args.tasks:
@@ -219,7 +219,7 @@ def compare(
 
 
 def draw(args: argparse.Namespace, found: dict) -> None:
-    """WORKDIR/figure2.png: score and ECE over epochs, ours and the paper's."""
+    """Draw WORKDIR/figure2.png: score and ECE over epochs, ours and the paper's."""
     lines, panels = published.read(HERE / "figure2.csv"), []
     for task in args.tasks:
         score = scores.main(glue_task(task).task.metrics)
@@ -235,7 +235,7 @@ def draw(args: argparse.Namespace, found: dict) -> None:
 
 
 def published_curve(lines: Sequence[dict], task: str, row: str, score: str) -> tuple:
-    """(epochs, score, ECE) of a row of figure 2, from epoch 1."""
+    """Return (epochs, score, ECE) of a row of figure 2, from epoch 1."""
     held = {
         metric: {
             int(line["epoch"]): float(line[row])
@@ -248,7 +248,7 @@ def published_curve(lines: Sequence[dict], task: str, row: str, score: str) -> t
 
 
 def arguments() -> argparse.Namespace:
-    """Flags, and what follows from them."""
+    """Parse the flags, and derive the defaults that depend on them."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], allow_abbrev=False
     )

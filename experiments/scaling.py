@@ -1,10 +1,10 @@
-"""Writes docs/scaling.md: the paper's method on RoBERTa-large, on slices nobody owns.
+"""Write docs/scaling.md: plans of the paper's method for RoBERTa-large on TPU slices.
 
     make plan                                       libtpu, in an environment of its own
     .venv-plan/bin/python experiments/scaling.py    about 4 minutes on 2 CPU cores
 
-Runs `hypelora plan` once for each row. What it printed is kept in --cache, so that a
-run that was stopped goes on.
+The script runs `hypelora plan` once for each row, without any TPU. It keeps the output
+in --cache, so that a stopped script can continue.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROWS = 32  # sequences a chip and step
+ROWS = 32  # sequences per chip and step
 CONFIG = (
     "--config=paper:size=large,task=sst2,method={method}",
     "--config.model.dtype=bfloat16",
@@ -26,7 +26,7 @@ CONFIG = (
 )
 V5E = ("v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16")
 V5P = ("v5p:2x2x1", "v5p:4x4x4", "v5p:4x8x8")
-# method, slice, and conditions of a batch: 0 is the paper's one, learned with the sites
+# method, slice, and conditions of a batch; 0: the paper's one, learned with the sites
 CASES = [("hyper_mlp", t, 0) for t in (*V5E, *V5P)]
 CASES += [(method, "v5e:16x16", 0) for method in ("lora", "full")]
 CONDITIONED = "v5e:4x4"
@@ -40,7 +40,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 
 
 def command(method: str, topology: str, count: int = 0) -> list[str]:
-    """Flags of `hypelora plan` for one row of the tables."""
+    """Return the flags of `hypelora plan` for one row of the tables."""
     batch = ROWS * chips(topology)
     flags = [flag.format(method=method) for flag in CONFIG]
     flags += [flag.format(count=count) for flag in GIVEN if count]
@@ -48,7 +48,7 @@ def command(method: str, topology: str, count: int = 0) -> list[str]:
 
 
 def chips(topology: str) -> int:
-    """Number of chips of a slice."""
+    """Return the number of chips of a slice."""
     count = 1
     for side in re.findall(r"\d+", topology.partition(":")[2]):
         count *= int(side)
@@ -56,13 +56,13 @@ def chips(topology: str) -> int:
 
 
 def kept(method: str, topology: str, count: int, cache: Path) -> Path:
-    """File that holds what was printed for a row."""
+    """Return the file with the kept output for a row."""
     given = f"-{count}" if count else ""
     return cache / f"{method}-{topology.replace(':', '-')}{given}.json"
 
 
 def plan(method: str, topology: str, count: int, cache: Path) -> dict:
-    """What `hypelora plan` prints for one row."""
+    """Return the output of `hypelora plan` for one row; run it if none is kept."""
     file = kept(method, topology, count, cache)
     if not file.exists():
         run = subprocess.run(
@@ -79,7 +79,7 @@ def plan(method: str, topology: str, count: int, cache: Path) -> dict:
 
 
 def row(method: str, found: dict) -> list[str]:
-    """Cells of one row."""
+    """Return the cells of one row."""
     sizes, line = found["bytes_per_device"], found["roofline"]
     moved = sum(found["collective_bytes"].values())
     rate = found["global_batch"] / found["roofline_seconds"]
@@ -119,13 +119,13 @@ COLUMNS = (
 
 
 def table(rows: list[list[str]]) -> str:
-    """Markdown."""
+    """Return the rows as a Markdown table."""
     rule = ["---:"] * len(COLUMNS)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (COLUMNS, rule, *rows))
 
 
 def page(found: dict[tuple[str, str, int], dict]) -> str:
-    """The whole of docs/scaling.md; rows that were not run are named."""
+    """Return the text of docs/scaling.md, which names the rows that were not run."""
     one = {(m, t): f for (m, t, count), f in found.items() if not count}
     main = [row(m, f) for (m, _), f in one.items() if m == "hyper_mlp"]
     others = [row(m, f) for (m, t), f in one.items() if t == "v5e:16x16"]
@@ -145,7 +145,7 @@ def page(found: dict[tuple[str, str, int], dict]) -> str:
 
 
 def compared(found: dict[tuple[str, str], dict]) -> str:
-    """What the methods sum on 256 chips, where all three were planned."""
+    """Return a sentence on the bytes that the methods move on 256 chips, or ""."""
     methods = ("full", "hyper_mlp", "lora")
     if any((m, "v5e:16x16") not in found for m in methods):
         return ""
@@ -159,7 +159,7 @@ def compared(found: dict[tuple[str, str], dict]) -> str:
 
 
 def missing(found: dict[tuple[str, str, int], dict]) -> str:
-    """A line that names the rows that are not there, if any."""
+    """Return a line that names the missing rows, or "" if there are none."""
     left = [
         f"{m} on {t} ({n} conditions)" for m, t, n in CASES if (m, t, n) not in found
     ]
@@ -167,7 +167,7 @@ def missing(found: dict[tuple[str, str, int], dict]) -> str:
 
 
 def main() -> None:
-    """Makes the page from all rows."""
+    """Write the page from all rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, default=Path("runs/scaling"))
     parser.add_argument("--kept", action="store_true", help="only rows kept already")

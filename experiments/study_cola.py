@@ -1,11 +1,12 @@
-"""Learning rates, initialisations and seeds on CoLA; the table of docs/results.md.
+"""Compare learning rates, initialisations and seeds on CoLA, for docs/results.md.
 
     python experiments/study_cola.py --data=GLUE --workdir=runs/study_cola
 
-GLUE holds CoLA/train.tsv and dev.tsv. Stage 1 is `configs/sweeps/cola.py`; stage 2
-takes two more seeds at each method's best rate by calibration NLL. Finished runs are
-kept, so the command goes on where it was stopped. Prints Markdown. Each run is a
-process of `hypelora train`; --jobs says how many at a time (one a core is fastest).
+GLUE is a folder with CoLA/train.tsv and CoLA/dev.tsv. Stage 1 is the sweep in
+`configs/sweeps/cola.py`; stage 2 runs two more seeds at each method's best rate by
+calibration NLL. Finished runs are kept, so a stopped command continues when it is
+started again. It prints Markdown. Each run is a process of `hypelora train`; --jobs
+says how many run at a time (one per core is fastest).
 """
 
 import argparse
@@ -26,26 +27,26 @@ SHOWN = ("mcc", "accuracy", "nll", "ece")
 
 
 def train(entry: dict, data: str, workdir: Path) -> dict:
-    """Summary of one entry's run, trained now or before."""
+    """Train one entry if it is not finished, and return its summary."""
     fixed = {"data.source": "glue_dir", "data.dir": data, "optim.num_epochs": 3}
-    # the method is an argument: the config then chooses what goes with it
+    # The method is an argument, so that the config sets what depends on it.
     config = cola.CONFIG.format(method=entry["method"])
     flags = [f"--config.{name}={value}" for name, value in (fixed | entry).items()]
     folder = workdir / "-".join(str(value) for value in entry.values())
     command = [sys.executable, "-m", "hypelora_jax.cli", "train"]
     command += [f"--config={config}", f"--workdir={folder}", *flags]
     if code := subprocess.run(command).returncode:
-        sys.exit(code)  # its own line has said why
+        sys.exit(code)  # the run has printed the reason
     return entry | files.read_json(Run.open(folder).summary_file)
 
 
 def method(run: dict) -> tuple[str, str]:
-    """What a learning rate is chosen for."""
+    """Return the method and initialisation, which share one best learning rate."""
     return run["method"], run.get("hyper.init", "")
 
 
 def rows(found: list[dict]) -> list[str]:
-    """Markdown rows: each run, then mean and standard deviation over seeds."""
+    """Return Markdown rows: each run, then mean and standard deviation over seeds."""
     out = [
         "| method | init | lr | seed | MCC | accuracy | NLL | ECE | calibration NLL |"
     ]
@@ -68,7 +69,7 @@ def rows(found: list[dict]) -> list[str]:
 
 
 def main() -> None:
-    """Runs the study."""
+    """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--workdir", type=Path, default=Path("runs/study_cola"))
@@ -89,5 +90,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # each run has saved its state and said so
+    except KeyboardInterrupt:  # each run has saved its state and printed that
         sys.exit(130)

@@ -1,10 +1,11 @@
-"""Launcher of `hypelora train`, alone or as one of several processes.
+"""Launch `hypelora train`, alone or as one of several processes.
 
     python experiments/train.py --config=glue:task=cola --workdir=DIR
     python experiments/train.py --config=... --workdir=DIR --distributed=HOST:PORT,2,0
 
-The flags are those of `hypelora train`, and `--distributed`: `COORDINATOR,COUNT,RANK`;
-`auto` (the default) asks the environment (TPU pod, Slurm, Open MPI); `off` forbids it.
+The flags are those of `hypelora train` and `--distributed`. Its value is
+`COORDINATOR,COUNT,RANK`, or `auto` (the default), which asks the environment (TPU pod,
+Slurm, Open MPI), or `off`, which trains alone.
 """
 
 import sys
@@ -17,7 +18,7 @@ FLAG = "--distributed="
 
 
 def main(argv: list[str]) -> int:
-    """Joins the processes, then trains; the exit code of `hypelora train`."""
+    """Join the processes, train, and return the exit code of `hypelora train`."""
     distributed = [a.removeprefix(FLAG) for a in argv if a.startswith(FLAG)]
     try:
         processes.initialize(distributed[-1] if distributed else "auto")

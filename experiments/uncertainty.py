@@ -1,11 +1,12 @@
-"""Six kinds of uncertainty on rated film sentences: one table, with intervals.
+"""Compare six kinds of uncertainty on rated film sentences, with intervals.
 
     python experiments/uncertainty.py --workdir=runs/uncertainty
     python experiments/uncertainty.py --workdir=runs/tiny --config=smoke --samples=3
 
-MC dropout and Laplace are chosen after training, so they share LoRA's run; the deep
-ensemble, the hyper-ensemble and random A are trained. Writes uncertainty.md and
-uncertainty.json; goes on where it was stopped. docs/uncertainty.md says what each is.
+MC dropout and Laplace are chosen after training, so they share LoRA's run. The deep
+ensemble, the hyper-ensemble and random A are trained. The script writes uncertainty.md
+and uncertainty.json; if it was stopped, the same command continues. docs/uncertainty.md
+explains each kind.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from hypelora_jax.config.settings import UncertaintyConfig, from_dict
 from hypelora_jax.report import metric_tables as tables
 from hypelora_jax.run.paths import Run
 
-TRAINED = {  # row: config arguments, kind
+TRAINED = {  # row: (config arguments, kind)
     "LoRA": ("method=lora", "none"),
     "LoRA, deep ensemble": ("method=lora", "deep_ensemble"),
     "HypeLoRA": ("method=hyper_mlp", "none"),
@@ -38,14 +39,14 @@ SHOWN = ("accuracy", "nll", "ece", "brier")
 
 
 def intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, dict[str, float]]:
-    """Each metric with its 95 % interval over 1,000 bootstrap replicas."""
+    """Return each metric with its 95 % interval over 1,000 bootstrap replicas."""
     from hypelora_jax.calibration import bootstrap
 
     return bootstrap.intervals(probs_NY, label_N, replicas=1000, seed=0, names=SHOWN)
 
 
 def train(config: str, overrides: list[str], samples: int, workdir: Path) -> dict:
-    """Summaries of the trained rows, trained now or before."""
+    """Train the rows that are not finished, and return all their summaries."""
     out = {}
     for name, (argument, kind) in TRAINED.items():
         flags = [f"--config.uncertainty.kind={kind}", *overrides]
@@ -56,7 +57,7 @@ def train(config: str, overrides: list[str], samples: int, workdir: Path) -> dic
 
 
 def judge_afterwards(samples: int, workdir: Path) -> dict:
-    """Summaries of the kinds chosen after training LoRA, each in its own folder."""
+    """Evaluate LoRA's run with the other kinds, and return their summaries."""
     trained = str(workdir / folder_of("LoRA"))
     return {
         name: derive(
@@ -69,12 +70,12 @@ def judge_afterwards(samples: int, workdir: Path) -> dict:
 
 
 def folder_of(name: str) -> str:
-    """Folder of a row."""
+    """Return the name of a row's folder."""
     return name.lower().replace(", ", "-").replace(" ", "_")
 
 
 def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Metrics of the test split by stage: averaged, and after temperature scaling."""
+    """Return the test metrics by stage: averaged, and after temperature scaling."""
     metrics = files.read_json(Run.open(path).metrics_file("test"))
     about = {n: summary[n] for n in ("trained_parameters", "train_seconds")}
     about["train_seconds"] = round(about["train_seconds"])
@@ -91,7 +92,7 @@ def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def table(
     config: str, overrides: list[str], samples: int, workdir: Path
 ) -> list[tables.Table]:
-    """Trains and judges all rows; the table of the test split for each stage."""
+    """Train and evaluate all rows; return a table of the test split for each stage."""
     summaries = train(config, overrides, samples, workdir)
     summaries |= judge_afterwards(samples, workdir)
     rows = {name: row(workdir / folder_of(name), summaries[name]) for name in ORDER}
@@ -108,7 +109,7 @@ def table(
 
 
 def run(config: str, overrides: list[str], samples: int, workdir: Path) -> None:
-    """The experiment: its tables, printed and written."""
+    """Run the experiment, and print and write its tables."""
     made = table(config, overrides, samples, workdir)
     text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
     files.write_whole(workdir / "uncertainty.md", text)

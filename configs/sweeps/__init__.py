@@ -1,6 +1,6 @@
 """Sweeps as data: lists of config overrides, `{"optim.lr": 1e-3, ...}`.
 
-A launcher turns each into `--config.NAME=VALUE` flags; nothing here runs anything.
+A launcher turns each into `--config.NAME=VALUE` flags; this package runs nothing.
 """
 
 import itertools
@@ -11,17 +11,17 @@ Sweep = list[dict[str, Any]]
 
 
 def axis(name: str, values: Sequence[Any]) -> Sweep:
-    """One override a value."""
+    """Return one override per value."""
     return [{name: value} for value in values]
 
 
 def product(*sweeps: Sweep) -> Sweep:
-    """Every combination; the last sweep varies fastest."""
+    """Return every combination; the last sweep varies fastest."""
     return [_merge(combination) for combination in itertools.product(*sweeps)]
 
 
 def zip_(*sweeps: Sweep) -> Sweep:
-    """Entries of equally long sweeps side by side."""
+    """Merge the entries of equally long sweeps, one by one."""
     return [_merge(entries) for entries in zip(*sweeps, strict=True)]
 
 

@@ -1,8 +1,8 @@
 """CoLA with MiniLM: learning rates first, then more seeds at each method's best rate.
 
 Stage 1 is `sweep()`: 11 runs of 3 epochs with seed 0. Stage 2 is `more_seeds(best)`,
-`best` holding for each method the entry of stage 1 with the lowest calibration NLL.
-About 50 minutes on 2 CPU cores; docs/results.md holds the table.
+where `best` has, for each method, the entry of stage 1 with the lowest calibration NLL.
+Both take about 50 minutes on 2 CPU cores; docs/results.md has the table.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ LORA_RATES = (3e-4, 1e-3, 3e-3)
 
 
 def sweep() -> Sweep:
-    """HypeLoRA with both initialisations over four rates, LoRA over three; seed 0."""
+    """Return stage 1: HypeLoRA, both initialisations, four rates; LoRA, three rates."""
     hyper = product(
         axis("method", ["hyper_mlp"]),
         axis("hyper.init", ["zero", "reference"]),
@@ -26,11 +26,11 @@ def sweep() -> Sweep:
 
 
 def more_seeds(best: Sweep, seeds: tuple[int, ...] = (1, 2)) -> Sweep:
-    """The given entries of stage 1 again, with other seeds."""
+    """Return the given entries of stage 1 with other seeds."""
     return [{**entry, "seed": seed} for entry in best for seed in seeds]
 
 
 def best(found: list[dict]) -> dict[str, Any]:
-    """The entry among finished runs whose calibration NLL is lowest."""
+    """Return the entry of the finished run with the lowest calibration NLL."""
     run = min(found, key=lambda run: run["nll"]["calibration"])
     return {name: run[name] for name in sweep()[0] | sweep()[-1] if name in run}

@@ -1,11 +1,11 @@
-"""Runs training as a JobSet on a TPU slice of a GKE cluster.
+"""Run training as a JobSet on a TPU slice of a GKE cluster.
 
     python experiments/launch/gke.py --image=REGISTRY/hypelora:1 --topology=v5e:4x4 \
         -- --config=paper:task=sst2 --workdir=gs://BUCKET/runs/sst2
 
-What stands after `--` are flags of experiments/train.py. --print shows the YAML and
-does nothing. Needs kubectl with the cluster's credentials, and JobSet 0.6 or newer in
-the cluster.
+The flags after `--` go to experiments/train.py. --print shows the YAML and does nothing
+else. The script needs kubectl with the cluster's credentials; the cluster needs JobSet
+0.6 or newer.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# GKE's names, and chips a host has in slices of several hosts
+# GKE's names, and the chips of a host in slices of several hosts
 ACCELERATORS = {
     "v5e": ("tpu-v5-lite-podslice", 4),
     "v5p": ("tpu-v5p-slice", 4),
@@ -26,7 +26,7 @@ TEMPLATE = Path(__file__).parent / "jobset.yaml"
 
 
 def manifest(args: argparse.Namespace) -> str:
-    """The YAML of a JobSet."""
+    """Return the YAML of the JobSet."""
     kind, _, shape = args.topology.partition(":")
     if kind not in ACCELERATORS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         sys.exit(
@@ -49,13 +49,14 @@ def manifest(args: argparse.Namespace) -> str:
         GRACE=args.grace,
         ACCELERATOR=accelerator,
         TOPOLOGY=shape,
-        IMAGE=json.dumps(args.image),  # JSON's strings are YAML's
+        IMAGE=json.dumps(args.image),  # a JSON string is a valid YAML string
+        # Kubernetes would replace $(NAME) in an argument; $$( is its escape for $(.
         ARGS=json.dumps([a.replace("$(", "$$(") for a in args.train]),
     )
 
 
 def main() -> int:
-    """Hands the JobSet to kubectl; its exit code."""
+    """Pass the JobSet to kubectl, and return the exit code of kubectl."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image", required=True)
     parser.add_argument("--topology", required=True, help="v5e:4x4 or the like")

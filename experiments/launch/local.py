@@ -1,10 +1,11 @@
-"""Starts N processes of experiments/train.py on this machine, as one program.
+"""Start N processes of experiments/train.py on this machine, as one program.
 
     python experiments/launch/local.py --processes=2 -- --config=smoke --workdir=DIR
 
-What stands after `--` are flags of experiments/train.py. --devices=K gives each process
-K CPU devices. SIGTERM and Ctrl-C are passed on; when one process fails, the rest get
-SIGTERM, and after --grace seconds SIGKILL. The exit code is that of the first to fail.
+The flags after `--` go to experiments/train.py. --devices=K gives each process K CPU
+devices. SIGTERM and Ctrl-C reach all processes. When one process fails, the others get
+SIGTERM, and SIGKILL after --grace seconds. The exit code comes from the first process
+that failed.
 """
 
 import argparse
@@ -20,7 +21,7 @@ TRAIN = Path(__file__).parent.parent / "train.py"
 
 
 def start(count: int, devices: int, flags: list[str]) -> list[subprocess.Popen]:
-    """All processes; rank 0 is the coordinator on a free port."""
+    """Start all processes; rank 0 is the coordinator on a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -34,7 +35,7 @@ def start(count: int, devices: int, flags: list[str]) -> list[subprocess.Popen]:
 
 
 def wait(processes: list[subprocess.Popen], grace: float) -> int:
-    """The exit code of all: 0, or that of the first that failed."""
+    """Wait for all; return 0, or the exit code of the first process that failed."""
     code, limit = 0, None
     while None in (codes := [p.poll() for p in processes]):
         failed = [c for c in codes if c]
@@ -51,7 +52,7 @@ def wait(processes: list[subprocess.Popen], grace: float) -> int:
 
 
 def main() -> int:
-    """Starts the processes and waits for them."""
+    """Start the processes and wait for them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, required=True, metavar="N")
     parser.add_argument("--devices", type=int, default=0, metavar="K")
@@ -67,7 +68,7 @@ def main() -> int:
             p.send_signal(number)
 
     signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, lambda *_: None)  # the terminal sends it to all
+    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to all
     return wait(processes, args.grace)
 
 

@@ -4,12 +4,12 @@ __version__ = "0.1.0"
 
 
 def load(workdir: str, **options):
-    """A finished run that predicts: `hypelora_jax.load(workdir).predict(["A text."])`.
+    """Load a finished run: `hypelora_jax.load(workdir).predict(["A text."])`.
 
-    Options and errors are those of `hypelora_jax.inference.predictor.load`.
+    See `hypelora_jax.inference.predictor.load` for the options and errors.
     """
     from hypelora_jax.inference import (
-        predictor,  # here: importing the package stays cheap
+        predictor,  # local, so that importing the package stays cheap
     )
 
     return predictor.load(workdir, **options)

@@ -1,7 +1,8 @@
-"""Command line: finds the command that was asked for, runs it, and returns its code.
+"""The command line: parses the arguments, runs the command, returns its exit code.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a check says no,
-2 the user's mistake, 3 our fault, 75 preempted and saved, 130 interrupted and saved.
+Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 a check did
+not pass, 2 a user error, 3 an internal error, 75 preempted and saved, 130 interrupted
+and saved.
 """
 
 import argparse
@@ -36,14 +37,14 @@ COMMAND --help shows the flags of a command.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; the exit code."""
+    """Run one command and return its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's chatter about set-up
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # hide XLA's set-up messages
     try:
         answer = _run(argv)
-        sys.stdout.flush()  # a full disk or a closed pipe shows here, not at exit
+        sys.stdout.flush()  # a full disk or a closed pipe fails here, not at exit
         return 1 if answer is False else 0
-    except BrokenPipeError:  # the reader of stdout had enough: `hypelora ... | head`
+    except BrokenPipeError:  # the reader closed stdout: `hypelora ... | head`
         _settle_stdout()
         return 0
     except (Exception, KeyboardInterrupt) as error:
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _settle_stdout() -> None:
-    """Writes what stdout still holds, or drops it: it must not fail again at exit."""
+    """Flush stdout, or send it to /dev/null so that it does not fail again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -67,7 +68,7 @@ def _run(argv: Sequence[str]) -> bool | None:
     rest, overrides = _split(argv)
     args = vars(parser(rest).parse_args(rest))
     name = args.pop("command")
-    del args["debug"]  # main looks for it, so that it works for wrong flags too
+    del args["debug"]  # `main` reads it, so that it works for wrong flags too
     if args.get("config"):
         args["config"] = load_settings(args["config"], overrides)
     elif overrides:
@@ -80,9 +81,9 @@ def _run(argv: Sequence[str]) -> bool | None:
 
 
 def log_to_stderr(*launchers: str) -> None:
-    """Our own messages from INFO on, other packages' from WARNING on.
+    """Log this package's messages from INFO on, and others' from WARNING on.
 
-    `launchers` are files outside the package whose messages count as ours.
+    `launchers` are files outside the package whose messages are logged as its own.
     """
     ours = (str(Path(hypelora_jax.__file__).parent), *launchers)
     handler = logging.StreamHandler()
@@ -96,9 +97,10 @@ def log_to_stderr(*launchers: str) -> None:
 
 
 def launch(file: str, work: Callable[[], None]) -> int:
-    """Runs the work of a launcher as a command: its logs, one line an error, the code.
+    """Run a launcher's work like a command, and return its exit code.
 
-    `file` is the launcher's; its messages count as ours.
+    `file` is the path of the launcher; its messages are logged as the package's own.
+    An error is printed as one line.
     """
     log_to_stderr(file)
     files.keep_compiled()
@@ -119,10 +121,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of a command line: of the command it names, all flags are known.
+    """Build the parser of a command line, with the flags of the command it names.
 
-    The others are known by name only, because the choices of some flags are the keys of
-    tables whose import takes seconds.
+    Other commands are added without their flags, because the choices of some flags are
+    the keys of tables whose import takes seconds.
     """
     made = _Parser(
         prog="hypelora",
@@ -146,7 +148,10 @@ def parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments without and with the form `--config.x=value` or `--config.x value`."""
+    """Split the arguments into (others, overrides of the config).
+
+    An override has the form `--config.x=value` or `--config.x value`.
+    """
     rest, overrides = [], []
     queue = list(argv)
     while queue:

@@ -1,4 +1,4 @@
-"""From an error to an exit code and one line, and from a name to its table's entry."""
+"""Errors: their exit codes and one-line messages, and the check of names in tables."""
 
 import errno
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line that says got, wanted and the way out."""
+    """A user error; one line says what was given, what is wanted, and how to fix it."""
 
 
 class Preempted(Exception):
@@ -16,10 +16,10 @@ class Preempted(Exception):
 
 
 def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
-    """The entry of a table that the user names in a field of the config or a flag.
+    """Return the table entry that the user named in a config field or a flag.
 
     Args:
-      field: where the name was given: "loss.name", "--sets".
+      field: the config field or flag with the name, such as "loss.name" or "--sets".
 
     Raises:
       UserError: the table has no such entry; the message lists its keys.
@@ -30,7 +30,8 @@ def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
     return table[name]
 
 
-# What disks, folders and names can do to a run: not our fault, so one line says it.
+# Errors caused by disks, folders and file names. They are not bugs of this package, so
+# the user gets one line and no traceback.
 USERS_ERRNOS = {
     getattr(errno, name)
     for name in "EACCES EDQUOT EEXIST EISDIR ENAMETOOLONG ENOENT ENOSPC ENOTDIR "
@@ -40,9 +41,9 @@ USERS_ERRNOS = {
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and the one line that says what went wrong and the way out.
+    """Return the exit code and one line that says what went wrong and how to fix it.
 
-    Codes: 2 the user's mistake, 3 our fault, 75 preempted and saved, 130 interrupted
+    Codes: 2 a user error, 3 an internal error, 75 preempted and saved, 130 interrupted
     and saved.
     """
     code, line = _explain(error)

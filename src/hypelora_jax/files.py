@@ -1,4 +1,4 @@
-"""Files and folders of any kind: the cache, whole writes, UTF-8 and JSON reading."""
+"""Files and folders: the cache folder, atomic writes, and reading UTF-8 and JSON."""
 
 import json
 import os
@@ -15,21 +15,21 @@ ENV = "HYPELORA_CACHE"
 
 
 def root() -> Path:
-    """Cache folder: $HYPELORA_CACHE, else ~/.cache/hypelora_jax."""
+    """Return the cache folder: $HYPELORA_CACHE, or ~/.cache/hypelora_jax if unset."""
     return Path(os.environ.get(ENV) or "~/.cache/hypelora_jax").expanduser()
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path from the root, with `~` expanded; gs://... as it is."""
+    """Return the absolute path, with `~` expanded; gs://... stays as it is."""
     if "://" in os.fspath(path):
         return epath.Path(path)
     return epath.Path(Path(path).expanduser().absolute())
 
 
 def write_whole(path: epath.PathLike, data: bytes | str) -> None:
-    """Write a file by a rename, so that a reader finds all of it or none.
+    """Write a file and rename it into place, so that no reader sees only a part of it.
 
-    Folders are made; the path may be gs://...
+    Missing folders are created. The path may be gs://...
     """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,15 +43,15 @@ def write_whole(path: epath.PathLike, data: bytes | str) -> None:
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Write a JSON file, which appears whole or not at all."""
+    """Write a JSON file; it appears whole or not at all."""
     write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_text(path: epath.PathLike, way_out: str = "save the file as UTF-8") -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """Return the text of a UTF-8 file, without a byte order mark.
 
     Raises:
-      UserError: a byte that is not UTF-8; names its line and the way out.
+      UserError: a byte is not UTF-8; the message names its line and says `way_out`.
     """
     data = epath.Path(path).read_bytes()
     try:
@@ -66,10 +66,10 @@ def read_text(path: epath.PathLike, way_out: str = "save the file as UTF-8") -> 
 def read_json(
     path: epath.PathLike, way_out: str = "restore the file"
 ) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Return the JSON object in a file.
 
     Raises:
-      UserError: not UTF-8, not JSON, or JSON of another kind; says the way out.
+      UserError: the file is not UTF-8, not JSON, or JSON but not an object.
     """
     try:
         value = json.loads(epath.Path(path).read_bytes().decode("utf-8-sig"))
@@ -86,16 +86,16 @@ def read_json(
 def check_empty(
     path: epath.PathLike, flag: str, given: str = "", but: Collection[str] = ()
 ) -> None:
-    """Refuse a folder to write to that already holds something.
+    """Check that a folder to write to is empty or does not exist.
 
     Args:
       path: the folder, which need not exist.
-      flag: that named it, as "--output".
-      given: the folder as the user spelled it; "": the path.
-      but: names of files that may be there.
+      flag: the flag that named it, such as "--output".
+      given: the folder as the user wrote it; if "", messages show the path.
+      but: names of files that the folder may contain.
 
     Raises:
-      UserError: a file, or a folder that is not empty.
+      UserError: the path is a file, or a folder with other files in it.
     """
     folder, given = epath.Path(path), given or os.fspath(path)
     if not folder.exists():
@@ -112,9 +112,9 @@ def check_empty(
 def keep_compiled() -> None:
     """Keep compiled programs in the cache folder, so that a restart need not compile.
 
-    JAX_COMPILATION_CACHE_DIR, if set, rules.
+    If JAX_COMPILATION_CACHE_DIR is set, that folder is used instead.
     """
-    import jax  # local: everything else in this file is of use without it
+    import jax  # local, because all else in this file works without JAX
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(root() / "xla"))

@@ -1,7 +1,7 @@
-"""Where base model, conditioner, hyper-network, LoRA, head and objective meet.
+"""The model: joins base model, conditioner, hyper-network, LoRA, head and objective.
 
-`adapt` makes the adapter once; `classify` uses it. Evaluation runs `adapt` once per
-split, a training step once however many micro-batches it has; `predict` is both.
+`adapt` makes the adapter, `classify` uses it, and `predict` does both. Evaluation runs
+`adapt` once per split, and a training step runs it once for all micro-batches.
 """
 
 import dataclasses
@@ -35,9 +35,9 @@ from hypelora_jax.types import (
     Params,
 )
 
-_COND = "cond/(?!standard/).*"  # all but the moments of the data's conditions
+_COND = "cond/(?!standard/).*"  # all but the mean and std of the data's conditions
 _HYPER = ("hyper/(trunk|out)/.*", _COND, "lora/.*", "head/.*", "loss/.*")
-# What trains, by the name that config.method gives; rates are for MiniLM, batch 32.
+# Methods by their name in config.method; learning rates are for MiniLM, batch 32.
 METHODS = {
     "full": Method(("backbone/.*", "head/.*", "loss/.*"), None, False, lr=5e-5),
     "lora": Method(("lora/.*", "head/.*", "loss/.*"), None, True, lr=1e-3),
@@ -49,16 +49,16 @@ METHODS = {
 
 
 def method(name: str) -> Method:
-    """The method of that name.
+    """Return the method of that name.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such method.
     """
     return choose(METHODS, name, "method")
 
 
 class Parts(NamedTuple):
-    """What a model is made of; `cond` and `hyper` are None without a hyper-network."""
+    """The parts of a model; `cond` and `hyper` are None without a hyper-network."""
 
     backbone: Backbone
     head: Head
@@ -85,7 +85,7 @@ class Adapt(Protocol):
         alpha: jax.Array | float,
         key: Key | None = None,
     ) -> Adapter:
-        """The factors of all rows, or of each of the U conditions of the batch."""
+        """Return factors for all rows, or for each of the U conditions of the batch."""
 
 
 class Classify(Protocol):
@@ -94,11 +94,11 @@ class Classify(Protocol):
     def __call__(
         self, params: Params, adapter: Adapter, batch: Batch, key: Key | None = None
     ) -> jax.Array:
-        """Logits (B, Y), at least float32; dropout differs from row to row."""
+        """Return logits (B, Y), at least float32; dropout differs between rows."""
 
 
 class Predict(Protocol):
-    """`adapt` and `classify` of the two halves of the parameter tree."""
+    """Runs `adapt` and `classify` on the two halves of the parameter tree."""
 
     def __call__(
         self,
@@ -108,7 +108,7 @@ class Predict(Protocol):
         alpha: jax.Array | float,
         key: Key | None = None,
     ) -> jax.Array:
-        """Logits (B, Y), at least float32."""
+        """Return logits (B, Y), at least float32."""
 
 
 class Model(NamedTuple):
@@ -121,7 +121,7 @@ class Model(NamedTuple):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Entries of a batch that `adapt` reads; () where one adapter serves all."""
+        """Batch entries that `adapt` reads; () if one adapter serves all batches."""
         cond = self.parts.cond
         return (*cond.reads, "row") if cond is not None and cond.reads else ()
 
@@ -132,11 +132,11 @@ class Model(NamedTuple):
 
 
 def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
-    """The model's functions, from settings, the sizes of the base model and the task.
+    """Build a model from the settings, the base model's sizes and the task.
 
     Raises:
-      UserError: a name in the settings that no table has, or choices that do not fit
-        the base model or the task.
+      UserError: a name in the settings is in no table, or a choice does not fit the
+        base model or the task.
     """
     family, chosen = families.of(config), method(settings.method)
     if task.condition:
@@ -167,7 +167,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
 def _network(
     settings: Settings, chosen: Method, sites: Sites, num_layers: int
 ) -> tuple[Conditioner | None, HyperNet | None, Sites]:
-    """(conditioner, hyper-network, its sites), or Nones without a hyper-network."""
+    """Build (conditioner, hyper-network, its sites); (None, None, {}) without one."""
     if chosen.network is None:
         if settings.condition != ConditionConfig():
             raise UserError(
@@ -186,7 +186,7 @@ def _network(
 
 
 def of_parts(parts: Parts) -> Model:
-    """The functions of a model made of `parts`."""
+    """Build the functions of a model from its parts."""
 
     def adapt(
         params: Params, batch: Batch, alpha: jax.Array | float, key: Key | None = None
@@ -221,10 +221,10 @@ def of_parts(parts: Parts) -> Model:
 def hidden(
     parts: Parts, params: Params, adapter: Adapter, batch: Batch, key: Key | None
 ) -> jax.Array:
-    """Last hidden states (B, T, D) of the adapted backbone.
+    """Return the last hidden states (B, T, D) of the adapted backbone.
 
-    With several conditions each row has a key of its own, so that it draws what it
-    would draw in any other batch.
+    With several conditions each row gets its own key, so that its dropout does not
+    depend on the other rows of the batch.
     """
     factors, row_B = adapter
     rows = {n: batch[n] for n in ("ids", "mask", "types")}
@@ -241,7 +241,7 @@ def has_conditions(factors: Lora) -> bool:
 def conditions(
     parts: Parts, params: Params, batch: Batch, key: Key | None = None
 ) -> Conditions | None:
-    """The conditions of a batch; None without a hyper-network."""
+    """Return the conditions of a batch, or None without a hyper-network."""
     if parts.cond is None:
         return None
     return parts.cond.apply(params.get("cond", {}), batch, key)
@@ -254,9 +254,9 @@ def compact(
     alpha: jax.Array | float,
     key: Key | None = None,
 ) -> Compact:
-    """Compact factors of all sites, generated ones first, unscaled.
+    """Return the compact, unscaled factors of all sites, generated ones first.
 
-    The network runs once a condition. One condition gives factors without the axis U.
+    The network runs once per condition. One condition gives factors without axis U.
     """
     made, several = [], 1 if found is None else len(found.vectors_USC)
     if parts.hyper is not None and found is not None:
@@ -265,7 +265,7 @@ def compact(
         def write(cond_SC: jax.Array) -> Lora:
             return network.apply(params["hyper"], cond_SC, alpha, key)
 
-        over = jax.vmap(write, out_axes=1)
+        over = jax.vmap(write, out_axes=1)  # a_LUIR: U comes after the layers
         own = write(vectors_USC[0]) if several == 1 else over(vectors_USC)
         made.append((parts.hyper_sites, own))
     if parts.lora_sites:
@@ -276,12 +276,12 @@ def compact(
 
 
 def init_params(model: Model, key: Key, base: Params) -> Params:
-    """The whole tree: the base's `backbone` and `head`, the rest drawn from `key`."""
+    """Return the whole tree: `backbone` and `head` of `base`, the rest drawn."""
     return {**base, **jax.jit(lambda key: _drawn(model.parts, key))(key)}
 
 
 def _drawn(parts: Parts, key: Key) -> Params:
-    """`cond`, `hyper`, `lora` and `loss`, each only if the model has it."""
+    """Draw `cond`, `hyper`, `lora` and `loss`, each only if the model has it."""
     params: Params = {}
     if parts.hyper is not None and parts.cond is not None:
         params["hyper"] = parts.hyper.init(named_key(key, "hyper"))
@@ -296,5 +296,5 @@ def _drawn(parts: Parts, key: Key) -> Params:
 
 
 def split(settings: Settings, params: Params) -> tuple[Params, Params]:
-    """(trainable, frozen) by the method."""
+    """Split the parameters into (trainable, frozen), as the method says."""
     return trees.partition(params, trees.matcher(method(settings.method).trains))

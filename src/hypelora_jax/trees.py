@@ -10,13 +10,13 @@ from hypelora_jax.types import Params
 
 
 def flatten(tree: Params) -> dict[str, Any]:
-    """Leaves of a nested dict by slash path, in sorted order; empty dicts vanish."""
+    """Map slash paths to the leaves of a nested dict, sorted; empty dicts disappear."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in leaves}
 
 
 def unflatten(flat: dict[str, Any]) -> Params:
-    """Nested dict from slash paths: the inverse of `flatten`."""
+    """Build a nested dict from slash paths; the inverse of `flatten`."""
     tree: Params = {}
     for path, leaf in flat.items():
         *parents, name = path.split("/")
@@ -28,7 +28,7 @@ def unflatten(flat: dict[str, Any]) -> Params:
 
 
 def partition(tree: Params, trains: Callable[[str], bool]) -> tuple[Params, Params]:
-    """Trainable and frozen parts of a tree, split by a predicate of the path."""
+    """Split a tree into (trainable, frozen) by a predicate on the path."""
     flat = flatten(tree)
     trainable = {p: x for p, x in flat.items() if trains(p)}
     frozen = {p: x for p, x in flat.items() if p not in trainable}
@@ -36,10 +36,10 @@ def partition(tree: Params, trains: Callable[[str], bool]) -> tuple[Params, Para
 
 
 def union(left: Params, right: Params, path: str = "") -> Params:
-    """Disjoint union of two nested dicts.
+    """Return the disjoint union of two nested dicts.
 
     Raises:
-      ValueError: a leaf stands in both trees.
+      ValueError: a leaf is in both trees.
     """
     out = dict(left)
     for name, value in right.items():
@@ -54,23 +54,23 @@ def union(left: Params, right: Params, path: str = "") -> Params:
 
 
 def matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
-    """Predicate of a path: does any of the patterns match it whole?"""
+    """Return a predicate that says whether any pattern matches a whole path."""
     compiled = [re.compile(p) for p in patterns]
     return lambda path: any(p.fullmatch(path) for p in compiled)
 
 
 def map_with_path(f: Callable[[str, Any], Any], tree: Params) -> Params:
-    """`f(path, leaf)` for each leaf, in the same structure."""
+    """Apply `f(path, leaf)` to each leaf and keep the structure."""
     return jax.tree_util.tree_map_with_path(
         lambda p, x: f(jax.tree_util.keystr(p, simple=True, separator="/"), x), tree
     )
 
 
 def count(tree: Params) -> int:
-    """Number of scalars in a tree (arrays or shape structs)."""
+    """Return the number of scalars in a tree (arrays or shape structs)."""
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
 def nbytes(tree: Params) -> int:
-    """Bytes of a tree's leaves (arrays or shape structs)."""
+    """Return the total bytes of a tree's leaves (arrays or shape structs)."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,8 +1,8 @@
-"""Contracts, trees and the dimension key: the names that all rooms share.
+"""Types that all packages share: contracts, trees and the dimension key.
 
-A contract is a NamedTuple of pure functions, and each of its fields is typed by a
-Protocol here, so that its signature is code and not prose. The functions are closures:
-a builder takes the static choices (sizes, settings), and what it returns takes arrays.
+A contract is a NamedTuple of pure functions. A Protocol in this file gives the type of
+each of its fields, so that signatures are checked code. The functions are closures: a
+builder takes the static choices (sizes, settings) and returns functions of arrays.
 
 Dimension key (shape suffixes of arrays, einsum letters in lower case):
 B batch, T tokens, D width, H heads, K head dim, F feed-forward, V vocabulary,
@@ -17,8 +17,9 @@ import jax
 import numpy as np
 
 Params = dict[str, Any]  # nested dict of arrays
-Lora = dict[str, dict[str, jax.Array]]  # {"q": {"a": a_LIR, "b": b_LRO}, ...}; a_LUIR
-Key = jax.Array  # a typed key, jax.random.key(...); (B,) where each row has its own
+# {"q": {"a": a_LIR, "b": b_LRO}, ...}; with U conditions a_LUIR and b_LURO
+Lora = dict[str, dict[str, jax.Array]]
+Key = jax.Array  # a typed key, jax.random.key(...); (B,) if each row has its own
 Batch = Mapping[str, jax.Array]  # see below
 
 # A batch is a dict of arrays; the backbone reads the first three, the objective and the
@@ -37,20 +38,20 @@ MODULES = ("q", "k", "v", "o", "up", "down", "gate")  # canonical order of sites
 
 
 class Init(Protocol):
-    """Draws the parameters of a part, float32; {} where it has none."""
+    """Draws the float32 parameters of a part; {} if it has none."""
 
     def __call__(self, key: Key) -> Params:
-        """The part's subtree of the parameter tree."""
+        """Return the part's subtree of the parameter tree."""
 
 
 class Encode(Protocol):
     """Runs the frozen transformer with an adapter.
 
-    `lora` covers all layers of each adapted module ({}: no adapter) and has its scale
-    folded in: a_LIR, b_LRO for all rows, or a_LUIR, b_LURO of U conditions, `row_B` as
-    in `Adapter`. `key=None` switches dropout off; keys (B,) give each row a mask that
-    depends on no other row. Raises a `UserError` for more tokens than the model has
-    positions.
+    `lora` covers all layers of each adapted module, with its scale folded in; {} means
+    no adapter. Its factors are a_LIR, b_LRO for all rows, or a_LUIR, b_LURO for U
+    conditions, with `row_B` as in `Adapter`. `key=None` switches dropout off; keys (B,)
+    give each row a mask that does not depend on other rows. Raises a `UserError` if
+    there are more tokens than the model has positions.
     """
 
     def __call__(
@@ -61,14 +62,14 @@ class Encode(Protocol):
         key: Key | None = None,
         row_B: jax.Array | None = None,
     ) -> jax.Array:
-        """Hidden states (B, T, D), or those of all layers (L + 1, B, T, D)."""
+        """Return hidden states (B, T, D), or (L + 1, B, T, D) for all layers."""
 
 
 class Backbone(NamedTuple):
     """A frozen transformer.
 
-    `apply` gives the last hidden states (B, T, D); `trace` gives those of every layer,
-    the embeddings' output first, so that its leading length is layers + 1.
+    `apply` returns the last hidden states (B, T, D). `trace` returns the output of the
+    embeddings and then of every layer, (L + 1, B, T, D).
     """
 
     init: Init
@@ -77,7 +78,7 @@ class Backbone(NamedTuple):
 
 
 class ReadHidden(Protocol):
-    """Reads hidden states (B, T, D), computed in at least float32."""
+    """Computes logits from hidden states (B, T, D), in at least float32."""
 
     def __call__(
         self,
@@ -86,20 +87,20 @@ class ReadHidden(Protocol):
         batch: Batch,
         key: Key | None = None,
     ) -> jax.Array:
-        """Logits (B, Y); `key=None` switches dropout off."""
+        """Return logits (B, Y); `key=None` switches dropout off."""
 
 
 class Features(Protocol):
-    """What the last layer `out` of a head reads, without dropout."""
+    """Computes the input of a head's last layer `out`, without dropout."""
 
     def __call__(self, params: Params, hidden_BTD: jax.Array) -> jax.Array:
-        """Features (B, D), at least float32."""
+        """Return features (B, D), at least float32."""
 
 
 class Head(NamedTuple):
-    """What reads hidden states.
+    """A head, which reads hidden states.
 
-    Its last layer is `out`: `out` of `features` is `apply` without dropout.
+    Its last layer is `out`. Without dropout, `apply` is `out` applied to `features`.
     """
 
     init: Init
@@ -110,8 +111,9 @@ class Head(NamedTuple):
 class Conditions(NamedTuple):
     """The U distinct conditions of a batch, and which of them each row takes.
 
-    `row_B`, int32, numbers the condition of each row; None: the rows are U groups of
-    equal size, in the order of the conditions (U = 1: all rows; U = B: one each).
+    `row_B`, int32, is the index of each row's condition. If it is None, the rows are U
+    groups of equal size, in the order of the conditions: with U = 1 all rows share one
+    condition, with U = B each row has its own.
     """
 
     vectors_USC: jax.Array
@@ -119,9 +121,9 @@ class Conditions(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """The factors of a batch: one set for all rows, or those of its U conditions.
+    """The factors of a batch: one set for all rows, or one for each of U conditions.
 
-    `row_B` is that of `Conditions`; None with one set of factors, a_LIR and b_LRO.
+    `row_B` is as in `Conditions`; it is None for one set of factors, a_LIR and b_LRO.
     """
 
     factors: Lora
@@ -134,14 +136,14 @@ class Condition(Protocol):
     def __call__(
         self, params: Params, batch: Batch, key: Key | None = None
     ) -> Conditions:
-        """The vectors, and which of them each row takes."""
+        """Return the vectors, and which of them each row takes."""
 
 
 class Conditioner(NamedTuple):
-    """What the hyper-network reads.
+    """Provides the vectors that the hyper-network reads.
 
-    `reads` names the batch keys it needs with the shape of one condition's entry, so
-    that data, sharding and export know them; {} where it needs none. `width` is C.
+    `reads` maps each batch key that it needs to the shape of one condition's entry, so
+    that data, sharding and export know them; {} if it needs none. `width` is C.
     """
 
     init: Init
@@ -160,15 +162,15 @@ class Write(Protocol):
         alpha: jax.Array | float,
         key: Key | None = None,
     ) -> Lora:
-        """Compact factors: only the layers that the hyper-network writes, unscaled.
+        """Return compact, unscaled factors of the layers the hyper-network writes.
 
         `alpha` in [0, 1] is the weight of the initial factors. `key=None` switches
-        dropout off and gives a `random` A its stored draw.
+        dropout off, and a `random` A then takes its stored draw.
         """
 
 
 class HyperNet(NamedTuple):
-    """Conditioning vectors to LoRA factors; `slots` is S."""
+    """Turns conditioning vectors into LoRA factors; `slots` is S."""
 
     init: Init
     apply: Write
@@ -176,7 +178,7 @@ class HyperNet(NamedTuple):
 
 
 class RowLoss(Protocol):
-    """The training loss of each row, in nats for classes."""
+    """Computes the training loss of each row, in nats for classes."""
 
     def __call__(
         self,
@@ -185,10 +187,10 @@ class RowLoss(Protocol):
         label: jax.Array,
         weight_B: jax.Array | None = None,
     ) -> jax.Array:
-        """Losses (B,); a row of weight 0 changes no other row and gets no gradient.
+        """Return losses (B,); a row of weight 0 affects no other and has no gradient.
 
-        The weights matter to a penalty that is a statistic of the batch. The mean over
-        rows is the caller's.
+        A penalty that is a statistic of the batch needs the weights. The caller takes
+        the mean over rows.
         """
 
 
@@ -210,7 +212,7 @@ class Sums(Protocol):
         batch: Batch,
         key: Key | None,
     ) -> tuple[jax.Array, jax.Array]:
-        """(sum of weight * loss, sum of weights); `model` is a `model.Model`."""
+        """Return (sum of weight * loss, sum of weights) for a `model.Model`."""
 
 
 Probabilities = Callable[[np.ndarray], np.ndarray]  # raw logits (N, Y) to probabilities
@@ -226,7 +228,7 @@ class UpdateJudge(Protocol):
         label_N: np.ndarray,
         soft_NY: np.ndarray | None = None,
     ) -> Any:
-        """The next state; examples without a label are left out."""
+        """Return the next state; examples without a label are left out."""
 
 
 class Judge(NamedTuple):
@@ -234,7 +236,7 @@ class Judge(NamedTuple):
 
     `start() -> state`; `update` adds examples; `merge(left, right) -> state` joins two
     states, left's examples first; `result(state, probabilities) -> metrics` in float64,
-    {} where no example had a label.
+    {} if no example had a label.
     """
 
     start: Callable[[], Any]
@@ -246,10 +248,10 @@ class Judge(NamedTuple):
 class Objective(NamedTuple):
     """What is learned and how it is judged.
 
-    `init` draws the objective's own parameters ({"log_t"} for a learned temperature);
-    `reads` names the batch keys of `sums`; `unit` is the metric that models are chosen
-    by, the lower the better; `probabilistic` says that outputs are logits of classes,
-    so that there are confidences, calibrators and sets.
+    `init` draws the objective's own parameters ({"log_t"} for a learned temperature).
+    `reads` names the batch keys that `sums` needs. `unit` is the metric that models are
+    chosen by; lower is better. `probabilistic` is True if the outputs are logits of
+    classes, so that there are confidences, calibrators and conformal sets.
     """
 
     init: Init
@@ -266,7 +268,7 @@ class BuildNetwork(Protocol):
     def __call__(
         self, config: Any, blending: Any, sites: Any, rank: int, cond_width: int
     ) -> HyperNet:
-        """The network; raises a `UserError` for choices it cannot serve."""
+        """Return the network; raises a `UserError` for choices it does not support."""
 
 
 class Network(NamedTuple):
@@ -279,10 +281,10 @@ class Network(NamedTuple):
 class Method(NamedTuple):
     """What trains, and where the factors come from.
 
-    `trains` are patterns that match the paths of the trainable leaves whole; `network`
-    is the hyper-network that writes factors, None where there is none; `adapts` says
-    whether there are LoRA factors at all; `lr` is the peak learning rate that configs
-    start from (MiniLM, batches of 32).
+    `trains` are patterns; a leaf is trainable if one of them matches its whole path.
+    `network` is the hyper-network that writes factors, or None. `adapts` says whether
+    there are LoRA factors at all. `lr` is the peak learning rate that configs start
+    from (MiniLM, batches of 32).
     """
 
     trains: tuple[str, ...]

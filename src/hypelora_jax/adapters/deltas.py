@@ -1,4 +1,4 @@
-"""Size and likeness of the deltas A B, without building any of them."""
+"""Norms and cosines of the deltas A B, computed without building any of them."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from hypelora_jax.types import Lora
 
 
 def delta_norms(lora: Lora) -> dict[str, jax.Array]:
-    """Frobenius norm of A B at each site, (L,) a module, without building A B."""
+    """Frobenius norm of A B at each site, (L,) per module, without building A B."""
     return {
         m: jnp.sqrt(jnp.maximum(jnp.diagonal(_gram(f, f)), 0)) for m, f in lora.items()
     }
@@ -23,8 +23,8 @@ def _gram(left: dict, right: dict) -> jax.Array:
 def mean_cosine(lora: Lora) -> jax.Array:
     """Mean cosine between the deltas of different sites of equal shape.
 
-    Near 1 means that conditioning hardly matters: every site gets the same delta. NaN
-    where no two sites share a shape; pairs with a zero delta are left out.
+    A value near 1 means that conditioning hardly matters: every site gets the same
+    delta. It is NaN if no two sites share a shape. Pairs with a zero delta are ignored.
     """
     groups: dict[tuple, list[dict]] = {}
     for f in lora.values():

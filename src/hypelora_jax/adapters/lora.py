@@ -1,11 +1,11 @@
 """LoRA factors as plain data: init, scale, placement, merge.
 
-A compact tree holds only the adapted layers of each module,
-`{"q": {"a": a_LIR, "b": b_LRO}}`, L = len(site.layers); the backbone wants all its
-layers, which `place` selects.
+A compact tree has only the adapted layers of each module,
+`{"q": {"a": a_LIR, "b": b_LRO}}` with L = len(site.layers). The backbone needs all its
+layers, which `place` builds.
 
-Paper: Hu et al. 2021, "LoRA", eq. 3: h = W x + (alpha / rank) B A x; here rows are
-vectors, y = x W + scale (x A) B.
+Paper: Hu et al. 2021, "LoRA", eq. 3: h = W x + (alpha / rank) B A x. Here vectors are
+rows, so y = x W + scale (x A) B.
 """
 
 import math
@@ -29,7 +29,7 @@ def scale(config: LoraConfig) -> float:
 
 
 def draw_a(key: Key, site: Site, rank: int, fan_in: int | None = None) -> jax.Array:
-    """A of each layer of a site, U(+-1/sqrt(fan_in)), float32 (L, I, R).
+    """Draw A of each layer of a site, U(+-1/sqrt(fan_in)), float32 (L, I, R).
 
     This is PEFT's kaiming_uniform(a=sqrt(5)) on lora_A, whose fan-in is d_in.
     """
@@ -37,13 +37,13 @@ def draw_a(key: Key, site: Site, rank: int, fan_in: int | None = None) -> jax.Ar
 
 
 def uniform(key: Key, shape: tuple[int, ...], fan_in: int) -> jax.Array:
-    """Numbers of U(+-1/sqrt(fan_in)), float32, as torch draws linear layers."""
+    """Draw from U(+-1/sqrt(fan_in)), float32, as torch initialises linear layers."""
     bound = 1 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 def init(key: Key, of: Sites, rank: int) -> Lora:
-    """Compact LoRA tree: A drawn as in PEFT, B zero, so that the delta is zero."""
+    """Compact LoRA tree: A is drawn as in PEFT and B is zero, so the delta is zero."""
     return {
         m: {
             "a": draw_a(named_key(key, m), site, rank),
@@ -54,12 +54,12 @@ def init(key: Key, of: Sites, rank: int) -> Lora:
 
 
 def fold(lora: Lora, by: float) -> Lora:
-    """The tree with the scale folded into B; done once, in `predict`."""
+    """Fold the scale into B; `predict` does this once."""
     return {m: {"a": f["a"], "b": f["b"] * by} for m, f in lora.items()}
 
 
 def repeated(lora: Lora, conditions: int) -> Lora:
-    """The same factors for each of U conditions: a_LIR as a_LUIR."""
+    """Repeat the factors for each of U conditions: a_LIR becomes a_LUIR."""
 
     def each(x: jax.Array) -> jax.Array:
         return jnp.broadcast_to(x[:, None], (len(x), conditions, *x.shape[1:]))
@@ -68,10 +68,10 @@ def repeated(lora: Lora, conditions: int) -> Lora:
 
 
 def place(parts: list[tuple[Sites, Lora]], num_layers: int) -> Lora:
-    """All layers of each adapted module, from compact trees on disjoint layers.
+    """Build all layers of each adapted module from compact trees on disjoint layers.
 
-    Rows are selected by a static index, never added: layers nobody adapts are zero and
-    get no gradient.
+    Rows are selected by a static index and never added. Layers without an adapter are
+    zero and get no gradient.
     """
     modules = [m for m in MODULES if any(m in of for of, _ in parts)]
     return {
@@ -88,7 +88,7 @@ def place(parts: list[tuple[Sites, Lora]], num_layers: int) -> Lora:
 def _select(
     rows: list[tuple[tuple[int, ...], jax.Array]], num_layers: int
 ) -> jax.Array:
-    """(L, ...) from compact stacks (l, ...) and the layers they belong to."""
+    """Build (L, ...) from compact stacks (l, ...) and the layers they belong to."""
     order = [layer for layers, _ in rows for layer in layers]
     if order == list(range(num_layers)) and len(rows) == 1:
         return rows[0][1]
@@ -99,7 +99,7 @@ def _select(
 
 
 def merge(params: Params, lora: Lora) -> Params:
-    """Backbone parameters with the (placed, folded) adapter added to the kernels."""
+    """Add a placed and folded adapter to the kernels of the backbone."""
     layers = dict(params["layers"])
     for module, f in lora.items():
         delta_LIO = jnp.einsum("lir,lro->lio", f["a"], f["b"])

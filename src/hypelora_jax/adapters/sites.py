@@ -1,4 +1,4 @@
-"""Sites: which projections of a model an adapter adapts.
+"""Sites, the projections of a model that an adapter adapts.
 
 A *site* is one adapted projection (layer, module). Everything here is static: names,
 layers and widths, never an array.
@@ -66,17 +66,17 @@ def sites(
     num_layers: int,
     names: Mapping[str, str],
 ) -> Sites:
-    """Adapted sites of a model, in canonical order of modules.
+    """Find the adapted sites of a model, in canonical order of modules.
 
     Args:
       config: `targets` is a list of canonical or Hugging Face names, or one string: a
         name, "all-linear", or a regex matched whole against Hugging Face names.
       dims: (d_in, d_out) of each module the model has.
-      num_layers: layers of the model.
+      num_layers: number of layers of the model.
       names: Hugging Face name of each module, with `{layer}`.
 
     Raises:
-      UserError: a target or layer the model does not have, or nothing left to adapt.
+      UserError: the model lacks a target or layer, or nothing is left to adapt.
     """
     layers = _layers(config.layers, num_layers, "lora.layers")
     targets = config.targets
@@ -98,7 +98,7 @@ def sites(
 def restrict(
     all_sites: Sites, layers: tuple[int, ...] | None, num_layers: int
 ) -> Sites:
-    """The sites on the given layers, in the order of that list (None: all of them)."""
+    """Keep the sites on the given layers, in the order of that list; None keeps all."""
     if layers is None:
         return all_sites
     layers = _layers(layers, num_layers, "hyper.layers")
@@ -113,7 +113,7 @@ def restrict(
 
 
 def without(all_sites: Sites, taken: Sites) -> Sites:
-    """The sites of `all_sites` whose layers `taken` does not hold."""
+    """Remove the layers that are in `taken` from `all_sites`."""
     left = {}
     for module, site in all_sites.items():
         gone = taken[module].layers if module in taken else ()

@@ -1,5 +1,5 @@
-"""Calibration: how far predicted probabilities can be trusted, and how to repair them.
+"""Calibration measures how far predicted probabilities can be trusted and repairs them.
 
-The room sees arrays of logits, probabilities and labels, and nothing else: no run, no
-configuration, no model and no sharding may come in.
+This package sees only arrays of logits, probabilities and labels. Runs, configurations,
+models and sharding may not come in.
 """

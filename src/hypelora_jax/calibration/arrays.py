@@ -12,14 +12,14 @@ A = TypeVar("A", bound=Array)
 
 
 def namespace(x: Array) -> ModuleType:
-    """jax.numpy for jax arrays and tracers, numpy for everything else."""
+    """Return jax.numpy for jax arrays and tracers, and numpy for everything else."""
     return jnp if isinstance(x, jax.Array) else np
 
 
 def clean(
     probs_NY: Array, label_N: Array, weight_N: Array | None
 ) -> tuple[ModuleType, Array, Array, Array]:
-    """Check in the arguments of a metric.
+    """Convert the arguments of a metric and clear the padding rows.
 
     Returns:
       The namespace, the probabilities in at least float32, the labels and the weights.
@@ -45,9 +45,9 @@ def onehot(label_N: Array, num_classes: int) -> Array:
 
 
 def top(probs_NY: Array, label_N: Array) -> tuple[Array, Array]:
-    """Confidence of the predicted class, and 1 where that class is the label.
+    """Return the confidence of the predicted class, and 1 where it is the label.
 
-    Of equally probable classes the first is predicted.
+    The first of several equally probable classes is predicted.
     """
     xp = namespace(probs_NY)
     hit_N = xp.argmax(probs_NY, axis=1) == label_N
@@ -55,7 +55,7 @@ def top(probs_NY: Array, label_N: Array) -> tuple[Array, Array]:
 
 
 def total(x_N: A, weight_N: Array) -> A:
-    """Weighted sum; rows of weight 0 are ignored, even if they hold NaN."""
+    """Weighted sum; rows of weight 0 are ignored, even if they contain NaN."""
     xp = namespace(x_N)
     x_N = xp.where(weight_N > 0, x_N, xp.zeros_like(x_N))
     return xp.sum(x_N * weight_N.astype(x_N.dtype))

@@ -1,9 +1,9 @@
 """Bootstrap intervals of every metric, and of differences between two runs.
 
-A replica draws N examples with replacement: it is the same data, each example weighted
-by how often it was drawn. Rows are sorted once, on the host; on the device a replica is
-a matrix product (sums), a running sum (rankings) or a transform (smooth). Replicas are
-float32; the value inside the interval is the float64 number of `metrics.compute_all`.
+A replica draws N examples with replacement. It uses the same data and weights each
+example by how often it was drawn. Rows are sorted once, on the host. On the device a
+replica is a matrix product (sums), a running sum (rankings) or a transform (smooth).
+Replicas are float32; the reported value is the float64 number of `metrics.compute_all`.
 """
 
 from collections.abc import Iterable
@@ -16,10 +16,10 @@ from hypelora_jax.calibration import replicas as replicas_lib
 from hypelora_jax.calibration.metrics import thresholded
 from hypelora_jax.errors import UserError
 
-# Errors that are a norm of noisy gaps. Chance makes them larger, and a replica adds
-# chance a second time, so their replicas are shifted to have the value as their mean.
-# Intervals without the shift, or reflected at the value, cover the truth less often
-# (docs/calibration.md has the numbers).
+# These errors are norms of noisy gaps, so sampling noise makes them larger. A replica
+# adds that noise a second time, so the replicas are shifted until their mean is the
+# value. Intervals without the shift, or reflected at the value, cover the truth less
+# often (docs/calibration.md has the numbers).
 RECENTRED = frozenset(
     (
         *("ece", "ece_l2", "mce", "mce_min_10", "classwise_ece", "ace"),
@@ -41,24 +41,24 @@ def intervals(
     soft: np.ndarray | None = None,
     names: Iterable[str] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics with bootstrap intervals: name -> {"value", "low", "high"}.
+    """Compute metrics with bootstrap intervals: name -> {"value", "low", "high"}.
 
-    Percentile intervals (Efron and Tibshirani, 1993, section 13.3), from recentred
-    replicas for the errors in RECENTRED. The value always lies within its interval.
+    These are percentile intervals (Efron and Tibshirani, 1993, section 13.3). Replicas
+    of the errors in RECENTRED are recentred. The value always lies within its interval.
 
     Args:
       probs: (N, Y), rows sum to 1.
       labels: (N,) classes.
-      replicas: at least 2; the ends of a 95 % interval of 1,000 replicas are off by
-        about a twentieth of its length, those of 200 by a tenth.
-      level: wanted share of intervals that hold the truth, between 0 and 1.
-      seed: of the draws. The same seed and N draw the same examples.
-      bins: of the calibration errors.
+      replicas: number of replicas, at least 2. The ends of a 95 % interval are off by
+        about a twentieth of its length with 1,000 replicas, by a tenth with 200.
+      level: wanted share of intervals that contain the truth, between 0 and 1.
+      seed: seed of the draws. The same seed and N draw the same examples.
+      bins: number of bins of the calibration errors.
       soft: (N, Y) shares of raters.
       names: metrics to compute; None for all that have an interval.
 
     Raises:
-      UserError: an unknown name, or an argument out of range.
+      UserError: a name is unknown, or an argument is out of range.
     """
     _check(replicas, level)
     wanted = _names(names, soft is not None, len(labels))
@@ -69,9 +69,9 @@ def intervals(
 def interval(
     name: str, value: float, draw_R: np.ndarray, level: float = 0.95
 ) -> dict[str, float]:
-    """{"value", "low", "high"} of a metric from its value and its replicas."""
+    """Compute {"value", "low", "high"} of a metric from its value and its replicas."""
     low, high = np.quantile(_centred(name, value, draw_R), _tails(level))
-    if name in RECENTRED:  # cut to where the metric can be
+    if name in RECENTRED:  # clip to the range of the metric
         top = 2.0 if name.startswith("brier") else 1.0
         low, high = np.clip([low, high], 0, top)
     return {
@@ -95,14 +95,14 @@ def paired(
 ) -> dict[str, dict[str, float]]:
     """Differences a - b on the same examples: name -> {"value", "low", "high", "p"}.
 
-    Both runs are resampled together, so what makes an example hard for both cancels. p
-    is two-sided: twice the smaller share of replicas on either side of 0, the observed
-    one included, so it is at least 2 / (replicas + 1).
+    Both runs use the same draws, so difficulty that they share cancels. The two-sided p
+    is twice the smaller share of replicas on either side of 0. The observed difference
+    counts as one replica, so p is at least 2 / (replicas + 1).
 
-    Args are those of `intervals`; `probs_a` and `probs_b` are (N, Y) of the same rows.
+    `probs_a` and `probs_b` are (N, Y) of the same rows; see `intervals` for the rest.
 
     Raises:
-      UserError: as `intervals`, or runs of different shape.
+      UserError: as in `intervals`, or the runs differ in shape.
     """
     _check(replicas, level)
     if np.shape(probs_a) != np.shape(probs_b):
@@ -137,7 +137,7 @@ def _run(
     seed: int,
     bins: int,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Values and replicas (R,) of metrics by name."""
+    """Compute values and replicas (R,) of metrics by name."""
     value = metrics.compute_all(probs, labels, bins, soft=soft)
     drawn = replicas_lib.draw(probs, labels, soft, names, number, seed, bins)
     return value, drawn

@@ -1,17 +1,17 @@
-"""Split conformal prediction: sets of classes that contain the label as often as asked.
+"""Split conformal prediction: sets of classes that contain the label at a wanted rate.
 
-A score says how badly a class fits an example. The threshold is the score that the
-wanted share of held-out examples does not exceed, corrected for their finite number. On
-exchangeable data the set of a new example then contains its label with at least the
-wanted probability, on average over splits, whatever the model (Vovk et al., 2005).
+A score measures how badly a class fits an example. The threshold is the score that the
+wanted share of held-out examples does not exceed, corrected for their finite number. If
+the data are exchangeable, the set of a new example contains its label with at least the
+wanted probability, on average over splits and for any model (Vovk et al., 2005).
 
 thr   1 - p(class): the smallest sets on average (Sadinle, Lei and Wasserman, 2019).
 aps   the mass of the classes that are at least as probable: larger sets for harder
       examples (Romano, Sesia and Candes, 2020).
 raps  aps plus a penalty on classes after the first few (Angelopoulos et al., 2021).
 
-Everything is float64 on the host. aps and raps draw one uniform number for each
-example, without which they would cover too much.
+Everything is computed in float64 on the host. aps and raps draw one uniform number for
+each example; without it their coverage would be too high.
 """
 
 import hashlib
@@ -24,21 +24,21 @@ import scipy.stats
 
 from hypelora_jax.errors import UserError
 
-# For few classes. The paper's setting for ImageNet (5 ranks free, 0.01 for each other)
-# would make raps the same as aps for up to 5 classes.
+# These values suit few classes. The paper's setting for ImageNet (5 free ranks, 0.01
+# for each further rank) would make raps the same as aps for up to 5 classes.
 RAPS_FREE, RAPS_PENALTY = 1, 0.1
 
 
 class Threshold(NamedTuple):
-    """A set contains the classes whose score is at most their threshold."""
+    """A set contains each class whose score is at most the threshold of the class."""
 
     sets: str  # a key of SETS
-    coverage: float  # wanted, above 0 and below 1
+    coverage: float  # wanted coverage, above 0 and below 1
     score_Y: np.ndarray  # equal for all classes unless fitted by class
 
 
 class Kind(NamedTuple):
-    """A kind of sets: its score of each class, and whether `summary` has it by class.
+    """A kind of set: its score, and whether `summary` also fits thresholds by class.
 
     `score(probs_NY, u_N) -> (N, Y)` with one uniform number for each example.
     """
@@ -54,7 +54,7 @@ def thr(probs_NY: np.ndarray, u_N: np.ndarray) -> np.ndarray:
 
 
 def aps(probs_NY: np.ndarray, u_N: np.ndarray) -> np.ndarray:
-    """Mass of the classes before each class, and a share u of its own (N, Y)."""
+    """Mass of the classes ranked before each class, plus u times its mass (N, Y)."""
     _, before_NY = _ranked(probs_NY)
     return before_NY + u_N[:, None] * probs_NY
 
@@ -75,7 +75,7 @@ SETS = {"thr": Kind(thr, by_class=True), "aps": Kind(aps), "raps": Kind(raps)}
 
 
 def _ranked(probs_NY: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of each class by falling probability, from 1, and the mass before it."""
+    """Rank classes by falling probability, from 1, and sum the mass before each."""
     order_NY = np.argsort(-probs_NY, axis=1, kind="stable")
     sorted_NY = np.take_along_axis(probs_NY, order_NY, axis=1)
     before_NY = np.cumsum(sorted_NY, axis=1) - sorted_NY
@@ -89,7 +89,7 @@ def uniforms(n: int, seed: int) -> np.ndarray:
 
 
 def uniform_of(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone: equal texts, equal sets."""
+    """Hash a text to a number in [0, 1), so that equal texts get equal sets."""
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -102,23 +102,23 @@ def fit(
     by_class: bool = False,
     u_N: np.ndarray | None = None,
 ) -> Threshold:
-    """Threshold from held-out examples.
+    """Fit a threshold on held-out examples.
 
-    It is the ceil((n + 1) coverage)-th smallest of their n scores. If that rank is
-    above n it is infinite, and every set contains every class.
+    The threshold is the ceil((n + 1) coverage)-th smallest of their n scores. If that
+    rank is above n, the threshold is infinite and every set contains every class.
 
     Args:
-      probs_NY: probabilities of examples that training has not seen, and strictly the
-        calibrator has not either (docs/calibrators.md says what that costs).
+      probs_NY: probabilities of examples that were not used in training. Strictly, the
+        calibrator must not have used them either (docs/calibrators.md has the cost).
       label_N: classes.
-      coverage: wanted, above 0 and below 1.
+      coverage: wanted coverage, above 0 and below 1.
       sets: thr, aps or raps.
       by_class: fit a threshold for each class from its own examples, so that the
-        coverage holds within every class.
+        coverage is reached within every class.
       u_N: uniform numbers; None draws them with seed 0.
 
     Raises:
-      UserError: another coverage or kind of sets, or no examples.
+      UserError: `coverage` or `sets` is not allowed, or there are no examples.
     """
     if not 0 < coverage < 1:
         raise UserError(f"coverage is {coverage}; wanted above 0 and below 1")
@@ -138,7 +138,7 @@ def fit(
 
 
 def _quantile(score_N: np.ndarray, coverage: float) -> float:
-    # 1e-9, because rounding may lift a whole (n + 1) * coverage above itself
+    # without 1e-9, rounding could move an integer (n + 1) * coverage to the next rank
     rank = math.ceil((len(score_N) + 1) * coverage - 1e-9)
     if rank > len(score_N):
         return math.inf
@@ -148,7 +148,7 @@ def _quantile(score_N: np.ndarray, coverage: float) -> float:
 def members(
     threshold: Threshold, probs_NY: np.ndarray, u_N: np.ndarray | None = None
 ) -> np.ndarray:
-    """The classes of each set, bool (N, Y). A set may be empty.
+    """Find the classes of each set, bool (N, Y); a set may be empty.
 
     `u_N` are uniform numbers for aps and raps; None draws them with seed 1.
     """
@@ -158,12 +158,12 @@ def members(
 
 
 def judge(member_NY: np.ndarray, label_N: np.ndarray) -> dict[str, Any]:
-    """Coverage and size of sets on labelled examples.
+    """Measure coverage and size of sets on labelled examples.
 
     Returns:
       coverage with its exact binomial 95 % interval (Clopper and Pearson), size (mean
-      number of classes), empty and single (shares of sets), worst_class (coverage of
-      the class with the lowest).
+      number of classes), empty and single (shares of sets with no class and with one),
+      worst_class (lowest coverage of a class).
     """
     hit_N = member_NY[np.arange(len(label_N)), label_N]
     test = scipy.stats.binomtest(int(hit_N.sum()), len(hit_N))
@@ -190,18 +190,18 @@ def summary(
     labels: np.ndarray,
     coverage: float = 0.9,
 ) -> dict[str, Any]:
-    """Coverage and size of every kind of sets, fitted on one split, judged on another.
+    """Fit every kind of set on one split and measure coverage and size on another.
 
     Args:
       probs_cal: (M, Y), from the same model and calibrator as `probs`.
       labels_cal: (M,) classes.
       probs: (N, Y).
       labels: (N,) classes.
-      coverage: wanted.
+      coverage: wanted coverage.
 
     Returns:
-      wanted, n_calibration, n, and what `judge` gives for each of SETS and, where the
-      kind has it, for its sets by class.
+      wanted, n_calibration, n, and the result of `judge` for each of SETS, also for
+      sets by class if the kind has `by_class`.
     """
     out: dict[str, Any] = {"wanted": coverage, "n_calibration": len(labels_cal)}
     out["n"] = len(labels)

@@ -12,14 +12,14 @@ import scipy.special
 def pool(logits_KNY: np.ndarray, temperature_K: np.ndarray | float = 1.0) -> np.ndarray:
     """Logits (N, Y) whose softmax is the mean of the members' probabilities.
 
-    They are log(mean probability) plus a constant in each row, which is chosen so that
-    members with equal logits return exactly these logits. A single output is a number
-    that a regression predicts, and is averaged itself. Computed in float64, returned in
-    the dtype of the members.
+    Each row is log(mean probability) plus a constant, which is chosen so that members
+    with equal logits return exactly these logits. A single output is the prediction of
+    a regression, so the members' outputs are averaged. The result is computed in
+    float64 and returned in the dtype of the members.
 
     Args:
       logits_KNY: raw logits of K >= 1 members.
-      temperature_K: > 0; divides the logits of each member. The result is on the scale
+      temperature_K: > 0; divides the logits of each member. The result has the scale
         of the first member, so divide it by the first temperature.
     """
     first_NY = logits_KNY[0]
@@ -39,7 +39,7 @@ def pool(logits_KNY: np.ndarray, temperature_K: np.ndarray | float = 1.0) -> np.
 def disagreement(logits_KNY: np.ndarray) -> float:
     """Share of rows that two members classify differently, averaged over all pairs.
 
-    In [0, 1]; 0 for one member (Fort et al. 2019, section 4).
+    The share is in [0, 1], and 0 for one member (Fort et al. 2019, section 4).
     """
     top_KN = np.argmax(logits_KNY, axis=-1)
     k = len(top_KN)

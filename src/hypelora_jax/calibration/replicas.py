@@ -24,7 +24,7 @@ from hypelora_jax.calibration.metrics.binned import Bins
 from hypelora_jax.calibration.metrics.kernel import Blocks
 from hypelora_jax.calibration.metrics.ranking import Ranking
 
-MAX_ENTRIES = 1 << 21  # of the replicas computed together: about 200 MB
+MAX_ENTRIES = 1 << 21  # entries of the replicas computed together, about 200 MB
 MAX_REPLICAS = 32
 
 BY_RANKING = (
@@ -36,24 +36,25 @@ BY_ENTRY = {thresholded.name(eps): eps for eps in thresholded.THRESHOLDS}
 
 
 class Data(NamedTuple):
-    """Arrays that replicas are computed from; None where no metric needs the part."""
+    """Arrays that replicas are computed from; a field is None if no metric needs it."""
 
-    rows: Array | None  # (N,) any values; its length is the number of rows to draw
+    rows: Array | None  # (N,); only its length is used, the number of rows
     scores: dict[str, Array]  # (N,) one number for each example, averaged
     bins: tuple[Array, ...] | None  # (index_SN, gap_SN, hit_SN): top class, each class
     top: Ranking | None  # predicted classes
     classes: Ranking | None  # (Y, N) probabilities of each class
     entries: Ranking | None  # (N * Y,) all probabilities
     smooth: tuple[Array, Array] | None  # (conf_N, residual_N)
-    blocks: Blocks | None  # of the kernel error, which draws blocks and not examples
+    blocks: Blocks | None  # of the kernel error, which draws blocks
 
 
 def names(soft: bool = False, n: int | None = None) -> tuple[str, ...]:
-    """Metrics that have replicas: all but counts and what depends on rows' order.
+    """Names of the metrics that have replicas.
 
-    Left out are tace_*_reference, whose pairing of rows and labels means nothing once
-    rows are drawn, and the noise floor and p of the consistency test. `kernel_ce` is
-    left out for n examples that fill a single block, since it draws blocks.
+    Counts have none, nor have the noise floor and p of the consistency test. The errors
+    tace_*_reference have none either, because their pairing of rows and labels has no
+    meaning once rows are drawn. `kernel_ce` draws blocks, so it has replicas only if n
+    examples fill more than one block.
     """
     several = n is None or n > kernel.BLOCK
     rest = ("ace_per_class", "smooth_ece", *(("kernel_ce",) if several else ()))
@@ -69,10 +70,10 @@ def draw(
     seed: int = 0,
     bins: int = 10,
 ) -> dict[str, np.ndarray]:
-    """Replicas (R,) in float64 of the metrics wanted, by name.
+    """Compute replicas (R,) in float64 of the wanted metrics, by name.
 
-    Replica i depends on the seed and i alone: it draws the same examples whatever the
-    number of replicas, the metrics and the device.
+    Replica i depends only on the seed and i. It draws the same examples for any number
+    of replicas, any metrics and any device.
     """
     p, y = np.asarray(probs, np.float64), np.asarray(labels)
     data = jax.device_put(prepare(p, y, soft, wanted, bins))
@@ -87,7 +88,7 @@ def draw(
 
 
 def at_once(n: int, num_classes: int, wanted: tuple[str, ...]) -> int:
-    """Number of replicas computed together."""
+    """Return the number of replicas to compute together."""
     by_class = {"ace_per_class", *BY_ENTRY} & set(wanted)
     entries = n * num_classes if by_class else n
     return max(1, min(MAX_ENTRIES // entries, MAX_REPLICAS))
@@ -100,7 +101,7 @@ def prepare(
     wanted: tuple[str, ...],
     bins: int,
 ) -> Data:
-    """Data for the metrics wanted: sorted and scored in float64, kept in float32."""
+    """Sort and score the data for the wanted metrics in float64; return float32."""
     asked = set(wanted)
     conf_N, hit_N = arrays.top(p, y)
     ones, classes = np.ones(len(y)), range(p.shape[1])
@@ -162,7 +163,7 @@ def _series(p: np.ndarray, y: np.ndarray, bins: int) -> tuple[Array, ...]:
 def _replicas(
     data: Data, key: jax.Array, index_R: jax.Array, wanted: tuple[str, ...], bins: int
 ) -> dict[str, Array]:
-    """Replicas (R,) of the numbers given, by name."""
+    """Compute the replicas (R,) with the numbers `index_R`, by name of the metric."""
     keys_R = jax.vmap(jax.random.fold_in, (None, 0))(key, index_R)
     out: dict[str, Array] = {}
     if data.rows is not None:
@@ -176,20 +177,20 @@ def _replicas(
 
 
 def counts(key: jax.Array, n: int) -> jax.Array:
-    """How often each of n was drawn in n draws with replacement, float32 (n,)."""
+    """Count how often each of n rows is drawn, with replacement, float32 (n,)."""
     drawn = jax.random.randint(key, (n,), 0, n)
     return jnp.zeros(n, jnp.float32).at[drawn].add(1)
 
 
 def by_sums(data: Data, weight_RN: jax.Array, bins: int) -> dict[str, Array]:
-    """Metrics (R,) of sums over examples; one matrix product gives all the sums.
+    """Compute metrics (R,) from sums over examples; one matrix product gives all sums.
 
     Args:
-      data: of `prepare`.
+      data: the result of `prepare`.
       weight_RN: how often each replica drew each example.
-      bins: of the calibration errors, as `prepare` had it.
+      bins: number of bins of the calibration errors, the same as for `prepare`.
     """
-    # by default a TPU multiplies in bfloat16
+    # a TPU multiplies in bfloat16 by default, which would round the sums
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     scores = {k: product(weight_RN, x_N) for k, x_N in data.scores.items()}
     n_R = jnp.sum(weight_RN, axis=1)
@@ -213,7 +214,7 @@ def by_sums(data: Data, weight_RN: jax.Array, bins: int) -> dict[str, Array]:
 
 
 def _by_weight(data: Data, weight_N: jax.Array, bins: int) -> dict[str, Array]:
-    """Metrics of rankings, and the smooth error, under one set of weights."""
+    """Compute metrics of rankings, and the smooth error, under one set of weights."""
     out: dict[str, Array] = {}
     if data.top is not None:
         running = ranking.curve(data.top, weight_N)
@@ -241,6 +242,7 @@ def _kernel(blocks: Blocks, key: jax.Array) -> jax.Array:
     Drawing examples would put copies of one example into a block, and pairs of copies
     would bias the error upwards.
     """
+    # fold in 1, so that blocks are drawn independently of the examples under this key
     weight_K = counts(jax.random.fold_in(key, 1), len(blocks.value))
     pairs = jnp.sum(blocks.pairs * weight_K)
     return arrays.share(jnp.sum(blocks.value * weight_K), pairs)

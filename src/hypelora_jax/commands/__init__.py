@@ -1,19 +1,20 @@
-"""One file a command: its flags, its help, and the function that runs it.
+"""One file per command: its flags, its help text, and the function that runs it.
 
-Only what a command composes of other rooms comes in, never something that one of those
-rooms could do itself.
+A command only combines other packages. Work that one of those packages could do itself
+may not come in.
 
 A command is a module with
 
     a docstring       whose first line is the help text
     add_flags(parser) adds the command's flags to an `argparse.ArgumentParser`
     run(...)          takes the flags by name and prints results; a command that checks
-                      something returns False for "no"
+                      something returns False if the check fails
 
-and has one line in `COMMANDS`. A flag named `config` reaches `run` as `Settings`.
-What several commands share is in `shared`. Imports of jax, and of rooms that
-import it, are local to functions so that help and flag errors respond immediately; a
-command whose flag takes the keys of a table imports that table in `add_flags`.
+Each command has one line in `COMMANDS`. A flag named `config` reaches `run` as
+`Settings`. Code that several commands share is in `shared`. Imports of jax, and of
+packages that import it, are local to functions so that help and flag errors respond
+immediately. A command whose flag takes the keys of a table imports that table in
+`add_flags`.
 """
 
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Fit a calibrator on the calibration split; before and after on validation."""
+"""Fit a calibrator on the calibration split and compare validation before and after."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The run and the calibrator."""
+    """Add the flags of the run and the calibrator."""
     from hypelora_jax.calibration.calibrators import CALIBRATORS
 
     flags.add_workdir(parser)
@@ -21,7 +21,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(workdir: str, method: str) -> None:
-    """Print a table of before and after, then the same as one JSON object."""
+    """Print a table of before and after, then the same numbers as one JSON object."""
     from rich.console import Console
 
     from hypelora_jax.evaluate import recalibration
@@ -39,7 +39,7 @@ def run(workdir: str, method: str) -> None:
 
 
 def table(result: dict[str, Any]) -> "Table":
-    """Before and after with intervals, and the change with its p-value, a row each."""
+    """Return a row per metric: before and after with intervals, change with p-value."""
     from hypelora_jax.report.metric_tables import Table, title_of
 
     rows = []
@@ -52,5 +52,5 @@ def table(result: dict[str, Any]) -> "Table":
 
 
 def _short(value: dict[str, float]) -> str:
-    """Three digits: two intervals and a change fit 80 columns."""
+    """Format a value with three digits, so that the table fits into 80 columns."""
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

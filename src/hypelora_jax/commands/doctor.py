@@ -19,12 +19,12 @@ PACKAGES = (
     "safetensors tensorflow-datasets ml-collections"
 ).split()
 GIB = 2**30
-MIN_MEMORY = 4 * GIB  # MiniLM with a hyper-network trains in about half of it
+MIN_MEMORY = 4 * GIB  # MiniLM with a hyper-network needs about half of it
 MIN_DISK = 2 * GIB  # MiniLM, the data and a few runs
 
 
 class Finding(NamedTuple):
-    """One line of the report; `ok` None only informs."""
+    """One line of the report; `ok` is None if the line is only information."""
 
     name: str
     ok: bool | None
@@ -32,19 +32,19 @@ class Finding(NamedTuple):
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """It has no flags of its own."""
+    """Add no flags; the command takes none."""
     del parser
 
 
 def run() -> bool:
-    """Print the findings; False where a check says no."""
+    """Print the findings; return False if a check fails."""
     text, ok = report()
     print(text)
     return ok
 
 
 def report() -> tuple[str, bool]:
-    """The findings as text, a line each, and whether no check says no."""
+    """Return the findings as text, one per line, and False if a check fails."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _python,
         _packages,
@@ -62,7 +62,7 @@ def report() -> tuple[str, bool]:
 
 
 def cache_folders() -> dict[str, Path]:
-    """The folders downloads go to, by what they hold; the environment may move them."""
+    """Return the download folders by their content; the environment may move them."""
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     hub = Path(os.environ.get("HF_HOME", home / "huggingface"))
     return {
@@ -92,7 +92,8 @@ def _devices() -> Iterator[Finding]:
     platforms = os.environ.get("JAX_PLATFORMS", "")
     try:
         devices = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # a bare assert if none is found
+    except (RuntimeError, AssertionError) as error:
+        # If JAX finds no device, it may fail in a bare assert without a message.
         reason = " ".join(str(error).split()) or "no such device"
         way_out = "unset JAX_PLATFORMS, or install the extra `cuda` or `tpu`"
         text = f"{reason}; JAX_PLATFORMS={platforms!r}; {way_out}"

@@ -9,13 +9,13 @@ from hypelora_jax.commands.shared import flags
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The run and the split."""
+    """Add the flags of the run and the split."""
     flags.add_workdir(parser)
     flags.add_split(parser)
 
 
 def run(workdir: str, split: str) -> None:
-    """Print the metrics of the split, which are also written to DIR/eval/SPLIT."""
+    """Print the metrics of the split and write them to DIR/eval/SPLIT."""
     from rich.console import Console
 
     from hypelora_jax.evaluate import evaluation

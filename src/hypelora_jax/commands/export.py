@@ -7,7 +7,7 @@ from hypelora_jax.commands.shared import flags
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The run, the format, the folder, and what is written of the run."""
+    """Add the flags of the run, the format, the folder, and the parts to write."""
     flags.add_workdir(parser)
     add = parser.add_argument
     add(
@@ -45,7 +45,7 @@ def run(
     only: str,
     conditions: str,
 ) -> None:
-    """Print the folders written, a line each."""
+    """Export the run and print the folders written, one per line."""
     from hypelora_jax.data.conditions import read
     from hypelora_jax.exchange import exports
 

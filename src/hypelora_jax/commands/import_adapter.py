@@ -1,4 +1,4 @@
-"""Make a run folder of a peft adapter, to use, calibrate, train on or export."""
+"""Make a run folder from a peft adapter, to use, calibrate, train further or export."""
 
 from argparse import ArgumentParser
 
@@ -8,7 +8,7 @@ from hypelora_jax.config.settings import Settings
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The adapter, what it goes on, and the run folder to make."""
+    """Add the flags of the adapter, its base model, and the run folder to make."""
     add = parser.add_argument
     add(
         "--adapter",
@@ -38,7 +38,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(
     adapter: str, model: str, workdir: str, config: Settings | None, factors: str
 ) -> None:
-    """Print the run folder that was made."""
+    """Import the adapter and print the new run folder."""
     from hypelora_jax.commands.shared import names
     from hypelora_jax.exchange import imports
 

@@ -8,7 +8,7 @@ from hypelora_jax.errors import UserError
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The file, and what is computed beside the metrics themselves."""
+    """Add the flags of the file, the intervals, the bins and the seed."""
     add = parser.add_argument
     add("--predictions", required=True, metavar="FILE", help=".npz, .csv, .jsonl")
     add("--replicas", type=int, default=0, help="for intervals: 1000; 0: none")
@@ -20,7 +20,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(
     predictions: str, replicas: int, level: float | None, bins: int, seed: int
 ) -> None:
-    """Print the metrics, with intervals if there are replicas."""
+    """Print the metrics, with intervals if `replicas` is not 0."""
     if level is not None and not replicas:
         raise UserError(
             f"--level={level:g} is of intervals, and without replicas there are none; "

@@ -1,4 +1,4 @@
-"""Compile the training step for a TPU slice nobody has to own: does it fit?"""
+"""Compile the training step for a TPU slice, without one, and check that it fits."""
 
 import json
 import sys
@@ -9,14 +9,14 @@ from hypelora_jax.config.settings import Settings
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The config of the run and the slice."""
+    """Add the flags of the run's config and the slice."""
     flags.add_config(parser)
     about = "v5e:4x4, v5p:4x4x4, v6e:4x4, ...; cpu-N"
     parser.add_argument("--topology", required=True, help=about)
 
 
 def run(config: Settings, topology: str) -> bool:
-    """Print a table on stderr and a JSON object; False where the step does not fit."""
+    """Print a table on stderr and a JSON object; return False if it does not fit."""
     from rich.console import Console
 
     from hypelora_jax.commands.shared import names

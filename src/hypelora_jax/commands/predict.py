@@ -1,4 +1,4 @@
-"""Add label, confidence and probabilities to rows, and sets if asked to."""
+"""Add a label, confidence and probabilities to each row, and sets on request."""
 
 from argparse import ArgumentParser
 
@@ -7,7 +7,7 @@ from hypelora_jax.commands.shared import flags
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The run, where rows come from and go to, and what an answer holds."""
+    """Add the flags of the run, the input, the output, and the parts of an answer."""
     from hypelora_jax.inference.rows import FORMATS
 
     flags.add_workdir(parser)

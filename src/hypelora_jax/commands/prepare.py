@@ -1,4 +1,4 @@
-"""Download, prepare and tokenise all that a run needs, then exit."""
+"""Download, prepare and tokenise everything that a run needs, then exit."""
 
 from argparse import ArgumentParser
 
@@ -9,14 +9,14 @@ from hypelora_jax.config.settings import Settings
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The config of the run."""
+    """Add the flag of the run's config."""
     flags.add_config(parser)
 
 
 def run(config: Settings) -> None:
-    """Fill the caches of data and model; a run with this config needs no network.
+    """Fill the caches of data and model, so that a run needs no network.
 
-    Every text is tokenised once, so that bad rows are found here and not in the job.
+    Every text is tokenised once, so that bad rows are found here, not in training.
 
     Raises:
       UserError: a download fails, or the data is bad.

@@ -1,4 +1,4 @@
-"""Write one HTML file about one or more runs, tables and figures beside it."""
+"""Write an HTML report on one or more runs, with its tables and figures as files."""
 
 from argparse import ArgumentParser
 
@@ -7,12 +7,12 @@ from hypelora_jax.commands.shared import flags
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The runs, the files to write, and the split they are compared on."""
+    """Add the flags of the runs, the files to write, and the split to compare on."""
     from hypelora_jax.run.paths import Run
 
     flags.add_workdirs(parser)
     add = parser.add_argument
-    name = Run.open("").report_file.name  # as in a run folder, but written here
+    name = Run.open("").report_file.name  # the same name as in a run folder
     add("--output", default=name, metavar="FILE", help="the HTML file")
     flags.add_split(parser)
     add("--replicas", default=1000, type=int, help="of the bootstrap, or 0")

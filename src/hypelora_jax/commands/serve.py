@@ -1,4 +1,4 @@
-"""Answer predictions over HTTP, of one run or of several behind one backbone."""
+"""Serve predictions over HTTP for one run, or for several that share a backbone."""
 
 from argparse import ArgumentParser
 
@@ -8,7 +8,7 @@ from hypelora_jax.errors import UserError
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The runs, the address, batching, limits, and what an answer holds."""
+    """Add the flags of the runs, the address, batching, limits, and answers."""
     flags.add_workdirs(parser)
     add = parser.add_argument
     add(

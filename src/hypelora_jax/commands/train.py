@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The config, which a run that goes on has already, and the run folder."""
+    """Add the flags of the config, which a continued run may omit, and the folder."""
     parser.add_argument(
         "--config",
         help="NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
@@ -28,7 +28,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 
 def run(config: Settings | None, workdir: str) -> None:
-    """Train into the folder; without a config, as the folder's own record says."""
+    """Train in the folder; without a config, use the one recorded in the folder."""
     from hypelora_jax.run import records
     from hypelora_jax.run.paths import Run
 
@@ -45,16 +45,16 @@ def run(config: Settings | None, workdir: str) -> None:
 
 
 def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, Any]:
-    """Train into a folder, or go on there; returns what summary.json holds.
+    """Train in a folder, or continue its run; return the content of summary.json.
 
     With num_seeds > 1 the seeds seed, seed + 1, ... are trained one after the other in
-    workdir/seed_0, seed_1, ..., and the summary has their means. Deep ensembles take
-    the seeds of their members in turn, so that no two share a member.
+    workdir/seed_0, seed_1, ..., and the summary has their means. Each member of a deep
+    ensemble uses one seed, so no two ensembles share a member.
 
     Raises:
-      UserError: a setting that cannot be had, or the folder holds another run, is in
+      UserError: a setting is not possible, or the folder contains another run, is in
         use, or cannot be written.
-      KeyboardInterrupt, Preempted: asked to stop; the same call goes on.
+      KeyboardInterrupt, Preempted: a stop was requested; the same call continues.
     """
     from hypelora_jax.commands.shared import continuation, names, seeds
     from hypelora_jax.run import records
@@ -68,7 +68,8 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
         logging.set_verbosity(logging.WARNING)
     folder = processes.together(lambda: Run.create(workdir))
     processes.check_shared(folder.path)
-    # at_once: the training loop has a request of its own, which saves before it stops
+    # at_once: nothing here needs saving. The training loop has its own StopRequest,
+    # which saves a checkpoint before it stops.
     with continuation.locked(folder), StopRequest(at_once=True):
         seeds.claim(settings, workdir, folder)
         if settings.num_seeds == 1:
@@ -78,10 +79,10 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
 
 
 def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, Any]:
-    """Train one seed or go on, evaluate every split, and write a report.
+    """Train or continue one seed, evaluate every split, and write a report.
 
     Raises:
-      UserError: the folder holds another run, or the data or weights have changed.
+      UserError: the folder contains another run, or the data or weights have changed.
     """
     from hypelora_jax.commands.shared import closing, continuation
     from hypelora_jax.evaluate import evaluation, summary
@@ -90,7 +91,8 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     from hypelora_jax.train import loop
 
     record, done = processes.together(lambda: continuation.read(settings, folder))
-    processes.barrier("the folder is read")  # before process 0 writes in it
+    # Process 0 may write in the folder only after every process has read it.
+    processes.barrier("the folder is read")
     if done is not None:
         return done
     started = time.monotonic()
@@ -105,7 +107,7 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     times = {
         "epochs": epochs,
         "seconds": round(time.monotonic() - started, 1),
-        "train_seconds": round(train_seconds, 1),  # of the last start only
+        "train_seconds": round(train_seconds, 1),  # since the last start only
     }
     return closing.close(folder, judged | times)
 
@@ -113,7 +115,7 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
 def _opened(
     settings: Settings, folder: "Run", record: dict[str, Any] | None
 ) -> "Session":
-    """Model and data of a run; they must be those it was begun with, if it was."""
+    """Open model and data; a continued run must have those it was started with."""
     from hypelora_jax.commands.shared import continuation
     from hypelora_jax.evaluate import averaging
     from hypelora_jax.train.session import load_corpus, open_session, with_data

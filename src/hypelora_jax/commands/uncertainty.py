@@ -1,4 +1,4 @@
-"""Judge a trained run by averaged predictions, in a run folder of its own."""
+"""Evaluate a trained run with averaged predictions, in a new run folder."""
 
 import json
 from argparse import ArgumentParser
@@ -10,7 +10,7 @@ from hypelora_jax.config.sections import Link, UncertaintyConfig
 
 
 def add_flags(parser: ArgumentParser) -> None:
-    """The run, what its predictions average over, and the new folder."""
+    """Add the flags of the run, the kind of uncertainty, and the new folder."""
     from hypelora_jax.evaluate.averaging import KINDS
 
     flags.add_workdir(parser)
@@ -36,32 +36,32 @@ def run(
     link: Link,
     output: str,
 ) -> None:
-    """Print the metrics of the new run folder as one JSON object."""
+    """Make the new run folder and print its metrics as one JSON object."""
     files.keep_compiled()
     config = UncertaintyConfig(kind, samples, dropout, link)
     print(json.dumps(derive(workdir, output, config)["metrics"]))
 
 
 def derive(workdir: str, output: str, config: UncertaintyConfig) -> dict[str, Any]:
-    """Make a second run folder of a trained model, under another kind of uncertainty.
+    """Make a second run folder from a trained model, with another kind of uncertainty.
 
-    The folder holds the chosen checkpoint and the curve of the first and is whole in
-    itself: `evaluate`, `predict`, `calibrate` and `report` take it like any other, and
-    it can be compared with the first one in a report. What the kind fits (the posterior
-    of `laplace`) and the calibrator are fitted here, on train and calibration.
+    The new folder has copies of the first run's chosen checkpoint and training curve,
+    so `evaluate`, `predict`, `calibrate` and `report` accept it like any other run, and
+    a report can compare the two. This function fits the posterior of `laplace` and the
+    calibrator, on the train and calibration splits.
 
     Args:
       workdir: a trained run; it is only read.
-      output: a folder that does not exist or is empty, or one begun by the same call,
-        which then goes on; a finished one is left as it is.
-      config: the kind and what belongs to it.
+      output: a folder that does not exist or is empty. A folder that the same call
+        began is continued, and a finished one is not changed.
+      config: the kind of uncertainty and its fields.
 
     Returns:
-      what summary.json of the new folder holds, as `train` gives it.
+      The content of the new folder's summary.json, in the form that `train` returns.
 
     Raises:
-      UserError: a kind that has to be trained, no such run, or data or weights other
-        than it was trained on.
+      UserError: the kind has to be trained, the run does not exist, or its data or
+        weights have changed.
     """
     from hypelora_jax.commands.shared import closing
     from hypelora_jax.evaluate import derivation

@@ -1,7 +1,7 @@
-"""Every choice of a run: sections, their types and ranges, and how they are read.
+"""The settings of a run: sections, their types and ranges, and how they are loaded.
 
-It knows no names of tables: a method or a loss is a string here, resolved where its
-table lives. Nothing of jax comes in, and ml-collections stays in `loading`.
+A method or a loss is only a string here; the package with its table resolves the name.
+Tables of names and jax may not come in, and only `loading` imports ml-collections.
 """
 
 from hypelora_jax.config.settings import SECTIONS, Settings, from_dict

@@ -1,4 +1,4 @@
-"""Configs by name or path, with overrides: a ConfigDict, and the settings it says."""
+"""Load a config by name or path, with overrides, as a ConfigDict or as settings."""
 
 import difflib
 import importlib
@@ -18,19 +18,20 @@ from hypelora_jax.errors import UserError
 
 
 def load_settings(spec: str, overrides: Sequence[str] = ()) -> Settings:
-    """Settings of `NAME[:args]` or `PATH.py[:args]`, with overrides.
+    """Load the settings of `NAME[:args]` or `PATH.py[:args]`, with overrides.
 
     Raises:
-      UserError: as `load_config`, or a value that is out of range.
+      UserError: as in `load_config`, or a value is out of range.
     """
     return from_dict(load_config(spec, overrides).to_dict())
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """Config of `NAME[:args]` or `PATH.py[:args]`, with `--config.x.y=value` overrides.
+    """Load `NAME[:args]` or `PATH.py[:args]`, with `--config.x.y=value` overrides.
 
     Raises:
-      UserError: no such config, argument or field, or a value of the wrong type.
+      UserError: a config, argument or field does not exist, or a value has the wrong
+        type.
     """
     name, _, arg = spec.partition(":")
     module = _config_module(name)
@@ -38,7 +39,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config = module.get_config(arg or None)
     except UserError:
         raise
-    except Exception as error:  # the file may be the user's: anything may happen
+    except Exception as error:  # a user's file may raise anything
         raise UserError(f"config {name}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(
@@ -59,7 +60,7 @@ def _config_module(name: str) -> ModuleType:
 
 
 def _installed(name: str) -> ModuleType:
-    """The module of a config that is installed with the package."""
+    """Import the module of a config that is installed with the package."""
     installed = importlib.import_module("hypelora_jax.configs")
     known = [m.name for m in pkgutil.iter_modules(installed.__path__) if not m.ispkg]
     if name not in known:
@@ -71,20 +72,20 @@ def _installed(name: str) -> ModuleType:
 
 
 def _of_file(path: str) -> ModuleType:
-    """The module of a config file; whatever it raises is the user's mistake."""
+    """Import a config file; an error in it is reported as the user's mistake."""
     spec = importlib.util.spec_from_file_location("hypelora_user_config", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise UserError(f"no config file {path!r}; wanted a .py file that exists")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file is the user's: anything may happen
+    except Exception as error:  # a user's file may raise anything
         raise UserError(f"config {path}: {type(error).__name__}: {error}") from error
     return module
 
 
 def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
-    """Applies `--config.x=value` flags in place, typed like the fields they replace."""
+    """Apply `--config.x=value` flags in place; values get the types of their fields."""
     config.lock()
     for flag in overrides:
         if match := re.match(r"--?(?:no)?config\.([^=]*)", flag):
@@ -103,7 +104,7 @@ def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
 
 
 def _wrong_type(config: ConfigDict, message: str) -> str:
-    """Our form of absl's `flag --config.x=value: reason`."""
+    """Rewrite absl's message `flag --config.x=value: reason` in our own form."""
     match = re.match(r"flag --(?:no)?config\.([^=]+)=(.*?): ", message, re.S)
     if match is None:
         return message

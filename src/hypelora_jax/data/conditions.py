@@ -1,7 +1,7 @@
 """Conditioning vectors that come with the data, in files and in batches.
 
-A cell of a table is a vector, a list of numbers (C,) or a list of such lists (S, C), or
-the id of one in a file. All vectors of a corpus have one shape.
+A cell of a table is a vector or the id of a vector in a file. A vector is a list of
+numbers (C,), or a list of such lists (S, C). All vectors of a corpus have one shape.
 """
 
 import hashlib
@@ -19,9 +19,10 @@ WANTED = "a list of finite numbers"
 
 
 class Given(NamedTuple):
-    """The vectors of N examples: K of them, (K, C) or (K, S, C) float32.
+    """The vectors of N examples: K vectors, (K, C) or (K, S, C) float32.
 
-    `row`, int32 (N,), says which of them each example has; None: example n the n-th.
+    `row`, int32 (N,), is the index of each example's vector. If it is None, example n
+    has the n-th vector.
     """
 
     vectors: np.ndarray
@@ -32,9 +33,9 @@ class Vectors:
     """Turns cells into vectors of one shape.
 
     Args:
-      config: its `width`, where it is set, is what each vector must have; its `file`
-        has the vectors whose ids cells may be.
-      shape: that of all vectors, where it is known; (): that of the first one.
+      config: its `width`, if set, is the width that each vector must have; its `file`,
+        if set, has the vectors that cells name by id.
+      shape: the shape of all vectors, if known; () takes the shape of the first one.
     """
 
     def __init__(self, config: ConditionConfig, shape: tuple[int, ...] = ()):
@@ -42,7 +43,7 @@ class Vectors:
         self._by_id = read(config.file) if config.file else {}
 
     def fault(self, cell: Any) -> str:
-        """The reason why a cell is no vector, or ""."""
+        """Return the reason why a cell is not a vector, or "" if it is one."""
         if cell is None or cell == "":
             return f"the condition is missing; wanted {self._wanted()}"
         if isinstance(cell, str | int):
@@ -68,7 +69,7 @@ class Vectors:
         return ""
 
     def vector(self, cell: Any) -> np.ndarray:
-        """The vector of a cell without a fault; the first one sets the shape."""
+        """Return the vector of a valid cell; the first one sets the shape."""
         if isinstance(cell, str | int):
             cell = self._by_id[str(cell)]
         vector = np.asarray(cell, np.float32)
@@ -81,11 +82,11 @@ class Vectors:
 
 
 def read(file: str) -> dict[str, np.ndarray]:
-    """The vectors of an .npz by their id: `ids` (K,) and `vectors` (K, C) or (K, S, C).
+    """Read vectors by id from an .npz: `ids` (K,), `vectors` (K, C) or (K, S, C).
 
     Raises:
-      UserError: no such file, arrays that are missing, do not fit together or hold
-        numbers that are not finite, or an id twice.
+      UserError: the file does not exist, an array is missing, the arrays do not fit
+        together, a number is not finite, or an id occurs twice.
     """
     path, wanted = epath.Path(file), "wanted .npz with ids (K,) and vectors (K, C)"
     try:
@@ -115,10 +116,10 @@ def read(file: str) -> dict[str, np.ndarray]:
 
 
 def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> Splits:
-    """The splits with the vector that config.condition.file has of each example's id.
+    """Give each example the vector that config.condition.file has for its id.
 
     Raises:
-      UserError: an id in two splits, or one that the file does not have.
+      UserError: an id is in two splits, or it is not in the file.
     """
     seen: dict[int, str] = {}
     for name, table in splits.items():
@@ -141,12 +142,12 @@ def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> 
 
 
 def width_of(table: Table) -> int:
-    """C of a table's vectors, 0 without any."""
+    """Return the width C of a table's vectors, or 0 if it has none."""
     return 0 if table.condition is None else table.condition.shape[-1]
 
 
 def distinct(condition: np.ndarray | None) -> Given | None:
-    """The vectors of N examples, each distinct one once, in the order they come."""
+    """Return the distinct vectors of N examples, in the order of first occurrence."""
     if condition is None:
         return None
     found: dict[bytes, int] = {}
@@ -156,17 +157,17 @@ def distinct(condition: np.ndarray | None) -> Given | None:
 
 
 def take(given: Given | None, rows: np.ndarray) -> Given | None:
-    """The vectors of some examples, in the order given."""
+    """Return the vectors of some examples, in the given order."""
     if given is None or given.row is None:
         return None if given is None else Given(given.vectors[rows])
     return Given(given.vectors, given.row[rows])
 
 
 def of_batch(given: Given, rows: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-    """The entries `condition` and, where rows share vectors, `row` of a batch.
+    """Return a batch's `condition` and, if rows share vectors, its `row`.
 
-    Where there are no more distinct vectors than rows in a batch, all of them are in
-    each batch, so that its shape, and the program, is always the same.
+    If there are at most as many distinct vectors as rows in a batch, every batch has
+    all of them. Its shape is then always the same, and so is the compiled program.
     """
     vectors, row = given
     if row is None:
@@ -179,10 +180,9 @@ def of_batch(given: Given, rows: np.ndarray, batch_size: int) -> dict[str, np.nd
 
 
 def moments(given: Given) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each entry over examples (and slots), (C,).
+    """Return mean and standard deviation (C,) over examples (and slots), in float64.
 
-    In float64. An entry that never changes, but for the rounding of float32, has the
-    deviation 1.
+    An entry that is constant up to float32 rounding gets the deviation 1.
     """
     row = np.arange(len(given.vectors)) if given.row is None else given.row
     count_K = np.bincount(row, minlength=len(given.vectors)).astype(np.float64)
@@ -196,7 +196,7 @@ def moments(given: Given) -> tuple[np.ndarray, np.ndarray]:
 
 
 def about(given: Given) -> dict[str, Any]:
-    """What config.json says of the vectors of train."""
+    """Return what config.json says about the vectors of train."""
     digest = hashlib.sha256(np.ascontiguousarray(given.vectors).tobytes())
     if given.row is not None:
         digest.update(np.ascontiguousarray(given.row).tobytes())

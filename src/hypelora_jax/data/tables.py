@@ -12,9 +12,10 @@ from hypelora_jax.errors import UserError
 class Table(NamedTuple):
     """N examples: texts, labels, and soft labels if the source has them.
 
-    `ids` (N,) int64 name the examples within their source; `label` (N,) is int32,
-    -1 for none, or float32, NaN for none; rows of `soft` (N, Y) float32 sum to 1.
-    `condition`, float32 (N, C) or (N, S, C), is what each example is conditioned on.
+    `ids` (N,) int64 name the examples within their source. `label` (N,) is int32 with
+    -1 for a missing label, or float32 with NaN for a missing one. Rows of `soft`
+    (N, Y) float32 sum to 1. `condition`, float32 (N, C) or (N, S, C), has the vectors
+    that the examples are conditioned on.
     """
 
     ids: np.ndarray
@@ -26,7 +27,7 @@ class Table(NamedTuple):
 
 
 class Splits(dict[str, Table]):
-    """Splits by name; a missing one is the user's mistake, so it raises a UserError."""
+    """Splits by name; a missing split is a user error, so it raises a UserError."""
 
     def __missing__(self, name: str) -> Table:
         have = ", ".join(self) or "none"
@@ -47,7 +48,7 @@ class Corpus(NamedTuple):
 
 
 def take(table: Table, rows: np.ndarray) -> Table:
-    """The table of some rows, in the order given."""
+    """Return the table of some rows, in the given order."""
     return Table(
         table.ids[rows],
         [table.text[i] for i in rows],
@@ -59,22 +60,22 @@ def take(table: Table, rows: np.ndarray) -> Table:
 
 
 def _strata(label: np.ndarray) -> list[np.ndarray]:
-    """Rows of each class; for numbers, rows of each tenth in order of value."""
+    """Return the rows of each class; for numbers, of each tenth in order of value."""
     if np.issubdtype(label.dtype, np.integer):
         return [np.flatnonzero(label == value) for value in np.unique(label)]
     return np.array_split(np.argsort(label, kind="stable"), 10)
 
 
 def calibration_size(n: int, fraction: float) -> int:
-    """Number to hold out of n: the fraction within 100..2000, at most half of n."""
+    """Return the number to hold out: a fraction of n in 100..2000, at most n / 2."""
     return min(max(round(fraction * n), 100), 2000, n // 2)
 
 
 def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Table]:
-    """(kept, held out): a stratified draw of about `size` examples.
+    """Draw about `size` examples, stratified; return (kept, held out).
 
-    It is fixed by seed, salt and ids, whatever the order of the rows. No stratum gives
-    more than half of its examples, so what is kept has every class.
+    The draw depends on seed, salt and ids, but not on the order of the rows. At most
+    half of each stratum is held out, so that the kept part still has every class.
 
     Raises:
       UserError: there are too few examples to hold any out.

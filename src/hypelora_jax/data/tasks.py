@@ -1,4 +1,4 @@
-"""Tasks: what is predicted and how it is scored; and the nine tasks of GLUE."""
+"""Tasks, which say what is predicted and how it is scored, and the nine GLUE tasks."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ class Task(NamedTuple):
     the names of the classes in the order of their ids, () if numbers are predicted;
     `metrics` are task scores, keys of `calibration.metrics.scores.SCORES`; `pair` is
     True if an example has two texts; `condition` is the width C of the vector that each
-    example is conditioned on, 0 without any.
+    example is conditioned on, or 0 without conditions.
     """
 
     name: str
@@ -32,8 +32,9 @@ class GlueTask(NamedTuple):
     """A GLUE task and its names in the TSV files and in TFDS.
 
     `columns` are the text columns of the TSV files, `features` those of TFDS in the
-    same order; `splits` maps a split to (TSV file, TFDS split). `header` is that of the
-    files that lack one, which are all but the test file; () if every file has one.
+    same order; `splits` maps a split to (TSV file, TFDS split). `header` has the column
+    names of the files without a header line, which are all but the test file; it is ()
+    if every file has a header line.
     """
 
     task: Task
@@ -79,7 +80,7 @@ def _glue(
     return GlueTask(task, folder, name, columns, label, features, splits, header)
 
 
-# The order of the classes, which gives their ids, is that of TFDS and the hub.
+# Classes are in the order of TFDS and the hub, because the order gives their ids.
 GLUE = {
     g.task.name: g
     for g in (
@@ -129,7 +130,7 @@ GLUE = {
 
 
 def glue_task(name: str) -> GlueTask:
-    """GLUE task by name.
+    """Return the GLUE task with this name.
 
     Raises:
       UserError: there is no such task.
@@ -138,9 +139,10 @@ def glue_task(name: str) -> GlueTask:
 
 
 def unnamed(outputs: int, name: str = "unnamed") -> Task:
-    """The task of a model of which only the number of outputs is known.
+    """Make a task for a model whose number of outputs is all that is known.
 
-    One output is a regression; the classes of more are called LABEL_0, LABEL_1, ...
+    One output makes a regression; more make a classification with the classes LABEL_0,
+    LABEL_1, ...
     """
     if outputs == 1:
         return Task(name, "regression", (), ("pearson", "spearman"), False)

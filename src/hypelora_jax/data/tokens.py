@@ -1,9 +1,9 @@
-"""Texts to token ids with the model's own tokenizer, or with bytes.
+"""Turns texts into token ids with the model's own tokenizer, or with bytes.
 
-All forms run in the `tokenizers` library: a model folder's `tokenizer.json`, else
-`vocab.json` and `merges.txt` (RoBERTa's byte-level BPE), else `vocab.txt` (BERT's
-WordPiece). Without a folder it is a byte tokenizer, five special tokens and 256 bytes,
-for models with random weights.
+The `tokenizers` library runs all forms. From a model folder it reads `tokenizer.json`,
+else `vocab.json` and `merges.txt` (RoBERTa's byte-level BPE), else `vocab.txt` (BERT's
+WordPiece). Models with random weights have no folder; they use a byte tokenizer of five
+special tokens and 256 bytes.
 """
 
 import json
@@ -19,7 +19,7 @@ from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; bytes from 5
-# what transformers calls a special token -> the names it goes by
+# name of a special token in transformers -> its usual spellings
 _ROLES = {
     "unk_token": ("[UNK]", "<unk>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -32,7 +32,7 @@ _ROLES = {
 
 
 class TokenRoles(NamedTuple):
-    """What a family asks of its tokenizer.
+    """What a model family needs from its tokenizer.
 
     `segments` says whether tokens have segment types; `pairs` builds the processor
     that puts special tokens around one text or two, from a vocabulary.
@@ -54,10 +54,11 @@ class Encoded(NamedTuple):
 
 
 class Tokenizer(NamedTuple):
-    """`encode(table, max_length) -> Encoded`; pairs are cut longest first, as HF does.
+    """Encodes tables of texts: `encode(table, max_length) -> Encoded`.
 
-    `pad_id` is the model's; `vocab_size` bounds the ids; `to_json() -> str` is what a
-    tokenizer.json holds, without truncation or padding.
+    Pairs are cut longest first, as Hugging Face does. `pad_id` is the padding id of the
+    model; `vocab_size` bounds the ids; `to_json() -> str` returns the contents of a
+    tokenizer.json, without truncation or padding.
     """
 
     encode: Callable[[Table, int], Encoded]
@@ -69,15 +70,15 @@ class Tokenizer(NamedTuple):
 def tokenizer(
     folder: epath.PathLike | None, roles: TokenRoles, pad_id: int
 ) -> Tokenizer:
-    """Tokenizer of a model folder; None is the byte tokenizer.
+    """Return the tokenizer of a model folder, or the byte tokenizer for None.
 
-    `roles` are those of the model's family.
+    `roles` come from the model's family.
 
     Raises:
-      UserError: the folder holds no tokenizer, or one that cannot be read.
+      UserError: the folder has no tokenizer, or its tokenizer cannot be read.
     """
     inner = _bytes(roles) if folder is None else _read_tokenizer(epath.Path(folder))
-    inner.no_padding()  # a tokenizer.json may ask for it
+    inner.no_padding()  # a tokenizer.json may ask for padding
 
     def encode(table: Table, max_length: int) -> Encoded:
         return _encode(inner, table, max_length, typed=roles.segments)
@@ -92,7 +93,7 @@ def tokenizer(
 def hugging_face_files(
     own: Tokenizer, roles: TokenRoles, max_length: int
 ) -> dict[str, str]:
-    """Files by name from which transformers loads the same tokenizer."""
+    """Return the files by name from which transformers loads the same tokenizer."""
     text = own.to_json()
     known = tokenizers.Tokenizer.from_str(text)
     fields: dict[str, Any] = {
@@ -123,7 +124,7 @@ def _encode(
 
 
 def _read_tokenizer(folder: epath.Path) -> tokenizers.Tokenizer:
-    """The first of the three forms that the folder holds."""
+    """Read the first of the three forms that is in the folder."""
     forms = {
         ("tokenizer.json",): _fast,
         ("vocab.json", "merges.txt"): _byte_bpe,
@@ -165,7 +166,7 @@ def _byte_bpe(folder: epath.Path) -> tokenizers.Tokenizer:
 
 
 def roberta_pairs(vocab: dict[str, int]) -> processors.RobertaProcessing:
-    """<s> text </s>, or <s> text </s></s> second text </s>."""
+    """Build <s> text </s>, or <s> text </s></s> second text </s>."""
     return processors.RobertaProcessing(
         ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), add_prefix_space=False
     )
@@ -185,12 +186,12 @@ def _wordpiece(folder: epath.Path) -> tokenizers.Tokenizer:
 
 
 def bert_pairs(vocab: dict[str, int]) -> processors.BertProcessing:
-    """<s> text </s>, or <s> text </s> second text </s>, by BERT's rules."""
+    """Build <s> text </s>, or <s> text </s> second text </s>, by BERT's rules."""
     return processors.BertProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
 
 
 def _bytes(roles: TokenRoles) -> tokenizers.Tokenizer:
-    """Every byte is a token: byte-level BPE without merges."""
+    """Build byte-level BPE without merges, so that every byte is a token."""
     vocab = {name: i for i, name in enumerate(SPECIALS)}
     vocab |= {c: len(SPECIALS) + byte for byte, c in enumerate(_byte_letters())}
     inner = tokenizers.Tokenizer(models.BPE(vocab, []))
@@ -202,7 +203,7 @@ def _bytes(roles: TokenRoles) -> tokenizers.Tokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """The letter that stands for each byte in byte-level BPE (GPT-2's table)."""
+    """Return the letter for each byte in byte-level BPE (GPT-2's table)."""
     shown = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = (256 + n for n in range(256))
     return [chr(b if b in shown else next(hidden)) for b in range(256)]

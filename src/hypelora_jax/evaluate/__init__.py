@@ -1,4 +1,4 @@
-"""Evaluation: a fitted model, its calibrator, its metrics, averages over members.
+"""Evaluates a fitted model: its calibrator, its metrics and averages over members.
 
 It returns numbers and writes them through `run`; tables, diagrams and the command line
 may not come in.

@@ -1,4 +1,4 @@
-"""One way to ask a trained run for predictions, whatever they are averaged over."""
+"""Predictions of a trained run, averaged according to its kind of uncertainty."""
 
 import dataclasses
 import operator
@@ -27,12 +27,12 @@ from hypelora_jax.types import Adapter, Batch, Params
 
 
 class Kind(NamedTuple):
-    """A kind of uncertainty: how its members come about, and what they need."""
+    """A kind of uncertainty: where its members come from, and what they require."""
 
-    trained: bool = False  # members are part of training
-    derived: bool = False  # any run that was trained without members can have it
-    draws: Callable[..., dropout.Draws] | None = None  # of members drawn at prediction
-    needs: tuple[tuple[str, str], ...] = ()  # (field, value) of the hyper-network
+    trained: bool = False  # members are trained
+    derived: bool = False  # works for any run that was trained without members
+    draws: Callable[..., dropout.Draws] | None = None  # makes members to predict with
+    needs: tuple[tuple[str, str], ...] = ()  # (field, value) that settings must have
 
 
 KINDS = {
@@ -47,14 +47,14 @@ KINDS = {
         derived=True, draws=dropout.random_a, needs=(("hyper.a", "random"),)
     ),
 }
-Adapters = dict[int, Adapter]  # of the trained members, made at the first question
+Adapters = dict[int, Adapter]  # by trained member, made at the first prediction
 
 
 def answerer(fitted: Fitted, posterior: laplace.Posterior | None = None) -> Answerer:
-    """What a fitted model predicts, by `uncertainty.kind`.
+    """Return the function that predicts with a fitted model, by `uncertainty.kind`.
 
-    A Laplace run without a posterior predicts as an ordinary one: the posterior is
-    fitted around that.
+    A Laplace run without a posterior predicts like kind `none`, because the posterior
+    is fitted around that model.
     """
     settings, task = fitted.session.settings, fitted.session.task
     kind, samples = settings.uncertainty.kind, settings.uncertainty.samples
@@ -81,7 +81,7 @@ def answerer(fitted: Fitted, posterior: laplace.Posterior | None = None) -> Answ
 def _logits(
     fitted: Fitted, forward: Forward, data: Dataset, kept: Adapters
 ) -> np.ndarray:
-    """(K, N, Y) of the members that were trained; K = 1 where there are none."""
+    """Raw logits (K, N, Y) of the trained members; K = 1 if there are none."""
     settings, rest = (
         fitted.session.settings,
         (fitted.alpha, data, fitted.session.edges, kept),
@@ -92,21 +92,26 @@ def _logits(
 
 
 def features(fitted: Fitted) -> Callable[[Dataset], np.ndarray]:
-    """Jitted: what the head's last layer reads, (N, D), without dropout."""
+    """Return a function that gives the input (N, D) of the head's last layer.
+
+    It is jitted and has no dropout.
+    """
     parts, mesh = fitted.session.model.parts, fitted.session.mesh
 
     def of_rows(params: Params, adapter: Adapter, batch: Batch) -> jax.Array:
         hidden_BTD = model.hidden(parts, params, adapter, batch, None)
         return parts.head.features(params["head"], hidden_BTD)
 
+    # whole on every device, so that each of several processes can read all rows
     of_rows = jax.jit(rules.over(mesh, of_rows), out_shardings=replicated(mesh))
+    # features take the place of logits, so that the loop over batches is the same
     forward = fitted.forward._replace(classify=of_rows)
     kept: Adapters = {}
     return lambda data: _logits(fitted, forward, data, kept)[0]
 
 
 def check_kind(settings: Settings) -> None:
-    """Refuse a kind of uncertainty that the run's hyper-network cannot give."""
+    """Check that the run's hyper-network supports its kind of uncertainty."""
     needs = KINDS[settings.uncertainty.kind].needs
     if not needs:
         return
@@ -124,14 +129,14 @@ def check_kind(settings: Settings) -> None:
 
 
 def check(session: Session, held_label_N: np.ndarray) -> None:
-    """Refuse before training what could not be fitted after it.
+    """Check before training that a posterior can be fitted after it.
 
     Args:
       held_label_N: labels of the calibration split.
 
     Raises:
-      UserError: a Laplace run of a regression, of a last layer too wide, or without
-        calibration labels.
+      UserError: a Laplace run is a regression, has a last layer that is too wide, or
+        has no calibration labels.
     """
     if session.settings.uncertainty.kind != "laplace":
         return
@@ -151,14 +156,14 @@ def check(session: Session, held_label_N: np.ndarray) -> None:
 
 
 def _last_layer(fitted: Fitted) -> np.ndarray:
-    """Kernel and, as last row, bias of the head's last layer, (D + 1, Y) float64."""
+    """Kernel of the head's last layer with the bias as last row, (D + 1, Y) float64."""
     last = trees.union(fitted.trainable, fitted.frozen)["head"]["out"]
     kernel, bias = (np.asarray(last[n], np.float64) for n in ("kernel", "bias"))
     return np.concatenate([kernel, bias[None]])
 
 
 def fit_laplace(fitted: Fitted, train: Dataset, held: Dataset) -> laplace.Posterior:
-    """Posterior of the last layer from the training split, tau from the held-out one.
+    """Fit the last layer's posterior on the training split, tau on the held-out one.
 
     Raises:
       UserError: as `check`.
@@ -190,10 +195,10 @@ def _of_posterior(fitted: Fitted, state: laplace.Posterior) -> Answerer:
 
 
 def with_kind(session: Session, config: UncertaintyConfig) -> Session:
-    """The session of a trained run, to be judged with another kind of uncertainty.
+    """The session of a trained run with another kind of uncertainty, for evaluation.
 
     Raises:
-      UserError: the run's kind or the new one is part of training.
+      UserError: the run's kind or the new one has to be trained.
     """
     for kind in (session.settings.uncertainty.kind, config.kind):
         if choose(KINDS, kind, "uncertainty.kind").trained:
@@ -207,7 +212,7 @@ def with_kind(session: Session, config: UncertaintyConfig) -> Session:
 
 
 def about(config: UncertaintyConfig, answer: Answer) -> dict:
-    """What metrics.json says of the kind; {} for `none`."""
+    """The entry `uncertainty` of metrics.json; {} for kind `none`."""
     if config.kind == "none":
         return {}
     out = {"kind": config.kind, "members": 1}
@@ -218,16 +223,16 @@ def about(config: UncertaintyConfig, answer: Answer) -> dict:
 
 
 def save_posterior(run: Run, state: laplace.Posterior, step: int) -> None:
-    """DIR/laplace.npz, whole or not at all."""
+    """Write DIR/laplace.npz; a reader finds all of it or no file."""
     arrays = {name: np.asarray(x) for name, x in state._asdict().items()}
     npz.write(run.posterior_file, {"step": np.asarray(step), **arrays})
 
 
 def load_posterior(run: Run, step: int) -> laplace.Posterior:
-    """The posterior of a run folder, around the model of that step.
+    """Read the posterior of a run folder, which must belong to the model of `step`.
 
     Raises:
-      UserError: none there, or that of another model.
+      UserError: the file is missing, or it belongs to another model.
     """
     path = run.posterior_file
     if not path.exists():

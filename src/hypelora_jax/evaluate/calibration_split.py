@@ -1,7 +1,7 @@
-"""What is fitted on the calibration split: calibrators and conformal sets.
+"""Calibrators and conformal sets, which are fitted on the calibration split.
 
-The threshold of sets is computed from the saved predictions of the split whenever it is
-needed.
+The threshold of sets is not saved: it is computed from the saved predictions of the
+split whenever it is needed.
 """
 
 from functools import partial
@@ -20,11 +20,11 @@ from hypelora_jax.run.paths import Run
 from hypelora_jax.train import scoring
 from hypelora_jax.types import Objective
 
-COVERAGE = 0.9  # of the sets that metrics.json tells of
+COVERAGE = 0.9  # wanted coverage of the sets in metrics.json
 
 
 class SetMaker(NamedTuple):
-    """What `predict --coverage` asks for."""
+    """The sets that `predict --coverage` asks for."""
 
     coverage: float
     sets: str = "thr"
@@ -34,7 +34,7 @@ class SetMaker(NamedTuple):
 def of_classes(
     logits_NY: np.ndarray, label_N: np.ndarray, soft_NY: np.ndarray | None = None
 ) -> Labelled | None:
-    """The examples that have a class as label; None without one, or for numbers."""
+    """The examples whose label is a class; None without any, or for a regression."""
     if not np.issubdtype(label_N.dtype, np.integer) or logits_NY.shape[1] < 2:
         return None
     found = judging.update(judging.start(), logits_NY, label_N, soft_NY)
@@ -42,7 +42,7 @@ def of_classes(
 
 
 def examples(run: Run, split: str = "calibration") -> Labelled | None:
-    """The run's predictions of a split; None where there are none with labels."""
+    """The run's labelled predictions of a split, or None if there are none."""
     file = run.predictions_file(split)
     if not file.exists():
         return None
@@ -58,11 +58,12 @@ def judge(
     t: float,
     soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """What metrics.json says of a split of classes.
+    """Metrics of a classification split, as metrics.json has them.
 
-    Metrics of the calibrated probabilities; `uncalibrated`, those at the training
-    temperature t; `temperature` where the calibrator is one, and `calibrator`, its
-    kind, where it is not. Both have the distances to `soft_NY`, if there are shares.
+    They are the metrics of the calibrated probabilities; `uncalibrated` has those at
+    the training temperature t. Both include the distances to `soft_NY` if the raters'
+    shares are given. A temperature is recorded as `temperature`; for any other
+    calibrator, `calibrator` gives its kind.
     """
     judge = objective.judge
     held = judge.update(judge.start(), logits_NY, label_N, soft_NY)
@@ -78,7 +79,7 @@ def judge(
 def about_sets(
     calibration: Labelled | None, judged: Labelled | None, state: Any
 ) -> dict[str, Any]:
-    """`{"conformal": summary}` of a split at COVERAGE; {} without examples of both."""
+    """`{"conformal": summary}` at COVERAGE; {} if one of the splits has no examples."""
     if calibration is None or judged is None:
         return {}
     summary = conformal.summary(
@@ -92,11 +93,11 @@ def about_sets(
 
 
 def threshold(run: Run, task: Task, state: Any, wanted: SetMaker) -> Threshold:
-    """Threshold of the sets that were asked for, from the calibration split.
+    """Compute the threshold of the wanted sets from the calibration split.
 
     Raises:
-      UserError: a regression, no saved predictions of that split, or a coverage that
-        is none.
+      UserError: the run is a regression, that split has no saved predictions, or the
+        coverage is not between 0 and 1.
     """
     if not task.labels:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A finished run judged by a kind of uncertainty that needs no training of its own."""
+"""Evaluates a finished run with a kind of uncertainty that needs no training."""
 
 from typing import Any, NamedTuple
 
@@ -16,19 +16,21 @@ from hypelora_jax.train.session import data_of, load_corpus, with_data
 
 
 class Derivation(NamedTuple):
-    """A trained run, and the folder in which it is judged anew."""
+    """A trained run, and the folder for its evaluation with another uncertainty."""
 
     source: Run
-    record: dict[str, Any]  # of the source
+    record: dict[str, Any]  # config.json of the source
     target: Run
     fitted: Fitted  # the source's model under the new kind
 
 
 def open_derivation(workdir: str, output: str, config: UncertaintyConfig) -> Derivation:
-    """The model of a trained run under another kind of uncertainty; nothing is written.
+    """Open the model of a trained run under another kind of uncertainty.
+
+    Nothing is written.
 
     Raises:
-      UserError: a kind that has to be trained, or no such run.
+      UserError: the kind has to be trained, or there is no such run.
     """
     source, record = records.open_record(workdir)
     trained, target = evaluation.open_fitted(workdir), Run.open(output)
@@ -37,10 +39,10 @@ def open_derivation(workdir: str, output: str, config: UncertaintyConfig) -> Der
 
 
 def finished(derivation: Derivation) -> dict[str, Any] | None:
-    """The summary, if all is done already; None if there is something to do.
+    """Return the summary if the derivation is finished, else None.
 
     Raises:
-      UserError: the folder holds something else.
+      UserError: the target folder contains something else.
     """
     source, target = derivation.source, derivation.target
     record = records.read_record(target)
@@ -60,10 +62,10 @@ def finished(derivation: Derivation) -> dict[str, Any] | None:
 
 
 def fill(derivation: Derivation) -> dict[str, Any]:
-    """Write all of the folder but report and summary.json, whose content it returns.
+    """Write the target except report and summary.json; return the summary's content.
 
     Raises:
-      UserError: the data is not what the run was trained on.
+      UserError: the data differs from the data that the run was trained on.
     """
     source, record, target, fitted = derivation
     settings = fitted.session.settings
@@ -76,7 +78,7 @@ def fill(derivation: Derivation) -> dict[str, Any]:
 
 
 def _copy(source: Run, target: Run, step: int) -> None:
-    """The checkpoint of a step and the curve; a half copied checkpoint is replaced."""
+    """Copy a step's checkpoint and the curve; replace a partly copied checkpoint."""
     if target.checkpoints.exists():
         target.checkpoints.rmtree()
     begin, end = (run.checkpoints / str(step) for run in (source, target))
@@ -88,7 +90,7 @@ def _copy(source: Run, target: Run, step: int) -> None:
 
 
 def _times(source: Run) -> dict[str, Any]:
-    """What the first run's summary says of its training; {} for an imported one."""
+    """Epochs and times of the source's training; {} for an imported run."""
     path = source.summary_file
     held = files.read_json(path) if path.exists() else {}
     names = ("epochs", "seconds", "train_seconds")

@@ -1,8 +1,8 @@
-"""Members by drawing anew what training drew: dropout masks, or a random A.
+"""Members that draw again what training drew: dropout masks, or a random A.
 
-MC dropout: Gal and Ghahramani 2016, section 3: the mean over masks. Random A: the
-hyper-network saw another A at each training step, so any draw of A is a model that it
-was trained to complete.
+MC dropout is the mean over masks (Gal and Ghahramani 2016, section 3). With a random A,
+the hyper-network saw another A at each training step, so any draw of A gives a model
+that it was trained to complete.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ Draws = Callable[[int], Forward]  # the k-th member's functions, for one pass of
 
 
 def masks(settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh) -> Draws:
-    """Members of MC dropout: the model with `uncertainty.dropout` everywhere, drawn.
+    """Members of MC dropout: the model with the rate `uncertainty.dropout` everywhere.
 
-    A mask is drawn for each member and batch. The hyper-network's own dropout is drawn
-    once a member; not where A is random, for the same key would draw A anew as well.
+    Each member draws a mask for every batch. The hyper-network's dropout is drawn once
+    per member. It is off if A is random, because its key would also draw another A.
     """
     rate = settings.uncertainty.dropout
     if rate is not None:
@@ -48,7 +48,7 @@ def masks(settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh) -> 
 def random_a(
     settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh
 ) -> Draws:
-    """Members of random A: one draw of A each, and no dropout anywhere."""
+    """Members of random A: each has one draw of A, and dropout is off everywhere."""
     hyper = dataclasses.replace(settings.hyper, dropout=0.0)
     still = dataclasses.replace(settings, hyper=hyper)
     model = model_lib.build(still, config, task)
@@ -56,19 +56,21 @@ def random_a(
 
 
 def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> Draws:
-    """Members whose adapter, rows or both are drawn; compiled once for all of them."""
+    """Members that draw adapter, row dropout or both; they share one compilation."""
 
     def adapter(params: Params, alpha: jax.Array, conditions: Batch, key: Key):
         made = model.adapt(params, conditions, alpha, key if adapt else None)
-        return pinned(made, mesh)
+        return pinned(made, mesh)  # each factor stays with the kernel it adapts
 
     def classify(params: Params, adapter: Adapter, batch: Batch, key: Key):
         return model.classify(params, adapter, batch, key if rows else None)
 
     adapter = jax.jit(adapter)
+    # logits are whole on every device, so that each process can read all rows
     classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
 
     def draw(k: int) -> Forward:
+        # keys depend on seed, member and batch number, so every pass repeats the draws
         base = named_key(jax.random.key(seed), "uncertainty")
         key, batch_number = jax.random.fold_in(base, k), itertools.count()
         rows_key = named_key(key, "rows")

@@ -1,4 +1,4 @@
-"""Evaluation of a trained run, from its folder."""
+"""Evaluates a trained run from its folder."""
 
 import dataclasses
 from typing import Any
@@ -27,10 +27,10 @@ from hypelora_jax.types import Params
 
 
 def open_fitted(workdir: str) -> Fitted:
-    """The chosen model of a run folder.
+    """Open the chosen model of a run folder.
 
     Raises:
-      UserError: no finished epoch there, or files that do not fit together.
+      UserError: the run has no finished epoch, or its files do not fit together.
     """
     run, record = records.open_record(workdir)
     settings = records.settings_of(record)
@@ -38,7 +38,7 @@ def open_fitted(workdir: str) -> Fitted:
         settings,
         records.task_of(record),
         record["model"]["revision"],
-        fitting_mesh(settings.mesh),  # for the devices there are, not those of training
+        fitting_mesh(settings.mesh),  # for the devices present now, not in training
     )
     records.check_weights(run.path, session.base, record)
     session = session._replace(
@@ -52,7 +52,7 @@ def open_fitted(workdir: str) -> Fitted:
 
 
 def of_checkpoint(run: Run, session: Session, checkpoint: Checkpoint) -> Fitted:
-    """The model of a checkpoint, with the calibrator its run holds, if any."""
+    """The model of a checkpoint, with the calibrator of its run if there is one."""
     trainable, step = checkpoint.state.params, checkpoint.step
     alpha = session.alpha_after(step)
     return _fitted(run, session, trainable, checkpoint.frozen, alpha, step)
@@ -75,7 +75,7 @@ def _fitted(
 
 
 def answerer(fitted: Fitted, edges: tuple[int, ...], batch_size: int) -> Answerer:
-    """What the model predicts in batches of other lengths and numbers of rows."""
+    """Return the prediction function for other bucket edges and another batch size."""
     settings = fitted.session.settings
     optim = dataclasses.replace(settings.optim, batch_size=batch_size, accumulate=1)
     settings = dataclasses.replace(settings, optim=optim)
@@ -87,10 +87,10 @@ def answerer(fitted: Fitted, edges: tuple[int, ...], batch_size: int) -> Answere
 
 
 def with_uncertainty(fitted: Fitted, config: UncertaintyConfig, run: Run) -> Fitted:
-    """The same trained model under another kind of uncertainty, in another folder.
+    """The same trained model with another kind of uncertainty, in another folder.
 
     Raises:
-      UserError: a kind that has to be trained.
+      UserError: the kind has to be trained.
     """
     session = averaging.with_kind(fitted.session, config)
     own = (fitted.trainable, fitted.frozen, fitted.alpha, fitted.step)
@@ -98,7 +98,7 @@ def with_uncertainty(fitted: Fitted, config: UncertaintyConfig, run: Run) -> Fit
 
 
 def fit_posterior(fitted: Fitted, train: Dataset, held_out: Dataset) -> Fitted:
-    """The model with a Laplace posterior fitted and saved; other kinds as they are."""
+    """Fit and save the posterior of a Laplace run; return other kinds unchanged."""
     if fitted.session.settings.uncertainty.kind != "laplace":
         return fitted
     posterior = averaging.fit_laplace(fitted, train, held_out)
@@ -113,17 +113,17 @@ def calibrated(
     label_N: np.ndarray,
     method: str = "temperature",
 ) -> Fitted:
-    """The model with a calibrator fitted on a split, written to its run.
+    """Fit a calibrator on a split, write it to the run and return the new model.
 
-    The method "identity" takes the calibrator away: probabilities are as trained. A
-    regression has no calibrator and comes back as it is.
+    The method "identity" removes the calibrator, so that probabilities are as trained.
+    A regression has no calibrator and is returned unchanged.
     """
     if not fitted.probabilistic:
         return fitted
     examples = calibration_split.of_classes(logits_NY, label_N)
     if method == "identity":
         state = calibrators.Temperature(fitted.uncalibrated)
-    else:  # without a label the temperature is 1
+    else:  # without labels the fitted temperature is 1
         found = examples or Labelled(logits_NY[:0], label_N[:0])
         state = calibrators.build(method).fit(found.logits, found.labels)
     if processes.is_main():
@@ -132,14 +132,15 @@ def calibrated(
 
 
 def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
-    """Metrics of a split; also written to DIR/eval/SPLIT.
+    """Evaluate a split, write its files to DIR/eval/SPLIT and return its metrics.
 
     The keys are those of `calibration.metrics.compute_all` and the task's scores, for
-    the probabilities that `predict` gives; `uncalibrated` holds them without the
-    post-hoc calibrator, `conformal` how sets calibrated for 90 % coverage did.
+    the probabilities that `predict` gives. `uncalibrated` has the same metrics without
+    the post-hoc calibrator, and `conformal` the results of sets that were calibrated
+    for 90 % coverage.
 
     Raises:
-      UserError: no such run or split.
+      UserError: there is no such run or split.
     """
     fitted = open_fitted(workdir)
     fitted = fitted._replace(examples=calibration_split.examples(fitted.run))
@@ -159,9 +160,9 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
 def write_split(
     fitted: Fitted, split: str, data: Dataset, answer: Answer
 ) -> dict[str, Any]:
-    """Metrics of a split from its predictions, and its files in DIR/eval/SPLIT.
+    """Compute the metrics of a split and write its files to DIR/eval/SPLIT.
 
-    Of several processes the first writes the files.
+    With several processes, only the first one writes.
     """
     file, logits_NY = fitted.run.predictions_file(split), answer.logits
     if processes.is_main():
@@ -181,7 +182,7 @@ def write_metrics(
     out: dict[str, Any],
     soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """`out` with the metrics of a split, written to metrics.json."""
+    """Add the metrics of a split to `out`, write them to metrics.json, return them."""
     objective = fitted.session.model.objective
     if not objective.probabilistic:
         out = out | scoring.judge(objective, logits_NY, label_N)

@@ -1,4 +1,4 @@
-"""A fitted model: chosen parameters and a calibrator, ready to be asked."""
+"""A fitted model: chosen parameters and a calibrator, ready to predict."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,20 +23,20 @@ class Answer(NamedTuple):
     """
 
     logits: np.ndarray  # (N, Y)
-    members: np.ndarray | None = None  # (K, N, Y) raw; None where nothing is averaged
+    members: np.ndarray | None = None  # (K, N, Y) raw; None if nothing is averaged
 
 
 Answerer = Callable[[Dataset], Answer]
 
 
 def unanswered(data: Dataset) -> Answer:
-    """Stands for the answers of a model before `averaging.answerer` gives it some."""
+    """Placeholder for `Fitted.answer` until `averaging.answerer` provides it."""
     del data
     raise ValueError("the model has no answers yet; wanted averaging.answerer of it")
 
 
 class Fitted(NamedTuple):
-    """A model ready to use: parameters chosen, calibrator if there is one."""
+    """A model ready to use, with its chosen parameters and its calibrator."""
 
     run: Run
     session: Session
@@ -45,18 +45,18 @@ class Fitted(NamedTuple):
     frozen: Params
     alpha: jax.Array
     step: int
-    calibrator: Any  # state: what makes probabilities of raw logits
-    uncalibrated: float  # what divides logits without a post-hoc calibrator
-    examples: Labelled | None = None  # what calibrators and sets are fitted on
+    calibrator: Any  # state; turns raw logits into probabilities
+    uncalibrated: float  # divides logits if no post-hoc calibrator does
+    examples: Labelled | None = None  # calibrators and sets are fitted on these
     answer: Answerer = unanswered  # predictions by uncertainty.kind
 
     @property
     def probabilistic(self) -> bool:
-        """Whether outputs are logits of classes, so that they can be calibrated."""
+        """Whether outputs are logits of classes, which can be calibrated."""
         return self.session.model.objective.probabilistic
 
 
 def tokenised(fitted: Fitted, table: Table) -> Dataset:
-    """A table as the run's model reads it."""
+    """Tokenise a table for the run's model."""
     session = fitted.session
     return dataset(table, session.tokenizer, session.settings.data.max_length)

@@ -9,8 +9,8 @@ f = phi W and probabilities p,
 
 and the logits of an input are Gaussian with mean f and covariance J cov J^T, J = phi^T
 (x) I. tau is the precision of a N(0, 1 / tau) prior on every weight, chosen by the NLL
-of a calibration split. All in float64 on the host. Below, F counts the features with
-the 1.
+of a calibration split. Everything is float64 on the host. Below, F counts the features
+including the 1.
 """
 
 import math
@@ -21,28 +21,28 @@ import scipy.special
 
 from hypelora_jax.errors import UserError
 
-MAX_WEIGHTS = 4096  # F Y; their dense matrix takes 0.1 GB, its eigenvectors a minute
-PRECISIONS = np.logspace(-4, 6, 101)  # tau; by NLL the best, the widest among equals
+MAX_WEIGHTS = 4096  # of F Y: the matrix takes 0.1 GB, its eigenvectors a minute
+PRECISIONS = np.logspace(-4, 6, 101)  # tau; ties in NLL go to the widest prior
 
 
 class Posterior(NamedTuple):
-    """Gaussian over the last layer's weights, F features (with the 1) and Y classes."""
+    """Gaussian over the last layer's weights, F features (with the 1) by Y classes."""
 
     mean_FY: np.ndarray
     cov_FYFY: np.ndarray
     precision: float  # tau
-    temperature: float  # what divides the logits; features were divided by it
+    temperature: float  # divides the logits; features were divided by it
 
 
 def with_one(features_NF: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Features (N, F + 1) in float64, the 1 appended, divided by the temperature."""
+    """Append the 1 and divide by the temperature: features (N, F + 1) in float64."""
     one_N1 = np.ones((len(features_NF), 1))
     wide = np.concatenate([features_NF.astype(np.float64), one_N1], axis=1)
     return wide / temperature
 
 
 def hessian(phi_NF: np.ndarray, mean_FY: np.ndarray) -> np.ndarray:
-    """H of the negative log-likelihood, (F, Y, F, Y); labels do not enter."""
+    """H of the negative log-likelihood, (F, Y, F, Y), which does not need labels."""
     probs_NY = scipy.special.softmax(phi_NF @ mean_FY, axis=1)
     f, y = mean_FY.shape
     out = np.empty((f, y, f, y))
@@ -62,24 +62,24 @@ def fit(
     temperature: float = 1.0,
     link: str = "mean_field",
 ) -> Posterior:
-    """Posterior around trained weights, its prior precision chosen on held-out rows.
+    """Fit the posterior around trained weights; choose tau on held-out rows.
 
     Args:
       phi_NF: features of the training split, as `with_one` gives them.
-      mean_FY: the trained kernel, the bias as last row.
-      held_NF: features of the calibration split, and `label_N`, its classes.
-      label_N: int (N,), each in [0, Y).
-      temperature: what the features were divided by; kept with the result.
-      link: of LINKS, by whose probabilities the precision is chosen.
+      mean_FY: the trained kernel, with the bias as last row.
+      held_NF: features of the calibration split.
+      label_N: classes of the calibration split, int (N,), each in [0, Y).
+      temperature: divisor of the features, which the result keeps.
+      link: key of LINKS; tau is chosen by the probabilities that it gives.
 
     Raises:
-      UserError: more weights than a dense matrix can hold.
+      UserError: the layer has too many weights for a dense matrix.
     """
     mean_FY = np.asarray(mean_FY, np.float64)
     check_size(*mean_FY.shape)
     shape, size = (*mean_FY.shape, *mean_FY.shape), mean_FY.size
     values_P, vectors_PP = np.linalg.eigh(hessian(phi_NF, mean_FY).reshape(size, size))
-    values_P = np.maximum(values_P, 0)  # H is positive semi-definite; rounding is not
+    values_P = np.maximum(values_P, 0)  # rounding can make eigenvalues of 0 negative
     axes_FYP = vectors_PP.reshape(*mean_FY.shape, size)
     losses, mean_NY = [], held_NF @ mean_FY
     for cov_NYY in _covariances(held_NF, axes_FYP, values_P):
@@ -95,7 +95,7 @@ def _covariances(
 ) -> np.ndarray:
     """Covariance of the logits under each of PRECISIONS, (len, N, Y, Y).
 
-    From the eigenvectors of H, so that one decomposition serves all of them.
+    It uses the eigenvectors of H, so that one decomposition serves all precisions.
     """
     weight_PT = 1 / (values_P[:, None] + PRECISIONS)
     along_NYP = np.einsum("nf,fyp->nyp", phi_NF, axes_FYP, optimize=True)
@@ -109,7 +109,7 @@ def _covariances(
 
 
 def check_size(features: int, classes: int) -> None:
-    """Refuse a last layer whose dense covariance would not fit."""
+    """Check that the last layer is small enough for a dense covariance."""
     if (weights := features * classes) > MAX_WEIGHTS:
         raise UserError(
             f"config.uncertainty.kind=laplace: the last layer has {weights} weights; "
@@ -133,9 +133,9 @@ def probit(mean_NY: np.ndarray, cov_NYY: np.ndarray) -> np.ndarray:
     """Logits of the averaged probabilities: f / sqrt(1 + pi / 8 variance).
 
     MacKay 1992, eq. 10, class by class, which is laplace-torch's default. Adding one
-    number to all logits changes no probability, and the likelihood leaves it to the
-    prior alone; its variance counts here all the same, so that this link flattens
-    predictions far from the decision as much as near it.
+    number to all logits changes no probability, so only the prior limits the variance
+    of that number. This link counts that variance all the same, and so flattens
+    predictions far from the decision boundary as much as those near it.
     """
     variance_NY = np.diagonal(cov_NYY, axis1=1, axis2=2)
     return mean_NY / np.sqrt(1 + math.pi / 8 * variance_NY)
@@ -154,7 +154,7 @@ def mean_field(mean_NY: np.ndarray, cov_NYY: np.ndarray) -> np.ndarray:
     return -scipy.special.logsumexp(shrunk_NYY, axis=2)
 
 
-# `mc` averages draws; its precision is chosen by the mean field
+# `mc` averages draws of the weights; only its choice of tau uses the mean field
 LINKS = {"mean_field": mean_field, "probit": probit, "mc": mean_field}
 
 
@@ -171,7 +171,7 @@ def draw(
 ) -> np.ndarray:
     """Raw logits (K, N, Y) of K networks whose last layer is drawn from the posterior.
 
-    Draw k is the same network for every row and every call of a seed.
+    With one seed, draw k is the same network for every row and every call.
     """
     f, y = state.mean_FY.shape
     root_PP = np.linalg.cholesky(state.cov_FYFY.reshape(f * y, f * y))

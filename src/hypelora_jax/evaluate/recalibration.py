@@ -1,4 +1,4 @@
-"""Another calibrator for a trained run: fit it, rewrite what rests on it, compare."""
+"""Fits another calibrator for a trained run, updates its metrics and compares both."""
 
 from typing import Any
 
@@ -19,19 +19,20 @@ SHOWN = ("accuracy", "nll", "brier", "ece", "classwise_ece")
 def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     """Fit a calibrator on the calibration split and use it from now on.
 
-    Writes DIR/calibrator.json and the metrics.json of every evaluated split; the
-    calibration and validation splits are evaluated first where they are not.
-    DIR/summary.json stays as training ended. The method "identity" fits none: the file
-    is removed, and probabilities are those at the training temperature.
+    Writes DIR/calibrator.json and the metrics.json of every evaluated split. The
+    calibration and validation splits are evaluated first if they have not been yet.
+    DIR/summary.json keeps the state at the end of training. The method "identity"
+    removes the file, so that probabilities are those at the training temperature.
 
     Returns:
-      method; `was` and `calibrator`, what described the old one and describes the new;
-      `before` and `after`, metrics of the validation split, those in SHOWN (and
-      soft_tv, where there are shares of raters) with intervals; `difference`, after -
-      before with intervals and p-values.
+      `method`; `was` and `calibrator`, which describe the old and the new calibrator;
+      `before` and `after`, metrics of the validation split; and `difference`, after -
+      before with intervals and p-values. The metrics in SHOWN (and soft_tv, if there
+      are shares of raters) have intervals.
 
     Raises:
-      UserError: no run, a regression, or no labels to fit on or to judge by.
+      UserError: there is no run, it is a regression, or labels are missing in the
+        calibration or validation split.
     """
     source, record = records.open_record(workdir)
     loss = LossConfig(objective=records.settings_of(record).loss.objective)
@@ -67,12 +68,12 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
 
 
 def _shown(held: Labelled) -> tuple[str, ...]:
-    """SHOWN, and the distance to the raters' shares where there are any."""
+    """SHOWN, and the distance to the raters' shares if there are any."""
     return SHOWN if held.soft is None else (*SHOWN, "soft_tv")
 
 
 def _refresh(fitted: Fitted) -> None:
-    """Every metrics.json again, from saved logits; what else they say is kept."""
+    """Rewrite every metrics.json from saved logits, and keep its other entries."""
     own = fitted.run
     for split in own.predicted_splits():
         found = predictions.read(own.predictions_file(split))
@@ -80,7 +81,7 @@ def _refresh(fitted: Fitted) -> None:
         kept = files.read_json(old) if old.exists() else {"split": split}
         for name in ("temperature", "calibrator", "conformal"):
             kept.pop(name, None)
-        for name in metrics.SOFT:  # of predictions saved without shares: not kept
+        for name in metrics.SOFT:  # stale if predictions have no shares
             kept.pop(name, None)
         evaluation.write_metrics(
             fitted, split, found.logits, found.labels, kept, found.soft
@@ -88,7 +89,7 @@ def _refresh(fitted: Fitted) -> None:
 
 
 def _with_intervals(probs_NY: np.ndarray, held: Labelled) -> dict[str, Any]:
-    """Metrics of probabilities; those in SHOWN with bootstrap intervals."""
+    """Metrics of probabilities, with bootstrap intervals for those in SHOWN."""
     rows, soft = (probs_NY, held.labels), held.soft
     intervals = bootstrap.intervals(*rows, soft=soft, names=_shown(held))
     return metrics.compute_all(*rows, soft=soft) | intervals

@@ -1,4 +1,4 @@
-"""A chosen model calibrated and evaluated on every split: what summary.json says."""
+"""Calibrates and evaluates a chosen model on every split, for summary.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +17,12 @@ from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.session import Session
 from hypelora_jax.types import Params
 
-TRAIN_SAMPLE = 1000  # examples of train that its NLL is computed on
+TRAIN_SAMPLE = 1000  # number of training examples for the train NLL
 Metrics = dict[str, Any]
 
 
 def summary_of(fitted: Fitted, datasets: Mapping[str, Dataset]) -> dict[str, Any]:
-    """Calibrate a chosen model, evaluate every split, and sum it up.
+    """Calibrate a chosen model, evaluate it on every split, and return a summary.
 
     The files of the splits are written to the run's folder.
     """
@@ -47,9 +47,10 @@ def summary_of(fitted: Fitted, datasets: Mapping[str, Dataset]) -> dict[str, Any
 def judge(
     fitted: Fitted, datasets: Mapping[str, Dataset]
 ) -> tuple[Fitted, dict[str, Metrics]]:
-    """(calibrated model, metrics of every split but train), written to its run.
+    """Calibrate a model, judge every split but train, and write both to the run.
 
-    What is fitted after training is fitted here, on train and calibration only.
+    Returns the calibrated model and the metrics by split. Posterior and calibrator are
+    fitted here, on train and calibration only.
     """
     held_out = datasets["calibration"]
     fitted = evaluation.fit_posterior(fitted, datasets["train"], held_out)
@@ -64,7 +65,7 @@ def judge(
 
 
 def _train_loss(fitted: Fitted, train: Dataset, unit: str) -> float:
-    """NLL or squared error on the first examples of train, uncalibrated."""
+    """Uncalibrated NLL or squared error on the first examples of train."""
     part = take(train, np.arange(min(TRAIN_SAMPLE, len(train.ids))))
     logits_NY = fitted.answer(part).logits
     objective = fitted.session.model.objective
@@ -77,8 +78,8 @@ def deltas(
 ) -> dict[str, Any]:
     """Norm of each site's delta (scale included) and the mean cosine between sites.
 
-    Empty without an adapter. With conditioning that the caller gives, there is no one
-    adapter to speak of, and the result is empty too.
+    The result is empty without an adapter. It is also empty if the examples bring
+    their conditions, because then there is no single adapter.
     """
     parts = session.model.parts
     if not parts.hyper_sites and not parts.lora_sites:
@@ -94,7 +95,7 @@ def deltas(
         placed = lora_lib.place(compact, parts.num_layers)
         return [delta_norms(f) for f in folded], mean_cosine(placed)
 
-    # whole on every device, so that each of several processes can read them
+    # whole on every device, so that each of several processes can read the results
     measure = jax.jit(measure, out_shardings=replicated(session.mesh))
     params = trees.union(trainable, frozen)
     params = {n: x for n, x in params.items() if n not in ("backbone", "head")}

@@ -1,4 +1,4 @@
-"""What an exported folder says of itself: hypelora.json, and the model card."""
+"""Writes the files that describe an exported folder: hypelora.json and the card."""
 
 from typing import Any
 
@@ -10,13 +10,14 @@ from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.report import model_card as cards
 from hypelora_jax.run import records
 
-RECORD = "hypelora.json"  # what `import` reads to make a whole run again
+RECORD = "hypelora.json"  # `import` reads it to restore the whole run
 
 
 def temperature_of(fitted: Fitted) -> tuple[float | None, str]:
-    """(what divides the logits, kind of calibrator); None: it is no temperature.
+    """Return (divisor of the logits, kind of calibrator).
 
-    The kind is "" where nothing was fitted or learned.
+    The divisor is None if the calibrator is not a temperature. The kind is "" if
+    nothing was fitted or learned.
     """
     state = fitted.calibrator
     if isinstance(state, calibrators.Identity):
@@ -34,9 +35,9 @@ def write_record(
     calibrated: bool,
     condition: dict[str, Any] | None = None,
 ) -> None:
-    """Config, task and calibrator of the run, as RECORD.
+    """Write the config, task and calibrator of the run to RECORD.
 
-    `condition` is the one that the adapter was written for: its name and vector.
+    `condition` has the name and vector of the adapter's condition, if it has one.
     """
     _, record = records.open_record(str(fitted.run.path))
     file, state = fitted.run.calibrator_file, None
@@ -60,9 +61,9 @@ def write_record(
 def write_card(
     part: epath.Path, name: str, fitted: Fitted, kind: str, calibrated: bool
 ) -> None:
-    """README.md, and the reliability diagram of the run if there is one."""
+    """Write README.md, and copy the run's reliability diagram if there is one."""
     session, held = fitted.session, {}
-    # metrics of an average, or of all conditions, are not those of what is exported
+    # metrics of an average, or of all conditions, do not describe the exported model
     other = session.settings.uncertainty.kind != "none" or session.model.reads
     own = fitted.run
     for split in [] if other else sorted(own.evaluated_splits()):

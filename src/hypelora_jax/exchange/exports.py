@@ -1,4 +1,4 @@
-"""A run as files that peft and transformers load: adapter or merged model, and card."""
+"""Exports a run for peft or transformers: adapter or merged model, and model card."""
 
 import functools
 import re
@@ -33,7 +33,7 @@ FORMATS = ("peft", "merged")
 class Adapted(NamedTuple):
     """One adapter: its compact factors, and the whole tree they belong to.
 
-    `condition` is the one it was written for, its name and vector; None without any.
+    `condition` has the name and vector of the adapter's condition, or is None.
     """
 
     compact: Compact
@@ -49,23 +49,24 @@ def export(
     only: Sequence[str] = (),
     conditions: Mapping[str, np.ndarray] | None = None,
 ) -> list[epath.Path]:
-    """Write a run as a peft adapter or a merged model; the folders written.
+    """Write a run as a peft adapter or a merged model, and return the folders.
 
-    A folder of seeds, an ensemble, and a hyper-network with several conditions give one
-    folder for each below `output`: seed_0, ..., member_0, ..., or the condition's name.
+    Each seed of a folder of seeds, each member of an ensemble, and each condition of a
+    hyper-network gets a folder below `output`: seed_0, ..., member_0, ..., or the
+    condition's name.
 
     Args:
       workdir: run folder, or folder of seeds.
-      output: folder that does not exist, or is empty.
+      output: folder that does not exist or is empty.
       kind: "peft" or "merged".
       calibrated: divide the head's last layer by the fitted temperature.
-      only: names of the folders wanted, of those below `output`; (): all.
+      only: names of the folders to write below `output`; () writes all.
       conditions: vectors (C,) or (S, C) by name, for a run whose data give conditions;
-        None: those of its condition.file.
+        None takes those of its condition.file.
 
     Raises:
-      UserError: an output that is not empty, a method or calibrator that cannot be
-        exported this way, or a name that there is not.
+      UserError: the output is not empty, the method or calibrator cannot be exported
+        this way, or `only` has an unknown name.
     """
     if kind not in FORMATS:
         raise UserError(f"format is {kind!r}; wanted one of {', '.join(FORMATS)}")
@@ -104,7 +105,7 @@ def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_head(fitted: Fitted) -> None:
-    """Refuse a head that Hugging Face's classes of the family do not have."""
+    """Check that Hugging Face's classes of the family have the run's head."""
     session = fitted.session
     kind = families.head_kind(session.settings.head.kind, session.task)
     if kind not in session.family.heads:
@@ -118,13 +119,14 @@ def _check_head(fitted: Fitted) -> None:
 def adapters(
     fitted: Fitted, conditions: Mapping[str, np.ndarray] | None = None
 ) -> dict[str, Adapted]:
-    """Adapter of each member of an ensemble and each condition; "" where there is one.
+    """Adapters by names of member and condition; "" for a run with neither.
 
-    They are those of evaluation: alpha of the last finished step, the A of mode
-    `random` that is kept, no dropout.
+    They are the adapters that evaluation uses, with alpha of the last finished step,
+    the stored A in mode `random`, and no dropout.
 
     Raises:
-      UserError: conditions for a run that reads none, or none for one that does.
+      UserError: conditions are given to a run that reads none, or are missing for a
+        run that reads them.
     """
     settings, out = fitted.session.settings, {}
     named = _named(fitted, conditions)
@@ -158,9 +160,9 @@ def _about(name: str, batch: Batch) -> dict[str, Any] | None:
 def _named(
     fitted: Fitted, conditions: Mapping[str, np.ndarray] | None
 ) -> dict[str, Batch]:
-    """What `adapt` reads for each condition, by name; {"": {}} where it reads nothing.
+    """Inputs of `adapt` by name of the condition; {"": {}} if it reads none.
 
-    The names become folders, so they must not lead anywhere else.
+    The names become folders, so they must not be paths to other places.
     """
     settings = fitted.session.settings
     if not fitted.session.model.reads:
@@ -187,7 +189,7 @@ def _named(
 
 
 def _head(fitted: Fitted, params: Params, calibrated: bool) -> Params:
-    """The head as it is written: on the host, divided by the temperature if wanted."""
+    """The head to write, on the host; `calibrated` divides it by the temperature."""
     head = jax.tree.map(np.asarray, params["head"])
     if not calibrated:
         return head
@@ -221,11 +223,11 @@ def _whole(target: epath.Path, write: Callable[[epath.Path], None]) -> None:
     try:
         write(part)
         if target.exists():
-            target.rmdir()  # empty, or this fails
+            target.rmdir()  # fails unless the folder is empty
         part.rename(target)
     except BaseException:
         if part.exists():
-            part.rmtree()  # ours, made above
+            part.rmtree()  # this call created it
         raise
 
 
@@ -237,7 +239,7 @@ def _write(
     calibrated: bool,
     part: epath.Path,
 ) -> None:
-    """Write the files of one folder; `name` is its path as the user says it."""
+    """Write the files of one folder; `name` is its path as the user gave it."""
     session, (compact, params, condition) = fitted.session, adapted
     head, base = _head(fitted, params, calibrated), session.base
     part.mkdir(parents=True)
@@ -273,7 +275,7 @@ def _write(
 
 
 def _all_sites(compact: Compact) -> Sites:
-    """All adapted sites, each module's layers in ascending order."""
+    """All adapted sites, with each module's layers in ascending order."""
     out: Sites = {}
     for sites, _ in compact:
         for module, site in sites.items():

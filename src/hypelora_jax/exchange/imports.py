@@ -1,4 +1,4 @@
-"""A peft adapter, or the reference's saved hyper-network, as a run folder at step 0."""
+"""Imports a peft adapter or the reference's hyper-network as a run at step 0."""
 
 import dataclasses
 import json
@@ -36,16 +36,16 @@ from hypelora_jax.train.session import (
 )
 from hypelora_jax.types import Params
 
-_EDGES = (16, 32, 64, 128, 256)  # buckets of a run without data
+_EDGES = (16, 32, 64, 128, 256)  # bucket lengths of a run without data
 KEPT = ("seed", "seed_scope", "select_on", "data", "optim", "mesh", "ckpt", "log")
 
 
 class Source(NamedTuple):
-    """What is known of an adapter before a model is built."""
+    """The files of an adapter and its base model, before the model is built."""
 
     fields: Mapping[str, Any]  # adapter_config.json
     tensors: Mapping[str, np.ndarray]  # by plain name
-    note: dict[str, Any] | None  # what our own export left beside them
+    note: dict[str, Any] | None  # RECORD, if our export wrote the adapter
     base: bases.Base
 
 
@@ -56,19 +56,20 @@ def import_adapter(
     config: Settings | None = None,
     factors: str = "",
 ) -> epath.Path:
-    """Make a run folder of an adapter; it can be used, exported, and trained on.
+    """Make a run folder from an adapter, to predict with, export or train further.
 
     Args:
       adapter_dir: folder with adapter_config.json and adapter_model.safetensors.
-      workdir: folder that does not exist, or is empty.
-      model: the base model; "": what the adapter names.
-      config: where data, optimizer and loss come from; method, model and lora are the
-        adapter's. None: what our export noted, else a run without data, which predicts
-        and exports but cannot be evaluated or trained.
-      factors: .npz with what the reference does not save (A, initial_A, initial_B).
+      workdir: folder that does not exist or is empty.
+      model: the base model; "" takes the one that the adapter names.
+      config: gives data, optimizer and loss; method, model and lora come from the
+        adapter. None takes the config that our export recorded. If there is none, the
+        run has no data: it predicts and exports but cannot be evaluated or trained.
+      factors: .npz with arrays that the reference does not save (A, initial_A,
+        initial_B).
 
     Raises:
-      UserError: no plain LoRA adapter, or one that does not fit the base or the data.
+      UserError: the adapter is not plain LoRA, or it does not fit the base or the data.
     """
     run = Run.create(workdir)
     files.check_empty(run.path, "--workdir", workdir)
@@ -101,7 +102,7 @@ def _source(path: epath.Path, model: str) -> Source:
 
 
 def _begun(source: Source, config: Settings | None) -> Settings:
-    """Settings with everything but the model and its method."""
+    """Settings of the run before the adapter's LoRA or hyper-network is read."""
     own = config
     if own is None and source.note is not None:
         own = settings_lib.from_dict(source.note["config"])
@@ -116,7 +117,7 @@ def _begun(source: Source, config: Settings | None) -> Settings:
     model = dataclasses.replace(own.model, path=path)
     if not source.base.revision:
         model = dataclasses.replace(model, revision="main")
-    # an adapter's factors are static, so a method that generates them cannot go on
+    # the factors are static, so a method that generates them cannot train further
     own = dataclasses.replace(own, data=dataclasses.replace(own.data, condition=""))
     known = model_lib.method(own.method)
     static = known.adapts and known.network is None
@@ -129,7 +130,7 @@ def _begun(source: Source, config: Settings | None) -> Settings:
 
 
 def _corpus(settings: Settings, asked: bool) -> Corpus | None:
-    """The data; None where nobody named any, or what our note names is not here."""
+    """The data, or None if none is named or the recorded data is missing here."""
     if settings.data.source == "files" and not settings.data.train and not asked:
         return None
     try:
@@ -142,7 +143,7 @@ def _corpus(settings: Settings, asked: bool) -> Corpus | None:
 
 
 def _of_lora(source: Source, wanted: Settings) -> tuple[Settings, Params]:
-    """Settings and the parts of the tree that an ordinary adapter gives."""
+    """Settings, and the parts of the tree that come from an ordinary adapter."""
     got = adapter.from_peft(source.base.config, source.fields, source.tensors)
     own: Params = {"lora": got.factors, "head": got.head}
     if got.head_deltas:
@@ -153,7 +154,7 @@ def _of_lora(source: Source, wanted: Settings) -> tuple[Settings, Params]:
 def _of_reference(
     source: Source, wanted: Settings, config: Settings | None, factors: str
 ) -> tuple[Settings, Params]:
-    """Settings and parts of the tree of the reference's saved hyper-network."""
+    """Settings, and the parts of the tree that come from a reference hyper-network."""
     adapter.check_kind(source.fields)
     base, fields = source.base.config, source.fields
     state = reference_state.sort(source.tensors, families.of(base))
@@ -163,7 +164,7 @@ def _of_reference(
     method, hyper = reference_state.config_of(state, rank, base.width, a, hyper.heads)
     if hyper.a != "generated":
         hyper = dataclasses.replace(hyper, a_init="reference")
-    # the weight of the initial factors at the end of training stays as it was
+    # the initial factors keep the weight that they had at the end of training
     blend = dataclasses.replace(
         config.blend if config else BlendConfig(), anneal="none"
     )
@@ -208,7 +209,7 @@ def _extra_factors(factors: str) -> dict[str, np.ndarray]:
 
 
 def _task(source: Source, corpus: Corpus | None) -> Task:
-    """The task: of the data, else of our note, else named by the number of outputs."""
+    """Task of the data, else of our record, else made from the number of outputs."""
     outputs = _outputs(source)
     if corpus is not None:
         if corpus.task.num_outputs != outputs:
@@ -226,7 +227,7 @@ def _task(source: Source, corpus: Corpus | None) -> Task:
 def _outputs(source: Source) -> int:
     """Number of outputs of the adapter's head, else of the base model's."""
     config, base = source.base.config, source.base
-    name = f"{head_names(config)['out']}.weight"  # never under the prefix
+    name = f"{head_names(config)['out']}.weight"  # this layer has no prefix
     held = source.tensors
     if name not in held and base.folder is not None:
         held = read_tensors(base.folder)
@@ -240,7 +241,7 @@ def _outputs(source: Source) -> int:
 
 
 def _with(session: Session, own: Params) -> Session:
-    """The session with what an adapter brings in place of what was drawn."""
+    """The session with the adapter's parameters in place of the drawn ones."""
     params = trees.union(session.trainable, session.frozen)
     flat, deltas = trees.flatten(params), own.pop("head_deltas", {})
     for path, x in trees.flatten(own).items():
@@ -264,7 +265,7 @@ def _with(session: Session, own: Params) -> Session:
 
 
 def _with_buckets(session: Session, corpus: Corpus | None) -> Session:
-    """The session with its data, or without any with buckets to predict in."""
+    """The session with its data, or with default buckets if there is no data."""
     if corpus is not None:
         return with_data(session, corpus)
     longest = session.settings.data.max_length
@@ -272,7 +273,10 @@ def _with_buckets(session: Session, corpus: Corpus | None) -> Session:
 
 
 def _calibrator(source: Source, run: Run) -> None:
-    """The calibrator that our export noted; none of what was divided already."""
+    """Write the calibrator that our export recorded.
+
+    A calibrated export records none, because its head is already divided.
+    """
     fitted = source.note["calibrator"] if source.note else None
     if fitted:
         calibrator.write(run, calibrators.from_json(json.dumps(fitted)))

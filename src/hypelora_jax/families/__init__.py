@@ -1,8 +1,7 @@
 """Transformer architectures and the heads that read them, as values of two tables.
 
-A family says all that the rest of the house has to know of it: sizes, blocks, names,
-shardings and tokens. Adapters come in as arguments; methods, tasks and files of runs
-may not come in.
+A family defines all that other packages need: sizes, blocks, names, shardings and
+tokens. Adapters are arguments; methods, tasks and files of runs may not come in.
 """
 
 from collections.abc import Callable
@@ -38,15 +37,15 @@ def _regression(family: Family, config: EncoderConfig, task: Task, dtype: str) -
 
 
 BuildHead = Callable[[Family, EncoderConfig, Task, str], Head]
-# What reads hidden states, by the name that config.head.kind gives.
+# Heads, which read hidden states, by the name in config.head.kind.
 HEADS: dict[str, BuildHead] = {"classes": _classes, "regression": _regression}
 
 
 def of(config: EncoderConfig) -> Family:
-    """The family of a model's sizes.
+    """Return the family of a model from its sizes.
 
     Raises:
-      UserError: no such family.
+      UserError: there is no such family.
     """
     if config.family not in FAMILIES:
         raise UserError(
@@ -56,7 +55,7 @@ def of(config: EncoderConfig) -> Family:
 
 
 def head_kind(name: str, task: Task) -> str:
-    """The kind of head that config.head.kind names; auto: the one of the task."""
+    """Resolve config.head.kind to a kind of head; "auto" gives the kind of the task."""
     if name == "auto":
         return "classes" if task.labels else "regression"
     choose(HEADS, name, "head.kind")
@@ -64,19 +63,19 @@ def head_kind(name: str, task: Task) -> str:
 
 
 def head(kind: str, config: EncoderConfig, task: Task, *, dtype: str) -> Head:
-    """The head of a model; `kind` is that of config.head.
+    """Build the head of a model; `kind` is config.head.kind.
 
     Raises:
-      UserError: no such kind.
+      UserError: there is no such kind.
     """
     return HEADS[head_kind(kind, task)](of(config), config, task, dtype)
 
 
 def preset(name: str) -> EncoderConfig:
-    """The sizes of a preset of any family.
+    """Return the sizes of a preset of any family.
 
     Raises:
-      UserError: no such preset; the message lists them.
+      UserError: there is no such preset; the message lists all.
     """
     presets = {n: sizes for f in FAMILIES.values() for n, sizes in f.presets.items()}
     if name not in presets:

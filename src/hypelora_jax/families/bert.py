@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): positions from 0, segment types, a pooler as head."""
+"""BERT (Devlin et al. 2019): positions from 0, segment types and a pooler as head."""
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,18 @@ from hypelora_jax.families.sizes import EncoderConfig, site_dims
 
 
 def positions(config: EncoderConfig, ids: jax.Array) -> jax.Array:
-    """Rows 0, 1, 2, ... of the position table, padding included."""
+    """Rows 0, 1, 2, ... of the position table, also for padding."""
     del config
     tokens = jnp.arange(ids.shape[-1], dtype=ids.dtype)
     return jnp.broadcast_to(tokens, ids.shape)
 
 
 def max_tokens(config: EncoderConfig) -> int:
-    """Longest sequence, in tokens with the special ones: a position for each."""
+    """Longest sequence in tokens, special tokens included; each needs a position."""
     return config.max_positions
 
 
-# The pooler stands under the prefix in a file, the classifier does not.
+# In a file the pooler's name has the prefix and the classifier's name does not.
 HEAD = {"dense": "bert.pooler.dense", "out": "classifier"}
 LAYOUT = Layout(positions, segments=True, padded=("word",), max_tokens=max_tokens)
 BERT = Family(

@@ -1,7 +1,7 @@
 """DistilBERT (Sanh et al. 2019): BERT without segment types and without a pooler.
 
-No dropout follows the projection of what attention gives, and the head's first layer
-has a ReLU.
+There is no dropout after the output projection of attention, and the first layer of the
+head has a ReLU.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from hypelora_jax.families.encoder.stack import Layout, of_layout
 from hypelora_jax.families.family import Family, Names, SequenceLayout
 from hypelora_jax.families.sizes import EncoderConfig, site_dims
 
-NORM_EPS = 1e-12  # no field of config.json says it
+NORM_EPS = 1e-12  # config.json has no field for it
 SIZES = {  # field of config.json -> ours; all are required
     "vocab_size": "vocab",
     "dim": "width",
@@ -27,7 +27,7 @@ SIZES = {  # field of config.json -> ours; all are required
 
 
 def read(fields: Mapping[str, Any]) -> EncoderConfig:
-    """From config.json to sizes; defaults are those of transformers.
+    """Convert config.json to sizes; defaults are those of transformers.
 
     Raises:
       UserError: a field is missing or out of range.
@@ -46,7 +46,7 @@ def read(fields: Mapping[str, Any]) -> EncoderConfig:
 
 
 def write(config: EncoderConfig, has_head: bool) -> dict[str, Any]:
-    """From sizes to fields of config.json, the inverse of `read`."""
+    """Convert sizes to fields of config.json, the inverse of `read`."""
     architecture = (
         "DistilBertForSequenceClassification" if has_head else "DistilBertModel"
     )

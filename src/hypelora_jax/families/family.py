@@ -1,4 +1,4 @@
-"""What a transformer architecture is to the rest of the house: one value a family."""
+"""The interface of a transformer architecture: one `Family` value for each."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -10,31 +10,31 @@ from hypelora_jax.types import Backbone
 
 
 class Names(NamedTuple):
-    """Hugging Face's names of a family's tensors, without `prefix` where not said.
+    """Hugging Face's names of a family's tensors, without `prefix` unless stated.
 
-    Names with `{layer}` stand for a stack: one tensor a layer.
+    A name with `{layer}` stands for a stack with one tensor per layer.
     """
 
-    prefix: str  # of the backbone in the file of a whole model, such as "bert."
+    prefix: str  # of backbone names in the file of a whole model, "bert."
     modules: Mapping[str, str]  # canonical module -> projection
     norms: Mapping[str, str]  # path under `backbone` -> layer norm
     tables: Mapping[str, str]  # path under `backbone` -> embedding table
-    ignored: str  # regex of tensors that are no part of our tree
+    ignored: str  # regex of tensors that are not in our tree
 
 
 class SequenceLayout(NamedTuple):
     """How a family's head turns the first token's state into logits."""
 
-    input_dropout: bool  # before the first layer, as RoBERTa has it
-    activation: str  # after it, of `blocks.ACTIVATION`
+    input_dropout: bool  # before the first layer, as in RoBERTa
+    activation: str  # after the first layer, a key of ACTIVATION
 
 
 class BuildBackbone(Protocol):
     """Builds the backbone of a family.
 
-    `dtype` is that of the blocks (softmax and norms take at least float32), `remat`
-    says what the backward pass computes again, `lora_dropout` is the rate on the
-    adapter's input.
+    `dtype` is the dtype of the blocks (softmax and norms take at least float32),
+    `remat` names what the backward pass recomputes, and `lora_dropout` is the dropout
+    rate on the adapter's input.
     """
 
     def __call__(
@@ -45,16 +45,16 @@ class BuildBackbone(Protocol):
         remat: str = "none",
         lora_dropout: float = 0.0,
     ) -> Backbone:
-        """The backbone; its `apply` takes the `backbone` subtree."""
+        """Return the backbone; its `apply` takes the `backbone` subtree."""
 
 
 class Family(NamedTuple):
     """A transformer architecture; its name is the `model_type` of config.json.
 
     `heads` maps the kinds of head that the family's checkpoints carry to the Hugging
-    Face names of their layers, with prefixes. `config` and `fields` are inverse: fields
-    of config.json to sizes, and sizes to fields. The second argument of `fields` says
-    whether the model has a sequence head.
+    Face names of their layers, with prefixes. `config` converts fields of config.json
+    to sizes, and `fields` is its inverse. The second argument of `fields` says whether
+    the model has a sequence head.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019): positions count tokens from pad_id + 1, no segments."""
+"""RoBERTa (Liu et al. 2019): positions count from pad_id + 1, without segments."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from hypelora_jax.families.sizes import EncoderConfig, site_dims
 
 
 def positions(config: EncoderConfig, ids: jax.Array) -> jax.Array:
-    """Rows of the position table: tokens count from pad_id + 1, padding stays there."""
+    """Rows of the position table: tokens count from pad_id + 1, padding has pad_id."""
     token = (ids != config.pad_id).astype(ids.dtype)
     return jnp.cumsum(token, axis=-1, dtype=ids.dtype) * token + config.pad_id
 
 
 def max_tokens(config: EncoderConfig) -> int:
-    """Longest sequence, in tokens with the special ones."""
+    """Longest sequence in tokens, special tokens included."""
     return config.max_positions - config.pad_id - 1
 
 

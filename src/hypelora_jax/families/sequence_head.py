@@ -16,7 +16,7 @@ from hypelora_jax.types import Batch, Head, Key, Params
 
 
 class SequenceHead(nn.Module):
-    """Logits of the first token's state: dense, activation, dropout, out.
+    """Logits of the first token's state by dense, activation, dropout and out.
 
     RoBERTa also drops entries of the state before the dense layer.
     """
@@ -49,8 +49,8 @@ def sequence_head(
 ) -> Head:
     """Head with `num_outputs` logits (regression: 1), computed in at least float32.
 
-    `apply` takes hidden states (B, T, D) or (T, D) and gives (B, Y) or (Y,); `features`
-    has no dropout, and `out` of it is `apply` without a key.
+    `apply` takes hidden states (B, T, D) or (T, D) and returns (B, Y) or (Y,).
+    `features` has no dropout; the layer `out` of it gives `apply` without a key.
     """
     if num_outputs < 1:
         raise UserError(f"a head with {num_outputs} outputs; wanted 1 or more")
@@ -62,7 +62,7 @@ def sequence_head(
     def apply(
         params: Params, hidden_BTD: jax.Array, batch: Batch, key: Key | None = None
     ) -> jax.Array:
-        del batch  # the first token is where it is in every row
+        del batch  # the first token has the same place in every row
         first = hidden_BTD[..., 0, :].astype(wide(dtype))
         return cast(jax.Array, module.apply({"params": params}, first, key))
 

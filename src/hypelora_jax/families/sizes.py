@@ -1,4 +1,4 @@
-"""Sizes and constants of an encoder, and what follows from them alone."""
+"""Sizes and constants of an encoder, and the widths of its projections."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ class EncoderConfig:
     `family` is a key of FAMILIES.
 
     Raises:
-      UserError: an activation that is not supported, or heads that do not divide the
+      UserError: the activation is not supported, or the heads do not divide the
         width.
     """
 
@@ -24,7 +24,7 @@ class EncoderConfig:
     layers: int
     ff: int
     max_positions: int  # rows of the position table; RoBERTa uses pad_id + 1 fewer
-    type_vocab: int  # 0: the model has no table of segment types
+    type_vocab: int  # 0 if the model has no table of segment types
     norm_eps: float
     pad_id: int
     hidden_dropout: float = 0.1

@@ -1,7 +1,7 @@
 """XLM-RoBERTa (Conneau et al. 2020): RoBERTa, trained on a hundred languages.
 
-Its files name the tensors as RoBERTa's do. Its tokenizer is whatever the model's
-tokenizer.json says, a Unigram model of SentencePiece.
+Its files use RoBERTa's tensor names. Its tokenizer, a Unigram model of SentencePiece,
+is read from the model's tokenizer.json.
 """
 
 from hypelora_jax.families.encoder.config_json import reader, writer

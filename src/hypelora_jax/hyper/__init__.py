@@ -1,7 +1,7 @@
-"""Hyper-networks: from conditioning vectors to the LoRA factors of the adapted sites.
+"""Hyper-networks write the LoRA factors of the adapted sites from conditioning vectors.
 
-Everything here is a pure function of vectors and parameters; the transformer that is
-adapted, tasks, files and devices may not come in.
+Everything here is a pure function of vectors and parameters. The adapted transformer,
+tasks, files and devices may not come in.
 """
 
 from collections.abc import Callable
@@ -11,5 +11,5 @@ from hypelora_jax.hyper.conditioners import given, none
 from hypelora_jax.types import Conditioner
 
 BuildConditioner = Callable[[Settings, int], Conditioner]  # (settings, slots)
-# What the hyper-network reads, by the name that config.condition.source gives.
+# Conditioners by the name in config.condition.source.
 CONDITIONERS: dict[str, BuildConditioner] = {"none": none, "given": given}

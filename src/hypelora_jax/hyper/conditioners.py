@@ -1,8 +1,8 @@
-"""Conditioning vectors: what the hyper-network reads.
+"""Conditioning vectors, the input of the hyper-network.
 
-A site is described by a vector of its own (`hyper.cond`): a learned embedding, or a
-unit vector. The conditioner `none` gives these descriptions alone; `given` joins them
-with vectors that come with the data.
+Each site is described by one vector (`hyper.cond`): a learned embedding, or a unit
+vector. The conditioner `none` gives only these descriptions; `given` joins them with
+vectors that come with the data.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from hypelora_jax.types import Batch, Conditioner, Conditions, Key, Params
 
 
 def learned(slots: int, width: int, members: int = 1) -> Conditioner:
-    """One learned embedding a slot, drawn from N(0, 1) as in the reference (A.1).
+    """One learned embedding per slot, drawn from N(0, 1) as in the reference (A.1).
 
-    With several members each has embeddings of its own, (K, S, C), and
-    `batch["row"]`, int32 (B,), says which member's each row takes.
+    With several members, each member has its embeddings, (K, S, C), and
+    `batch["row"]`, int32 (B,), gives the member of each row.
     """
     shape = (slots, width) if members == 1 else (members, slots, width)
 
@@ -29,7 +29,7 @@ def learned(slots: int, width: int, members: int = 1) -> Conditioner:
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Conditions:
         del key
-        embedding = params["embedding"]  # of one member, where the others are cut off
+        embedding = params["embedding"]  # (S, C) of one member, or (K, S, C)
         if embedding.ndim == 2:
             return Conditions(embedding[None])
         return Conditions(embedding, batch["row"])
@@ -55,17 +55,16 @@ SITES: dict[str, Callable[[int, int, int], Conditioner]] = {
 
 
 def none(settings: Settings, slots: int) -> Conditioner:
-    """The descriptions of the sites, and no other condition."""
+    """Give the descriptions of the sites, and no other condition."""
     describe = choose(SITES, settings.hyper.cond, "hyper.cond")
     return describe(slots, settings.hyper.cond_dim, settings.uncertainty.conditions)
 
 
 class Join(NamedTuple):
-    """How the descriptions of the sites and vectors become one vector a slot.
+    """A way to join descriptions of the sites and data vectors into one per slot.
 
-    `init(key, E, C) -> params`; `apply(params, sites_SE, vectors_USC)` gives (U, S, C)
-    of the width that `width(E, C)` says. Without `describes` sites have no
-    descriptions.
+    `init(key, E, C) -> params`; `apply(params, sites_SE, vectors_USC)` returns vectors
+    (U, S, width(E, C)). If `describes` is False, the sites have no descriptions.
     """
 
     init: Callable[[Key, int, int], Params]
@@ -89,7 +88,7 @@ def _concatenated(
 
 
 def _projection(key: Key, sites_width: int, width: int) -> Params:
-    """Kernel (C, E) of N(0, 1 / C): vectors of variance 1 weigh as the sites do."""
+    """Kernel (C, E) of N(0, 1 / C), so vectors of variance 1 weigh as much as sites."""
     kernel_CE = jax.random.normal(key, (width, sites_width)) / jnp.sqrt(width)
     return {"project": {"kernel": kernel_CE}}
 
@@ -100,7 +99,7 @@ def _summed(params: Params, sites_SE: jax.Array, vectors_USC: jax.Array) -> jax.
     return projected_USE + jnp.broadcast_to(sites_SE[None], projected_USE.shape)
 
 
-# How config.condition.join joins vectors with the descriptions of the sites.
+# Joins of vectors and descriptions, by the name in config.condition.join.
 JOINS: dict[str, Join] = {
     "concat": Join(_nothing, _concatenated, lambda e, c: e + c),
     "sum": Join(_projection, _summed, lambda e, c: e),
@@ -109,11 +108,11 @@ JOINS: dict[str, Join] = {
 
 
 def given(settings: Settings, slots: int) -> Conditioner:
-    """Vectors of the data, joined with the descriptions of the sites.
+    """Join vectors of the data with the descriptions of the sites.
 
-    `batch["condition"]` holds U distinct vectors: (U, C), the same for all slots, or
+    `batch["condition"]` has U distinct vectors: (U, C), the same for all slots, or
     (U, S, C). Under `condition.standardise` the frozen leaves `standard/mean` and
-    `standard/std` (C,), those of train, make each entry's mean 0 and deviation 1.
+    `standard/std` (C,) of the train split give each entry mean 0 and deviation 1.
     """
     config = settings.condition
     join, sites = choose(JOINS, config.join, "condition.join"), none(settings, slots)
@@ -147,7 +146,7 @@ def given(settings: Settings, slots: int) -> Conditioner:
 
 
 def _checked(batch: Batch, slots: int, width: int) -> jax.Array:
-    """The vectors of a batch as (U, S, C)."""
+    """Check the vectors of a batch and return them as (U, S, C)."""
     wanted = f"(U, {width}) or (U, {slots}, {width})"
     if "condition" not in batch:
         raise UserError(

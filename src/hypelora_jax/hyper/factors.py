@@ -1,9 +1,9 @@
-"""From features of the slots to LoRA factors: output heads, layouts, blending.
+"""LoRA factors from features of the slots: output heads, layouts and blending.
 
-Slots are module-major: slot = position of (module, layer) in the list of sites, modules
-in canonical order, layers in the order of the hyper-network's list. Sites with the same
-(d_in, d_out) share an output head. A head's flat row is B, viewed (R, O), and A, viewed
-(I, R), both row-major, as in the reference (METHOD A.2, A.3).
+Slots are module-major. A slot is the position of (module, layer) in the list of sites,
+with modules in canonical order and layers in the order of the hyper-network's list.
+Sites with the same (d_in, d_out) share an output head. A flat row of a head is B viewed
+as (R, O), or A viewed as (I, R), both row-major as in the reference (METHOD A.2, A.3).
 """
 
 import math
@@ -36,7 +36,7 @@ def num_sites(sites: Sites) -> int:
 
 
 def groups(sites: Sites) -> list[Group]:
-    """Sites by shape, each with its slots in order."""
+    """Group the sites by shape, each group with its slots in order."""
     members: dict[tuple[int, int], list] = {}
     start = 0
     for module, site in sites.items():
@@ -62,11 +62,11 @@ def linear_init(key: Key, fan_in: int, fan_out: int) -> Params:
 def init_heads(
     key: Key, sites: Sites, rank: int, width: int, config: HyperConfig, one_head: bool
 ) -> Params:
-    """Output heads of every group, by the initialisation chosen.
+    """Initialise the output heads of every group as `config.init` says.
 
-    `reference` is torch's default. `zero` makes the delta zero at step 0 with factors
-    that move: B's kernel and bias are zero; A is half a LoRA draw as a bias of each
-    site and half generated, in variance, so that its entries have LoRA's spread.
+    `reference` is torch's default. `zero` makes the delta zero at step 0 but lets the
+    factors train: B's kernel and bias are zero. Half the variance of A is a LoRA draw
+    in each site's bias, and half is generated, so its entries have LoRA's spread.
     """
     make = _reference_heads if config.init == "reference" else _zero_heads
     return {
@@ -78,7 +78,7 @@ def init_heads(
 def _reference_heads(
     key: Key, g: Group, rank: int, width: int, a: str, one_head: bool
 ) -> Params:
-    if one_head:  # the Transformer's one head writes A for some tokens, B for others
+    if one_head:  # the Transformer's one head writes A for some slots, B for others
         if g.d_in != g.d_out:
             raise ValueError("one head for A and B wants square sites")
         return {"ab": linear_init(named_key(key, "ab"), width, rank * g.d_out)}
@@ -91,14 +91,15 @@ def _reference_heads(
 def _zero_heads(
     key: Key, g: Group, rank: int, width: int, a: str, one_head: bool
 ) -> Params:
-    del one_head  # one head with zero output would have no gradient for ever
+    del one_head  # one zero head would make A and B zero, and so its gradient, for ever
     size_b, size_a = rank * g.d_out, g.d_in * rank
     heads = {"b": {"kernel": jnp.zeros((width, size_b)), "bias": jnp.zeros((size_b,))}}
     if a == "generated":
         shape = (len(g.slots), size_a)
         half = math.sqrt(0.5)
         heads["a"] = {
-            # normalised features times output_scale give U's spread / sqrt(d_in)
+            # normalised features times output_scale then give A the spread of a LoRA
+            # draw, U(+-1/sqrt(d_in)), before `half`
             "kernel": half
             / (math.sqrt(g.d_in) * output_scale("a", width))
             * uniform(named_key(key, "kernel"), (width, size_a), width),
@@ -107,11 +108,11 @@ def _zero_heads(
     return heads
 
 
-# Of the heads' output in the default initialisation, times 1 / width: one Adam step of
-# size lr changes every kernel entry by about lr, and the output by up to lr * width
-# times its scale. Divided by the width the factors move by a multiple of lr that does
-# not depend on it. B wants the larger one, as in LoRA+ (Hayou et al. 2024, section 5);
-# A also moves by its own bias, so a small one does.
+# Scales of the heads' output in the default initialisation, to be divided by the width.
+# One Adam step of size lr changes every kernel entry by about lr, and the output by up
+# to lr * width times the scale. Divided by the width, the factors move by a multiple of
+# lr that does not depend on the width. B needs the larger scale, as in LoRA+ (Hayou et
+# al. 2024, section 5). A is also moved by its bias, so a small scale is enough.
 OUTPUT_SCALE = {"a": 2.0, "b": 12.0}
 KNEE = 0.02  # entries of B beyond this grow like a logarithm; see `soften`
 
@@ -119,23 +120,23 @@ KNEE = 0.02  # entries of B beyond this grow like a logarithm; see `soften`
 def output_scale(factor: str, width: int) -> float:
     """Multiplier of the output of the head of factor "a" or "b", for a trunk's width.
 
-    With one of 1 / sqrt(width) for both, rates of 1e-3 and more did not learn on every
-    seed; with 3 / width and no `soften`, rates of 3e-4 and less hardly moved.
+    With 1 / sqrt(width) for both, learning rates of 1e-3 and more did not learn on
+    every seed. With 3 / width and no `soften`, rates of 3e-4 and less hardly moved.
     """
     return OUTPUT_SCALE[factor] / width
 
 
 def soften(b: jax.Array) -> jax.Array:
-    """KNEE * asinh(b / KNEE): b near zero, growing like its logarithm beyond.
+    """KNEE * asinh(b / KNEE), which is b near zero and grows like log(b) beyond KNEE.
 
-    A step moves a large entry less, so that rates a factor of thirty apart all train:
-    the low ones on the steep part, the high ones on the flat one.
+    A step moves a large entry less, so learning rates that differ by a factor of thirty
+    all train: low rates on the steep part, high rates on the flat part.
     """
     return KNEE * jnp.arcsinh(b / KNEE)
 
 
 def normalise(x_SF: jax.Array) -> jax.Array:
-    """Features with zero mean and unit variance over F, no affine part."""
+    """Normalise features to zero mean and unit variance over F, without affine part."""
     dtype = jnp.promote_types(x_SF.dtype, jnp.float32)
     x = x_SF.astype(dtype)
     x = x - jnp.mean(x, axis=-1, keepdims=True)
@@ -146,7 +147,7 @@ def normalise(x_SF: jax.Array) -> jax.Array:
 def rows(
     head: Params, features_SF: jax.Array, factor: str, zero_init: bool
 ) -> jax.Array:
-    """Flat output rows (S, size) of the head of one factor, "a" or "b"."""
+    """Compute flat output rows (S, size) of the head of one factor, "a" or "b"."""
     out = features_SF @ head["kernel"]
     if zero_init:
         out = out * output_scale(factor, features_SF.shape[-1])
@@ -156,14 +157,14 @@ def rows(
 
 
 def split(stacked: jax.Array, group: Group, sites: Sites) -> dict[str, jax.Array]:
-    """(slots of the group, ...) cut into the group's modules."""
+    """Split an array (slots of the group, ...) into the modules of the group."""
     sizes = [len(sites[m].layers) for m in group.modules]
     parts = jnp.split(stacked, np.cumsum(sizes)[:-1])
     return dict(zip(group.modules, parts, strict=True))
 
 
 def draw_all_a(key: Key, sites: Sites, rank: int, config: HyperConfig) -> Params:
-    """A of every site for the modes `fixed` and `random`, (L, I, R) a module.
+    """Draw A of every site for the modes `fixed` and `random`, (L, I, R) per module.
 
     The reference draws with fan-in r, 9.8 times LoRA's scale at d = 768 (METHOD A.5).
     """
@@ -172,7 +173,7 @@ def draw_all_a(key: Key, sites: Sites, rank: int, config: HyperConfig) -> Params
 
 
 def init_blend(key: Key, sites: Sites, rank: int, config: BlendConfig) -> Params:
-    """Frozen factors to blend with: A a LoRA draw, B zero (or drawn as A is)."""
+    """Draw frozen factors to blend with: A as in LoRA, B zero or drawn like A."""
 
     def b(module: str) -> jax.Array:
         site = sites[module]
@@ -194,7 +195,7 @@ def init_blend(key: Key, sites: Sites, rank: int, config: BlendConfig) -> Params
 def blend(
     mode: str, made: jax.Array, start: jax.Array, alpha: jax.Array | float
 ) -> jax.Array:
-    """Generated and initial factor blended (METHOD A.6).
+    """Blend a generated and an initial factor (METHOD A.6).
 
     add: (1 - alpha) made + alpha start; multiply: made * start.
     """
@@ -206,7 +207,7 @@ def blend(
 def blend_all(
     lora: Lora, init: Params, alpha: jax.Array | float, config: BlendConfig
 ) -> Lora:
-    """Each factor of each module blended by its mode."""
+    """Blend each factor of each module by its mode."""
     modes = {"a": config.a, "b": config.b}
     return {
         m: {

@@ -1,4 +1,4 @@
-"""MLP hyper-network: one slot a site, widths of any number (METHOD A.2)."""
+"""MLP hyper-network: one slot per site, any number of layers (METHOD A.2)."""
 
 from typing import cast
 
@@ -14,7 +14,7 @@ from hypelora_jax.types import HyperNet, Key, Network, Params
 
 
 class Mlp(nn.Module):
-    """Dense layers with exact GELU after each."""
+    """Dense layers, each followed by an exact GELU."""
 
     widths: tuple[int, ...]
 
@@ -54,7 +54,7 @@ def mlp_hyper(
 
 
 def slots(config: HyperConfig, sites: Sites) -> int:
-    """S: one slot a site."""
+    """S: one slot per site."""
     del config
     return num_sites(sites)
 

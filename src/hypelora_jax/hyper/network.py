@@ -1,4 +1,4 @@
-"""Assembly of a hyper-network: A by its mode, trunk, output heads, blending."""
+"""A hyper-network from its parts: the mode of A, trunk, output heads and blending."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,10 +23,10 @@ class Trunk(NamedTuple):
 
 
 def input_width(config: HyperConfig, sites: Sites, rank: int, cond_width: int) -> int:
-    """Width of the trunk's input: C, and d_in * rank more with A as input.
+    """Width of the trunk's input: C, plus d_in * rank if A is an input.
 
     Raises:
-      UserError: A as input where A is generated or sites differ in d_in.
+      UserError: A is an input, but it is generated or the sites differ in d_in.
     """
     if not config.a_input:
         return cond_width
@@ -51,10 +51,10 @@ def of_trunk(
     rank: int,
     two_halves: bool,
 ) -> HyperNet:
-    """HyperNet from a trunk.
+    """Build a HyperNet from a trunk.
 
-    `two_halves`: each site has two slots, A's in the first half and B's in the second
-    (the Transformer with generated A); else one slot writes both.
+    With `two_halves` each site has two slots, for A in the first half and for B in the
+    second (the Transformer with generated A). Otherwise one slot writes both.
     """
     n = factors.num_sites(sites)
     offset = n if two_halves else 0  # from a site's slot to the slot of its B
@@ -67,7 +67,7 @@ def of_trunk(
                 named_key(key, "out"), sites, rank, trunk.width, config, one_head
             ),
         }
-        if config.a != "generated":  # `random`: what evaluation uses
+        if config.a != "generated":  # under `random`, evaluation uses this A
             params["a"] = factors.draw_all_a(named_key(key, "a"), sites, rank, config)
         if start := factors.init_blend(named_key(key, "init"), sites, rank, blending):
             params["init"] = start
@@ -88,8 +88,8 @@ def of_trunk(
         key: Key | None = None,
     ) -> Lora:
         a = frozen_a(params, key)
-        if config.a_input and a is not None:  # generated A is refused as input
-            # by name: jit and checkpoints sort the keys of a dict, slots are canonical
+        if config.a_input and a is not None:  # `input_width` refuses a generated A
+            # in the order of `sites`, since jit and checkpoints sort the keys of a dict
             flat = [a[m].reshape(a[m].shape[0], -1) for m in sites]
             cond_SC = jnp.concatenate([cond_SC, jnp.concatenate(flat)], axis=-1)
         features_SF = trunk.apply(params["trunk"], cond_SC, maybe(key, "trunk"))
@@ -111,7 +111,7 @@ def _write(
     rank: int,
     offset: int,
 ) -> Lora:
-    """Compact factors from features: B always, A where it is generated."""
+    """Write compact factors from features: always B, and A if it is generated."""
     lora: Lora = {m: {} for m in sites}
     for g in factors.groups(sites):
         head, count, zero = heads[g.name], len(g.slots), config.init == "zero"

@@ -1,7 +1,8 @@
 """Transformer hyper-network: slots attend to each other (METHOD A.3).
 
-Post-norm encoder layers as torch.nn.TransformerEncoderLayer: ReLU, eps 1e-5, no final
-norm, no positions. With generated A there are two slots a site, A's in the first half.
+The layers are those of torch.nn.TransformerEncoderLayer: post-norm, ReLU, eps 1e-5, no
+final norm and no positions. With generated A there are two slots per site, and the
+first half of the slots is for A.
 """
 
 from typing import cast
@@ -20,7 +21,7 @@ from hypelora_jax.types import HyperNet, Key, Network, Params
 
 
 class SlotAttention(nn.Module):
-    """Self-attention over slots, softmax in at least float32."""
+    """Self-attention over slots, with the softmax in at least float32."""
 
     heads: int
     dropout: float
@@ -87,7 +88,7 @@ class SlotTransformer(nn.Module):
 
 
 def _attention_init(key: Key, width: int) -> Params:
-    """Torch's MultiheadAttention: Xavier over the joint (3D, D) kernel, biases zero."""
+    """As torch's MultiheadAttention: Xavier of the joint (3D, D) kernel, biases 0."""
     bound = (6 / (4 * width)) ** 0.5
     params = {
         n: {
@@ -114,7 +115,7 @@ def _layer_init(key: Key, width: int, ff: int) -> Params:
 
 
 def trunk(config: HyperConfig, d_in: int) -> Trunk:
-    """Transformer trunk; all layers start equal under the reference initialisation."""
+    """Transformer trunk; with the reference initialisation all layers start equal."""
     if config.width % config.heads:
         raise UserError(
             f"config.hyper.width is {config.width}, heads is {config.heads}; wanted a "
@@ -163,7 +164,7 @@ def transformer_hyper(
 
 
 def slots(config: HyperConfig, sites: Sites) -> int:
-    """S: one slot a site, two with generated A."""
+    """S: one slot per site, or two with generated A."""
     return num_sites(sites) * (2 if config.a == "generated" else 1)
 
 

@@ -9,7 +9,7 @@ Fields = dict[str, Any]
 
 
 def of_scores(logits_NY: np.ndarray) -> list[Fields]:
-    """The answers of a regression: the predicted number, under two names."""
+    """Build the answers of a regression: the predicted number, under two names."""
     return [{"label": score, "score": score} for score in map(float, logits_NY[:, 0])]
 
 
@@ -19,7 +19,7 @@ def of_classes(
     member_NY: np.ndarray | None = None,
     abstain: float = 0.0,
 ) -> Iterator[Fields]:
-    """The answers of a classifier.
+    """Yield the answers of a classifier.
 
     Args:
       labels: names of the classes.
@@ -42,14 +42,14 @@ def of_classes(
 
 
 def columns_of_classes(labels: Sequence[str], sets: bool, abstains: bool) -> list[str]:
-    """Columns that the answers of a classifier add to a table."""
+    """Return the columns that the answers of a classifier add to a table."""
     out = ["label", "confidence", *map(_column, labels)]
     out += ["set"] if sets else []
     return out + (["abstained"] if abstains else [])
 
 
 def flat(answer: Fields) -> Fields:
-    """The answer with one cell for each probability."""
+    """Return the answer with one cell for each probability."""
     out = {name: value for name, value in answer.items() if name != "probs"}
     return out | {_column(n): p for n, p in answer.get("probs", {}).items()}
 

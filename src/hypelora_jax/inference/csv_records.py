@@ -1,4 +1,4 @@
-"""Records of CSV and TSV lines (RFC 4180), where a bad line costs only that line."""
+"""Reads CSV and TSV records (RFC 4180); after a bad line it goes on at the next one."""
 
 import csv
 from collections import deque
@@ -17,17 +17,18 @@ class Record(NamedTuple):
 
 
 class _End:
-    """Marks the end of the input, which None cannot do: that is a pause."""
+    """Marks the end of the input, because None already means a pause."""
 
 
 _Next = Callable[[], Line | None | type[_End]]
 
 
 def records(lines: Lines, delimiter: str) -> Iterator[Record | Bad | None]:
-    """Records of the lines: a quoted field may hold delimiters, quotes, line ends.
+    """Yield the records of the lines, and None if the input pauses.
 
-    The first record, the header, sets how many fields every record has. Only the first
-    line of a bad record is lost: reading goes on at the line after it.
+    A quoted field may contain delimiters, quotes and line ends. The first record, the
+    header, sets how many fields every record has. Only the first line of a bad record
+    is lost, because reading goes on at the line after it.
     """
     again: deque[Line] = deque()  # lines that are read a second time
     width = 0
@@ -54,7 +55,7 @@ def records(lines: Lines, delimiter: str) -> Iterator[Record | Bad | None]:
 def _cells(
     taken: list[Line], following: _Next, delimiter: str
 ) -> tuple[list[str], str]:
-    """(cells, fault) of the record that starts at the line taken; "" is no fault."""
+    """Read (cells, fault) of the record that starts at `taken`; "" is no fault."""
     reader = csv.reader(_texts(taken, following), delimiter=delimiter, strict=True)
     try:
         return next(reader), ""
@@ -63,7 +64,7 @@ def _cells(
 
 
 def _texts(taken: list[Line], following: _Next) -> Iterator[str]:
-    """Texts of the line taken and of the lines after it, which are added to `taken`."""
+    """Yield the text of `taken` and of the lines after it, which are added to it."""
     yield _decoded(taken[0])
     while (line := following()) is not _End:
         if isinstance(line, Line):  # a pause inside a record has no meaning

@@ -30,11 +30,11 @@ class Bad(NamedTuple):
     read: int
 
 
-Lines = Iterator[Line | None]  # None: nothing more has come for a while
+Lines = Iterator[Line | None]  # None means that nothing more has come for a while
 
 
 def size_of(path: str) -> int | None:
-    """Bytes of the input, or None for a pipe, a device or a remote file."""
+    """Return the bytes of the input, or None for a pipe, a device or a remote file."""
     try:
         about = os.fstat(sys.stdin.fileno()) if path == "-" else os.stat(path)
     except (OSError, ValueError, AttributeError):  # stdin may not be a file at all
@@ -43,7 +43,7 @@ def size_of(path: str) -> int | None:
 
 
 def read(path: str) -> Lines:
-    """Lines of a file, or of stdin for "-", without a byte order mark.
+    """Yield the lines of a file, or of stdin for "-", without a byte order mark.
 
     Only a line feed ends a line. If nothing comes for PATIENCE seconds, one None is
     yielded, so that the caller can answer what it has before waiting for more.
@@ -76,7 +76,7 @@ def _unmarked(number: int, data: bytes) -> bytes:
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes | None]:
-    """The contents of a file, block by block; None whenever a pipe is empty."""
+    """Yield a file's contents block by block, and None whenever a pipe is empty."""
     descriptor = _slow_descriptor(file)
     if descriptor is None:
         while block := file.read(_BLOCK):
@@ -91,7 +91,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def _slow_descriptor(file: BinaryIO) -> int | None:
-    """The descriptor of a pipe or a terminal, or None for any other file."""
+    """Return the descriptor of a pipe or a terminal, or None for any other file."""
     if sys.platform == "win32":  # select works on sockets only
         return None
     try:

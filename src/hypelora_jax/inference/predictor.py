@@ -79,21 +79,21 @@ class Predictor(NamedTuple):
     def predict(
         self, texts: Sequence[Text], conditions: Sequence[Any] | None = None
     ) -> list[Fields]:
-        """The answer to each text, or pair of texts, in their order.
+        """Answer each text, or pair of texts, in order.
 
         Args:
-          texts: or pairs of texts.
-          conditions: of a run whose data give them, one for each text: a vector, or an
-            id of the run's condition.file.
+          texts: texts, or pairs of texts.
+          conditions: if the run's data have conditions, one for each text: a vector, or
+            an id in the run's condition.file.
 
         Returns:
-          For classes `label`, `confidence` in [0, 1] and the calibrated `probs`,
+          For a classifier `label`, `confidence` in [0, 1] and the calibrated `probs`,
           {label: p}, with `set` and `abstained` if they were asked for. For a
-          regression `label` and `score`, the same number.
+          regression `label` and `score`, which are the same number.
 
         Raises:
           UserError: something is not a text, or not a pair if the run needs pairs; a
-            condition is missing or not what the run reads.
+            condition is missing or is not one that the run reads.
         """
         if isinstance(texts, str):
             raise UserError(f"texts is the text {texts[:40]!r}; wanted a list of texts")
@@ -138,16 +138,16 @@ def load(
     abstain: float | None = None,
     batch_sizes: Sequence[int] = (),
 ) -> Predictor:
-    """A finished run that predicts with its calibrator and kind of uncertainty.
+    """Load a finished run to predict with its calibrator and kind of uncertainty.
 
     Args:
       workdir: folder of a trained or imported run.
-      coverage: add conformal sets that contain the right class this often, as 0.9.
+      coverage: add conformal sets that contain the right class this often, such as 0.9.
       sets: kind of the sets: thr, aps or raps.
       by_class: calibrate the sets class by class.
       abstain: give no label if the confidence is below this.
       batch_sizes: rows of the compiled batches, rounded up to a multiple of the
-        devices; a question takes the smallest that holds it. (): the run's own size.
+        devices; a question uses the smallest that fits it. () uses the run's own size.
 
     Raises:
       UserError: the run does not exist, or it predicts a number, for which there are
@@ -171,7 +171,7 @@ def load(
 
 
 def _vectors(fitted: evaluation.Fitted, workdir: str) -> Vectors | None:
-    """What reads conditions as training read them; None for a run without any."""
+    """Return a reader of conditions as in training, or None for a run without any."""
     if not fitted.session.model.reads:
         return None
     config, width = fitted.session.settings.condition, fitted.session.task.condition
@@ -182,11 +182,11 @@ def _vectors(fitted: evaluation.Fitted, workdir: str) -> Vectors | None:
 def check_conditions(
     predictor: Predictor, conditions: Sequence[Any] | None, n: int
 ) -> list[np.ndarray] | None:
-    """The vectors of n texts; None where the run reads none.
+    """Return the vectors of n texts, or None if the run reads no conditions.
 
     Raises:
-      UserError: not one for each text, one that is no vector, or any for a run that
-        reads none.
+      UserError: there is not one condition for each text, one is not a vector, or
+        conditions are given although the run reads none.
     """
     if predictor.vectors is None:
         if conditions is not None:
@@ -218,7 +218,7 @@ def answer(
     texts: Sequence[tuple[str, ...]],
     vectors: Sequence[Any] | None = None,
 ) -> Answers:
-    """Answers to checked texts and vectors, all of them in memory at once."""
+    """Answer checked texts and vectors, all of them in memory at once."""
     n = len(texts)
     if not n:
         return Answers([], 0)
@@ -230,7 +230,7 @@ def answer(
 
 
 def tokenise(predictor: Predictor, texts: Sequence[tuple[str, ...]]) -> Encoded:
-    """Checked texts as tokens of the run's model."""
+    """Tokenise checked texts for the run's model."""
     second = [text[1] for text in texts] if predictor.task.pair else None
     index = np.arange(len(texts))
     table = Table(index, [text[0] for text in texts], second, -np.ones_like(index))
@@ -243,9 +243,10 @@ def token_dataset(
     types: list[np.ndarray],
     vectors: Sequence[Any] | None = None,
 ) -> Dataset:
-    """Token ids and segment types of texts, int32 arrays, as data without labels.
+    """Make a dataset without labels from token ids and segment types, int32 arrays.
 
-    `vectors` condition the texts, one each: so a batch has always the same shapes.
+    `vectors` has one condition for each text, so that a batch always has the same
+    shapes.
     """
     given = None if vectors is None else Given(np.stack(vectors))
     unlabelled, index = np.full(len(ids), -1, np.int32), np.arange(len(ids))
@@ -257,7 +258,7 @@ def token_dataset(
 def batch_answers(
     predictor: Predictor, texts: Sequence[tuple[str, ...]], data: Dataset, rows: int
 ) -> list[Fields]:
-    """Answers to texts, whose tokens are `data`, in batches of this many rows."""
+    """Answer texts, whose tokens are in `data`, in batches of this many rows."""
     logits_NY = predictor.answerers[rows](data).logits.astype(np.float64)
     if not predictor.probabilistic:
         return answers.of_scores(logits_NY)

@@ -16,7 +16,7 @@ from hypelora_jax.inference.texts import broken, fault
 
 
 class Format(NamedTuple):
-    """A format of rows; without a delimiter it is one JSON object a line."""
+    """A format of rows; without a delimiter it is one JSON object per line."""
 
     suffixes: tuple[str, ...]
     delimiter: str = ""
@@ -37,8 +37,8 @@ FORMATS = {
 class Names(NamedTuple):
     """Names of the columns of the texts: for each text, the first one found counts.
 
-    `condition` names the column of the conditions, which `vectors` reads; "" and None
-    for a run without conditions.
+    `condition` names the column of the conditions, which `vectors` reads; they are ""
+    and None for a run without conditions.
     """
 
     text: tuple[str, ...]
@@ -57,20 +57,23 @@ class Row(NamedTuple):
     condition: np.ndarray | None = None
 
 
-Rows = Iterator[Row | Bad | None]  # None: the input pauses
+Rows = Iterator[Row | Bad | None]  # None means that the input pauses
 
 
 def format_of(path: str) -> Format | None:
-    """The format that the suffix of a path names, or None if it names none."""
+    """Return the format that the suffix of a path names, or None if it names none."""
     path = path.lower()
     return next((f for f in FORMATS.values() if path.endswith(f.suffixes)), None)
 
 
 def names(pair: bool, text: str, text_b: str, config: tuple[str, str]) -> Names:
-    """Columns of the texts: those asked for, else those of training or usual ones.
+    """Return the column names that may contain the texts.
+
+    A name that the user gives is the only candidate. Otherwise the column of training
+    comes first, and the usual names follow.
 
     Raises:
-      UserError: a second text is named, but the run reads one.
+      UserError: a second text is named, but the run reads only one.
     """
     if text_b and not pair:
         raise UserError(
@@ -90,7 +93,7 @@ def _candidates(asked: str, trained: str, usual: tuple[str, ...]) -> tuple[str, 
 
 
 def read(how: Format, lines: Lines, wanted: Names) -> tuple[list[str] | None, Rows]:
-    """(columns, rows) of the input; JSON lines have no header, so columns are None.
+    """Read (columns, rows) of the input; columns are None for JSON lines.
 
     Raises:
       UserError: the header cannot be used.

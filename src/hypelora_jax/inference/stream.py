@@ -1,4 +1,4 @@
-"""A stream of rows answered in order, window by window, in bounded memory."""
+"""Answers a stream of rows in order, window by window, in bounded memory."""
 
 import sys
 from collections import Counter
@@ -27,12 +27,15 @@ class Stream(NamedTuple):
     output: str = "-"
     format: str = ""  # a key of FORMATS, for files whose suffix names no format
     skip: bool = False  # skip bad lines; otherwise the first one ends the stream
-    text: str = ""  # columns of the texts; "": found by name
+    text: str = ""  # columns of the texts; "" finds them by name
     text_b: str = ""
 
 
 def formats(stream: Stream) -> tuple[Format, Format]:
-    """Formats of input and output: by suffix, else --format, else like each other.
+    """Return the formats of input and output.
+
+    The suffix of a file names its format; else --format does. Otherwise the input is
+    JSON lines, and the output has the format of the input.
 
     Raises:
       UserError: --format is unknown, or contradicts the suffixes of both files.
@@ -52,11 +55,11 @@ def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
     """Answer all rows of the input; the output is flushed after each window.
 
     Returns:
-      How many rows were `answered`, `skipped`, `cut` and `abstained` from.
+      The numbers of rows that were `answered`, `skipped`, `cut` and `abstained` from.
 
     Raises:
       UserError: the header cannot be used, or a line is bad and is not to be skipped.
-        The message has its number; the lines before it are answered first.
+        The message names the line; the lines before it are answered first.
     """
     source, target = formats(stream)
     data, tally = predictor.settings.data, Counter[str]()
@@ -84,9 +87,10 @@ def _written(
     items: Rows,
     write: Callable[[str], None],
 ) -> Iterator[tuple[Window, Writer]]:
-    """Windows with their writer, whose header is written as soon as it is known.
+    """Yield windows with their writer; write its header as soon as it is known.
 
-    JSON lines written as a table have the columns of the first window with a row.
+    If JSON lines are written as a table, its columns are the names in the first window
+    that has a row.
     """
     writer = None
     if header or not target.is_table:
@@ -98,7 +102,7 @@ def _written(
             columns = dict.fromkeys(name for row in good for name in row.cells)
             writer = _writer(predictor, target, list(columns))
             write(writer.header())
-        yield window, writer or _writer(predictor, target, [])  # no row: not used
+        yield window, writer or _writer(predictor, target, [])  # no row uses it
 
 
 def _writer(predictor: Predictor, target: Format, columns: list[str]) -> Writer:
@@ -108,7 +112,7 @@ def _writer(predictor: Predictor, target: Format, columns: list[str]) -> Writer:
 
 
 def _windows(items: Rows) -> Iterator[Window]:
-    """Items up to a pause or a full window; the first windows are small."""
+    """Yield the items up to a pause or a full window; the first windows are small."""
     size = FIRST
     out: Window = []
     for item in items:
@@ -177,7 +181,7 @@ def _summarise(predictor: Predictor, tally: Counter[str]) -> None:
 
 @contextmanager
 def _bar(stream: Stream) -> Iterator[Callable[[int, Counter[str]], None]]:
-    """A progress bar in bytes of the input, if stderr alone is a terminal."""
+    """Show progress in bytes of the input, if only stderr is a terminal."""
     shown = sys.stderr.isatty() and not (stream.output == "-" and sys.stdout.isatty())
     total = lines.size_of(stream.input) if shown else None
     look = {"unit": "B", "unit_scale": True, "dynamic_ncols": True, "file": sys.stderr}

@@ -8,10 +8,10 @@ Text = str | tuple[str, str]
 
 
 def as_fields(text: Any, number: int, pair: bool) -> tuple[str, ...]:
-    """The texts of one example: ("...",), or ("...", "...") if `pair`.
+    """Return the texts of one example: ("...",), or ("...", "...") if `pair`.
 
     Raises:
-      UserError: it is something else; the message names it by `number`.
+      UserError: `text` is something else; the message names it by `number`.
     """
     parts = (text,) if isinstance(text, str) else text
     wanted = "a pair of texts" if pair else "a text"
@@ -24,7 +24,7 @@ def as_fields(text: Any, number: int, pair: bool) -> tuple[str, ...]:
 
 
 def fault(text: Any) -> str:
-    """The reason why this is not a usable text, or "" if it is one."""
+    """Return the reason why this is not a usable text, or "" if it is one."""
     if not isinstance(text, str) or not text.strip():
         return "wanted a text, not empty"
     return "not Unicode; wanted whole characters" if broken(text) else ""

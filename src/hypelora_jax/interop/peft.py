@@ -1,8 +1,8 @@
-"""Adapters of Hugging Face's peft: their two files as factors and head, both ways.
+"""Reads and writes the two files of a Hugging Face peft adapter.
 
-`adapter_config.json` says rank, scale and places; `adapter_model.safetensors` holds
-lora_A (r, I) and lora_B (O, r) of each site and the modules that were saved whole, the
-head here. Our factors are (I, R) and (R, O), unscaled in both.
+`adapter_config.json` gives rank, scale and target modules. `adapter_model.safetensors`
+has lora_A (r, I) and lora_B (O, r) of each site, and the modules that are saved whole,
+which here is the head. Our factors are (I, R) and (R, O); both forms are unscaled.
 """
 
 import math
@@ -27,7 +27,7 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def whole_modules(config: EncoderConfig) -> list[str]:
-    """What peft keeps whole: its two names of a classifier, and the head's others."""
+    """Modules that peft saves whole: its two classifier names and the head's others."""
     prefix, found = families.of(config).names.prefix, ["classifier", "score"]
     for name in head_names(config).values():
         module = name.removeprefix(prefix).split(".")[0]
@@ -48,10 +48,10 @@ def make_config(
     Args:
       lora: rank, alpha, rsLoRA and dropout.
       sites: all adapted sites.
-      ranks: rank in the file of each site, by its name with the family's prefix.
+      ranks: rank of each site in the file, by its name with the family's prefix.
       config: the base model.
       base: `base_model_name_or_path`.
-      revision: commit of a hub model; "" where there is none.
+      revision: commit of a hub model, or "".
     """
     odd = {name: r for name, r in ranks.items() if r != lora.rank}
     whole = float(lora.alpha).is_integer()
@@ -76,13 +76,13 @@ def make_config(
 
 
 def _alpha_for(lora: LoraConfig, rank: int) -> float:
-    """Alpha that gives a site of another rank the scale of all."""
+    """Alpha that gives a site of another rank the same scale as all others."""
     share = rank / lora.rank
     return lora.alpha * (math.sqrt(share) if lora.rslora else share)
 
 
 def _used_rank(a_IR: np.ndarray, b_RO: np.ndarray) -> int:
-    """Components up to the last that is not zero in both factors, one at least."""
+    """Rank without trailing components that are zero in both factors; at least 1."""
     used = np.any(a_IR != 0, axis=0) | np.any(b_RO != 0, axis=1)
     return max(1, int(np.max(np.flatnonzero(used), initial=0)) + 1)
 
@@ -90,7 +90,7 @@ def _used_rank(a_IR: np.ndarray, b_RO: np.ndarray) -> int:
 def to_peft(
     config: EncoderConfig, parts: Iterable[tuple[Sites, Lora]], head: Params
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """(tensors by peft's names, rank of each site by its name), float32.
+    """Return (tensors by peft's names, rank of each site by its name), float32.
 
     Args:
       config: the base model.
@@ -118,7 +118,7 @@ def to_peft(
 def write(
     folder: epath.Path, fields: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
 ) -> None:
-    """The two files of an adapter, the config last: what has one is whole."""
+    """Write the tensors, then the config, so that a folder with a config is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(dict(tensors), metadata={"format": "pt"})
     files.write_whole(folder / TENSORS, data)
@@ -126,9 +126,9 @@ def write(
 
 
 def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(config, tensors by plain name) of an adapter's folder.
+    """Read (config, tensors by plain name) from an adapter's folder.
 
-    Plain names lack peft's root, its adapter name and its wrappers.
+    Plain names do not include peft's root, its adapter name and its wrappers.
 
     Raises:
       UserError: a file is missing or damaged, or the weights are a pickle.
@@ -154,6 +154,6 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 f"{folder / TENSORS} holds {short} twice; wanted one adapter: export "
                 "one of them"
             )
-        if ".original_module." not in short:  # older versions kept the untrained head
+        if ".original_module." not in short:  # the untrained head of older versions
             tensors[short] = x
     return fields, tensors

@@ -1,4 +1,4 @@
-"""Names by which peft finds projections, from the names that a family gives."""
+"""Names by which peft finds projections, made from the names of a family."""
 
 import re
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ ROOT = "base_model.model."
 
 
 def endings(family: Family) -> dict[str, str]:
-    """The end of each module's name by which peft finds it in a list of targets.
+    """The ending of each module's name by which peft finds it in a list of targets.
 
-    It is the shortest one that no other module has; where there is none, as for BERT's
-    `output.dense`, all that follows the number of the layer.
+    It is the shortest ending that no other module has. If every ending is shared, as
+    for BERT's `output.dense`, it is everything after the number of the layer.
     """
     own = {m: n.partition("{layer}.")[2] for m, n in family.names.modules.items()}
     found = {}
@@ -26,17 +26,17 @@ def endings(family: Family) -> dict[str, str]:
 
 
 def _ending(names: Mapping[str, str], end: str) -> set[str]:
-    """The modules whose names end so."""
+    """The modules whose names have this ending."""
     return {m for m, name in names.items() if f".{name}".endswith(f".{end}")}
 
 
 def layers_pattern(family: Family) -> str:
-    """What precedes the number of a layer in the names of projections."""
+    """The part of a projection's name that precedes the number of the layer."""
     return next(iter(family.names.modules.values())).partition(".{layer}")[0]
 
 
 def target_regex(sites: Sites, family: Family) -> str:
-    """A regex that the names of these sites match whole, and no others of a model."""
+    """A regex that fully matches the names of these sites and of no others."""
     found = []
     for module, site in sites.items():
         layers = "|".join(str(i) for i in sorted(site.layers))
@@ -48,7 +48,8 @@ def target_regex(sites: Sites, family: Family) -> str:
 def targets(sites: Sites, family: Family, num_layers: int) -> dict[str, Any]:
     """Peft's `target_modules`, `layers_to_transform` and `layers_pattern`.
 
-    Names where modules share their layers, as people write them; else one regex.
+    They are plain names, as people write them, if these select exactly the sites. If
+    not, `target_modules` is one regex.
     """
     layers = {tuple(sorted(site.layers)) for site in sites.values()}
     ends, named = endings(family), family.names.modules

@@ -1,8 +1,8 @@
-"""Hyper-network states of the PyTorch reference (METHOD A.2, A.3) as our parameters.
+"""Converts hyper-network states of the PyTorch reference (METHOD A.2, A.3) to ours.
 
-torch keeps weights as (out, in); ours are (in, out). The MLP's last layer writes B's
-r * d values first and A's after them, which are two heads here. The map is linear, so
-gradients and optimizer moments convert by the same function.
+torch stores weights as (out, in), and ours are (in, out). The MLP's last layer writes
+the r * d values of B first and those of A after them; here they are two heads. The
+conversion is linear, so it also applies to gradients and optimizer moments.
 """
 
 import re
@@ -57,7 +57,7 @@ def _take(tensors: dict, name: str) -> np.ndarray:
 def mlp_params(
     tensors: Tensors, config: HyperConfig, sites: Sites, rank: int
 ) -> Params:
-    """`{"cond", "hyper"}` from the state of the reference's MLP."""
+    """Convert the state of the reference's MLP to `{"cond", "hyper"}`."""
     left, depth = dict(tensors), len(config.widths)
     flat = {"cond/embedding": _take(left, "embedding.weight")}
     for i in range(depth):
@@ -76,7 +76,7 @@ def mlp_params(
 
 
 def transformer_params(tensors: Tensors, config: HyperConfig, sites: Sites) -> Params:
-    """`{"cond", "hyper"}` from the state of the reference's Transformer."""
+    """Convert the state of the reference's Transformer to `{"cond", "hyper"}`."""
     left = dict(tensors)
     head = "ab" if config.a == "generated" else "b"
     out = f"hyper/out/{_one_group(sites)}/{head}"
@@ -112,14 +112,14 @@ def _none_left(left: dict) -> None:
 def hyper_params(
     tensors: Tensors, config: HyperConfig, sites: Sites, rank: int
 ) -> Params:
-    """`{"cond", "hyper"}` of either hyper-network; every tensor is used."""
+    """Convert either hyper-network to `{"cond", "hyper"}`; all tensors are used."""
     if "fc1.weight" in tensors:
         return mlp_params(tensors, config, sites, rank)
     return transformer_params(tensors, config, sites)
 
 
 def by_slot(stacked: np.ndarray, sites: Sites) -> dict[str, np.ndarray]:
-    """(S, ...) in slot order cut into (L, ...) a module."""
+    """Split an array (S, ...) in slot order into (L, ...) for each module."""
     out, start = {}, 0
     for module, site in sites.items():
         out[module] = stacked[start : start + len(site.layers)]

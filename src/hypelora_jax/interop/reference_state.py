@@ -1,8 +1,8 @@
-"""What the reference saves of a trained hyper-network, taken up again (METHOD A.9).
+"""Reads the trained hyper-network that the reference saves (METHOD A.9).
 
-Its peft adapter holds the network once for each adapted module, under
-`...lora_A.hypernet.`: all clones must agree, and one is used (no. 12). Fixed A and the
-factors to blend with are in no file (no. 11): whoever still has them gives them.
+The reference's peft adapter contains a clone of the network for each adapted module,
+under `...lora_A.hypernet.`. All clones must agree, and one is used (no. 12). A fixed A
+and the factors to blend with are not saved (no. 11), so the user has to give them.
 """
 
 import re
@@ -21,11 +21,11 @@ from hypelora_jax.interop.reference import by_slot, hyper_params
 from hypelora_jax.types import MODULES, Params
 
 _CLONE = re.compile(r"(.+)\.lora_A(?:\.default)?\.hypernet\.(.+)")
-FACTORS = ("A", "initial_A", "initial_B")  # arrays of N sites, in slot order
+FACTORS = ("A", "initial_A", "initial_B")  # arrays over N sites, in slot order
 
 
 class ReferenceState(NamedTuple):
-    """What a hyper-network's adapter holds, sorted."""
+    """The tensors of a hyper-network's adapter, sorted by kind."""
 
     hyper: dict[str, np.ndarray]  # by the reference's names
     modules: tuple[str, ...]  # canonical names, canonical order
@@ -34,22 +34,22 @@ class ReferenceState(NamedTuple):
 
 
 def is_reference(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether an adapter's tensors are a hyper-network's of the reference."""
+    """Whether an adapter's tensors include a hyper-network of the reference."""
     return any(_CLONE.fullmatch(name) for name in tensors)
 
 
 def sort(tensors: Mapping[str, np.ndarray], family: Family) -> ReferenceState:
-    """One hyper-network out of its clones, and where it stood.
+    """Take one hyper-network from its clones, with its modules and layers.
 
     Raises:
-      UserError: clones that differ, or modules that are no grid of sites.
+      UserError: the clones differ, or a module lacks some of the layers.
     """
     clones: dict[str, dict[str, np.ndarray]] = {}
     others = {}
     for name, x in tensors.items():
         if match := _CLONE.fullmatch(name):
             clones.setdefault(match[1], {})[match[2]] = x
-        elif x.ndim:  # without dimensions: a stand-in that peft reads a dtype from
+        elif x.ndim:  # skip scalars, which only tell peft a dtype
             others[name] = x
     first, hyper = next(iter(clones.items()))
     for where, clone in clones.items():
@@ -79,17 +79,17 @@ def sort(tensors: Mapping[str, np.ndarray], family: Family) -> ReferenceState:
 def config_of(
     state: ReferenceState, rank: int, width: int, a: AMode, heads: int
 ) -> tuple[str, HyperConfig]:
-    """(method, config) that the shapes of a saved network tell.
+    """Infer (method, config) from the shapes of a saved network.
 
     Args:
       state: the sorted state.
       rank: r of the adapter's config.
       width: d, input and output width of every site.
       a: "fixed" or "random", for a network that does not write A.
-      heads: of the Transformer's attention; the shapes do not say.
+      heads: attention heads of the Transformer, which the shapes do not tell.
 
     Raises:
-      UserError: shapes that are none of the reference's networks.
+      UserError: the shapes fit no network of the reference.
     """
     t, slots = state.hyper, len(state.modules) * len(state.layers)
     if "embedding.weight" not in t:
@@ -126,12 +126,12 @@ def params_of(
     rank: int,
     arrays: Mapping[str, np.ndarray],
 ) -> Params:
-    """`{"cond", "hyper"}` of a state and the arrays that the user still has.
+    """Make `{"cond", "hyper"}` from a state and the arrays that the user gives.
 
-    With hyper.a=random and no A given, `hyper/a` is absent: any draw is as good.
+    With hyper.a=random and no A given, `hyper/a` is absent, because any draw will do.
 
     Raises:
-      UserError: an array is needed and not given, or has another shape.
+      UserError: a required array is missing, or an array has another shape.
     """
     params: Params = hyper_params(state.hyper, hyper, sites, rank)
     site, n = next(iter(sites.values())), sum(len(s.layers) for s in sites.values())

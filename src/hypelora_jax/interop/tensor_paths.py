@@ -1,4 +1,4 @@
-"""Hugging Face names of our parameters, from the names that a family gives."""
+"""Hugging Face names of our parameters, made from the names of a family."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,20 +8,20 @@ from hypelora_jax.families.sizes import EncoderConfig
 
 
 class Entry(NamedTuple):
-    """Where a tensor goes: a path of the tree, a row of a stack, turned or not."""
+    """Place of a tensor: its path, its row in a stack, and whether it is transposed."""
 
     path: str
     layer: int | None
-    turned: bool  # torch keeps kernels as (O, I)
+    turned: bool  # torch stores kernels as (O, I)
 
 
 def head_names(config: EncoderConfig) -> Mapping[str, str]:
-    """Name of each layer of the sequence head in a file, with prefixes."""
+    """Name in a file of each layer of the sequence head, with prefixes."""
     return next(iter(families.of(config).heads.values()))
 
 
 def names(config: EncoderConfig) -> dict[str, Entry]:
-    """Entry of each tensor, by its full name in a file with prefixes, in file order."""
+    """Entry of each tensor, in file order, by its full name with prefixes."""
     own = families.of(config).names
     found: dict[str, Entry] = {}
 
@@ -48,7 +48,7 @@ def names(config: EncoderConfig) -> dict[str, Entry]:
 def shapes(
     config: EncoderConfig, num_outputs: int | None
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of each path, one layer's for stacks, in our orientation.
+    """Shape of each path in our orientation; a stack has the shape of one layer.
 
     With `num_outputs` None there is no head.
     """

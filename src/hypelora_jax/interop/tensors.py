@@ -1,6 +1,6 @@
 """Files of a Hugging Face folder: `config.json`, safetensors, shards and their index.
 
-Safetensors only: a pickle runs code when it is read.
+Only safetensors are read, because reading a pickle can run code.
 """
 
 import re
@@ -28,7 +28,7 @@ _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def read_json(path: epath.Path) -> dict[str, Any]:
-    """The JSON object in a file; a missing or malformed one is a `UserError`."""
+    """Read the JSON object of a file; a missing or malformed file is a `UserError`."""
     try:
         return files.read_json(path, "copy the file again")
     except FileNotFoundError as e:
@@ -44,10 +44,11 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 
 def load_config(folder: epath.PathLike) -> EncoderConfig:
-    """Sizes and constants of the model in a folder, from its `config.json`.
+    """Read the sizes and constants of a model from its folder's `config.json`.
 
     Raises:
-      UserError: no file, not JSON, a field missing or out of range, another model type.
+      UserError: the file is missing or not JSON, a field is missing or out of range, or
+        the model type is not supported.
     """
     path = epath.Path(folder) / MODEL_CONFIG
     fields = read_json(path)
@@ -69,9 +70,12 @@ def make_config(
     outputs: int | None = None,
     labels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Fields of `config.json`: the inverse of `load_config`; no outputs, no head."""
+    """Fields of `config.json`, the inverse of `load_config`.
+
+    Without `outputs` the model has no head.
+    """
     fields = families.of(config).fields(config, outputs is not None)
-    fields |= {"dtype": dtype, "torch_dtype": dtype}  # the second: transformers 4
+    fields |= {"dtype": dtype, "torch_dtype": dtype}  # transformers 4 reads torch_dtype
     if outputs is None:
         return fields
     names = labels or [f"LABEL_{i}" for i in range(outputs)]
@@ -83,7 +87,7 @@ def make_config(
 
 
 def read_file(path: epath.Path) -> dict[str, np.ndarray]:
-    """Tensors of one file; the three float types become float32, others stay bytes."""
+    """Read one file; the three float types become float32, others stay bytes."""
     try:
         entries = safetensors.deserialize(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as e:
@@ -106,7 +110,7 @@ def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
     where = read_json(path).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise UserError(f"{path} has no weight_map; copy the file again")
-    for shard in where.values():  # a plain name: the index cannot point elsewhere
+    for shard in where.values():  # plain names only: no way out of the folder
         if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(shard)):
             raise UserError(
                 f"{path} names the shard {shard!r}; wanted a plain file name that ends"
@@ -131,13 +135,14 @@ def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
 
 
 def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
-    """Tensors of a folder by name: `model.safetensors`, or the shards of its index.
+    """Read the tensors of a folder from `model.safetensors` or its indexed shards.
 
-    float32, float16 and bfloat16 become float32; of others the bytes are given (uint8).
+    float32, float16 and bfloat16 become float32; other types are returned as bytes
+    (uint8).
 
     Raises:
-      UserError: no safetensors (pickles are refused), a damaged file, an index that
-        does not agree with its shards or points out of the folder.
+      UserError: there are no safetensors (pickles are refused), a file is damaged, or
+        the index does not agree with its shards or points outside the folder.
     """
     folder = epath.Path(folder)
     if (folder / SINGLE).exists():
@@ -156,7 +161,7 @@ def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
 
 
 def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
-    """Tensors in order, a new shard where the next would pass `limit` bytes."""
+    """Split tensors in order; start a new shard before one exceeds `limit` bytes."""
     shards: list[dict[str, np.ndarray]] = [{}]
     size = 0
     for name, x in tensors.items():
@@ -175,10 +180,10 @@ def write_model(
     dtype: str,
     max_shard_bytes: int | None = None,
 ) -> None:
-    """Write tensors and then `config.json`, so that what has a config is whole.
+    """Write tensors and then `config.json`, so that a folder with a config is whole.
 
     Raises:
-      UserError: an unknown dtype, or a folder that cannot be written.
+      UserError: the dtype is unknown, or the folder cannot be written.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
@@ -192,7 +197,7 @@ def write_model(
         named = {f"model-{i:05d}-{stem}": s for i, s in enumerate(shards, start=1)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in (SINGLE, INDEX):  # else a former save would hide this one
+        for old in (SINGLE, INDEX):  # an earlier save would hide this one
             (folder / old).unlink(missing_ok=True)
         for name, shard in named.items():
             data = safetensors.numpy.save(shard, metadata={"format": "pt"})

@@ -1,7 +1,7 @@
-"""What is learned and how it is judged: objectives, their losses and penalties.
+"""Objectives define what a model learns and how it is judged: losses and penalties.
 
-An objective sees a model's outputs and labels; it knows no files, no devices and no
-transformer, and nothing here imports the model that it is given.
+An objective sees only the outputs of a model and the labels. Files, devices and the
+transformer may not come in, and nothing here imports a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,10 +22,10 @@ OBJECTIVES: dict[str, BuildObjective] = {
 
 
 def of(task: Task, config: LossConfig | None = None) -> Objective:
-    """The objective of a task; without a config, with the default loss.
+    """Build the objective of a task; without a config it has the default loss.
 
     Raises:
-      UserError: no such objective, or a loss that does not fit it.
+      UserError: there is no such objective, or the loss does not fit it.
     """
     config = LossConfig() if config is None else config
     name = task.kind if config.objective == "auto" else config.objective

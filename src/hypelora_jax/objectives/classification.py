@@ -1,4 +1,4 @@
-"""Classification: logits of classes, judged by their probabilities."""
+"""Classification: a logit per class, judged by the probabilities of the classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,20 +16,20 @@ from hypelora_jax.types import Loss, Objective, Probabilities
 
 
 def class_loss(config: LossConfig) -> Loss:
-    """The training loss of classes; "auto" is cross-entropy.
+    """Build the training loss of classes; "auto" is cross-entropy.
 
     Raises:
-      UserError: a loss that classes do not have; see `training_loss.build`.
+      UserError: the loss is not one for classes; see `training_loss.build`.
     """
     return training_loss.build(config, LOSSES, "cross_entropy", "classes")
 
 
 def classification(config: LossConfig, names: Sequence[str]) -> Objective:
-    """Objective of a task of classes.
+    """Build the objective of a classification task.
 
     Args:
       config: the training loss.
-      names: scores of the task, of `calibration.metrics.scores.SCORES`.
+      names: scores of the task, keys of `calibration.metrics.scores.SCORES`.
     """
     loss = class_loss(config)
 

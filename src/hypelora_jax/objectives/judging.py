@@ -1,4 +1,4 @@
-"""The accumulator of evaluation: labelled examples, kept until they are judged.
+"""The accumulator of evaluation, which keeps labelled examples until they are judged.
 
 Metrics such as the adaptive calibration error sort all examples, and calibrators are
 fitted on them, so the state is the examples themselves, in float64.
@@ -18,14 +18,14 @@ class Labelled(NamedTuple):
 
 
 def has_label(label_N: np.ndarray) -> np.ndarray:
-    """Which examples have a label (N,): not -1 (classes), not NaN (numbers)."""
+    """Find examples with a label (N,); -1 (classes) and NaN (numbers) mean no label."""
     if np.issubdtype(label_N.dtype, np.floating):
         return ~np.isnan(label_N)
     return label_N >= 0
 
 
 def start() -> Labelled:
-    """No examples yet."""
+    """Return the state without any examples."""
     return Labelled(np.zeros((0, 0)), np.zeros(0, np.int32))
 
 
@@ -35,7 +35,7 @@ def update(
     label_N: np.ndarray,
     soft_NY: np.ndarray | None = None,
 ) -> Labelled:
-    """The state with the examples that have a label added to it."""
+    """Add the examples that have a label to the state."""
     keep = has_label(label_N)
     logits_NY = np.asarray(logits_NY, np.float64)[keep]
     soft_NY = None if soft_NY is None else soft_NY[keep]
@@ -43,7 +43,7 @@ def update(
 
 
 def merge(left: Labelled, right: Labelled) -> Labelled:
-    """The examples of both, left's first; shares stay only if both have them."""
+    """Join the examples, left first; raters' shares are kept only if both have them."""
     if not len(left.labels):
         return right
     if not len(right.labels):

@@ -1,4 +1,4 @@
-"""Regression: one number an example, judged by its squared error."""
+"""Regression: one number per example, judged by its squared error."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from hypelora_jax.objectives.row_objective import row_objective
 from hypelora_jax.types import Loss, Objective, Probabilities
 
 LOSSES = {"mse": lambda config: squared_error}
-# Fields of the loss that only classes have, with the values that leave them out.
+# Fields of the loss that only classes have, with the values that switch them off.
 OF_CLASSES = {
     "temperature": 1,
     "anneal": "none",
@@ -26,10 +26,10 @@ OF_CLASSES = {
 
 
 def number_loss(config: LossConfig) -> Loss:
-    """The training loss of numbers, the squared error of the first logit.
+    """Build the training loss of numbers, the squared error of the first logit.
 
     Raises:
-      UserError: another loss, or a field that only classes have.
+      UserError: the loss is not mse, or a field that only classes have is set.
     """
     loss = training_loss.build(config, LOSSES, "mse", "numbers")
     for field, value in OF_CLASSES.items():
@@ -42,11 +42,11 @@ def number_loss(config: LossConfig) -> Loss:
 
 
 def regression(config: LossConfig, names: Sequence[str]) -> Objective:
-    """Objective of a task of numbers; arguments as of `classification`."""
+    """Build the objective of a regression task; arguments as in `classification`."""
     loss = number_loss(config)
 
     def result(state: Labelled, probabilities: Probabilities) -> dict[str, Any]:
-        del probabilities  # numbers have none
+        del probabilities  # a regression has no probabilities
         if not len(state.labels):
             return {}
         score_N, label_N = state.logits[:, 0], state.labels

@@ -28,7 +28,7 @@ def row_objective(
     unit: str,
     probabilistic: bool,
 ) -> Objective:
-    """The objective of a loss of rows, judged by `result` of all labelled examples."""
+    """Build the objective of a row loss; `result` judges all labelled examples."""
     return Objective(
         init=loss.init,
         reads=("label", "weight"),

@@ -1,9 +1,9 @@
-"""Training losses: a main loss and a penalty as one number an example.
+"""Training losses: the sum of a main loss and a penalty, one number per example.
 
-`weight * main + penalty_weight * penalty`, both of logits divided by the training
-temperature. A penalty of the whole batch is given to each row, so that the weighted
-mean of the rows is the mean main loss plus the penalty; what a batch is under
-accumulation and on several devices stands in docs/losses.md.
+The loss is `weight * main + penalty_weight * penalty`, both of logits divided by the
+training temperature. A penalty of the whole batch is added to each row, so that the
+weighted mean of the rows is the mean main loss plus the penalty. docs/losses.md says
+what the batch is under accumulation and on several devices.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ from hypelora_jax.types import Init, Key, Loss, Params
 
 
 def temperature_of(params: Params) -> float:
-    """Training temperature that was learned, > 0; 1 where none is."""
+    """Learned training temperature, > 0, or 1 if no temperature is learned."""
     return float(jnp.exp(params["log_t"])) if "log_t" in params else 1.0
 
 
 def at_temperature(temperature: jax.Array) -> Params:
-    """What a step adds to the parameter tree for a loss whose temperature anneals."""
+    """Subtree that a step adds to the parameters if the temperature anneals."""
     return {"loss": {"temperature": temperature}}
 
 
@@ -37,7 +37,7 @@ def _init(config: LossConfig) -> Init:
 
 
 def _scaled(config: LossConfig) -> Callable[[Params, jax.Array], jax.Array]:
-    """`scaled(params, logits_BY)`: wide logits divided by the training temperature."""
+    """Build the function that divides wide logits by the training temperature."""
 
     def learned(params: Params, logits_BY: jax.Array) -> jax.Array:
         return widen(logits_BY) * jnp.exp(-params["log_t"])
@@ -66,20 +66,20 @@ def build(
     default: str,
     labels: str,
 ) -> Loss:
-    """The training loss of a config, from the main losses that an objective offers.
+    """Build the training loss of a config from the main losses of an objective.
 
-    A row of weight 0 changes no other row's loss and gets no gradient, even where it
-    holds NaN; no weights mean 1 for each row.
+    A row of weight 0 changes no other row's loss and gets no gradient, even if it
+    contains NaN. Without weights, each row has weight 1.
 
     Args:
       config: see docs/losses.md for the fields.
       table: the main losses of the objective, by name.
       default: the name that "auto" stands for.
-      labels: what the objective's labels are, for error messages.
+      labels: name of the objective's kind of labels, for error messages.
 
     Raises:
-      UserError: a loss that the objective does not have, a penalty that does not exist,
-        or a weight that is not above 0.
+      UserError: the objective does not have the loss, the penalty does not exist, or
+        the weight is not above 0.
     """
     name = default if config.name == "auto" else config.name
     if name not in table:
@@ -108,13 +108,13 @@ def build(
         loss_B = config.weight * main(z_BY, target)
         if penalty is None:
             return loss_B
-        # the labels as they are: calibration is not judged by smoothed ones
+        # without smoothing, since calibration is judged by the true labels
         return loss_B + config.penalty_weight * penalty(z_BY, label, weight_B)
 
     return Loss(_init(config), apply)
 
 
 def _present(x: jax.Array, weight_B: jax.Array) -> jax.Array:
-    """Rows of weight 0 replaced by zeros, so that nothing they hold gets anywhere."""
+    """Replace rows of weight 0 by zeros, so that NaN in them cannot spread."""
     real = (weight_B > 0).reshape(-1, *(1,) * (x.ndim - 1))
     return jnp.where(real, x, jnp.zeros_like(x))

@@ -24,13 +24,13 @@ class Change(NamedTuple):
 
 
 class _Try(NamedTuple):
-    fields: dict[str, Any]  # of the config, by dotted name
+    fields: dict[str, Any]  # fields of the config, by dotted name
     topology: str
     cost: str
 
 
 def with_fields(settings: Settings, fields: dict[str, Any]) -> Settings:
-    """Settings with some fields, named `section.field`, replaced."""
+    """Replace fields of the settings; they are named `section.field`."""
     for name, value in fields.items():
         section, field = name.split(".")
         part = dataclasses.replace(getattr(settings, section), **{field: value})
@@ -44,12 +44,13 @@ def changes(
     found: Estimate,
     find: Callable[[str], Topology] = topologies.topology,
 ) -> list[Change]:
-    """The two cheapest changes after which the step fits, or fewer if there are none.
+    """Return the two cheapest changes that make the step fit, or as many as exist.
 
     Groups of changes are tried in the order of their cost: micro-batches (the same sums
     in smaller parts), recomputed activations (a third more FLOPs), weights and state
-    sharded over the chips (gathered when needed), more chips, narrower numbers, and
-    last a change of the training itself. In each group the first change that fits wins.
+    sharded over the chips (gathered when needed), more chips, a smaller dtype, and
+    last a smaller batch, which changes the training. In each group the first change
+    that fits is taken.
     """
     out: list[Change] = []
     for group in _groups(settings, where, found, out):
@@ -68,7 +69,7 @@ def _tried(
     attempt: _Try,
     find: Callable[[str], Topology],
 ) -> Change | None:
-    """The change, if it compiles and fits."""
+    """Return the change if it compiles and fits, else None."""
     flags = [f"--config.{name}={value}" for name, value in attempt.fields.items()]
     place = where
     try:
@@ -84,14 +85,14 @@ def _tried(
 def _groups(
     settings: Settings, where: Topology, found: Estimate, out: list[Change]
 ) -> Iterator[Iterator[_Try]]:
-    """Groups of changes; `out` lists what fitted by the time the next is asked for."""
+    """Yield groups of changes; the caller adds to `out` the changes that fit."""
     here = where.name
     cut = {"mesh.data": 1, "mesh.fsdp": found.chips}
     remat = {"model.remat": "layer"}
     rows = found.rows_per_chip
     plain = settings.model.remat == "none"
     again = "a third more FLOPs"
-    if _arguments_fit(where, found):  # else no activation can be small enough
+    if _arguments_fit(where, found):  # else smaller activations cannot help
         yield _micro(settings, here, rows, {}, "the same step in {} micro-batches")
         if plain:
             cost = f"{again}, {{}} micro-batches"
@@ -118,7 +119,7 @@ def _arguments_fit(where: Topology, found: Estimate) -> bool:
 
 
 def _parts(out: list[Change]) -> int:
-    """Micro-batches that suffice alone; recomputation with as many is not cheaper."""
+    """Return how many micro-batches fit alone: with recomputation, try only fewer."""
     flag = "--config.optim.accumulate="
     found = [f.removeprefix(flag) for c in out for f in c.flags if f.startswith(flag)]
     return min(map(int, found), default=sys.maxsize)
@@ -132,7 +133,7 @@ def _micro(
     cost: str,
     below: int = sys.maxsize,
 ) -> Iterator[_Try]:
-    """Two, four, ... times as many micro-batches, while the rows can be divided."""
+    """Yield two, four, ... times as many micro-batches, if they divide the rows."""
     parts = 2 * settings.optim.accumulate
     while rows % parts == 0 and parts < below:
         yield _Try(fields | {"optim.accumulate": parts}, here, cost.format(parts))
@@ -140,7 +141,7 @@ def _micro(
 
 
 def _smaller(settings: Settings, here: str, rows: int) -> Iterator[_Try]:
-    """Half, a quarter, ... of the batch: another training run."""
+    """Yield half, a quarter, ... of the batch, which is a different training run."""
     batch, divisor = settings.optim.batch_size, 2
     while rows % divisor == 0:
         fields = {"optim.batch_size": batch // divisor}

@@ -1,4 +1,4 @@
-"""Floating-point operations of a traced step, and the least time hardware needs for it.
+"""Floating-point operations of a traced step, and its minimum time on a chip.
 
 Roofline: Williams, Waterman and Patterson 2009. A ring all-reduce over n chips sends
 2 (n - 1) / n of its bytes from every chip.
@@ -11,14 +11,16 @@ import jax
 
 from hypelora_jax.plan.topology import Chip
 
-_SENT = {"all-reduce": 2}  # times (n - 1) / n of the bytes; 1 for every other kind
+# A chip sends the bytes this many times (n - 1) / n; the factor of other kinds is 1.
+_SENT = {"all-reduce": 2}
 
 
 def matmul_flops(jaxpr: Any) -> int:
-    """Floating-point operations of all matrix products of a jaxpr, loops counted.
+    """Count the floating-point operations of all matrix products of a jaxpr.
 
-    A product of m x k and k x n counts 2 m n k. Elementwise operations are left out, as
-    in published figures of utilisation. Of several branches the most expensive counts.
+    A product of m x k and k x n counts 2 m n k, once for each iteration of a loop.
+    Elementwise operations are left out, as in published figures of utilisation. Only
+    the most expensive branch of a `cond` counts.
     """
     total = 0
     for eqn in jaxpr.eqns:
@@ -40,7 +42,7 @@ def _dot_flops(eqn: Any) -> int:
 
 
 def _inner(eqn: Any) -> list:
-    """The jaxprs among the parameters of an equation."""
+    """Return the jaxprs among the parameters of an equation."""
     found = jax.tree.leaves(
         list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
     )
@@ -57,25 +59,25 @@ class Roofline(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Time of a step in which all resources work at once: that of the slowest."""
+        """Time of a step: all resources work at once, so the slowest decides."""
         return max(self)
 
     @property
     def bound(self) -> str:
-        """Name of the resource that takes longest."""
+        """Name of the resource that takes the longest time."""
         return max(self._fields, key=lambda name: getattr(self, name))
 
 
 def roofline(
     chip: Chip, flops: float, hbm_bytes: float, collectives: dict[str, int], chips: int
 ) -> Roofline | None:
-    """Seconds by resource, or None for a chip without published figures.
+    """Return the seconds by resource, or None for a chip without published figures.
 
     Args:
-      flops: executed by one chip in a step.
-      hbm_bytes: read and written by one chip in a step.
-      collectives: bytes one chip hands to collectives, by kind.
-      chips: how many take part; they are taken to be one ring.
+      flops: FLOPs that one chip executes in a step.
+      hbm_bytes: bytes that one chip reads and writes in a step.
+      collectives: bytes that one chip passes to collectives, by kind.
+      chips: number of chips; they are assumed to form one ring.
     """
     if chip.rates is None:
         return None

@@ -1,4 +1,4 @@
-"""Estimate of one step on a slice: compiled memory, bytes moved, and least time."""
+"""Estimate of one step on a slice: memory, bytes moved, and minimum time."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": GIB, "T": 2**40}
 
 
 class Estimate(NamedTuple):
-    """One step on one slice; bytes, FLOPs and seconds are those of one chip.
+    """Estimate of one step on one slice; bytes, FLOPs and seconds are per chip.
 
     Figures that need a finished compilation are None if the compiler refused the step.
     """
@@ -27,19 +27,19 @@ class Estimate(NamedTuple):
     global_batch: int
     rows_per_chip: int
     chips: int
-    conditions: int = 1  # U, distinct ones of a batch
+    conditions: int = 1  # U, the distinct conditions of a batch
     collective_bytes: dict[str, int] | None = None
     hbm_traffic: int | None = None
     roofline: cost.Roofline | None = None
     mfu: float | None = None  # at the roofline, so an upper bound
-    compiler: str = ""  # its error message
+    compiler: str = ""  # error message of the compiler
 
 
 def estimate(settings: Settings, topology: Topology) -> Estimate:
     """Compile the step of a run for a slice and estimate what it needs.
 
     Raises:
-      UserError: sizes do not divide, or the model or its length is not known.
+      UserError: sizes do not divide, max_length is too long, or the model is unknown.
     """
     step = program.build(settings, topology)
     logging.info(
@@ -79,10 +79,10 @@ def estimate(settings: Settings, topology: Topology) -> Estimate:
 def executed(
     settings: Settings, topology: Topology, step: program.Step
 ) -> tuple[int, int]:
-    """FLOPs a chip executes in a step, and those of them that are not recomputation.
+    """Return the FLOPs of a chip in a step, with and without recomputation.
 
-    They are counted on one chip's rows, so work that every chip repeats counts in full;
-    the axis `model` is taken to share all work evenly.
+    They are counted on one chip's rows, so work that every chip repeats counts in full.
+    The mesh axis `model` is assumed to divide all work evenly.
     """
     model = step.mesh.shape["model"]
 
@@ -105,7 +105,7 @@ def executed(
 
 
 def _too_large(step: program.Step, message: str, common: dict) -> Estimate:
-    """Estimate of a step the compiler refuses, with the size in its message."""
+    """Make the estimate of a step that the compiler refuses, from its message."""
     message = " ".join(message.split())
     found = re.findall(r"([\d.]+)([KMGT])\b", message)
     needed = [round(float(number) * UNITS[unit]) for number, unit in found]
@@ -128,7 +128,7 @@ def _too_large(step: program.Step, message: str, common: dict) -> Estimate:
 def _measured(
     step: program.Step, topology: Topology, compiled: Any, useful: int, common: dict
 ) -> Estimate:
-    """Estimate of a compiled step."""
+    """Make the estimate of a compiled step."""
     memory, chip = compiled.memory_analysis(), topology.chip
     sizes = {
         "arguments": memory.argument_size_in_bytes,

@@ -9,7 +9,7 @@ from hypelora_jax.report.metric_tables import Table
 
 
 def as_dict(found: Estimate, where: Topology, changes: list[Change]) -> dict[str, Any]:
-    """The JSON object; sizes in bytes, FLOPs and seconds are those of one chip."""
+    """Return the JSON object; sizes in bytes, FLOPs and seconds are per chip."""
     return {
         "topology": where.name,
         "chips": found.chips,
@@ -40,7 +40,7 @@ def as_dict(found: Estimate, where: Topology, changes: list[Change]) -> dict[str
 
 
 def advice(found: Estimate, changes: list[Change]) -> list[str]:
-    """Lines below the table of a step that does not fit: why, and the ways out."""
+    """Return lines on a step that does not fit: the reason, and changes that help."""
     if found.fits:
         return []
     lines = [f"compiler: {found.compiler}"] if found.compiler else []
@@ -49,7 +49,7 @@ def advice(found: Estimate, changes: list[Change]) -> list[str]:
 
 
 def table(found: Estimate, where: Topology) -> Table:
-    """The most important figures, one a line."""
+    """Return a table of the most important figures, one per row."""
     verdict = "fits" if found.fits else "does not fit"
     rows = [
         ("chips", str(found.chips)),

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0, "opaque": 0}  # the rest by its name
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0, "opaque": 0}  # others: in the name
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](\{[^}]*\})?")
 _HEAD = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?(\S+) = ")
@@ -35,7 +35,7 @@ Program = dict[str, dict[str, Instruction]]
 
 
 def parse(text: str) -> tuple[Program, str]:
-    """(instructions by computation, name of the entry) of a compiled module's text."""
+    """Return (instructions by computation, name of the entry) of a module's text."""
     program: Program = {}
     entry = name = ""
     for line in text.splitlines():
@@ -50,7 +50,7 @@ def parse(text: str) -> tuple[Program, str]:
 
 
 def _instruction(match: re.Match[str], text: str) -> Instruction:
-    """An instruction from the text right of `name = `."""
+    """Parse an instruction from the text after `name = `."""
     end = _closing(text) if text.startswith("(") else text.index(" ")
     kind, text = text[:end], text[end:].lstrip()
     opcode, _, _ = text.partition("(")
@@ -64,7 +64,7 @@ def _instruction(match: re.Match[str], text: str) -> Instruction:
 
 
 def _closing(text: str) -> int:
-    """Index after the parenthesis that closes the one `text` starts with."""
+    """Return the index after the parenthesis that closes the first one of `text`."""
     depth = 0
     for i, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -85,7 +85,7 @@ def _arrays(kind: str) -> tuple[Array, ...]:
 
 
 def trips(program: Program, loop: Instruction) -> int:
-    """How often a loop runs: XLA's own count, or else the bound in its condition.
+    """Return how often a loop runs: XLA's count, or else the bound in its condition.
 
     Raises:
       ValueError: the condition has no single bound.
@@ -106,13 +106,13 @@ def trips(program: Program, loop: Instruction) -> int:
 
 
 def called(program: Program, name: str) -> Iterator[tuple[str, Instruction]]:
-    """Computations run by `name`, each with the instruction that runs it.
+    """Yield the computations that `name` runs, each with the instruction that runs it.
 
     Reducers and comparators are left out.
     """
     for instruction in program[name].values():
         if instruction.opcode in ("async-update", "async-done"):
-            continue  # its start was counted
+            continue  # async-start was counted
         for found in _CALLED.finditer(instruction.rest):
             rest = instruction.rest[found.end() :]
             listed = rest[1 : rest.index("}")] if rest.startswith("{") else rest
@@ -124,12 +124,12 @@ def called(program: Program, name: str) -> Iterator[tuple[str, Instruction]]:
 
 
 def fused(fusion: Instruction) -> str:
-    """Name of the computation that a fusion runs."""
+    """Return the name of the computation that a fusion runs."""
     return _found(r"calls=%?([^\s,]+)", fusion.rest)
 
 
 def _found(pattern: str, text: str) -> str:
-    """The first group of a pattern that the text must contain."""
+    """Return the first group of a pattern that the text must contain."""
     match = re.search(pattern, text)
     if match is None:
         raise ValueError(f"no {pattern} in {text[:80]!r}")
@@ -137,7 +137,7 @@ def _found(pattern: str, text: str) -> str:
 
 
 def counts(program: Program, entry: str) -> dict[str, int]:
-    """How often each computation runs in one run of the program, if it runs at all."""
+    """Count how often each computation runs in one run of the program."""
     out: dict[str, int] = defaultdict(int)
 
     def visit(name: str, times: int) -> None:

@@ -1,6 +1,6 @@
-"""The real training step, compiled from shapes: no weights, data, tokenizer or network.
+"""The training step, built from shapes without weights, data, tokenizer or downloads.
 
-Its parts are those of `train`, so the planned step is the step that trains.
+It is built by the same functions as in `train`, so the planned step is the real one.
 """
 
 import math
@@ -32,7 +32,7 @@ from hypelora_jax.train.optimizer import blend_alpha, loss_temperature, optimize
 from hypelora_jax.train.state import state_shardings
 from hypelora_jax.train.step import build_step
 
-HUB = {  # models whose sizes are known without a download
+HUB = {  # models with known sizes, which need no download
     "FacebookAI/roberta-base": "roberta_base",
     "FacebookAI/roberta-large": "roberta_large",
     "roberta-base": "roberta_base",
@@ -40,7 +40,7 @@ HUB = {  # models whose sizes are known without a download
     "minilm": "minilm",
     bases.MINILM: "minilm",
 }
-STEPS = 1000  # length of the schedules: a constant that changes no size
+STEPS = 1000  # length of the schedules; it changes no shape
 
 
 class Step(NamedTuple):
@@ -51,11 +51,11 @@ class Step(NamedTuple):
     model: Model
     mesh: Mesh
     rows_per_chip: int  # of one micro-batch
-    conditions: int  # U, distinct ones of a batch
+    conditions: int  # U, the distinct conditions of a batch
 
 
 def encoder_config(path: str) -> EncoderConfig:
-    """Sizes of the base model at `model.path`, without a download.
+    """Return the sizes of the base model at `model.path`, without a download.
 
     Raises:
       UserError: it is a hub model whose sizes are not built in.
@@ -74,17 +74,17 @@ def encoder_config(path: str) -> EncoderConfig:
 
 
 def num_outputs(settings: Settings) -> int:
-    """Width of the logits; for files, whose data are not read here, num_classes."""
+    """Return the width of the logits; files are not read, so it is num_classes then."""
     if settings.data.source in ("tfds", "glue_dir"):
         return glue_task(settings.data.task).task.num_outputs
     return 2 if settings.data.source == "movie_reviews" else settings.data.num_classes
 
 
 def build(settings: Settings, topology: Topology) -> Step:
-    """The step of a run on a slice, for batches in which every row is max_length long.
+    """Build the step of a run on a slice; all rows of its batch are max_length long.
 
     Raises:
-      UserError: sizes do not divide, or max_length is more than the model can read.
+      UserError: sizes do not divide, or max_length is too long for the model.
     """
     config, outputs = _sizes(settings)
     mesh = make_mesh(settings.mesh, topology.devices)
@@ -109,6 +109,7 @@ def build(settings: Settings, topology: Topology) -> Step:
         seeds=settings.uncertainty.seeds,
         shardings=(of_state, of_frozen),
     )
+    # Shapes carry the shardings of training, so that XLA plans the same transfers.
     where = (of_state, of_frozen, batch_shardings(mesh, batch))
     distinct = len(batch["condition"]) if "condition" in batch else 1
     distinct = max(distinct, settings.uncertainty.conditions)
@@ -117,7 +118,7 @@ def build(settings: Settings, topology: Topology) -> Step:
 
 
 def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
-    """Sizes of the encoder, and the width of the logits."""
+    """Return the sizes of the encoder, and the width of the logits."""
     config, path = encoder_config(settings.model.path), settings.model.path
     if settings.data.max_length > families.of(config).max_tokens(config):
         raise UserError(
@@ -128,7 +129,7 @@ def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
 
 
 def bytes_on_one(arguments: Any) -> int:
-    """Bytes of the arguments on one chip."""
+    """Return the bytes of the arguments on one chip."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(arguments)
@@ -138,7 +139,7 @@ def bytes_on_one(arguments: Any) -> int:
 def abstract(
     settings: Settings, model: Model, config: EncoderConfig, outputs: int
 ) -> tuple:
-    """(state, frozen tree, optimizer); the first two are shapes."""
+    """Return (state, frozen tree, optimizer); the first two are shapes."""
     tx = optimizer(settings.optim, STEPS)
     base = bases.Base(config, None, "", "")
 
@@ -152,7 +153,7 @@ def abstract(
 
 
 def batch_shapes(settings: Settings, outputs: int) -> dict[str, Any]:
-    """Shapes of a batch, as in `types.Batch`, with rows of max_length tokens."""
+    """Return the shapes of a `types.Batch` whose rows have max_length tokens."""
     rows, tokens = settings.optim.batch_size, settings.data.max_length
     of = jax.ShapeDtypeStruct
     label = of((rows,), jnp.float32 if outputs == 1 else jnp.int32)
@@ -168,9 +169,9 @@ def batch_shapes(settings: Settings, outputs: int) -> dict[str, Any]:
 
 
 def condition_shapes(settings: Settings, model: Model) -> dict[str, Any]:
-    """Shapes of what the conditioner reads: U conditions that rows share, or B of them.
+    """Return the shapes of the conditions that the conditioner reads, at most B.
 
-    As in training, conditions are shared where there are no more of them than rows.
+    As in training, rows share conditions if there are fewer conditions U than rows B.
     """
     cond, rows = model.parts.cond, settings.optim.batch_size
     if cond is None or not cond.reads:

@@ -1,8 +1,9 @@
 """TPU slices by name, and the published figures of their chips.
 
 Sources, read 2026-11-24: Google Cloud's pages "TPU v5e", "TPU v5p" and "TPU v6e" under
-docs.cloud.google.com/tpu/docs. Interconnect is a chip's total one way; the pages give
-1,600, 4,800 and 3,200 Gbit/s (newer ones twice that, both ways together).
+docs.cloud.google.com/tpu/docs. Interconnect is a chip's total in one direction; the
+pages give 1,600, 4,800 and 3,200 Gbit/s. Newer pages give twice as much, as the sum of
+both directions.
 """
 
 import importlib.util
@@ -22,7 +23,7 @@ class Rates(NamedTuple):
 
     flops: float  # in bfloat16
     hbm: float  # bytes
-    ici: float  # bytes, the sum of the links, one way
+    ici: float  # bytes, sum of the links in one direction
 
 
 class Chip(NamedTuple):
@@ -31,7 +32,7 @@ class Chip(NamedTuple):
     hbm_bytes: int | None
     rates: Rates | None
     topologies: tuple[str, ...]
-    options: tuple[tuple[str, str], ...] = ()  # of the compiler
+    options: tuple[tuple[str, str], ...] = ()  # compiler options
 
 
 _2D = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -48,13 +49,13 @@ CHIPS = {
     "v5p": Chip(95 * GIB, Rates(459e12, 2765e9, 600e9), _3D, _NO_SPARSECORE),
     "v6e": Chip(32 * GIB, Rates(918e12, 1638e9, 400e9), _2D, _NO_SPARSECORE),
 }
-CPU = Chip(None, None, ())  # fake devices: the same program, but no figures
-ENVIRONMENT = {  # libtpu then asks no metadata server and no network for a TPU
+CPU = Chip(None, None, ())  # fake devices: same program, but no published figures
+ENVIRONMENT = {  # libtpu then asks neither metadata server nor network for a TPU
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans may run at once: no TPU is used
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so plans may run at once
 }
 
 
@@ -67,7 +68,7 @@ class Topology(NamedTuple):
 
 
 def known() -> str:
-    """The known names in one line, for messages."""
+    """Return the known names in one line, for messages."""
     slices = "; ".join(
         f"{name}: {' '.join(chip.topologies)}" for name, chip in CHIPS.items()
     )
@@ -75,9 +76,9 @@ def known() -> str:
 
 
 def topology(name: str) -> Topology:
-    """The slice `name`, such as `v5e:16x16` or `cpu-8`, without any TPU.
+    """Describe the slice `name`, such as `v5e:16x16` or `cpu-8`, without any TPU.
 
-    It must be called before anything asks JAX for a device.
+    Call it before any other code asks JAX for a device.
 
     Raises:
       UserError: the slice is unknown, or libtpu is missing.
@@ -91,7 +92,7 @@ def topology(name: str) -> Topology:
 
 
 def larger(name: str) -> list[str]:
-    """Slices with more chips of the same kind, the next larger one first."""
+    """Return the slices with more chips of the same kind, the smallest first."""
     kind, _, shape = name.partition(":")
     if kind not in CHIPS:
         return []
@@ -103,7 +104,7 @@ def _cpus(count: int) -> list:
     jax.config.update("jax_platforms", "cpu")
     try:
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # JAX has its devices already: some of those are taken
+    except RuntimeError:  # JAX has its devices already; use some of them
         pass
     devices = jax.devices("cpu")
     if len(devices) < count:
@@ -129,7 +130,7 @@ def _tpus(name: str) -> list:
 
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name)
-    except Exception as error:  # libtpu documents no types of its errors
+    except Exception as error:  # libtpu does not document its error types
         raise UserError(
             f"libtpu cannot describe {name} ({error}); wanted libtpu 0.0.52 or newer"
         ) from error

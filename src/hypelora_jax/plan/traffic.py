@@ -25,7 +25,7 @@ COLLECTIVES = (
     "collective-broadcast",
     "ragged-all-to-all",
 )
-# These read and write nothing: they name, bundle or wait.
+# These instructions move no bytes: they only name, bundle or wait for values.
 _FREE = set(
     "parameter constant get-tuple-element tuple bitcast while conditional call "
     "after-all partition-id replica-id opt-barrier domain add-dependency".split()
@@ -33,9 +33,9 @@ _FREE = set(
 
 
 def collective_bytes(text: str) -> dict[str, int]:
-    """Bytes a device hands to collectives in one run, by the kinds that are used.
+    """Return the bytes that a device passes to collectives in one run, by kind.
 
-    An all-gather counts with the size of its result.
+    An all-gather counts the size of its result.
     """
     program, entry = parse(text)
     out: dict[str, int] = defaultdict(int)
@@ -45,7 +45,7 @@ def collective_bytes(text: str) -> dict[str, int]:
             if kind not in COLLECTIVES:
                 continue
             nbytes = _given(program[name], i, hbm_only=False)
-            if kind == "all-gather":  # a start's type names operands and results
+            if kind == "all-gather":  # the type of a start has operands and results
                 began = nbytes if i.opcode.endswith("-start") else 0
                 nbytes = _nbytes(i.arrays, hbm_only=False) - began
             out[kind] += times * nbytes
@@ -57,14 +57,14 @@ def _given(body: dict[str, Instruction], of: Instruction, hbm_only: bool) -> int
 
 
 def memory_bytes(text: str, hbm_only: bool = True, loops: bool = True) -> int:
-    """Bytes one run reads and writes: operands and results of scheduled instructions.
+    """Return the bytes that the scheduled instructions of one run read and write.
 
-    They are counted as XLA does: a fusion reads its operands and writes its results, a
-    slice touches only its part.
+    They are counted as XLA counts them: a fusion reads its operands and writes its
+    results, and a slice reads only its part.
 
     Args:
-      text: of a compiled module.
-      hbm_only: leave out arrays in the chip's own memory.
+      text: HLO text of a compiled module.
+      hbm_only: leave out arrays in on-chip memory.
       loops: count each iteration of a loop; False counts its body once, as XLA does.
     """
     program, entry = parse(text)
@@ -76,7 +76,7 @@ def memory_bytes(text: str, hbm_only: bool = True, loops: bool = True) -> int:
 
 
 def _scheduled(program: Program, entry: str) -> dict[str, int]:
-    """`counts` without computations inside a fusion, whose values stay in registers."""
+    """Return `counts` without computations in fusions: their values use no memory."""
     inside = {
         one
         for body in list(program)
@@ -87,15 +87,15 @@ def _scheduled(program: Program, entry: str) -> dict[str, int]:
 
 
 def _moved(program: Program, name: str, i: Instruction, hbm_only: bool) -> int:
-    """Bytes one instruction reads and writes."""
+    """Return the bytes that one instruction reads and writes."""
     body = program[name]
     if i.opcode in _FREE or i.opcode.endswith("-done"):
         return 0
     made = _nbytes(i.arrays, hbm_only)
-    if i.opcode in ("copy-start", "slice-start"):  # (there, here, context)
+    if i.opcode in ("copy-start", "slice-start"):  # type: (array, array, context)
         size = min(a.nbytes for a in i.arrays[:2])
         return size * sum(a.in_hbm or not hbm_only for a in i.arrays[:2])
-    if i.opcode.endswith("-start"):  # its type names operands and results
+    if i.opcode.endswith("-start"):  # its type has operands and results
         return made
     if i.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * made
@@ -109,7 +109,7 @@ def _moved(program: Program, name: str, i: Instruction, hbm_only: bool) -> int:
 def _fusion(
     program: Program, body: dict[str, Instruction], of: Instruction, hbm_only: bool
 ) -> int:
-    """Bytes a fusion moves; sliced operands and updated results count only in part."""
+    """Return the bytes of a fusion; slices and updates of arrays count only in part."""
     total = 0
     for index, operand in enumerate(of.operands):
         arrays = body[operand].arrays
@@ -119,7 +119,7 @@ def _fusion(
         return total
     inner = program[fused(of)]
     whole = _nbytes(of.arrays, hbm_only)
-    for i in inner.values():  # written in place: the result is the operand
+    for i in inner.values():  # in place: only the update is written
         if i.opcode == "dynamic-update-slice":
             update = inner[i.operands[1]]
             whole -= _nbytes(i.arrays, False) - _nbytes(update.arrays, False)
@@ -127,7 +127,7 @@ def _fusion(
 
 
 def _read(program: Program, fusion: Instruction, index: int) -> int:
-    """Bytes a fusion reads of its operand number `index`."""
+    """Return the bytes that a fusion reads from operand number `index`."""
     inner = program[fused(fusion)]
     for i in inner.values():
         if i.opcode == "parameter" and int(i.inside) == index:
@@ -136,7 +136,10 @@ def _read(program: Program, fusion: Instruction, index: int) -> int:
 
 
 def _touched(program: Program, inner: dict[str, Instruction], of: Instruction) -> int:
-    """Bytes read of a value inside a fusion; only the slices if it is just sliced."""
+    """Return the bytes that a fusion reads of a value inside it.
+
+    If all users of the value slice it, only the slices count.
+    """
     total = 0
     for user in inner.values():
         if of.name not in user.operands:

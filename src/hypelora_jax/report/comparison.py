@@ -1,9 +1,10 @@
-"""Methods beside each other: means, intervals, paired differences to the first one.
+"""Compares methods by means, intervals and paired differences to the first method.
 
-One seed: the interval is over examples (bootstrap), and so is the difference to the
-first method, paired on the same examples. Several seeds: both are over seeds (Student's
-t, in pairs of equal seeds), with the examples as they are. The two answer different
-questions: would other examples, or another training run, give this number?
+With one seed, the interval is over examples (bootstrap), and the difference to the
+first method is paired on the same examples. With several seeds, both are over seeds
+(Student's t, in pairs of equal seeds), and the examples are fixed. The first asks
+whether other examples would give this number, the second whether another training run
+would.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +25,14 @@ STAGES = ("as trained", "calibrated")
 
 
 class Cell(NamedTuple):
-    """A metric of a method; None where it is not known."""
+    """A metric of a method; a field is None if it is not known."""
 
     value: float  # mean over seeds
     low: float | None = None  # ends of the 95 % interval
     high: float | None = None
     spread: float | None = None  # standard deviation over seeds (n - 1)
-    p: float | None = None  # of a difference: two-sided
-    values: tuple[float, ...] = ()  # of each seed, if there are several
+    p: float | None = None  # two-sided p-value of a difference
+    values: tuple[float, ...] = ()  # one of each seed if there are several
 
 
 class Row(NamedTuple):
@@ -39,27 +40,27 @@ class Row(NamedTuple):
 
     name: str
     seeds: int
-    n: int  # examples of a seed; 0 where no predictions are kept
-    calibrator: str  # "-": none
+    n: int  # examples of a seed; 0 if the run has no predictions
+    calibrator: str  # "-" if there is none
     cells: Mapping[str, Cell]
-    differences: Mapping[str, Cell]  # to the first method; {} for that one
-    averaged: str = "-"  # what predictions average over; "-": one model
+    differences: Mapping[str, Cell]  # to the first method, which itself has {}
+    averaged: str = "-"  # what predictions average over; "-" for one model
 
 
 def compare(
     methods: Sequence[Series], split: str, stage: str, replicas: int = 1000
 ) -> list[Row]:
-    """Rows of the methods that have something to say about the split.
+    """Compare the methods that have metrics of a split, one row for each.
 
     Args:
-      methods: the first one of those that stay is what the others are compared with.
-      split: of the predictions.
+      methods: the first one that has metrics is the one the others are compared with.
+      split: split of the predictions.
       stage: "as trained" (probabilities without the post-hoc calibrator), or
-        "calibrated" (those that `predict` gives).
-      replicas: of the bootstrap; 0 gives no intervals over examples.
+        "calibrated" (the probabilities that `predict` gives).
+      replicas: number of bootstrap replicas; 0 gives no intervals over examples.
 
     Raises:
-      ValueError: another stage.
+      ValueError: an unknown stage.
     """
     if stage not in STAGES:
         raise ValueError(f"stage is {stage!r}; wanted one of {STAGES}")
@@ -93,7 +94,7 @@ class _Judged(NamedTuple):
 def _judge(run: Results, split: str, stage: str) -> _Judged:
     saved = run.metrics.get(split, {})
     values = {name: _number(saved[name]) for name in SCORES if name in saved}
-    if (held := examples(run, split)) is None:  # a regression, as a rule
+    if (held := examples(run, split)) is None:  # usually a regression
         kept = run.predictions.get(split)
         if kept is None:
             return _Judged(values, run.seed)
@@ -132,7 +133,8 @@ def _averaged(method: Series, split: str) -> str:
 
 
 def _bootstrap() -> ModuleType:
-    from hypelora_jax.calibration import bootstrap  # compiles: not for --replicas=0
+    # local, because the bootstrap compiles programs that --replicas=0 does not need
+    from hypelora_jax.calibration import bootstrap
 
     return bootstrap
 
@@ -161,15 +163,16 @@ def over_seeds(values: Sequence[float], compared: bool = False) -> Cell:
     """Mean of the values of two or more seeds, its 95 % t interval and their spread.
 
     Args:
-      values: one of each seed.
-      compared: they are differences: p is that of a mean of 0 (two-sided t test).
+      values: one value for each seed.
+      compared: whether the values are differences; p then tests whether their mean is
+        0 (two-sided t test).
     """
     value, spread = float(np.mean(values)), float(np.std(values, ddof=1))
     error, free = spread / np.sqrt(len(values)), len(values) - 1
     half = float(scipy.stats.t.ppf(0.975, free) * error)
     p = None
     if compared:
-        certain = float(value == 0)  # no spread: equal in all seeds, or never
+        certain = float(value == 0)  # without spread t is 0 / 0 or infinite
         p = float(2 * scipy.stats.t.sf(abs(value) / error, free)) if error else certain
     return Cell(value, value - half, value + half, spread, p, tuple(values))
 
@@ -177,7 +180,7 @@ def over_seeds(values: Sequence[float], compared: bool = False) -> Cell:
 def _differences(
     first: Sequence[_Judged], runs: Sequence[_Judged], replicas: int
 ) -> dict[str, Cell]:
-    """This method minus the first one, in pairs as far as there are pairs."""
+    """This method minus the first one, in pairs of seeds or examples if they match."""
     names = [n for n in runs[0].values if n in first[0].values and n not in CHECKS[1:]]
     if len(first) == len(runs) == 1:
         return _over_examples(first[0], runs[0], names, replicas)
@@ -219,7 +222,7 @@ def _over_examples(
 
 
 def _aligned(first: _Judged, run: _Judged) -> np.ndarray | None:
-    """Order of a run's examples that makes them the first one's; None: others."""
+    """Order that aligns a run's examples with the first one's; None if they differ."""
     if first.ids is None or run.ids is None or len(first.ids) != len(run.ids):
         return None
     if first.labels is None or run.labels is None:

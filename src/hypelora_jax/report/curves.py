@@ -13,22 +13,24 @@ from hypelora_jax.report import figures
 from hypelora_jax.report.series import Series, all_examples
 from hypelora_jax.run.results import Results
 
-MARGIN = 1.06  # of an axis above the highest point
-FEWEST = 20  # answers below which the share of errors is noise
-POINTS = 400  # of a curve
+MARGIN = 1.06  # upper end of an axis, as a multiple of the highest point
+FEWEST = 20  # with fewer answers the share of errors is noise
+POINTS = 400  # points of a curve
 
 Limits = tuple[float, float]  # highest loss and highest ECE that panels share
 
 
 def training(methods: Sequence[Series], limits: Limits | None = None) -> Figure | None:
-    """Train loss and validation NLL, and ECE below, over epochs; a panel a series.
+    """Plot train loss, validation NLL and ECE over epochs, with one panel per series.
 
-    The chosen epoch is marked by a vertical line, with several seeds by a star on each
-    seed's curve. Where no epoch has ended, the axis counts steps. None without data.
+    A vertical line marks the chosen epoch; with several seeds, a star marks it on each
+    seed's curve. If no epoch has ended, the axis counts steps. Returns None if there
+    is no data.
 
     Args:
-      methods: those without a curve are left out.
-      limits: (highest loss, highest ECE) of the axes, from `highest`; None: of these.
+      methods: series without a curve are left out.
+      limits: (highest loss, highest ECE) of the axes, from `highest`; None takes the
+        highest of `methods`.
     """
     methods = [m for m in methods if any(run.curve for run in m.seeds)]
     if not methods:
@@ -44,7 +46,7 @@ def training(methods: Sequence[Series], limits: Limits | None = None) -> Figure 
 
 
 def highest(methods: Sequence[Series]) -> Limits:
-    """Highest loss and ECE that the panels show: panels of one report share axes."""
+    """Highest loss and ECE of all panels, because panels of one report share axes."""
     rows = [row for m in methods for run in m.seeds for row in run.curve]
     loss = [row.get("loss") for row in rows if row.get("split") == "train"]
     held = [row for row in rows if row.get("split") == "validation"]
@@ -80,16 +82,16 @@ def _validation(run: Results) -> list[dict[str, Any]]:
 
 
 def _unit(run: Results) -> float:
-    """Steps of an epoch; 1 where none has ended."""
+    """Number of steps in an epoch; 1 if no epoch has ended."""
     return next((row["step"] for row in _validation(run) if row["step"] > 0), 1)
 
 
 def _curve(axes: Sequence[Axes], run: Results, number: int, several: bool) -> None:
-    """One seed's lines; what stands in the legend is said once."""
+    """Plot one seed's lines; only the first seed adds entries to the legend."""
     train = [row for row in run.curve if row.get("split") == "train"]
     epochs, unit = _validation(run), _unit(run)
     loss, first = _points(train, "loss", unit), number == 0
-    dot = "." if len(loss[0]) < 30 else None  # few points make no line
+    dot = "." if len(loss[0]) < 30 else None  # few points are hard to see as a line
     thin = 0.6 if several else 1
     said: dict[str, Any] = {"label": "train loss"} if first else {}
     axes[0].plot(*loss, color=figures.PALE, lw=thin, marker=dot, zorder=1, **said)
@@ -125,10 +127,10 @@ def _curve(axes: Sequence[Axes], run: Results, number: int, several: bool) -> No
 
 
 def risk_coverage(methods: Sequence[Series], split: str) -> Figure | None:
-    """Risk over coverage of each method, with the probabilities that `predict` gives.
+    """Plot risk over coverage of each method, with the probabilities of `predict`.
 
-    The mean over seeds, and between thin lines the lowest and the highest of them. None
-    where no method has labelled predictions of classes.
+    The line is the mean over seeds, and the shaded area spans the seeds. Returns None
+    if no method has labelled predictions of classes.
     """
     drawn = []
     for method in methods:
@@ -163,7 +165,7 @@ def _risk(
         name += f", {len(risk_SK)} seeds"
         low, high = risk_SK.min(axis=0), risk_SK.max(axis=0)
         axes.fill_between(coverage, low, high, color=mark["color"], alpha=0.15, lw=0)
-    # markers of the curves stand at different places, so that they do not hide others
+    # markers start at a different point on each curve, so that they do not overlap
     every = (12 + 9 * number % 50, 66)
     mean = risk_SK.mean(axis=0)
     axes.plot(coverage, mean, lw=1.5, ms=4.5, markevery=every, label=name, **mark)

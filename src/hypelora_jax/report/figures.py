@@ -1,8 +1,8 @@
-"""What all figures of a report share: marks, a grid of panels, PNG files.
+"""Common parts of all figures of a report: marks, a grid of panels, PNG files.
 
-Plain `Figure` objects, rendered by Agg: no display and no global state of pyplot.
-Colour never stands alone: each series has its own line style and marker too, and the
-colours differ in lightness, so that a black and white print can be read.
+Figures are plain `Figure` objects that Agg renders, so they need no display and no
+global state of pyplot. Each series has a line style and a marker as well as a colour,
+and the colours differ in lightness, so that a black and white print can be read.
 """
 
 import io
@@ -21,13 +21,13 @@ COLORS = ("#00506b", "#e07b39", "#5b3a8c", "#3aa17e", "#a3224a", "#8a8a3a")
 DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1, 2)))
 DASHES += ((0, (3, 1.5)), (0, (10, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = "os^DvPX*"
-COLUMNS = 3  # panels beside each other in a PNG file
-WIDTH = 3.9  # inches of a panel
-DPI = 160  # a panel is 672 dots wide, drawn on 340 to 450 of them
+COLUMNS = 3  # panels in a row of a PNG file
+WIDTH = 3.9  # width of a panel in inches
+DPI = 160  # a panel has 672 dots; a page shows it 340 to 450 pixels wide
 
 
 def mark(number: int) -> dict[str, Any]:
-    """Colour, line style and marker of a series; 24 series are all different."""
+    """Colour, line style and marker of a series, unique for the first 24 series."""
     return {
         "color": COLORS[number % len(COLORS)],
         "ls": DASHES[number % len(DASHES)],
@@ -35,11 +35,11 @@ def mark(number: int) -> dict[str, Any]:
     }
 
 
-Draw = Callable[[Sequence[Axes]], None]  # one panel, on its axes from top to bottom
+Draw = Callable[[Sequence[Axes]], None]  # draws one panel on its axes, top to bottom
 
 
 def grid(draws: Sequence[Draw], heights: Sequence[float]) -> Figure:
-    """Panels in rows of three; each has one axes for each of the heights (inches)."""
+    """Draw panels in rows of three, each with one axes per height (in inches)."""
     columns = min(len(draws), COLUMNS)
     lines = -(-len(draws) // columns)
     size = (0.3 + WIDTH * columns, (0.9 + sum(heights)) * lines)
@@ -55,14 +55,14 @@ def grid(draws: Sequence[Draw], heights: Sequence[float]) -> Figure:
 
 
 def plain(axes: Axes) -> None:
-    """Light grid behind the data, no frame above and to the right."""
+    """Put a light grid behind the data and remove the top and right frame lines."""
     axes.grid(color=GRID, lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file's bytes, at DPI."""
+    """Render the figure as the bytes of a PNG file, at DPI."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
@@ -70,7 +70,7 @@ def png(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, path: epath.PathLike) -> None:
-    """Write the figure as PNG; folders are made."""
+    """Write the figure as PNG, and create the folders of its path."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(figure))

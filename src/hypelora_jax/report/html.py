@@ -1,4 +1,4 @@
-"""A report: one self-contained HTML page, and its tables and figures as files."""
+"""Writes a report as one self-contained HTML page, with tables and figures as files."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -66,11 +66,11 @@ HOW_TO_READ = {
 
 
 class _Content(NamedTuple):
-    """What the formats of a report have in common."""
+    """Content that all formats of a report share."""
 
     title: str
-    rows: Mapping[tuple[str, str], Sequence[comparison.Row]]  # of a split and stage
-    sections: Sequence[tuple[metric_tables.Table, str]]  # tables and how to read them
+    rows: Mapping[tuple[str, str], Sequence[comparison.Row]]  # by (split, stage)
+    sections: Sequence[tuple[metric_tables.Table, str]]  # table, key of HOW_TO_READ
 
 
 def write_report(
@@ -80,21 +80,23 @@ def write_report(
     replicas: int = 1000,
     formats: Iterable[str] = FORMATS,
 ) -> None:
-    """Write a report on runs, the first one being what the others are compared with.
+    """Write a report that compares runs with the first one.
 
     Args:
       series: at least one; shown in this order.
-      output: the HTML file; it needs nothing beside it. The other formats stand beside
-        it under the same name: NAME.md, NAME.csv, NAME.tex, NAME_reliability.png,
-        NAME_risk_coverage.png, NAME_curves.png. Folders are made.
-      split: whose predictions are compared and drawn; without any of validation, the
-        first one that there is.
-      replicas: of the bootstrap; 0 leaves intervals over examples out.
-      formats: of FORMATS.
+      output: the HTML file, which needs no other file. The other formats are written to
+        the same folder under the same name: NAME.md, NAME.csv, NAME.tex,
+        NAME_reliability.png, NAME_risk_coverage.png, NAME_curves.png. The folder is
+        created.
+      split: the split whose predictions are compared and drawn. If it is validation and
+        no run has it, the first split of the runs is taken.
+      replicas: number of bootstrap replicas; 0 leaves out intervals over examples.
+      formats: any of FORMATS.
 
     Raises:
-      ValueError: no runs.
-      UserError: an unknown format or split, or an output that does not end in .html.
+      ValueError: `series` is empty.
+      UserError: a format or the split is unknown, replicas is negative, or the output
+        does not end in .html.
     """
     if not series:
         raise ValueError("no runs; wanted at least one to report on")
@@ -126,7 +128,7 @@ def write_report(
 
 
 def _split(methods: Sequence[Series], wanted: str) -> str:
-    """The wanted split; without any of validation, the first split there is."""
+    """The wanted split, or the first split of the runs if validation is missing."""
     runs = [run for method in methods for run in method.seeds]
     there = dict.fromkeys(
         split for run in runs for split in (*run.predictions, *run.metrics)
@@ -142,7 +144,7 @@ def _split(methods: Sequence[Series], wanted: str) -> str:
 
 
 def _content(methods: Sequence[Series], split: str, replicas: int) -> _Content:
-    """Tables of the split compared, then of every split as the files have it."""
+    """Tables that compare the split, then its checks and conformal sets."""
     calibrated = comparison.has_calibrated(methods, split)
     stages = comparison.STAGES if calibrated else comparison.STAGES[:1]
     rows, sections = {}, []
@@ -188,13 +190,13 @@ def _sections(content: _Content) -> list[str]:
     out = ["<h2>Methods</h2>"]
     for i, (table, key) in enumerate(content.sections):
         out.append(markup.table(table))
-        if key not in [k for _, k in content.sections[i + 1 :]]:  # once, below the last
+        if key not in [k for _, k in content.sections[i + 1 :]]:  # once, after the last
             out.append(markup.note(HOW_TO_READ[key]))
     return out if content.sections else [*out, NOTHING]
 
 
 def _named(methods: Sequence[Series]) -> list[Results]:
-    """All runs, named as their methods, each seed on its own."""
+    """All runs, each seed separately, named after their methods."""
     return [
         run._replace(name=m.name if len(m.seeds) == 1 else f"{m.name}/{run.name}")
         for m in methods
@@ -212,7 +214,7 @@ def _markdown(content: _Content) -> str:
 
 
 def _draw(methods: Sequence[Series], split: str) -> dict[str, Pictures]:
-    """Pictures by the names of FIGURES: one a series, but one in all of risk."""
+    """Pictures by key of FIGURES: one for each series, but a single one for risk."""
     risk = curves.risk_coverage(methods, split)
     names = ", ".join(method.name for method in methods)
     trained = [m for m in methods if any(run.curve for run in m.seeds)]
@@ -232,7 +234,7 @@ def _draw(methods: Sequence[Series], split: str) -> dict[str, Pictures]:
 
 
 def _diagrams(methods: Sequence[Series], split: str) -> Iterator[tuple[str, Figure]]:
-    """(text, reliability diagram) of each series that has one, with equal axes."""
+    """Yield (text, reliability diagram) of each series that has one, on equal axes."""
     panels = _panels(methods, split)
     limits = reliability.limits_of(panels) if panels else None
     for panel in panels:
@@ -252,7 +254,7 @@ def _write_pictures(
     split: str,
     output: epath.Path,
 ) -> None:
-    """Write NAME_KIND.png beside the page NAME.html; several panels in one file."""
+    """Write NAME_KIND.png next to the page NAME.html, with all panels of a kind."""
     together: dict[str, Callable[[], Figure | None]] = {
         "reliability": lambda: reliability.diagram(_panels(methods, split)),
         "curves": lambda: curves.training(methods),

@@ -1,4 +1,7 @@
-"""Pieces of an HTML page: tables, pictures, configurations. Nothing is fetched."""
+"""Pieces of an HTML page: tables, pictures, configurations.
+
+The page loads nothing from elsewhere.
+"""
 
 import base64
 import json
@@ -9,7 +12,7 @@ from hypelora_jax.report.metric_tables import Table
 from hypelora_jax.run import records
 from hypelora_jax.run.results import Results
 
-# Below 40rem a table becomes a list of cards, each cell with its column's name.
+# Below 40rem a table becomes a list of cards, where each cell shows its column's name.
 STYLE = """
 :root { color-scheme: light dark }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto;
@@ -68,12 +71,12 @@ PAGE = """<!doctype html>
 
 
 def page(title: str, body: Sequence[str]) -> str:
-    """A whole page; the body's parts are markup already."""
+    """A whole page; the parts of the body are already markup."""
     return PAGE.format(title=escape(title), style=STYLE, body="\n".join(body))
 
 
 def table(held: Table, heading: str = "h3") -> str:
-    """A table under its title; second lines of cells are small."""
+    """A table under its title; further lines of a cell are in small print."""
     rows = []
     for i, row in enumerate(held.rows, start=1):
         kind = "section" if i in held.sections else ""
@@ -88,7 +91,7 @@ def table(held: Table, heading: str = "h3") -> str:
 
 
 def panels(drawn: Sequence[tuple[str, bytes]]) -> str:
-    """PNG pictures and their texts, beside each other as far as the window is wide."""
+    """PNG pictures with their texts, as many in a row as the window has space for."""
     return f'<div class="panels">{"".join(_picture(*one) for one in drawn)}</div>'
 
 
@@ -120,12 +123,12 @@ def _row(cells: Sequence[str], columns: Sequence[str], kind: str = "") -> str:
 def _cell(text: str) -> str:
     first, *more = text.split("\n")
     small = "".join(f"<small>{escape(line)}</small>" for line in more)
-    # one child: in a card the cell is a flex box with the column's name on its left
+    # one child, because in a card the cell is a flex box with the column's name at left
     return f"<span>{escape(first)}{small}</span>" if text else ""
 
 
 def configs(runs: Sequence[Results]) -> str:
-    """Every field of every run; fields in which the runs differ are bold and first."""
+    """Every field of every run; fields that differ between runs come first, in bold."""
     flat = [records.flat(run.config) for run in runs]
     fields = dict.fromkeys(name for config in flat for name in config)
     columns = ("field", *(run.name for run in runs))

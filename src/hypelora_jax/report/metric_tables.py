@@ -1,4 +1,4 @@
-"""Tables of metrics as data, for the terminal, as Markdown and as LaTeX."""
+"""Tables of metrics as data, and their terminal, Markdown and LaTeX forms."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ TITLES |= {"soft_brier": "Brier to raters"}
 
 
 class Table(NamedTuple):
-    """Cells as text, perhaps of two lines.
+    """Cells as text, which may have several lines.
 
-    `sections` are the numbers of rows after which a rule is drawn.
+    `sections` has the numbers of the rows after which a rule is drawn, from 1.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Table(NamedTuple):
 
 
 def cell(value: Any) -> str:
-    """Text of a metric: a number, `{"value", "low", "high"}` or None (absent)."""
+    """Text of a metric: a number, `{"value", "low", "high"}`, or None if absent."""
     if value is None:
         return "-"
     if isinstance(value, Mapping):
@@ -58,9 +58,9 @@ def of_metrics(
     """One row for each named set of metrics.
 
     Args:
-      title: above the table.
+      title: title of the table.
       named: row's name -> metrics by name.
-      names: the metrics to show, as far as any row has them.
+      names: the metrics to show; those that no row has are left out.
     """
     names = _present(named.values(), names)
     rows = tuple(
@@ -73,7 +73,7 @@ def of_metrics(
 def before_after(
     runs: Iterable[Results], split: str = "validation", names: Iterable[str] = SHORT
 ) -> Table:
-    """Runs by metrics, a second row for each run that has a fitted calibrator.
+    """Runs by metrics, with a second row for each run that has a fitted calibrator.
 
     Runs without metrics of the split are left out.
     """
@@ -94,9 +94,9 @@ def before_after(
 
 
 def every(runs: Iterable[Results], split: str) -> Table:
-    """All metrics of a split under their names in metrics.json, a row each.
+    """All metrics of a split by their names in metrics.json, one row for each.
 
-    A column for each run, and one more for each that has a fitted calibrator.
+    Each run has a column, and a run with a fitted calibrator has a second one.
     """
     named: dict[str, Mapping[str, Any]] = {}
     for run in runs:
@@ -121,12 +121,12 @@ def _number(value: Any) -> bool:
 
 
 def to_rich(table: Table) -> rich.table.Table:
-    """Table for `rich.console.Console.print`: first column left, numbers right."""
+    """Convert to a `rich` table: first column left-aligned, numbers right-aligned."""
     out = rich.table.Table(title=table.title, box=rich.box.SIMPLE_HEAD)
     for i, column in enumerate(table.columns):
         out.add_column(column, justify="right" if i else "left", no_wrap=i > 0)
     for i, row in enumerate(table.rows, start=1):
-        cells = [rich.text.Text(text) for text in row]  # Text: no markup in names
+        cells = [rich.text.Text(text) for text in row]  # Text disables markup in names
         out.add_row(*cells, end_section=i in table.sections)
     return out
 
@@ -148,7 +148,7 @@ LATEX |= {"^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$"}
 
 
 def to_latex(table: Table) -> str:
-    """Table as a LaTeX `table` of the package booktabs; a rule ends each section."""
+    """Table as a LaTeX `table`, which needs booktabs; a rule ends each section."""
     head, *body = [" & ".join(map(_tex, row)) for row in (table.columns, *table.rows)]
     lines = [r"\begin{table}", rf"\caption{{{_tex(table.title)}}}", r"\centering"]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}", r"\toprule"]
@@ -162,6 +162,6 @@ def to_latex(table: Table) -> str:
 
 
 def _tex(text: str) -> str:
-    # a cell that begins with [ would be taken for an option of the line break before
+    # LaTeX would read a cell that begins with [ as an option of the line break before
     escaped = "".join(LATEX.get(c, c) for c in text)
     return f"{{{escaped}}}" if escaped.startswith("[") else escaped

@@ -1,4 +1,4 @@
-"""The model card of an exported model: README.md, as Hugging Face shows it."""
+"""The model card of an exported model: README.md, which Hugging Face displays."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ DIAGRAM = "reliability.png"
 
 
 class Card(NamedTuple):
-    """What a card says."""
+    """Facts that a card states."""
 
     name: str  # path of the folder, as the user gave it
     kind: str  # peft or merged
@@ -22,10 +22,10 @@ class Card(NamedTuple):
     labels: Sequence[str]  # () for a regression
     pair: bool
     max_length: int
-    temperature: float | None  # what divides the logits of this folder; None: see below
-    calibrated: bool  # the head was divided by the fitted temperature
-    fitted: float | None  # that temperature, where one was fitted or learned
-    calibrator: str  # kind of the fitted calibrator, "" for none
+    temperature: float | None  # divides this folder's logits; None if no scalar can
+    calibrated: bool  # whether the head was divided by the temperature
+    fitted: float | None  # temperature, if one was fitted or learned
+    calibrator: str  # kind of the fitted calibrator, "" if there is none
     metrics: Mapping[str, Mapping[str, Any]]  # split -> metrics, as `evaluate` writes
     has_diagram: bool
 
@@ -43,7 +43,7 @@ def markdown(card: Card) -> str:
 
 
 def _front(card: Card) -> str:
-    """Metadata that the hub reads; a path is no hub name and is left out."""
+    """Metadata for the hub; a base model given as a path has no hub name."""
     lines = ["---", "pipeline_tag: text-classification"]
     lines.append(f"library_name: {'peft' if card.kind == 'peft' else 'transformers'}")
     if card.base.count("/") == 1 and not card.base.startswith(("/", ".", "~")):
@@ -94,7 +94,7 @@ def _calibration(card: Card) -> str:
 
 
 def _metrics(card: Card) -> str:
-    """A row a split, before and after calibration."""
+    """Rows of each split, before and after calibration."""
     rows = {}
     for split, held in card.metrics.items():
         raw = held.get("uncalibrated")
@@ -119,7 +119,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def code(card: Card) -> str:
-    """The lines that load the folder and use it; they print probabilities or scores."""
+    """Python lines that load the folder, use it, and print probabilities or scores."""
     auto = "AutoModelForSequenceClassification"
     lines = [f"from transformers import {auto}, AutoTokenizer"]
     if card.kind == "peft":

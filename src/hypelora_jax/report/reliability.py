@@ -18,16 +18,16 @@ from hypelora_jax.run import calibrator, predictions, results
 from hypelora_jax.run.paths import Run
 from hypelora_jax.run.results import Results
 
-FEW = 10  # examples of a bin below which resampling says too little
+FEW = 10  # with fewer examples in a bin, resampling is not reliable
 
 
 class Stage(NamedTuple):
-    """Top-label predictions of one kind of probabilities, those of all seeds."""
+    """Top-label predictions of all seeds, from one kind of probabilities."""
 
     name: str
     confidence: np.ndarray  # (N,)
     hit: np.ndarray  # (N,) whether the most probable class was right
-    example: np.ndarray  # (N,) which example it is: the same in several seeds
+    example: np.ndarray  # (N,) number of the example, equal across seeds
     ece: float  # mean over seeds
 
 
@@ -35,12 +35,12 @@ class Panel(NamedTuple):
     """One reliability diagram."""
 
     title: str
-    stages: tuple[Stage, ...]  # as trained, and calibrated if that is something else
+    stages: tuple[Stage, ...]  # as trained, and calibrated if that differs
     classes: int
 
 
 def panel_of(series: Series, split: str, bins: int = 10) -> Panel | None:
-    """Panel of a series; None where it has no labelled predictions of classes."""
+    """Panel of a series, or None if it has no labelled predictions of classes."""
     if (held := all_examples(series, split)) is None:
         return None
     title = series.name
@@ -61,7 +61,7 @@ def panel_of(series: Series, split: str, bins: int = 10) -> Panel | None:
 def write_diagram(run: Run, split: str) -> None:
     """Write the reliability diagram of an evaluated split, from its saved files.
 
-    A regression, or a split without labels, has none.
+    Nothing is written for a regression or a split without labels.
     """
     found = {split: files.read_json(run.metrics_file(split))}
     state = calibrator.read(run)
@@ -93,19 +93,19 @@ def _stage(
 
 
 class Limits(NamedTuple):
-    """What the panels of one report share."""
+    """Axis limits that the panels of one report share."""
 
     lowest: float  # accuracy at which the axis begins
     highest: float  # largest share of examples in one bin
 
 
 def limits_of(panels: Sequence[Panel], bins: int = 10) -> Limits:
-    """Limits that hold all that the panels draw."""
+    """Limits within which everything that the panels draw is visible."""
     stages = [stage for panel in panels for stage in panel.stages]
     every = [_binned(stage, bins) for stage in stages]
     confident = min(np.floor(bins / panel.classes) / bins for panel in panels)
     low = min(confident, *(held.low.min() for held in every))
-    # a tick of .2 below what is drawn, so that the diagonal begins on the axis
+    # round down to a tick of 0.2, so that the diagonal begins on the axis
     share = max((held.examples / held.examples.sum()).max() for held in every)
     return Limits(float(np.floor(5 * low + 1e-9) / 5), float(share))
 
@@ -113,13 +113,13 @@ def limits_of(panels: Sequence[Panel], bins: int = 10) -> Limits:
 def diagram(
     panels: Sequence[Panel], bins: int = 10, limits: Limits | None = None
 ) -> Figure:
-    """Reliability diagram of each panel, the histogram of its confidences below.
+    """Reliability diagram of each panel, with a histogram of its confidences below.
 
-    A point stands at a bin's mean confidence and accuracy and its area grows with the
+    A point is at a bin's mean confidence and accuracy, and its area grows with the
     bin's share of examples. The band is the 95 % interval of the bins' accuracies
-    when the examples are drawn again (percentile bootstrap). Hollow bins, of fewer
-    than ten examples or all right or all wrong, have a bar instead: their Wilson
-    interval. `limits` are those of more panels than these, if they are to look alike.
+    when the examples are drawn again (percentile bootstrap). A bin with fewer than ten
+    examples, or with all of them right or all wrong, is hollow and has a bar instead,
+    the Wilson interval. `limits` sets the axes when these panels must match others.
     """
     held = limits_of(panels, bins) if limits is None else limits
 
@@ -134,7 +134,7 @@ def _panel(axes: Sequence[Axes], panel: Panel, bins: int, limits: Limits) -> Non
     low = np.floor(bins / panel.classes) / bins  # no confidence is below 1 / classes
     above.plot([0, 1], [0, 1], color=figures.INK, lw=1, ls=figures.DASHED, zorder=1)
     for number, stage in enumerate(panel.stages):
-        last = number == len(panel.stages) - 1  # the probabilities that count
+        last = number == len(panel.stages) - 1  # the probabilities that `predict` gives
         style = {
             "color": figures.AFTER if last else figures.BEFORE,
             "ls": "-" if last else (0, (3, 1.5)),
@@ -155,14 +155,14 @@ def _panel(axes: Sequence[Axes], panel: Panel, bins: int, limits: Limits) -> Non
 
 
 class _Binned(NamedTuple):
-    """Bins that hold examples, (M,) each."""
+    """Arrays (M,) over the bins that have examples."""
 
     confidence: np.ndarray
     accuracy: np.ndarray
     low: np.ndarray  # ends of the interval of the accuracy
     high: np.ndarray
     examples: np.ndarray
-    drawn_again: np.ndarray  # (M,) bool: the ends are the bootstrap's
+    drawn_again: np.ndarray  # (M,) bool: whether the ends come from the bootstrap
 
 
 def _share(stage: Stage, bins: int) -> np.ndarray:
@@ -178,7 +178,7 @@ def _binned(stage: Stage, bins: int) -> _Binned:
     confidence, accuracy, count = binned.means(held)
     hits = held.hit
     low, high = band(bin_N, stage.hit, stage.example, bins)
-    # all right or all wrong stays so however often it is drawn
+    # a bin that is all right or all wrong is so in every draw: no spread to measure
     again = (count >= FEW) & (hits > 0) & (hits < count)
     for m in np.flatnonzero((count > 0) & ~again):
         test = scipy.stats.binomtest(round(hits[m]), int(count[m]))
@@ -213,13 +213,14 @@ def band(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the bootstrap interval of each bin's accuracy, two arrays (M,).
 
-    Examples are drawn with replacement; rows of one example (its seeds) go together.
-    All that matters of an example is how often it falls into each bin, right or wrong,
-    so the draw is one of the patterns of these counts. NaN where a bin is empty.
+    Examples are drawn with replacement; rows of one example (its seeds) are drawn
+    together. The accuracies depend on an example only through its counts of right and
+    wrong rows in each bin, so the draw is a multinomial over the distinct patterns of
+    these counts. The ends are NaN for an empty bin.
     """
     cell_N, cells = 2 * bin_N + hit_N.astype(int), 2 * bins
     n = int(example_N.max()) + 1
-    if n == len(example_N):  # one row an example: its pattern is its cell
+    if n == len(example_N):  # with one row per example, the pattern is the row's cell
         pattern_PC, count_P = np.eye(cells), np.bincount(cell_N, minlength=cells)
     else:
         count_EC = np.zeros((n, cells), np.int32)

@@ -1,4 +1,4 @@
-"""Compared series as tables for people and as one CSV file for programs."""
+"""Writes compared series as tables for people and as one CSV file for programs."""
 
 import csv
 import io
@@ -19,9 +19,9 @@ SETS = ("coverage", "size", "single", "empty", "worst_class")
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
-    """Methods by metrics; below each but the first, its difference to the first."""
+    """Methods by metrics, each followed by its difference to the first method."""
     names = [name for name in SHOWN if any(name in row.cells for row in rows)]
-    members = any(row.averaged != "-" for row in rows)  # a column of "-" says nothing
+    members = any(row.averaged != "-" for row in rows)  # leave out a column of "-"
     out, sections = [], []
     for row in rows:
         name = row.name if row.seeds == 1 else f"{row.name}\n{row.seeds} seeds"
@@ -59,12 +59,12 @@ def _interval(found: Cell, sign: str = "") -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value in three decimals; smaller ones as a bound."""
+    """A p-value with three decimals, or a bound if it is below 0.001."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def checks(title: str, rows: Sequence[Row]) -> Table | None:
-    """ECE beside the noise floor and the consistency test; None without them.
+    """ECE next to the noise floor and the consistency test; None without them.
 
     The noise floor is the ECE that a perfectly calibrated model would show on as many
     examples; p is the share of such models that show more than this one.
@@ -93,11 +93,12 @@ def _verdict(p: Cell | None) -> tuple[str, str]:
 
 
 def sets(methods: Sequence[Series], split: str) -> Table | None:
-    """Coverage and size by series and kind of set; None where no run has them.
+    """Coverage and size by series and kind of set; None if no run has them.
 
-    They are read from `conformal` in the split's metrics.json: the coverage wanted, and
-    for each kind its coverage, mean size, shares of single and of empty sets, and
-    coverage of the worst class. Several seeds: means, and no interval.
+    They are read from `conformal` in the split's metrics.json, which has the wanted
+    coverage, and for each kind its coverage, mean size, shares of single and of empty
+    sets, and coverage of the worst class. Several seeds are averaged and have no
+    intervals.
     """
     rows: list[tuple[str, ...]] = []
     sections: list[int] = []
@@ -131,10 +132,10 @@ def _mean(values: Sequence[Any]) -> Any:
 
 
 def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
-    """One line a split, stage, method and metric, numbers in full precision.
+    """CSV with a line for each split, stage, method and metric, in full precision.
 
     Args:
-      rows: (split, stage) -> rows compared. What is not known is left empty.
+      rows: (split, stage) -> compared rows. Unknown values are left empty.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

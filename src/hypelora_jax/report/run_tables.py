@@ -1,4 +1,4 @@
-"""The tables `train` prints: before the first step, and after the last one."""
+"""Tables that `train` prints before the first step and after the last one."""
 
 import time
 from typing import Any
@@ -18,12 +18,12 @@ EFFICIENCY = 0.45
 
 
 def _factors(sites: Sites, rank: int) -> int:
-    """Values of the factors of all sites: what an adapter has to store of them."""
+    """Number of values in the factors of all sites, which an adapter stores."""
     return sum(len(s.layers) * rank * (s.d_in + s.d_out) for s in sites.values())
 
 
 def adapter_bytes(session: Session) -> int:
-    """Bytes, float32, of the adapter a run would export: factors and head.
+    """Size in bytes, as float32, of the factors and head that a run would export.
 
     A method that trains the backbone exports the whole model.
     """
@@ -38,7 +38,7 @@ def adapter_bytes(session: Session) -> int:
 
 
 def gemm_rate() -> float:
-    """Multiply-adds per second of one matrix product on this machine, float32."""
+    """Measure the multiply-adds per second of a float32 matrix product here."""
     x = jnp.ones((1024, 1024), jnp.float32)
     product = jax.jit(lambda x: x @ x)
     product(x).block_until_ready()
@@ -49,9 +49,10 @@ def gemm_rate() -> float:
 
 
 def estimated_seconds(session: Session) -> float:
-    """Rough time of training: multiply-adds over the rate of one matrix product.
+    """Estimate the training time from multiply-adds and the rate of a matrix product.
 
-    Frozen kernels cost a forward pass and one product backward, trained ones two.
+    A frozen kernel costs one product forward and one backward, a trained kernel one
+    forward and two backward.
     """
     layers = trees.union(session.trainable, session.frozen)["backbone"]["layers"]
     trained = "backbone" in session.trainable
@@ -61,7 +62,7 @@ def estimated_seconds(session: Session) -> float:
     padded = edges[np.searchsorted(edges, train.lengths)].astype(float)
     width = session.base.config.width
     per_token = passes * trees.count(layers)
-    if not trained:  # else the layers are stacked already
+    if not trained:  # trained layers already have an axis of seeds
         per_token *= session.settings.uncertainty.seeds
     attention = 2 * passes * session.base.config.layers * width * padded
     epoch = float(np.sum(padded * (per_token + attention)))
@@ -69,7 +70,7 @@ def estimated_seconds(session: Session) -> float:
 
 
 def opening(session: Session) -> Table:
-    """Parameters trained, generated and frozen; adapter's size; estimated time."""
+    """Numbers of trained, generated and frozen parameters, adapter size and time."""
     params = trees.union(session.trainable, session.frozen)
     base, parts = {n: params[n] for n in ("backbone", "head")}, session.model.parts
     generated = _factors(parts.hyper_sites, parts.rank)
@@ -98,7 +99,7 @@ def opening(session: Session) -> Table:
 
 
 def closing(summary: dict[str, Any]) -> Table:
-    """Norms of the deltas, their cosine, and NLL on train beside validation."""
+    """Norms of the deltas, their cosine, and the selection metric on each split."""
     rows = []
     if found := summary["deltas"]:
         norms = found["norms"]

@@ -23,7 +23,7 @@ class Examples(NamedTuple):
     """Labelled examples of a split, with the probabilities a run gives them."""
 
     before: np.ndarray  # (N, Y) float64, without the post-hoc calibrator
-    after: np.ndarray | None  # (N, Y) float64, with it; None: there is none
+    after: np.ndarray | None  # (N, Y) float64, with it; None if it changes nothing
     labels: np.ndarray  # (N,) classes
     ids: np.ndarray  # (N,)
     soft: np.ndarray | None = None  # (N, Y) shares of raters
@@ -35,10 +35,10 @@ class Examples(NamedTuple):
 
 
 def load(workdir: epath.PathLike) -> Series:
-    """The run of a folder, or all runs of its folders seed_0, seed_1, ...
+    """Load the run of a folder, or all runs of its folders seed_0, seed_1, ...
 
     Raises:
-      UserError: no run there, or a file that is not what it says.
+      UserError: the folder has no run, or one of its files is damaged.
     """
     run = Run.open(workdir)
     seeds = [] if run.config_file.exists() else run.seeds()
@@ -46,10 +46,10 @@ def load(workdir: epath.PathLike) -> Series:
 
 
 def load_all(workdirs: Sequence[epath.PathLike]) -> list[Series]:
-    """Runs of several folders; folders of the same name get their parents' names too.
+    """Load several folders; the names of equally named ones include their parents'.
 
     Raises:
-      UserError: as `load`, or a folder given twice.
+      UserError: as `load`, or a folder is given twice.
     """
     names = unique_names(workdirs)
     loaded = [load(workdir) for workdir in workdirs]
@@ -57,10 +57,10 @@ def load_all(workdirs: Sequence[epath.PathLike]) -> list[Series]:
 
 
 def examples(run: Results, split: str) -> Examples | None:
-    """Labelled examples of a split of a classification run; None where it has none."""
+    """Labelled examples of a split of a classification run, or None without any."""
     if (found := run.predictions.get(split)) is None or found.logits.shape[1] < 2:
         return None
-    if found.labels.ndim != 1:  # soft labels: no one class to be right about
+    if found.labels.ndim != 1:  # a soft label does not say which class is right
         return None
     keep = found.labels >= 0
     if not keep.any():
@@ -76,14 +76,14 @@ def examples(run: Results, split: str) -> Examples | None:
 
 
 def all_examples(series: Series, split: str) -> list[Examples] | None:
-    """Labelled examples of every seed; None where one of them has none."""
+    """Labelled examples of every seed, or None if a seed has none."""
     found = [examples(run, split) for run in series.seeds]
     every = [one for one in found if one is not None]
     return every if every and len(every) == len(found) else None
 
 
 def changes(calibrator: Any, train_temperature: float) -> bool:
-    """Whether a fitted state changes what the training temperature gives."""
+    """Whether a calibrator gives other probabilities than the training temperature."""
     if calibrator is None or isinstance(calibrator, calibrators.Identity):
         return False
     return getattr(calibrator, "temperature", None) != train_temperature

@@ -1,5 +1,5 @@
 """The run folder: its paths, record, predictions, calibrator, metric log and lock.
 
-This is the only package that spells a file name of a run. It reads and writes files and
-knows nothing of how a model is trained, evaluated or reported.
+This is the only package that spells the file names of a run, and it reads and writes
+these files. How a model is trained, evaluated or reported may not come in.
 """

@@ -1,4 +1,4 @@
-"""The calibrator of a run, calibrator.json."""
+"""Reads and writes the calibrator of a run, calibrator.json."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from hypelora_jax.run.paths import Run
 
 
 def read(run: Run) -> Any | None:
-    """State of the calibrator fitted after training; None where there is none.
+    """Read the calibrator fitted after training; return None if nothing was fitted.
 
     Raises:
-      UserError: a calibrator.json that is not what a fit writes.
+      UserError: calibrator.json is not what a fit writes.
     """
     file = run.calibrator_file
     if not file.exists():

@@ -1,4 +1,4 @@
-"""One run a folder: a lock that the operating system drops when its process dies."""
+"""A lock on a run folder, which the operating system drops if its process dies."""
 
 import contextlib
 import json
@@ -17,19 +17,19 @@ from hypelora_jax.run.paths import Run
 def hold(run: Run) -> Iterator[None]:
     """Lock a run folder while the block runs.
 
-    The lock is flock(2) on DIR/.lock: a killed process leaves a file and no lock. An
-    object store (gs://...) has none, nor have some network filesystems; the log says so
-    and the run goes on unguarded.
+    The lock is flock(2) on DIR/.lock, so a killed process leaves the file but no lock.
+    Object stores (gs://...) and some network file systems have no locks. Then the log
+    says so, and the run goes on without a lock.
 
     Raises:
-      UserError: another run holds the folder; says which process.
+      UserError: another run uses the folder; the message names its process.
     """
     workdir = run.path
     if "://" in str(workdir):
         logging.info("%s: object stores have no locks; start one run only", workdir)
         yield
         return
-    import fcntl  # local: Windows has none, and nothing else here needs it
+    import fcntl  # local, because Windows does not have this module
 
     with open(run.lock_file, "a+") as file:
         try:
@@ -57,5 +57,5 @@ def _owner(text: str) -> str:
     try:
         owner = json.loads(text)
         return f"process {owner['pid']} on {owner['host']} since {owner['started']}"
-    except (ValueError, KeyError, TypeError):  # it has not written its name yet
+    except (ValueError, KeyError, TypeError):  # the owner has not written its name yet
         return "another process"

@@ -14,13 +14,13 @@ from hypelora_jax.sharding import processes
 
 
 class MetricLog:
-    """Rows of metrics.jsonl and TensorBoard events of one run; a context manager.
+    """Writes metrics.jsonl and TensorBoard events of one run; a context manager.
 
-    A run that goes on from step s first drops the rows after s, which it will write
-    again, so that each step occurs once. It also drops the evaluations at s, if
-    `judged` says that they were not finished. Where files cannot be appended to
-    (gs://...), rows are kept and the file is written whole at each save; TensorBoard
-    events are left out. Of several processes the first writes, the others are silent.
+    A run that resumes from step s first drops the rows after s, because it will write
+    them again. It also drops the evaluations at s if `judged` is False, that is, if
+    they were not finished. If files cannot be appended to (gs://...), rows are kept in
+    memory, the file is written whole at each save, and there are no TensorBoard events.
+    With several processes, only process 0 writes.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class MetricLog:
                 if row["step"] < resume_step or row["split"] == "train"
             ]
         self._file: IO[str] | None = None
-        self._board: Any = None  # set if and only if the file is
+        self._board: Any = None  # set if and only if `_file` is set
         self.flush()
         if self._writes and appends(run.path):
             self._file = self._path.open("a")
-            # local: tensorboardX imports torch where that is installed, which takes 5 s
+            # local: tensorboardX imports torch if that is installed, which takes 5 s
             from tensorboardX import SummaryWriter
 
             self._board = SummaryWriter(
@@ -72,15 +72,15 @@ class MetricLog:
             self._board.close()
 
     def advance(self) -> None:
-        """One step done."""
+        """Advance the progress bar by one step."""
         self._bar.update(1)
 
     def show(self, **values: str) -> None:
-        """Text beside the progress bar."""
+        """Show names and values at the end of the progress bar."""
         self._bar.set_postfix(values, refresh=False)
 
     def write(self, row: dict[str, Any]) -> None:
-        """One row; numbers also go to TensorBoard under split/name."""
+        """Write one row; numbers also go to TensorBoard under split/name."""
         if self._file is None:
             self._rows.append(row)
             return
@@ -91,19 +91,19 @@ class MetricLog:
                 self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
     def flush(self) -> None:
-        """Called at each save: rows reach a store that cannot append."""
+        """Write the rows to a store that cannot append; called at each save."""
         if self._file is None and self._writes:
             text = "".join(json.dumps(row) + "\n" for row in self._rows)
             files.write_whole(self._path, text)
 
 
 def appends(folder: epath.PathLike) -> bool:
-    """Whether files there can be appended to: not in an object store."""
+    """Whether files in a folder can be appended to, unlike those in object stores."""
     return "://" not in str(folder)
 
 
 def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl up to a step; a line cut short by a kill is dropped."""
+    """Read a metrics.jsonl up to a step; a line cut short by a kill is dropped."""
     if not path.exists():
         return []
     rows = []
@@ -118,7 +118,7 @@ def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:
 
 
 def read_rows(path: epath.Path) -> list[dict[str, Any]]:
-    """All rows of a metrics.jsonl; a last line still being written is left out.
+    """Read all rows of a metrics.jsonl, except a last line that is still being written.
 
     Raises:
       UserError: an earlier line is not JSON.
@@ -137,7 +137,7 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
 
 
 def summary(judged: dict[str, dict[str, Any]]) -> str:
-    """The metrics of an epoch's splits that a reader follows, on one line."""
+    """Return the main metrics of an epoch's splits, on one line."""
     names = ("nll", "mse", "accuracy", "mcc", "f1", "pearson", "ece")
     parts = []
     for split, values in judged.items():

@@ -12,10 +12,10 @@ from hypelora_jax.errors import UserError
 
 
 def read(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """Arrays of an `.npz` file by name; nothing is unpickled.
+    """Read the arrays of an `.npz` file by name; nothing is unpickled.
 
     Raises:
-      UserError: a file that is no `.npz`, is damaged, or holds pickled objects.
+      UserError: the file is not an `.npz`, is damaged, or has pickled objects in it.
     """
     path = epath.Path(path)
     try:
@@ -40,5 +40,5 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
 def write(path: epath.PathLike, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays by name, compressed; the file appears whole or not at all."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # a name: no flag
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # names, not flags
     files.write_whole(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""A run is a folder: where each of its files stands."""
+"""A run is a folder; this module gives the path of each of its files."""
 
 import dataclasses
 import uuid
@@ -9,9 +9,10 @@ from etils import epath
 from hypelora_jax import files
 from hypelora_jax.errors import UserError
 
-MANIFEST = "manifest.json"  # of a checkpoint: sums of its files
-SELECTION = "selection.json"  # of a checkpoint: how its epoch did
-COMMITTED = "commit_success.txt"  # of a checkpoint: orbax adds it after the manifest
+# Files of a checkpoint:
+MANIFEST = "manifest.json"  # checksums of the other files
+SELECTION = "selection.json"  # scores of the checkpoint's epoch
+COMMITTED = "commit_success.txt"  # orbax adds it after the manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +23,20 @@ class Run:
 
     @classmethod
     def open(cls, workdir: epath.PathLike) -> "Run":
-        """The run of a folder, which need not exist, by its absolute path."""
+        """Return the run of a folder, which need not exist, with its absolute path."""
         return cls(files.absolute(workdir))
 
     @classmethod
     def create(cls, workdir: epath.PathLike) -> "Run":
-        """The run of a folder, made if it is not there.
+        """Return the run of a folder, which is created if it does not exist.
 
         Raises:
-          UserError: it cannot be made or written.
+          UserError: the folder cannot be created or written.
         """
         run = cls.open(workdir)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            # a name of this process alone: several may open one folder at once
+            # a unique name, because several processes may open one folder at once
             probe = run.path / f".write_probe-{uuid.uuid4().hex}"
             probe.write_text("")
             probe.unlink()
@@ -53,7 +54,7 @@ class Run:
 
     @property
     def config_file(self) -> epath.Path:
-        """Config, task, model and versions of the run; a run has one from its start."""
+        """Config, task, model and versions of the run; written when the run starts."""
         return self.path / "config.json"
 
     @property
@@ -88,7 +89,7 @@ class Run:
 
     @property
     def lock_file(self) -> epath.Path:
-        """Locked by the process that writes to the folder."""
+        """File that is locked by the process that writes to the folder."""
         return self.path / ".lock"
 
     @property
@@ -119,11 +120,11 @@ class Run:
         return self.path / "eval" / split / "metrics.json"
 
     def evaluated_splits(self) -> list[str]:
-        """Splits that have metrics: validation first, then by name."""
+        """Return the splits that have metrics: validation first, then by name."""
         return self._splits("metrics.json")
 
     def predicted_splits(self) -> list[str]:
-        """Splits that have predictions: validation first, then by name."""
+        """Return the splits that have predictions: validation first, then by name."""
         return self._splits("predictions.npz")
 
     def _splits(self, name: str) -> list[str]:
@@ -131,11 +132,11 @@ class Run:
         return sorted(found, key=lambda split: (split != "validation", split))
 
     def seed(self, number: int) -> "Run":
-        """The run of one seed in a folder of seeds."""
+        """Return the run of one seed in a folder of seeds."""
         return Run(self.path / f"seed_{number}")
 
     def seeds(self) -> list["Run"]:
-        """Folders seed_0, seed_1, ... that exist, in the order of their numbers."""
+        """Return the runs seed_0, seed_1, ... that exist, in order of their numbers."""
         found = [p for p in self.path.glob("seed_*") if _number(p).isdecimal()]
         return [Run(path) for path in sorted(found, key=lambda p: int(_number(p)))]
 
@@ -148,14 +149,14 @@ def unique_names(
     workdirs: Sequence[epath.PathLike],
     twice: str = "{} is given twice; wanted each --workdir once",
 ) -> list[str]:
-    """Short names of runs: the last part of each path, or as many as tell them apart.
+    """Name each run by the last parts of its path, as few as tell all runs apart.
 
     Args:
-      workdirs: as the user gave them.
-      twice: the error's text, where a folder is among them twice.
+      workdirs: folders as the user gave them.
+      twice: error message if a folder is given twice.
 
     Raises:
-      UserError: the same folder twice.
+      UserError: a folder is given twice.
     """
     parts = [Run.open(workdir).path.parts for workdir in workdirs]
     for workdir, own in zip(workdirs, parts, strict=True):

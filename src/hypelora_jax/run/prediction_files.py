@@ -1,4 +1,4 @@
-"""Predictions that a user gives as `.npz`, `.csv` or `.jsonl`, and their metrics."""
+"""Reads a user's predictions from `.npz`, `.csv` or `.jsonl`, and computes metrics."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.errors import UserError
 from hypelora_jax.run import npz, prediction_rows
 
-SUM_TOLERANCE = 1e-3  # of a row of probabilities: files often hold rounded ones
+SUM_TOLERANCE = 1e-3  # for rows of probabilities, which files often have rounded
 
 
 class Labelled(NamedTuple):
@@ -19,24 +19,25 @@ class Labelled(NamedTuple):
 
     probs: np.ndarray  # (N, Y) float64, rows sum to 1
     labels: np.ndarray  # (N,) int64, 0 .. Y - 1
-    logits: np.ndarray | None = None  # (N, Y) float64, if the file holds logits
+    logits: np.ndarray | None = None  # (N, Y) float64, if the file has logits
     ids: np.ndarray | None = None  # (N,) if the file names its rows
     dropped: int = 0  # rows without a label
     soft: np.ndarray | None = None  # (N, Y) shares of raters, if the file has them
 
 
 def read(path: epath.PathLike) -> Labelled:
-    """Predictions of a file; the suffix says the format.
+    """Read the predictions in a file; its suffix names the format.
 
-    `.npz`: `probs` or `logits` (N, Y), `labels` (N,), perhaps `ids` (N,) and `soft`
-    (N, Y), the shares of raters; pickled arrays are refused. `.csv`: a header with
-    `label, prob_0, prob_1, ...`. `.jsonl`: `{"label": 0, "probs": [...]}` on each line.
-    Both may have an `id`. The label -1 means that there is none: such rows are left out
-    and counted.
+    - `.npz` has `probs` or `logits` (N, Y), `labels` (N,), and optionally `ids` (N,)
+      and `soft` (N, Y), the shares of raters; pickled arrays are refused.
+    - `.csv` has a header with `label, prob_0, prob_1, ...` and optionally `id`.
+    - `.jsonl` has `{"label": 0, "probs": [...]}` on each line, optionally with `id`.
+
+    The label -1 means that a row has no label; such rows are left out and counted.
 
     Raises:
-      UserError: a file that is missing, malformed or empty, or a row whose numbers are
-        no probabilities or whose label is no class, with the row's line.
+      UserError: the file is missing, malformed or empty, a row's numbers are not
+        probabilities, or its label is not a class. The message names the row's line.
     """
     path = epath.Path(path)
     texts = {".csv": prediction_rows.from_csv, ".jsonl": prediction_rows.from_jsonl}
@@ -59,18 +60,18 @@ def metrics_of_file(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What `hypelora metrics` prints: `metrics.compute_all` of a file's predictions.
+    """Compute what `hypelora metrics` prints: `metrics.compute_all` of a file.
 
-    Logits count as they are, at temperature 1. Rows without a label are left out, with
-    one warning that counts them.
+    Logits are used as they are, at temperature 1. Rows without a label are left out,
+    with one warning that counts them.
 
     Args:
-      path: of a file as `read` takes it.
-      bins: of the calibration errors.
-      replicas: above 0, metrics that have an interval become {"value", "low", "high"},
-        from as many bootstrap replicas.
-      level: of the intervals.
-      seed: of the replicas, and of the labels drawn for ece_noise_floor and
+      path: a file that `read` accepts.
+      bins: number of bins of the calibration errors.
+      replicas: number of bootstrap replicas. If it is above 0, metrics that have an
+        interval become {"value", "low", "high"}.
+      level: confidence level of the intervals.
+      seed: seed of the replicas, and of the labels drawn for ece_noise_floor and
         consistency_p.
     """
     if bins < 1:
@@ -130,7 +131,7 @@ def _soft(
     shape: tuple[int, int],
     keep: np.ndarray,
 ) -> np.ndarray | None:
-    """Shares of raters of the labelled rows, if the file has them."""
+    """Return the shares of raters of the labelled rows, if the file has them."""
     if "soft" not in held:
         return None
     soft = held["soft"]
@@ -167,7 +168,7 @@ def _show(row: np.ndarray) -> str:
 
 
 def _refuse(bad: np.ndarray, message: Callable[[int], str]) -> None:
-    """UserError for the first bad row, if there is one."""
+    """Raise a UserError for the first bad row, if there is one."""
     if bad.any():
         raise UserError(message(int(np.argmax(bad))))
 
@@ -185,7 +186,7 @@ def _checked(
     labels: np.ndarray,
     ids: np.ndarray | None,
 ) -> Labelled:
-    """Labelled rows, if every row is a distribution and every label a class or -1."""
+    """Check that rows are distributions and labels valid; return the labelled rows."""
     n, num_classes = probs.shape
     for bad, wanted in _row_checks(probs):
         _refuse(bad, _says(lambda i: f"{at(i)}: probs", probs, wanted))
@@ -205,7 +206,7 @@ def _checked(
 
 
 def _row_checks(probs: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-    """Which rows fail, and what was wanted; a later check may rely on earlier ones."""
+    """Yield which rows fail, and what is wanted; checks may rely on earlier ones."""
     yield np.asarray(~np.isfinite(probs).all(axis=1)), "finite numbers"
     yield np.asarray((probs < 0).any(axis=1)), "no negative probability"
     off = np.asarray(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)

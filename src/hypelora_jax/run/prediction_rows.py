@@ -1,4 +1,4 @@
-"""Rows of predictions in text files, with the line each stands on."""
+"""Reads rows of predictions from text files, with their line numbers."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from hypelora_jax.errors import UserError
 
 
 class Row(NamedTuple):
-    """One example as written: nothing but its form is checked."""
+    """One example as written; only its form is checked."""
 
     line: int
     label: int
@@ -22,10 +22,10 @@ class Row(NamedTuple):
 
 
 def from_csv(path: epath.Path) -> list[Row]:
-    """Rows of a CSV file with the columns label, prob_0, prob_1, ... and perhaps id.
+    """Read a CSV file with the columns label, prob_0, prob_1, ... and optionally id.
 
     Raises:
-      UserError: a wrong column, a ragged row or a value that is no number.
+      UserError: a column is wrong, a row is ragged, or a value is not a number.
     """
     reader = csv.DictReader(
         io.StringIO(files.read_text(path), newline=""),
@@ -68,10 +68,10 @@ def _csv_row(
 
 
 def from_jsonl(path: epath.Path) -> list[Row]:
-    """Rows of a JSON lines file: `{"label": 0, "probs": [...]}`, perhaps with `id`.
+    """Read JSON lines: `{"label": 0, "probs": [...]}`, optionally with `id`.
 
     Raises:
-      UserError: a line that is no such object.
+      UserError: a line is not such an object.
     """
     lines = enumerate(files.read_text(path).split("\n"), start=1)
     return [_json_row(path, n, s) for n, s in lines if s.strip()]

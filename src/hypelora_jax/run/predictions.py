@@ -12,19 +12,19 @@ from hypelora_jax.run import npz
 
 
 class Predictions(NamedTuple):
-    """What predictions.npz of a split holds."""
+    """Contents of a split's predictions.npz."""
 
     logits: np.ndarray  # (N, Y) raw
-    labels: np.ndarray  # (N,), -1 (a number: NaN) where there is none
+    labels: np.ndarray  # (N,); a missing label is -1, a missing number NaN
     ids: np.ndarray | None = None  # (N,)
     soft: np.ndarray | None = None  # (N, Y) shares of raters
 
 
 def read(path: epath.PathLike) -> Predictions:
-    """Predictions of a split as `write` wrote them.
+    """Read the predictions of a split as `write` wrote them.
 
     Raises:
-      UserError: no readable `.npz` file, or an array that is missing or mis-shaped.
+      UserError: the file is not a readable `.npz`, or an array is missing or misshaped.
     """
     arrays = npz.read(path)
     if missing := {"logits", "labels"} - set(arrays):
@@ -55,12 +55,12 @@ def write(
     """Write the predictions of a split; the file appears whole or not at all.
 
     Args:
-      path: of the file; folders are made.
+      path: path of the file; missing folders are created.
       logits: (N, Y), raw.
-      labels: (N,), -1 where there is none.
-      ids: (N,); None: 0 .. N - 1.
-      members: (K, N, Y), raw logits of what the prediction averages; they become
-        `member_logits`.
+      labels: (N,), -1 for a missing label.
+      ids: (N,); None means 0 .. N - 1.
+      members: (K, N, Y), raw logits of the members that the prediction averages; they
+        are written as `member_logits`.
       soft: (N, Y), shares of raters.
     """
     labels = np.asarray(labels)

@@ -1,4 +1,4 @@
-"""The record of a run, config.json, and what must not change when a run goes on."""
+"""The record of a run, config.json, and what must not change when a run resumes."""
 
 import dataclasses
 import hashlib
@@ -27,7 +27,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, this package and what it computes with."""
+    """Return the versions of Python, this package and the packages it computes with."""
     out = {
         "python": platform.python_version(),
         "hypelora_jax": hypelora_jax.__version__,
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Commit of the checkout this package runs from; "" for an installed one."""
+    """Return the commit of the git checkout, or "" if the package is installed."""
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return ""
@@ -48,7 +48,7 @@ def _commit() -> str:
 
 
 def located(settings: Settings) -> Settings:
-    """The settings with absolute paths, so that they mean the same from any folder.
+    """Make paths in the settings absolute, so that they mean the same in any folder.
 
     Names (`minilm`, `random:PRESET`, a hub name) and gs://... stay as they are.
     """
@@ -70,12 +70,12 @@ def located(settings: Settings) -> Settings:
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
-    """Settings as plain JSON values."""
+    """Return the settings as plain JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 def weights_sha256(base: Base) -> str:
-    """SHA-256 over the base model's weight files; "" for random weights."""
+    """Return the SHA-256 of the base model's weight files, or "" for random weights."""
     if base.folder is None:
         return ""
     digest = hashlib.sha256()
@@ -94,13 +94,13 @@ def record(
     edges: Sequence[int],
     total_steps: int,
 ) -> dict[str, Any]:
-    """What config.json holds.
+    """Return the contents of config.json.
 
     Args:
-      settings: all of them, with absolute paths.
-      task: with the names of its classes.
+      settings: all settings, with absolute paths.
+      task: the task, with the names of its classes.
       base: the base model.
-      mesh: of the devices.
+      mesh: the device mesh.
       edges: lengths T of the buckets, in tokens.
       total_steps: optimizer steps of the whole run.
     """
@@ -125,10 +125,10 @@ def record(
 
 
 def read_record(run: Run) -> dict[str, Any] | None:
-    """config.json of a run folder; None where there is none yet.
+    """Read config.json of a run folder; return None if there is none yet.
 
     Raises:
-      UserError: the file is damaged, or it is not a run's.
+      UserError: the file is damaged, or it does not belong to a run.
     """
     path = run.config_file
     if not path.exists():
@@ -143,10 +143,10 @@ def read_record(run: Run) -> dict[str, Any] | None:
 
 
 def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
-    """(run, config.json) of a folder that must hold a run.
+    """Return (run, config.json) of a folder that must contain a run.
 
     Raises:
-      UserError: it holds none.
+      UserError: the folder does not contain a run.
     """
     run = Run.open(workdir)
     record = read_record(run)
@@ -159,12 +159,12 @@ def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
 
 
 def settings_of(record: dict[str, Any]) -> Settings:
-    """The settings a run was trained with."""
+    """Return the settings that a run was trained with."""
     return settings_lib.from_dict(record["config"])
 
 
 def task_of(record: dict[str, Any]) -> Task:
-    """The task a run was trained for, with the names of its classes."""
+    """Return the task that a run was trained for, with the names of its classes."""
     task = dict(record["task"])
     return Task(**task | {n: tuple(task[n]) for n in ("labels", "metrics")})
 
@@ -172,14 +172,14 @@ def task_of(record: dict[str, Any]) -> Task:
 def check_same(
     workdir: epath.PathLike, settings: Settings, record: dict[str, Any]
 ) -> None:
-    """Refuse to go on in a folder that holds another run.
+    """Check that the run in a folder has the same settings, so that it may resume.
 
-    The mesh may differ: a checkpoint of any mesh is restored on any other.
+    The mesh may differ, because a checkpoint of any mesh can be restored on any other.
 
     Raises:
-      UserError: names the first field that differs.
+      UserError: a field differs; the message names the first one.
     """
-    # a field younger than the record has its default there
+    # a field that is newer than the record gets its default value
     mine, theirs = flat(as_dict(settings)), flat(as_dict(settings_of(record)))
     for name in sorted(mine.keys() | theirs.keys()):
         if name.startswith("mesh."):
@@ -192,7 +192,7 @@ def check_same(
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted path -> leaf of nested dicts; an empty dict is a leaf."""
+    """Map dotted paths to the leaves of nested dicts; an empty dict is a leaf."""
     out: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict) and value:
@@ -205,16 +205,16 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def check_data(
     workdir: epath.PathLike, now: dict[str, Any], record: dict[str, Any]
 ) -> None:
-    """Refuse to go on with data other than the run began with.
+    """Check that the data are those that the run began with.
 
     Args:
-      workdir: of the run.
-      now: what the record would say of the data as they are: the task, the buckets, the
-        number of steps, and the vectors that examples are conditioned on, if any.
-      record: of the run.
+      workdir: folder of the run.
+      now: what a new record would say about the data: the task, the buckets, the number
+        of steps, and the vectors that examples are conditioned on, if any.
+      record: record of the run.
 
     Raises:
-      UserError: one of them differs.
+      UserError: one of these differs from the record.
     """
     then = {**record, "task": task_of(record)}
     for name in (*now, "condition"):
@@ -227,7 +227,7 @@ def check_data(
 
 
 def check_weights(workdir: epath.PathLike, base: Base, record: dict[str, Any]) -> None:
-    """Refuse to go on with a base model other than the one the run began with.
+    """Check that the base model is the one that the run began with.
 
     Raises:
       UserError: the weight files differ.

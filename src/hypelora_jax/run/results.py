@@ -1,4 +1,4 @@
-"""The results of a run: what the files of its folder say, read at once."""
+"""The results of a run, read at once from all files of its folder."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,33 +14,33 @@ WAY_OUT = "restore the file, or run evaluate again"
 
 
 class Results(NamedTuple):
-    """What a run's files say of its training and its evaluated splits."""
+    """What a run's files say about its training and its evaluated splits."""
 
     name: str
-    config: dict[str, Any]  # of config.json, facts of the machine included
+    config: dict[str, Any]  # config.json, including facts about the machine
     metrics: Mapping[str, dict[str, Any]]  # split -> raw metrics, "calibrated": {...}
     predictions: Mapping[str, Predictions] = {}
     calibrator: Any = None  # fitted after training; None if nothing was fitted
     curve: Sequence[dict[str, Any]] = ()  # rows of metrics.jsonl
     best_step: int | None = None  # of the chosen checkpoint
-    train_temperature: float = 1.0  # learned in training: divides the logits "before"
+    train_temperature: float = 1.0  # learned in training; divides uncalibrated logits
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The configuration alone, without facts of the machine."""
+        """The configuration alone, without facts about the machine."""
         return self.config.get("config", self.config)
 
     @property
     def seed(self) -> int | None:
-        """The seed the run was trained with, where its config says so."""
+        """The seed that the run was trained with, or None if its config has none."""
         return self.settings.get("seed")
 
 
 def read(run: Run) -> Results:
-    """Results of a run: config.json, and what there is of the other files.
+    """Read the results of a run: config.json, and the other files that exist.
 
     Raises:
-      UserError: no folder, no config.json in it, or a file that is not what it says.
+      UserError: the folder or its config.json does not exist, or a file is malformed.
     """
     if not run.config_file.exists():
         way_out = "train a run there first"
@@ -74,17 +74,17 @@ def read(run: Run) -> Results:
 
 
 def _metrics(found: dict[str, Any], fitted: bool) -> dict[str, Any]:
-    """Raw metrics with the calibrated ones below; the file has it reversed."""
+    """Nest the calibrated metrics in the raw ones; the file nests raw in calibrated."""
     raw = found.get("uncalibrated", {})
     calibrated = {k: v for k, v in found.items() if k != "uncalibrated"}
     if not fitted or not raw:
         return {**calibrated, **raw}
-    # task scores do not depend on the temperature: the file may have them once only
+    # task scores do not depend on the temperature, so the file may have them only once
     return {**calibrated, **raw, "calibrated": calibrated}
 
 
 def train_temperature(found: Mapping[str, dict[str, Any]], fitted: bool) -> float:
-    """Temperature of the probabilities without the fitted one, where a file says it."""
+    """Return the temperature that files name for uncalibrated probabilities, or 1."""
     for metrics in found.values():
         raw = metrics.get("uncalibrated", {}) if fitted else metrics
         if "temperature" in raw:
@@ -97,7 +97,7 @@ def _best_step(
     curve: Sequence[dict[str, Any]],
     found: Mapping[str, dict[str, Any]],
 ) -> int | None:
-    """Step that was evaluated; else that of the lowest selection NLL, or the last."""
+    """Return the step that was evaluated, else the one that `select_on` chooses."""
     if said := [metrics["step"] for metrics in found.values() if "step" in metrics]:
         return said[0]
     select_on = config.get("config", config).get("select_on", "calibration")

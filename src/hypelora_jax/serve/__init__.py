@@ -1,4 +1,5 @@
-"""An optional HTTP service that answers for finished runs which share one backbone.
+"""An optional HTTP service that answers for finished runs that share one backbone.
 
-Models, training and file formats may not come in, and only commands imports this room.
+Models, training and file formats may not come in, and only `commands` imports this
+package.
 """

@@ -1,7 +1,7 @@
 """Several runs that share one backbone: one copy of its weights and of its programs.
 
 The adapter and the head are arguments of the compiled programs, so runs whose adapters
-have the same shapes run the same programs, and a further run compiles nothing.
+have the same shapes share the programs, and a further such run compiles nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from hypelora_jax.run import records
 from hypelora_jax.run.paths import unique_names
 from hypelora_jax.types import Params
 
-AdapterPool = dict[str, Predictor]  # by name; the first answers if none is named
-Programs = dict[tuple, Callable]  # `classify` by (sizes, dtype, outputs)
+AdapterPool = dict[str, Predictor]  # by name; the first is the default
+Programs = dict[tuple, Callable]  # (sizes, dtype, outputs) -> `classify`
 
 
 def open_pool(
     workdirs: Sequence[str], batch_sizes: Sequence[int], **options: Any
 ) -> AdapterPool:
-    """Runs by name, ready to answer, all with the lengths T of the longest.
+    """Load runs by name; all get the lengths T of the run with the longest texts.
 
     Args:
       workdirs: folders of trained or imported runs of one base model.
@@ -49,7 +49,7 @@ def open_pool(
 
 
 def names_of(workdirs: Sequence[str]) -> dict[str, str]:
-    """{name: folder}: the last part of each path, or as many as tell them apart.
+    """Return {name: folder}; a name is the shortest end of the path that is unique.
 
     Raises:
       UserError: the same folder is given twice.
@@ -59,7 +59,7 @@ def names_of(workdirs: Sequence[str]) -> dict[str, str]:
 
 
 def _check_same_base(names: dict[str, str]) -> None:
-    """Refuse runs of different weights, from config.json, before any is loaded."""
+    """Refuse runs with different base weights, by config.json, before loading any."""
     models = {n: records.open_record(w)[1]["model"] for n, w in names.items()}
     (first, wanted), *others = models.items()
     for name, model in others:
@@ -77,9 +77,9 @@ def _other_base(first: str, base: str, name: str, other: str) -> str:
 def _sharing(
     first: Predictor, predictor: Predictor, programs: Programs, alone: bool
 ) -> Predictor:
-    """The predictor with the backbone and the programs of the first one."""
+    """Return the predictor with the backbone and the programs of the first one."""
     fitted, session = predictor.fitted, predictor.fitted.session
-    if "backbone" not in fitted.frozen:  # it was trained, so it cannot be shared
+    if "backbone" not in fitted.frozen:  # it was trained and is not shared
         if alone:
             return predictor
         raise UserError(
@@ -108,7 +108,7 @@ def _sharing(
 
 
 def _check_same_arrays(first: Predictor, other: Predictor) -> None:
-    """Refuse random weights that were drawn differently; they have no sha256."""
+    """Refuse random weights that differ; they have no sha256, so compare the arrays."""
     pair = [one.fitted.frozen["backbone"] for one in (first, other)]
     shapes = [jax.tree.map(lambda x: x.shape, tree) for tree in pair]
     same = shapes[0] == shapes[1] and jax.tree.all(jax.tree.map(np.array_equal, *pair))
@@ -119,7 +119,7 @@ def _check_same_arrays(first: Predictor, other: Predictor) -> None:
 
 
 def _narrowed(classify: Callable) -> Callable:
-    """`classify` given only what it reads, so that all methods pass the same tree."""
+    """Pass `classify` only what it reads, so that all methods can share its program."""
 
     def of_rows(params: Params, lora: Any, rows: Any) -> jax.Array:
         return classify({n: params[n] for n in ("backbone", "head")}, lora, rows)
@@ -128,7 +128,7 @@ def _narrowed(classify: Callable) -> Callable:
 
 
 def _with_edges(predictor: Predictor, edges: tuple[int, ...]) -> Predictor:
-    """The predictor with these lengths; padding to a length changes no answer."""
+    """Return the predictor with these lengths; longer padding changes no answer."""
     answerers = {
         rows: evaluation.answerer(predictor.fitted, edges, rows)
         for rows in predictor.answerers

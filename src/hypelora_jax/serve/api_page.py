@@ -1,4 +1,4 @@
-"""The OpenAPI description as an HTML page without scripts or links to elsewhere."""
+"""The OpenAPI description as an HTML page without scripts or external links."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from hypelora_jax.serve.page import STYLE
 
 
 def html(openapi: dict[str, Any]) -> str:
-    """The page of an OpenAPI 3.1 document."""
+    """Return the page of an OpenAPI 3.1 document."""
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'

@@ -1,4 +1,4 @@
-"""The paths of the service, in FastAPI; the extra `serve` installs it."""
+"""The paths of the service, in FastAPI, which the extra `serve` installs."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ ABOUT = """Calibrated predictions of fine-tuned runs. The numbers are those of
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-    """The parts that the paths answer from."""
+    """The objects that the paths need to answer."""
 
     pool: AdapterPool
     batcher: Batcher
@@ -45,7 +45,7 @@ class Service:
 
 
 def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
-    """The ASGI application; `hosts`: host names it answers to, (): any."""
+    """Return the ASGI application; `hosts` are the allowed host names, () is any."""
 
     @contextlib.asynccontextmanager
     async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -57,7 +57,7 @@ def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
         version=hypelora_jax.__version__,
         description=ABOUT,
         lifespan=running,
-        docs_url=None,  # FastAPI's pages fetch scripts from elsewhere: ours is /docs
+        docs_url=None,  # FastAPI's page loads external scripts; ours is /docs
         redoc_url=None,
     )
     _add_api(app, service)
@@ -80,10 +80,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
         summary="Ask an adapter",
     )
     async def predict(questions: Annotated[Questions, Body()]) -> Response:
-        """One question gives an object, a list of them a list in the same order.
+        """One question returns an object; a list returns a list in the same order.
 
-        Errors are `{"error": "..."}`: 400 no JSON, 404 unknown adapter, 413 too large,
-        415 no `application/json`, 422 no such question, 429 too often, 503 too busy.
+        Errors are `{"error": "..."}`: 400 not JSON, 404 unknown adapter, 413 too large,
+        415 not `application/json`, 422 not a valid question, 429 too many requests,
+        503 too busy.
         """
         if isinstance(questions, list):
             return as_json(await answers(service, questions))
@@ -92,17 +93,17 @@ def _add_api(app: FastAPI, service: Service) -> None:
 
     @app.get("/adapters", summary="Which adapters answer")
     async def adapters() -> list[Adapter]:
-        """The first one answers where a question names none."""
+        """The first adapter answers questions that name no adapter."""
         return [adapter_of(name, one) for name, one in service.pool.items()]
 
     @app.get("/healthz", summary="Is it alive?")
     async def healthz() -> dict[str, str]:
-        """200 from the moment on that everything is compiled."""
+        """The status is 200 as soon as everything is compiled."""
         return {"status": "ok"}
 
     @app.get("/metrics", summary="Counts, for Prometheus")
     async def metrics() -> Response:
-        """Requests, texts, batches, their mean size, latency in seconds."""
+        """Counts of requests, texts, batches; mean batch size; latency in seconds."""
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(prometheus(service.meters), media_type=kind)
 
@@ -124,7 +125,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
 
 
 async def answers(service: Service, questions: list[Question]) -> list[Fields]:
-    """Answers in the order of the questions, which may name several adapters.
+    """Answer questions in their order; they may name different adapters.
 
     Raises:
       Refusal: there are too many texts, a text is empty or too long, an adapter is
@@ -155,7 +156,7 @@ async def answers(service: Service, questions: list[Question]) -> list[Fields]:
 
 
 def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str, ...]:
-    """The texts of question number i, checked."""
+    """Check and return the texts of question number i."""
     if name not in service.pool:
         known = ", ".join(service.pool)
         raise Refusal(404, f"no adapter {name[:60]!r}; wanted one of {known}")
@@ -172,7 +173,7 @@ def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str
 
 
 def _condition(predictor: Predictor, i: int, question: Question) -> np.ndarray | None:
-    """The vector that question number i is conditioned on, checked."""
+    """Check and return the condition of question number i, if its run reads one."""
     cell, vectors = question.condition, predictor.vectors
     if vectors is None:
         if cell is not None:

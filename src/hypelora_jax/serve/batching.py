@@ -1,7 +1,7 @@
-"""Questions that arrive one by one, answered in batches of one adapter and length.
+"""Batching of questions that arrive one by one; a batch has one adapter and length T.
 
 Each caller awaits a future. One thread runs the model; while it is busy, questions
-gather in groups by (adapter, T), and the group with the oldest question goes next. An
+collect in groups by (adapter, T), and the group with the oldest question goes next. An
 idle service waits a window of some milliseconds for more questions before it answers.
 """
 
@@ -26,9 +26,9 @@ from hypelora_jax.serve.adapter_pool import AdapterPool
 from hypelora_jax.serve.meters import Meters
 
 Key = tuple[str, int]  # adapter, T of the bucket
-Seconds = dict[str, dict[tuple[int, int], float]]  # by adapter, of a (rows, T)
-# Two costs are taken as equal within this factor: they are timed at the start, on a
-# machine that may be busy, and threads and JSON cost less a text in larger batches.
+Seconds = dict[str, dict[tuple[int, int], float]]  # by adapter, then by (rows, T)
+# Two costs count as equal within this factor. They are measured at the start, when the
+# machine may be busy, and larger batches need less time per text for threads and JSON.
 TOLERANCE = 1.3
 
 
@@ -37,7 +37,7 @@ class Full(Exception):
 
 
 class Pending(NamedTuple):
-    """A tokenised text in the queue since `since` (seconds of time.monotonic)."""
+    """A tokenised text in the queue since time `since` (time.monotonic, seconds)."""
 
     texts: tuple[str, ...]
     ids: np.ndarray
@@ -48,10 +48,10 @@ class Pending(NamedTuple):
 
 
 def best_rows(seconds: dict[tuple[int, int], float], edge: int, waiting: int) -> int:
-    """Rows of the largest batch whose cost for each text is about the least.
+    """Return the rows of the largest batch whose cost per text is about the lowest.
 
-    If further rows are free, that batch holds all waiting texts. If each row takes
-    its time, as on a CPU, it has few padding rows.
+    `edge` is the length T. If more rows cost no more time, the batch has room for all
+    `waiting` texts. If every row costs time, as on a CPU, it has few padding rows.
     """
     sizes = sorted(rows for rows, t in seconds if t == edge)
     holds = next((rows for rows in sizes if rows >= waiting), sizes[-1])
@@ -65,7 +65,7 @@ def best_rows(seconds: dict[tuple[int, int], float], edge: int, waiting: int) ->
 
 
 class Batcher:
-    """The queue and the two threads of a service; used from one event loop."""
+    """The queue and the two threads of a service; use it from one event loop only."""
 
     def __init__(
         self,
@@ -75,7 +75,13 @@ class Batcher:
         window: float = 0.002,
         max_waiting: int = 1024,
     ):
-        """`window`: seconds a text waits for others; `seconds`: from Predictor.warm."""
+        """Create the queue; answering starts with `async with`.
+
+        Args:
+          seconds: the result of `Predictor.warm` for each adapter.
+          window: seconds that a text waits for others.
+          max_waiting: how many texts may be without an answer.
+        """
         self._pool, self._seconds, self._meters = pool, seconds, meters
         self._window, self._max_waiting = window, max_waiting
         self._most = {name: max(one.answerers) for name, one in pool.items()}
@@ -91,7 +97,7 @@ class Batcher:
         return self
 
     async def __aexit__(self, *_: Any) -> None:
-        """Stop after the work of both threads has ended."""
+        """Stop, after both threads have finished their work."""
         if self._work is not None:
             self._work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -105,7 +111,7 @@ class Batcher:
         texts: Sequence[tuple[str, ...]],
         conditions: Sequence[np.ndarray | None] | None = None,
     ) -> list[Fields]:
-        """Answers of an adapter to checked texts, in their order.
+        """Answer checked texts with one adapter, in their order.
 
         `conditions` are the vectors of the texts, for an adapter that reads them.
 
@@ -145,6 +151,7 @@ class Batcher:
         answer = asyncio.get_running_loop().create_future()
         group = self._groups.setdefault(key, deque())
         group.append(Pending(texts, ids, types, condition, answer, time.monotonic()))
+        # Wake the loop only for a full batch or for the first text of an empty queue.
         if self._full(key) or len(self._groups) == len(group) == 1:
             self._changed.set()
         return answer
@@ -153,9 +160,9 @@ class Batcher:
         return len(self._groups[key]) >= self._most[key[0]]
 
     async def _next(self) -> Key:
-        """The group to answer: the one with the oldest text, once its window is over.
+        """Wait for the next group: the one with the oldest text, after its window.
 
-        Until then a full group of other texts goes first.
+        Until that window is over, another group goes first if it is full.
         """
         while True:
             self._changed.clear()
@@ -188,7 +195,7 @@ class Batcher:
         )
         try:
             fields = await job
-        except Exception as error:  # goes to the callers; the next batch is answered
+        except Exception as error:  # callers get it; the loop goes on
             for pending in batch:
                 if not pending.answer.done():
                     pending.answer.set_exception(error)

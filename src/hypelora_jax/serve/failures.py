@@ -1,4 +1,4 @@
-"""Answers other than 200: each is {"error": "..."}, one line."""
+"""Responses other than 200; the body of each is {"error": "..."} with one line."""
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,7 +18,7 @@ WANTED = 'wanted {"text": "..."}, or a list of such objects'
 
 
 class Refusal(Exception):
-    """A request that is not answered: `status`, and the line that says why."""
+    """A refused request, with its HTTP `status` and a line that says why."""
 
     def __init__(self, status: int, line: str, retry_after: int = 0):
         super().__init__(line)
@@ -26,12 +26,12 @@ class Refusal(Exception):
 
 
 def as_json(value: Any, status: int = 200) -> Response:
-    """A value as a JSON response."""
+    """Return a value as a JSON response."""
     return Response(json.dumps(value), status, media_type="application/json")
 
 
 def refusal_response(refusal: Refusal) -> Response:
-    """The response to a refused request; it ends a connection with an unread body."""
+    """Respond to a refused request, and close a connection with an unread body."""
     response = as_json({"error": str(refusal)}, refusal.status)
     response.headers["x-content-type-options"] = "nosniff"
     if refusal.retry_after:
@@ -48,7 +48,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """The body is not JSON, or is not a question; what was sent is not echoed."""
+    """Refuse a body that is not JSON or not a question, without echoing the body."""
     del request
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]

@@ -1,7 +1,7 @@
 """Limits on hosts, rates and bodies of requests, and the count of requests.
 
-They are a plain ASGI application around the service, so that nothing of a refused
-request is parsed.
+The limits are a plain ASGI application around the service, so that a refused request is
+never parsed.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ from hypelora_jax.serve.meters import Meters
 PATHS = ("/", "/predict", "/adapters", "/healthz", "/metrics", "/docs", "/openapi.json")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CLIENTS = 10_000  # addresses whose rate is kept; the least recent is forgotten first
-LINGER = 2.0  # seconds in which the rest of a body that is too large is read
+LINGER = 2.0  # seconds to read the rest of a body that is too large
 
 
 class Limits(NamedTuple):
-    """Bounds on what is answered."""
+    """Bounds on the requests that are answered."""
 
     max_body: int = 1 << 20  # bytes
     max_texts: int = 256  # in a request
     max_chars: int = 10_000  # in a text
-    rate: float = 1000.0  # questions a second from one address; 0: no limit
+    rate: float = 1000.0  # POST requests per second from one address; 0: off
     patience: float = 10.0  # seconds for a body to arrive
 
 
 def limited(app: App, limits: Limits, meters: Meters, hosts: tuple[str, ...]) -> App:
-    """The application behind its limits; `hosts`: names it answers to, (): any."""
+    """Wrap the application in its limits; `hosts` are the allowed names, () is any."""
     spend = _rates(limits.rate)
 
     async def checked(scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # the lifespan
+        if scope["type"] != "http":  # a lifespan event
             await app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
@@ -72,7 +72,7 @@ def _header(scope: Message, name: bytes) -> str:
 
 
 def _check_host(scope: Message, hosts: tuple[str, ...]) -> None:
-    """Refuse other host names: a web page may point its own name at this address."""
+    """Refuse other host names: a web page may let its own name resolve to this host."""
     given = _header(scope, b"host").lower()
     name = given.rsplit(":", 1)[0] if not given.endswith("]") else given
     if hosts and name.strip("[]") not in hosts:
@@ -80,7 +80,7 @@ def _check_host(scope: Message, hosts: tuple[str, ...]) -> None:
 
 
 def _check_type(scope: Message) -> None:
-    """Refuse types that browsers let other sites send without a preflight request."""
+    """Refuse content types that other sites can send without a preflight request."""
     given = _header(scope, b"content-type")
     if given.split(";")[0].strip().lower() != "application/json":
         kind = given[:60] or "none"
@@ -88,7 +88,11 @@ def _check_type(scope: Message) -> None:
 
 
 def _rates(rate: float) -> Callable[[str], None]:
-    """A token bucket for each address: refilled at `rate`, holding at most a second."""
+    """Return a function that takes one token of an address, or refuses the request.
+
+    Each address has a bucket, which gains `rate` tokens a second and has room for the
+    tokens of one second, at least 1.
+    """
     buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def spend(client: str) -> None:
@@ -108,9 +112,10 @@ def _rates(rate: float) -> Callable[[str], None]:
 
 
 async def _body(scope: Message, receive: Receive, limits: Limits) -> Receive:
-    """Read the whole body; returns a new `receive` that gives it in one message."""
+    """Read the whole body, and return a `receive` that gives it in one message."""
     most = limits.max_body
-    claimed = int(_header(scope, b"content-length") or 0)  # the server checked it
+    # The server has checked that this header is a number.
+    claimed = int(_header(scope, b"content-length") or 0)
     if claimed > most:
         await _drain(receive, 8 * most if claimed <= 8 * most else 0)
         raise _too_large(most)
@@ -132,12 +137,12 @@ async def _body(scope: Message, receive: Receive, limits: Limits) -> Receive:
 
 
 async def _read(receive: Receive, most: int) -> bytes:
-    """The body, piece by piece, as long as it is not too large."""
+    """Read the body piece by piece, and refuse it as soon as it is too large."""
     body, more = bytearray(), True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refusal(400, "the client left")  # nobody reads it
+            raise Refusal(400, "the client left")  # nobody reads this answer
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > most:
@@ -151,7 +156,7 @@ def _too_large(most: int) -> Refusal:
 
 
 async def _drain(receive: Receive, most: int) -> None:
-    """Read what a client still sends, because many read the answer only after that."""
+    """Read the rest of a body: many clients read the answer only after sending it."""
     size, more = 0, most > 0
     try:
         async with asyncio.timeout(LINGER):

@@ -1,4 +1,4 @@
-"""Counts of a service, as text for Prometheus (exposition format 0.0.4)."""
+"""Counters of a service, and their text for Prometheus (exposition format 0.0.4)."""
 
 import dataclasses
 from collections import Counter, deque
@@ -14,7 +14,7 @@ LATEST = 10_000  # requests from which the quantiles are computed
 class Meters:
     """Counts since the start; only the event loop writes them."""
 
-    requests: Counter = dataclasses.field(default_factory=Counter)  # (path, status)
+    requests: Counter = dataclasses.field(default_factory=Counter)  # by (path, status)
     texts: Counter = dataclasses.field(default_factory=Counter)  # by adapter
     batches: int = 0
     slots: int = 0  # rows of all batches, with padding
@@ -26,7 +26,7 @@ class Meters:
     latest: deque = dataclasses.field(default_factory=lambda: deque(maxlen=LATEST))
 
     def saw_request(self, path: str, status: int, seconds: float) -> None:
-        """Count a request; those to /predict with status 200 are also timed."""
+        """Count a request, and record its time if it is a /predict with status 200."""
         self.requests[path, status] += 1
         if path == "/predict" and status == 200:
             self.answered += 1
@@ -41,7 +41,7 @@ class Meters:
 
 
 def prometheus(meters: Meters) -> str:
-    """All counts as lines for Prometheus."""
+    """Return all counts as lines for Prometheus."""
     return "".join(f"{line}\n" for line in _lines(meters))
 
 

@@ -1,6 +1,6 @@
 """The page at /, which shows the calibrated probabilities of a sentence as bars.
 
-It fetches only this service's own answers, and its policy forbids everything else.
+It fetches answers from this service only; its content policy forbids everything else.
 """
 
 import base64

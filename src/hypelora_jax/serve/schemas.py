@@ -1,4 +1,4 @@
-"""What the service reads and writes as JSON; /docs is made from these descriptions."""
+"""JSON objects that the service reads and writes; /docs shows these descriptions."""
 
 from typing import Annotated, Any
 
@@ -39,13 +39,13 @@ class Score(BaseModel):
 
 
 class Failure(BaseModel):
-    """Why there is no answer: one line."""
+    """The reason why there is no answer, in one line."""
 
     error: str
 
 
 class Adapter(BaseModel):
-    """A run that answers."""
+    """A run that answers questions."""
 
     name: str
     task: str
@@ -70,7 +70,7 @@ Questions = Annotated[
 
 
 def adapter_of(name: str, predictor: Predictor) -> Adapter:
-    """The description of an adapter."""
+    """Describe an adapter for /adapters."""
     task = predictor.task
     return Adapter(
         name=name,

@@ -18,8 +18,8 @@ from hypelora_jax.serve.failures import App
 from hypelora_jax.serve.limits import LOOPBACK, Limits
 from hypelora_jax.serve.meters import Meters
 
-GRACE = 30  # seconds for requests in progress after a signal to stop
-CONNECTIONS = 1000  # more at a time are answered 503
+GRACE = 30  # seconds to finish requests after a signal to stop
+CONNECTIONS = 1000  # further ones at the same time get status 503
 HEADERS = 1 << 14  # bytes of a request's line and headers
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -27,7 +27,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 class Batching(NamedTuple):
     """How questions are gathered into batches."""
 
-    max_batch: int = 32  # 1: each is answered alone
+    max_batch: int = 32  # 1: each question is answered alone
     window: float = 0.002  # seconds a question waits for others
     max_waiting: int = 1024  # texts without an answer; further ones get 503
 
@@ -40,14 +40,14 @@ def serve(
     limits: Limits,
     **options: Any,
 ) -> None:
-    """Answer HTTP until SIGTERM or SIGINT; requests in progress are then finished.
+    """Answer requests until SIGTERM or SIGINT, then finish those in progress.
 
     Args:
       workdirs: runs of one base model; the first answers questions that name none.
       host: address to listen at.
       port: port to listen at; 0 takes a free one, which is logged.
       batching: how questions are gathered into batches.
-      limits: bounds on what is answered.
+      limits: bounds on the requests that are answered.
       options: `coverage`, `sets`, `by_class` and `abstain` of `inference.load`.
 
     Raises:
@@ -69,7 +69,7 @@ def serve(
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:
-    """1, 4, 16, ... and `most`: the batches that are compiled."""
+    """Return the batch sizes to compile: 1, 4, 16, ... and `most`."""
     sizes = {4**k for k in range(most.bit_length()) if 4**k < most}
     return tuple(sorted(sizes | {most}))
 
@@ -80,7 +80,7 @@ def server_of(
     batching: Batching = Batching(),  # noqa: B008 (immutable)
     limits: Limits = Limits(),  # noqa: B008
 ) -> uvicorn.Server:
-    """The server of a pool, after every shape of every adapter was compiled."""
+    """Compile every shape of every adapter, and return the server of the pool."""
     seconds = {name: one.warm() for name, one in pool.items()}
     meters = Meters()
 
@@ -97,14 +97,14 @@ def server_of(
 def _config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",  # it bounds the headers, httptools does not
+        http="h11",  # unlike httptools, it limits the size of headers
         h11_max_incomplete_event_size=HEADERS,
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # the rate counts for the address that connects
+        proxy_headers=False,  # the rate limit is by the address that connects
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE,
@@ -112,7 +112,8 @@ def _config(app: App) -> uvicorn.Config:
 
 
 def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until a signal, which uvicorn raises again at the end: ignored here."""
+    """Serve until a signal, and ignore it when uvicorn raises it again at the end."""
+    # Only the main thread may set signal handlers.
     if threading.current_thread() is not threading.main_thread():
         server.run(sockets=[listener])
         return
@@ -126,7 +127,7 @@ def _run(server: uvicorn.Server, listener: socket.socket) -> None:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A bound socket, made before anything is loaded because the port may be in use."""
+    """Bind a socket before anything is loaded, because the port may be in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

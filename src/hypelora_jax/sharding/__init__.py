@@ -1,5 +1,5 @@
-"""Sharding: the device mesh, where every array lives on it, and several processes.
+"""Sharding: the device mesh, the place of every array on it, and several processes.
 
-The room knows paths of parameters and shapes, not what they mean: no model, data set or
-run may come in.
+This package knows paths and shapes of parameters, but not what they mean. Models, data
+sets and runs may not come in.
 """

@@ -21,7 +21,7 @@ BATCH_NAMES = (*ROW_NAMES, "label", "weight", *CONDITION_NAMES)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Mesh over all devices with axes data, fsdp and model; one size may be -1.
+    """Make a mesh over all devices, axes data, fsdp and model; one size may be -1.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
@@ -42,10 +42,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 def fitting_mesh(
     config: MeshConfig, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """Mesh of a trained run on whatever devices there are.
+    """Make the mesh of a trained run on the devices that are available.
 
-    The same as `make_mesh` if the sizes fit. Otherwise `model` and `fsdp` get their
-    largest divisors that also divide the devices, and `data` gets the rest.
+    It is the same as `make_mesh` if the sizes fit. Otherwise `model` and `fsdp` get
+    their largest divisors that also divide the devices, and `data` gets the rest.
     """
     devices = jax.devices() if devices is None else devices
     try:
@@ -62,20 +62,20 @@ def _mesh(sizes: Sequence[int], devices: Sequence[jax.Device]) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Sharding of a leaf that every device has in full."""
+    """Return the sharding of a leaf that every device has in full."""
     return NamedSharding(mesh, P())
 
 
 def row_ways(mesh: Mesh) -> int:
-    """Number of parts that the rows of a batch are split into."""
+    """Return the number of parts that the rows of a batch are split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def batch_size_per_device(batch_size: int, mesh: Mesh) -> int:
-    """Rows that each device gets.
+    """Return the number of rows that each device gets.
 
     Raises:
-      UserError: the devices do not divide the batch.
+      UserError: the batch cannot be divided evenly among the devices.
     """
     ways = row_ways(mesh)
     if batch_size % ways:
@@ -87,7 +87,7 @@ def batch_size_per_device(batch_size: int, mesh: Mesh) -> int:
 
 
 def fitting_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """The smallest batch size of at least `batch_size` that the mesh can split.
+    """Return the smallest size of at least `batch_size` that the mesh can split.
 
     It is for evaluation, where additional rows are padding and are dropped.
     """
@@ -96,17 +96,17 @@ def fitting_batch_size(batch_size: int, mesh: Mesh) -> int:
 
 
 def own_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
-    """Positions in a batch, ascending, of the rows on this process's devices."""
+    """Return the positions of this process's rows in a batch, ascending."""
     cut = NamedSharding(mesh, BATCH)
     parts = cut.addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[at] for at in parts]))
 
 
 def batch_shardings(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, NamedSharding]:
-    """Sharding of each entry of a batch (arrays or shape structs).
+    """Return the sharding of each entry of a batch (arrays or shape structs).
 
-    Rows are cut over data and fsdp, and so are their conditions where each row has its
-    own; conditions that rows share are whole on every device.
+    Rows are cut over data and fsdp. So are conditions if each row has its own;
+    conditions that rows share are whole on every device.
     """
     out = {name: NamedSharding(mesh, BATCH) for name in batch}
     if "condition" in batch and _shared(batch):
@@ -119,7 +119,7 @@ def _shared(batch: Mapping[str, Any]) -> bool:
 
 
 def pin_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """A batch, inside jit, where `batch_shardings` says."""
+    """Pin a batch, inside jit, to the shardings of `batch_shardings`."""
     where = batch_shardings(mesh, batch)
     return jax.lax.with_sharding_constraint(dict(batch), where)
 
@@ -127,10 +127,10 @@ def pin_batch(batch: Batch, mesh: Mesh) -> Batch:
 def put_batch(
     batch: Mapping[str, np.ndarray], mesh: Mesh, names: Sequence[str] = BATCH_NAMES
 ) -> Batch:
-    """A host batch placed on the mesh; entries not named are dropped.
+    """Place a host batch on the mesh; entries not in `names` are dropped.
 
-    Of several processes each passes its own rows; the length of "index" is the number
-    of rows in the whole batch. One process passes all rows and needs no "index".
+    With several processes, each passes its own rows, and the length of "index" is the
+    number of rows in the whole batch. One process passes all rows and needs no "index".
     """
     named = {name: batch[name] for name in names if name in batch}
     cut = batch_shardings(mesh, named)

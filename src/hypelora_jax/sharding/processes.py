@@ -39,15 +39,15 @@ def barrier(name: str) -> None:
 
 
 def _gather(value: np.ndarray) -> np.ndarray:
-    """The values of all processes, stacked (P, ...)."""
+    """Return the values of all processes, stacked (P, ...)."""
     return np.asarray(multihost_utils.process_allgather(value[None], tiled=True))
 
 
 def agreed(signal: int | None, waits: bool) -> int | None:
-    """The signal that any process got, so that all stop at the same step.
+    """Return the signal that any process got, so that all stop at the same step.
 
-    Asking makes processes wait for each other, so several processes ask only when
-    `waits` is set: when they wait for the devices anyway.
+    Asking makes processes wait for each other. Several processes therefore ask only if
+    `waits` is set, that is, when they wait for the devices anyway.
     """
     if jax.process_count() == 1:
         return signal
@@ -62,7 +62,7 @@ def together(what: Callable[[], T]) -> T:
     A process that failed alone would leave the others waiting for it.
 
     Raises:
-      UserError: what a process raised.
+      UserError: a process raised an error; the message names the process.
     """
     if jax.process_count() == 1:
         return what()
@@ -79,7 +79,7 @@ def together(what: Callable[[], T]) -> T:
 
 
 def _messages(own: str) -> list[str]:
-    """The messages of all processes; one without an error passes an empty one."""
+    """Return the messages of all processes; one without an error passes ""."""
     text = own.encode()[:MESSAGE]
     padded = np.zeros(MESSAGE, np.uint8)
     padded[: len(text)] = np.frombuffer(text, np.uint8)
@@ -89,19 +89,20 @@ def _messages(own: str) -> list[str]:
 
 
 def check_shared(folder: epath.Path, seconds: float = 5.0) -> None:
-    """Refuse a folder that is not the same one for all processes.
+    """Check that a folder is the same one for all processes.
 
     Process 0 writes a token and all must read it, within the `seconds` that a network
     file system may need to show it.
 
     Raises:
-      UserError: on every process, naming those that cannot read the token.
+      UserError: a process cannot read the token; every process raises and names it.
     """
     if jax.process_count() == 1:
         return
     own = np.frombuffer(uuid.uuid4().bytes, np.uint8)
     token = multihost_utils.broadcast_one_to_all(own).astype(np.uint8).tobytes().hex()
     path = folder / f".token-{token}"
+    # every process takes part, so that a failed write on process 0 stops all of them
     if is_main():
         together(lambda: path.write_text(token))
     else:
@@ -132,7 +133,7 @@ def _appears(path: epath.Path, text: str, seconds: float) -> bool:
 
 
 def launcher(environ: Mapping[str, str] = os.environ, dev: str = "/dev") -> str:
-    """The launcher that the environment names, if it started several processes, or "".
+    """Return the launcher that started several processes, or "" if there is none.
 
     The variables of a TPU VM do not say whether it is one host of several. JAX has to
     ask the metadata server, so "TPU VM" is the answer wherever there are TPU chips.
@@ -165,7 +166,7 @@ def initialize(
       heartbeat_timeout: seconds after which a silent process counts as lost.
 
     Raises:
-      UserError: another value, or no way to the other processes.
+      UserError: the value is unknown, or the other processes cannot be reached.
     """
     found = launcher() if distributed == "auto" else ""
     if distributed == "off" or (distributed == "auto" and not found):
@@ -191,7 +192,7 @@ def initialize(
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """HOST:PORT,COUNT,RANK as arguments of `jax.distributed.initialize`."""
+    """Parse HOST:PORT,COUNT,RANK into arguments of `jax.distributed.initialize`."""
     try:
         coordinator, count, rank = text.split(",")
         if ":" not in coordinator or not 0 <= int(rank) < int(count):

@@ -1,12 +1,13 @@
-"""Where each leaf of a model lives: one table a family, from path to PartitionSpec.
+"""Sharding rules: for each family a table from the path of a leaf to a PartitionSpec.
 
-Rules are matched whole against slash paths, the first match wins, and every leaf must
-match one. A spec names the *last* axes of a leaf: `P("fsdp", "model")` cuts a stacked
-kernel (L, I, O) on I and O. Whole leaves are those that are small.
+A rule must match a whole slash path, the first match wins, and every leaf must match a
+rule. A spec names the *last* axes of a leaf: `P("fsdp", "model")` cuts a stacked kernel
+(L, I, O) on I and O. Small leaves are not cut.
 
-A projection's kernel is cut on its input over one axis and on its output over the
-other, in turns (Shoeybi et al. 2019, "Megatron-LM", section 3), so that attention and
-feed-forward need one sum over `model` each. The factors follow the kernel they adapt.
+The kernel of a projection is cut on its input over one mesh axis and on its output over
+the other, in alternation (Shoeybi et al. 2019, "Megatron-LM", section 3), so that
+attention and feed-forward need one sum over `model` each. Factors are cut like the
+kernel that they adapt.
 """
 
 import re
@@ -25,9 +26,9 @@ T = TypeVar("T")
 Table = tuple[tuple[str, P], ...]
 IN, OUT = "(q|k|v|up|gate)", "(o|down)"  # into heads or feed-forward, and back out
 
-BATCH = P(("data", "fsdp"))  # rows, the first axis of whatever has rows
-# All but the backbone: what trains, and what belongs to it, is small and whole on every
-# device unless a rule says otherwise.
+BATCH = P(("data", "fsdp"))  # of arrays whose first axis is rows
+# Rules for all leaves but the backbone. These are small, so every device has them whole
+# unless a rule cuts them.
 ADAPTER: Table = (
     (f"lora/{IN}/a|hyper/(init/)?a/{IN}", P("fsdp", None)),
     (f"lora/{IN}/b|hyper/init/b/{IN}", P(None, "model")),
@@ -40,15 +41,15 @@ ADAPTER: Table = (
 
 
 def hits(pattern: str, path: str) -> bool:
-    """Whether a rule is for a leaf: the whole path, not a part of it."""
+    """Whether the pattern of a rule matches the whole path of a leaf."""
     return re.fullmatch(pattern, path) is not None
 
 
 def spec(path: str, ndim: int, table: Table) -> P:
-    """Spec of a leaf with all its axes; `table` is that of the family's backbone.
+    """Return the spec of all axes of a leaf; `table` has the backbone's rules.
 
     Raises:
-      ValueError: no rule for the leaf, or a rule with more axes than it has.
+      ValueError: no rule matches the leaf, or its rule has more axes than the leaf.
     """
     for pattern, last in table + ADAPTER:
         if hits(pattern, path):
@@ -65,11 +66,11 @@ def spec(path: str, ndim: int, table: Table) -> P:
 
 
 def shardings(params: Params, mesh: Mesh | AbstractMesh, table: Table) -> Params:
-    """Sharding of each leaf of a parameter tree (arrays or shape structs).
+    """Return the sharding of each leaf of a parameter tree (arrays or shape structs).
 
     Raises:
-      UserError: a mesh axis that does not divide the axis of a leaf it cuts.
-      ValueError: a leaf without a rule.
+      UserError: a mesh axis does not divide the axis of a leaf that it cuts.
+      ValueError: a leaf has no rule.
     """
 
     def one(path: str, leaf: Any) -> NamedSharding:
@@ -95,11 +96,11 @@ def _check(path: str, shape: tuple, wanted: P, mesh: Any) -> None:
 
 
 def pin_factors(lora: Lora, row_B: jax.Array | None, mesh: Mesh) -> Lora:
-    """A placed adapter, inside jit, where its kernels are; its gradient too.
+    """Pin a placed adapter and its gradient, inside jit, to its kernels' devices.
 
-    So what is summed over devices is the gradient of the factors: only after that sum
-    is it pulled back through the network that made them. Conditions that are groups of
-    rows, `row_B` None, are cut as the rows are where the devices divide them.
+    Devices then sum the gradient of the factors before it is pulled back through the
+    network that made them. If `row_B` is None, conditions are groups of rows; their
+    factors are cut like the rows if the devices divide them.
     """
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -115,7 +116,7 @@ def pin_factors(lora: Lora, row_B: jax.Array | None, mesh: Mesh) -> Lora:
 
 
 def over(mesh: Mesh | None, compute: Callable[..., T]) -> Callable[..., T]:
-    """`compute`, traced on a mesh, so that `pin_rows` in it knows where rows are."""
+    """Wrap `compute` to trace it on a mesh, so that `pin_rows` in it knows the mesh."""
     if mesh is None:
         return compute
     abstract = mesh.abstract_mesh
@@ -128,11 +129,11 @@ def over(mesh: Mesh | None, compute: Callable[..., T]) -> Callable[..., T]:
 
 
 def pin_rows(x_BTD: jax.Array) -> jax.Array:
-    """Hidden states, each row whole on its devices; outside a mesh as they are.
+    """Pin hidden states so that each row is whole on its devices; no-op without a mesh.
 
-    Else the compiler may sum the hidden states of all rows over `fsdp`, where a kernel
-    is cut on the axis that it sums over, in place of gathering that one kernel. A row
-    alone has no axis to cut.
+    A kernel may be cut over `fsdp` on the axis that its product sums over. Without the
+    pin, the compiler may then sum the hidden states of all rows over `fsdp` instead of
+    gathering that one kernel. A single row has no axis to cut.
     """
     if x_BTD.ndim != 3 or "fsdp" not in jax.sharding.get_abstract_mesh().axis_names:
         return x_BTD
@@ -140,14 +141,14 @@ def pin_rows(x_BTD: jax.Array) -> jax.Array:
 
 
 def placed(shapes: Any, where: Any) -> Any:
-    """Shapes with their shardings; both trees have the same structure."""
+    """Add shardings to shapes; both trees have the same structure."""
     return jax.tree.map(
         lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to), shapes, where
     )
 
 
 def place(params: Params, where: Params) -> Params:
-    """Host arrays, which every process has whole, on the devices `where` says."""
+    """Place host arrays, which every process has whole, by the shardings in `where`."""
 
     def put(x: Any, sharding: NamedSharding) -> jax.Array:
         if sharding.is_fully_addressable:

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: found at their step, skipped or refused."""
+"""Finds losses and gradients that are not finite; skips the step or stops the run."""
 
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from absl import logging
 from hypelora_jax.errors import UserError
 from hypelora_jax.types import Params
 
-SHOWN = 512  # ids of a batch that a message lists at most
+SHOWN = 512  # a message lists at most this many ids of a batch
 
 WAY_OUT = (
     "look at these examples, lower config.optim.lr or raise optim.warmup, or let "
@@ -22,12 +22,13 @@ class Guard:
     """Watches the flag `finite` of every step, one step late.
 
     The flag of step s is read after step s + 1 was dispatched, so the device never
-    waits for the host. `settle` reads what is left, before a log row and before a save.
+    waits for the host. `settle` reads the remaining flags; it is called before a row is
+    logged and before a save.
 
     Args:
       limit: steps that may be skipped in the whole run (optim.skip_nonfinite).
-      skipped: how many have been, when a run is taken up again.
-      latest: gives the step of the newest checkpoint, once that is complete.
+      skipped: steps that were skipped before the run was resumed.
+      latest: returns the step of the newest checkpoint once it is complete.
     """
 
     def __init__(self, limit: int, skipped: int, latest: Callable[[], int | None]):
@@ -36,16 +37,16 @@ class Guard:
         self._pending: deque[tuple[int, list, jax.Array]] = deque()
 
     def add(self, step: int, ids: list, finite: jax.Array) -> None:
-        """Remember a step under way; judge the one before it.
+        """Remember a step that is running, and check the one before it.
 
         Raises:
-          UserError: that one is not finite, and no more may be skipped.
+          UserError: the step before is not finite, and no more steps may be skipped.
         """
         self.settle()
         self._pending.append((step, ids, finite))
 
     def settle(self) -> bool:
-        """Judge all steps so far; was the last one finite?"""
+        """Check all steps so far, and return whether the last one was finite."""
         fine = True
         while self._pending:
             step, ids, finite = self._pending.popleft()
@@ -67,12 +68,12 @@ class Guard:
 
 
 def last_good(step: int | None) -> str:
-    """Where a run that must stop goes on from, for a message."""
+    """Return the part of a message that says which checkpoint a run can resume from."""
     return f"the last good checkpoint is step {step}" if step else "no checkpoint yet"
 
 
 @jax.jit
 def all_finite(params: Params) -> jax.Array:
-    """Is every number of a tree finite?"""
+    """Return whether every number of a tree is finite."""
     leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(params)]
     return jnp.all(jnp.stack(leaves))

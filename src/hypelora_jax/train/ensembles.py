@@ -1,11 +1,11 @@
-"""Members of an ensemble: how its one tree holds them, trains them and is cut up.
+"""Ensembles: how their members are stored in one tree, trained and taken out of it.
 
 A deep ensemble (Lakshminarayanan et al. 2017) is K seeds trained side by side: every
-leaf of its trees but the frozen backbone's has a leading axis K, and one step is the
-ordinary step under vmap. A hyper-ensemble is K conditioning embeddings, cond_KSC, of
-one hyper-network: the rows of a batch are dealt out to the members, as BatchEnsemble
-does (Wen et al. 2020, section 3.2), so that an epoch costs what it costs without them.
-Either way a member is an ordinary tree that the ordinary functions predict with.
+leaf except the frozen backbone's has a leading axis K, and one step is the ordinary
+step under vmap. A hyper-ensemble is K conditioning embeddings, cond_KSC, of one
+hyper-network: the rows of a batch are divided among the members, as in BatchEnsemble
+(Wen et al. 2020, section 3.2), so that an epoch costs the same as without members. In
+both cases a member is an ordinary tree, and the ordinary functions predict with it.
 """
 
 import dataclasses
@@ -26,18 +26,18 @@ from hypelora_jax.types import Adapter, Batch, Key, Params
 
 
 def count(settings: Settings) -> int:
-    """Members that are trained."""
+    """Return the number of members that are trained."""
     return max(settings.uncertainty.seeds, settings.uncertainty.conditions)
 
 
 def of_seeds(settings: Settings) -> list[Settings]:
-    """Settings of the members of a deep ensemble: seeds seed, seed + 1, ..."""
+    """Return settings for each member of a deep ensemble: seeds seed, seed + 1, ..."""
     first, members = settings.seed, range(settings.uncertainty.seeds)
     return [dataclasses.replace(settings, seed=first + k) for k in members]
 
 
 def stack(parts: Sequence[tuple[Params, Params]]) -> tuple[Params, Params]:
-    """(trainable, frozen) of all seeds: leading axis K, one frozen backbone."""
+    """Stack (trainable, frozen) of all seeds on an axis K; they share the backbone."""
     trainable, frozen = zip(*parts, strict=True)
 
     def stacked(*leaves: jax.Array) -> jax.Array:
@@ -51,7 +51,7 @@ def stack(parts: Sequence[tuple[Params, Params]]) -> tuple[Params, Params]:
 def member(
     settings: Settings, trainable: Params, frozen: Params, k: int
 ) -> tuple[Params, Params]:
-    """(trainable, frozen) of member k, as a run that trained it alone would have."""
+    """Return (trainable, frozen) of member k, as if a run had trained it alone."""
     if settings.uncertainty.conditions > 1:
         own = {"embedding": trainable["cond"]["embedding"][k]}
         return {**trainable, "cond": own}, frozen
@@ -65,36 +65,39 @@ def member(
 def start(
     trainable: Params, tx: optax.GradientTransformation, keys: Sequence[Key]
 ) -> TrainState:
-    """State before the first step; with several keys, of that many seeds at once."""
+    """Return the state before the first step, of as many seeds as there are keys."""
     if len(keys) == 1:
         return init_state(trainable, tx, keys[0])
     state = jax.vmap(lambda own, key: init_state(own, tx, key))(
         trainable, jnp.stack(keys)
     )
-    return dataclasses.replace(state, step=jnp.zeros((), jnp.int32))  # one for all
+    # vmap gave each seed a step number of its own, but all seeds share one
+    return dataclasses.replace(state, step=jnp.zeros((), jnp.int32))
 
 
 def over_seeds(step: Callable) -> Callable:
-    """A step of all seeds at once, on the same rows; its info is their mean."""
+    """Make a step of all seeds at once, on the same rows; its info is their mean."""
 
     def run(state: TrainState, frozen: Params, batch: Batch):
         axes = TrainState(step=None, params=0, opt_state=0, key=0)
         own = {name: None if name == "backbone" else 0 for name in frozen}
         state, info = jax.vmap(step, (axes, own, None), (axes, 0))(state, frozen, batch)
-        finite = jnp.all(info.pop("finite"))  # a seed that is not stops or skips alone
+        # one seed that is not finite is enough to stop the run; if skipping is allowed,
+        # only that seed skips
+        finite = jnp.all(info.pop("finite"))
         return state, {**jax.tree.map(jnp.mean, info), "finite": finite}
 
     return run
 
 
 def dealt(batch: Batch, step: jax.Array, members: int) -> Batch:
-    """The batch with `row`, int32 (B,): row i of step s belongs to (i + s) mod K."""
+    """Add `row`, int32 (B,): row i of step s belongs to member (i + s) mod K."""
     rows = jnp.arange(batch["ids"].shape[0], dtype=jnp.int32)
     return {**batch, "row": (rows + step) % members}
 
 
 def temperatures(settings: Settings, trainable: Params) -> np.ndarray:
-    """Training temperature of each member (K,), 1 where none is learned."""
+    """Return the training temperature of each member (K,), 1 if it is not learned."""
     parts = [member(settings, trainable, {}, k)[0] for k in range(count(settings))]
     losses = [part.get("loss", {}) for part in parts]
     return np.array([training_loss.temperature_of(loss) for loss in losses])
@@ -110,9 +113,9 @@ def split_logits(
     edges: tuple[int, ...],
     kept: dict[int, Adapter] | None = None,
 ) -> np.ndarray:
-    """Raw logits (K, N, Y) of each trained member on a split; K = 1 without any.
+    """Compute raw logits (K, N, Y) of all members on a split; K = 1 without members.
 
-    `kept` holds the members' adapters for later calls with the same parameters.
+    `kept` caches the members' adapters for later calls with the same parameters.
     """
     size, kept = settings.optim.batch_size, {} if kept is None else kept
     return np.stack(
@@ -125,7 +128,7 @@ def split_logits(
 
 
 def _kept(run: scoring.Forward, kept: dict[int, Adapter], k: int) -> scoring.Forward:
-    """The functions of member k, whose adapter is made once and kept."""
+    """Return the functions of member k, with an adapter that is made once and kept."""
 
     def adapt(params: Params, alpha: jax.Array, conditions: Batch) -> Adapter:
         if conditions:
@@ -140,6 +143,9 @@ def _kept(run: scoring.Forward, kept: dict[int, Adapter], k: int) -> scoring.For
 def pool(
     settings: Settings, trainable: Params, logits_KNY: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """(logits (N, Y), temperature): softmax(logits / temperature) is the average."""
+    """Average the members: return (logits (N, Y), temperature).
+
+    softmax(logits / temperature) is the average of the members' probabilities.
+    """
     t_K = temperatures(settings, trainable)
     return pooling.pool(logits_KNY, t_K), float(t_K[0])

@@ -1,7 +1,7 @@
-"""What a run starts from: its parameters, each leaf where it belongs.
+"""The initial parameters of a run, each leaf placed by its sharding rule.
 
-Build order: shapes, then shardings, then tensors of files are placed and values are
-drawn where their rule says; nothing is drawn in one place and moved to another.
+Build order: shapes, then shardings, then values. Tensors from files are placed, and
+random values are drawn, directly where their rule says, so that nothing has to move.
 """
 
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ def parameters(
     mesh: Mesh,
     inits: Sequence[Key],
 ) -> tuple[Params, Params]:
-    """(trainable, frozen) of all seeds, each leaf where its rule says.
+    """Make (trainable, frozen) of all seeds, each leaf placed where its rule says.
 
     Args:
-      settings: of the run.
-      model: its functions.
-      base: where weights come from.
-      task: what the head is for.
-      mesh: of the devices.
-      inits: the key that each seed draws its parameters from.
+      settings: settings of the run.
+      model: the model's functions.
+      base: the base model, which the weights come from.
+      task: the task of the head.
+      mesh: the device mesh.
+      inits: for each seed the key that its parameters are drawn from.
     """
     family = families.of(base.config)
     table, kind = family.shardings, families.head_kind(settings.head.kind, task)
@@ -66,7 +66,8 @@ def parameters(
         return parts[0] if len(parts) == 1 else ensembles.stack(parts)
 
     data = np.stack([np.asarray(jax.random.key_data(key)) for key in inits])
-    # a backbone that trains goes through the program; any other stays where it is
+    # Only a backbone that trains is an argument of the program; a frozen one is used
+    # where it is, so that it is not copied.
     trains = trees.matcher(model_lib.method(settings.method).trains)
     paths = trees.flatten({"backbone": backbone or {}})
     inside = backbone if any(map(trains, paths)) else None

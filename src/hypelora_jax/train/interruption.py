@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: remembered, obeyed between steps, never in a save."""
+"""Signals that ask a run to stop; it stops between steps, never during a save."""
 
 import signal
 from collections.abc import Callable
@@ -13,17 +13,18 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Asked(Exception):
-    """Raised between two batches of an evaluation that need not be finished."""
+    """Raised between two steps, or two batches of an evaluation, to stop the run."""
 
 
 class StopRequest:
     """Catches SIGINT and SIGTERM; a context manager, which may be nested.
 
-    The first signal is remembered, and the loop stops after the step under way with its
-    state saved. A second Ctrl-C stops at once, and what was saved last counts.
+    The first signal is remembered: the loop finishes the current step, saves its state
+    and stops. A second Ctrl-C stops at once, and the run resumes from the last
+    checkpoint.
 
     Args:
-      at_once: the first signal stops at once, where there is nothing to save.
+      at_once: stop at once at the first signal, for use when there is nothing to save.
     """
 
     def __init__(self, at_once: bool = False):
@@ -41,7 +42,7 @@ class StopRequest:
 
     def __exit__(self, *exc) -> None:
         for number, handler in self._before.items():
-            # None: not set from Python, but by JAX's runtime of several processes
+            # None means that JAX's multi-process runtime set the handler, not Python
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
@@ -54,15 +55,15 @@ class StopRequest:
 
     @property
     def now(self) -> bool:
-        """May the run stop here, without asking anyone?
+        """Whether the run may stop here, without asking other processes.
 
-        Of several processes each gets its signal at another moment: they must agree on
-        a step first, and go on until then.
+        Each process gets its signal at a different moment. Several processes must
+        therefore agree on a step first, and go on until then.
         """
         return self.signal is not None and jax.process_count() == 1
 
     def between(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """`compute`, which raises `Asked` instead as soon as the run may stop."""
+        """Wrap `compute` so that it raises `Asked` as soon as the run may stop."""
 
         def checked(*args: Any) -> Any:
             if self.now:
@@ -72,7 +73,7 @@ class StopRequest:
         return checked
 
     def error(self, step: int) -> BaseException:
-        """What to raise once the state of `step` is saved."""
+        """Return the exception to raise once the state of `step` is saved."""
         return self._error(f"saved at step {step}; the same command goes on from there")
 
     def _error(self, text: str) -> BaseException:

@@ -41,7 +41,7 @@ class Throughput:
         self._tokens += tokens
 
     def read(self) -> dict[str, float]:
-        """Rates of the interval, which ends."""
+        """Return the rates of the interval, and start a new one."""
         seconds = max(time.monotonic() - self._start, 1e-9)
         rates = {
             "examples_per_s": round(self._examples / seconds, 2),
@@ -55,7 +55,7 @@ def train(session: Session, run: Run, progress: bool = True) -> tuple[Checkpoint
     """Train to the end, from the newest checkpoint if there is one.
 
     Args:
-      session: with data.
+      session: a session with data.
       run: the folder that checkpoints and metrics are written to.
       progress: show a progress bar.
 
@@ -63,8 +63,8 @@ def train(session: Session, run: Run, progress: bool = True) -> tuple[Checkpoint
       The checkpoint chosen by config.select_on, and the number of epochs trained.
 
     Raises:
-      KeyboardInterrupt, Preempted: asked to stop; the state is saved.
-      UserError: a loss that is not finite, or a disk that cannot take a checkpoint.
+      KeyboardInterrupt, Preempted: the run was asked to stop; its state is saved.
+      UserError: a loss is not finite, or a checkpoint cannot be written.
     """
     keep, total = session.settings.ckpt.keep, session.total_steps
     with Checkpoints(run, keep) as checkpoints, StopRequest() as stop:
@@ -86,10 +86,10 @@ def train(session: Session, run: Run, progress: bool = True) -> tuple[Checkpoint
 
 
 def begin(session: Session, run: Run) -> None:
-    """Save what a session holds as step 0 of a run, from which training goes on.
+    """Save the state of a session as step 0 of a run, from which training can start.
 
-    It competes with the epochs to come by its own selection loss. A session without
-    data saves the parameters alone: they can be used, not trained.
+    Step 0 is ranked among the later epochs by its selection loss. A session without
+    data saves only the parameters, which can be used but not trained.
     """
     settings = session.settings
     with Checkpoints(run, settings.ckpt.keep) as checkpoints:
@@ -108,11 +108,11 @@ def begin(session: Session, run: Run) -> None:
 
 
 def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> None:
-    """Steps until the last one, early stopping, or a request to stop."""
+    """Run steps until the last one, early stopping, or a request to stop."""
     throughput, patience = Throughput(), training.optim.patience
     session, every = training.session, training.session.settings.ckpt.every_steps
     per_epoch = session.steps_per_epoch
-    if training.pending_judge:  # stopped in the evaluation that this epoch ends with
+    if training.pending_judge:  # the run was stopped in the evaluation of this epoch
         _end_epoch(training, log, step)
     while step < session.total_steps:
         if patience and training.progress.bad_epochs >= patience:
@@ -135,7 +135,7 @@ def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> 
         ended = step % per_epoch == 0
         asked = processes.agreed(stop.signal, _waits(training, step))
         if ended or asked or (every and step % every == 0):
-            log.flush()  # first: rows after the last save are dropped on resuming
+            log.flush()  # before the save, so that a resumed run has all rows up to it
             training.save()
         _obey(stop, asked)  # before the evaluation, which the resumed run will do
         if ended:
@@ -146,12 +146,12 @@ def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> 
 
 def _obey(stop: StopRequest, asked: int | None) -> None:
     if asked:
-        stop.signal = asked  # on this process too, whichever was sent it
+        stop.signal = asked  # on every process, whichever one got the signal
         raise Asked
 
 
 def _waits(training: Training, step: int) -> bool:
-    """Whether the loop waits for the devices after a step: a row, or an epoch's end."""
+    """Whether the loop waits for the devices after a step, to log or end an epoch."""
     session = training.session
     logged = step % session.settings.log.every_steps == 0
     return logged or step % session.steps_per_epoch == 0
@@ -164,7 +164,7 @@ def _write_row(
     step: int,
     info: dict[str, jax.Array],
 ) -> None:
-    """A row every log.every_steps steps; reading the loss waits for the device."""
+    """Log a row every log.every_steps steps; reading the loss waits for the device."""
     session = training.session
     if step % session.settings.log.every_steps and step != session.total_steps:
         return
@@ -189,7 +189,7 @@ def _write_row(
 
 
 def _temperature(training: Training, step: int) -> dict[str, float]:
-    """The loss's temperature for the log, if it changes: of the step, or learned."""
+    """Return the temperature of the loss for the log, if it is annealed or learned."""
     if training.temperature is not None:
         return {"loss_temperature": float(training.temperature(step - 1))}
     if "loss" in training.state.params:
@@ -200,10 +200,10 @@ def _temperature(training: Training, step: int) -> dict[str, float]:
 
 
 def _end_epoch(training: Training, log: MetricLog, step: int) -> None:
-    """Judge the selection split and validation; record the loss models are chosen by.
+    """Evaluate calibration and validation; record the loss that models are chosen by.
 
-    The state is being saved meanwhile. A run that is stopped here judges when it goes
-    on.
+    The state is being saved in the meantime. A run that is stopped here evaluates after
+    it is resumed.
     """
     session = training.session
     epoch, select_on = step // session.steps_per_epoch, session.settings.select_on
@@ -220,7 +220,7 @@ def _end_epoch(training: Training, log: MetricLog, step: int) -> None:
             "config.select_on=calibration"
         )
     found = rank(session, step, judged[split])
-    log.flush()  # first: what was selected is not evaluated again
+    log.flush()  # before `select`, because a selected epoch is not evaluated again
     training.checkpoints.select(step, found)
     training.progress = training.progress.after(found.loss)
     logging.info("epoch %d: %s", epoch, summary(judged))

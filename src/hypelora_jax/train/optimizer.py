@@ -1,4 +1,4 @@
-"""AdamW with decay by path, a learning rate of the head, schedules of the step."""
+"""AdamW with weight decay by path, a learning rate for the head, and schedules."""
 
 import math
 import re
@@ -21,10 +21,10 @@ def _float(step: jax.Array | int) -> jax.Array:
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> Schedule:
-    """Learning rate of step 0, 1, ... total_steps - 1.
+    """Return the learning rate as a function of the step, 0 to total_steps - 1.
 
-    Warm-up is linear from 0 over ceil(warmup * total_steps) steps; `linear` then falls
-    to 0 at total_steps, `cosine` along half a cosine, `constant` stays.
+    Warm-up is linear from 0 over ceil(warmup * total_steps) steps. Then `linear` falls
+    to 0 at total_steps, `cosine` falls along half a cosine, and `constant` stays.
     """
     warmup = math.ceil(round(config.warmup * total_steps, 6))
     rest = max(1, total_steps - warmup)
@@ -44,7 +44,7 @@ def learning_rate(config: OptimConfig, total_steps: int) -> Schedule:
 
 
 def blend_alpha(config: BlendConfig, total_steps: int, accumulate: int = 1) -> Schedule:
-    """Weight of the initial factors at a step.
+    """Return the weight of the initial factors as a function of the step.
 
     `linear` reaches exactly 0 at the last step. `reference` divides by the number of
     micro-batches although it counts optimizer steps, so with accumulation 2 it ends
@@ -65,11 +65,11 @@ def blend_alpha(config: BlendConfig, total_steps: int, accumulate: int = 1) -> S
 
 
 def loss_temperature(config: LossConfig, total_steps: int) -> Schedule | None:
-    """Temperature of the loss at a step; None where it does not anneal.
+    """Return the loss temperature as a function of the step; None without annealing.
 
-    From `temperature` at step 0 to exactly `temperature_end` at the share
-    `anneal_share` of all steps and after it: `linear` in T, `geometric` in log T. The
-    steps at the end let the logits settle before the learning rate is gone.
+    It goes from `temperature` at step 0 to exactly `temperature_end` at the share
+    `anneal_share` of all steps, and then stays: `linear` in T, `geometric` in log T.
+    The last steps let the logits settle before the learning rate is gone.
     """
     if config.anneal == "none":
         return None
@@ -86,7 +86,7 @@ def loss_temperature(config: LossConfig, total_steps: int) -> Schedule | None:
 
 
 def _scale_head(ratio: float) -> optax.GradientTransformation:
-    """Updates of the head times head_lr / lr."""
+    """Multiply the updates of the head by `ratio`, which is head_lr / lr."""
 
     def update(updates: Params, state, params=None):
         del params
@@ -104,7 +104,7 @@ def _decay_mask(config: OptimConfig) -> Callable[[Params], Params]:
 
 
 def optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019), clipped by the norm over all trainables."""
+    """Build AdamW (Loshchilov and Hutter 2019), clipped by the global gradient norm."""
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     ratio = config.head_lr / config.lr if config.head_lr and config.lr else 1.0
     return optax.chain(

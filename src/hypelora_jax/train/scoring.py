@@ -26,11 +26,11 @@ from hypelora_jax.types import Adapter, Batch, Objective, Params
 
 
 class Forward(NamedTuple):
-    """Jitted: `adapt(params, alpha, conditions)`, `classify(params, adapter, rows)`.
+    """Jitted `adapt(params, alpha, conditions)` and `classify(params, adapter, rows)`.
 
-    `conditions` are the entries of a batch that `reads` names; without any one adapter
-    serves all batches. Parameters and rows are used where they are; logits come back
-    whole to every process.
+    `conditions` are the batch entries that `reads` names. If it names none, one adapter
+    serves all batches. Parameters and rows are used where they are; every process gets
+    all logits.
     """
 
     adapt: Callable
@@ -40,7 +40,10 @@ class Forward(NamedTuple):
 
 
 def forward(model: Model, mesh: Mesh) -> Forward:
-    """Inference functions, compiled once per bucket; nothing is donated."""
+    """Build the inference functions, compiled once per bucket.
+
+    No buffer is donated, because parameters and adapter are used again.
+    """
 
     def adapt(params: Params, alpha: jax.Array, conditions: Batch) -> Adapter:
         return pinned(model.adapt(params, conditions, alpha, None), mesh)
@@ -53,7 +56,7 @@ def forward(model: Model, mesh: Mesh) -> Forward:
 
 
 def pinned(adapter: Adapter, mesh: Mesh) -> Adapter:
-    """An adapter, inside jit, with its factors where their kernels are."""
+    """Pin an adapter's factors, inside jit, to the devices of their kernels."""
     factors, row_B = adapter
     return Adapter(rules.pin_factors(factors, row_B, mesh), row_B)
 
@@ -66,9 +69,9 @@ def logits(
     batches: Iterable[NumpyBatch],
     n: int,
 ) -> np.ndarray:
-    """Raw logits (N, Y), float32 or wider, each example exactly once.
+    """Compute raw logits (N, Y), float32 or wider, of each example exactly once.
 
-    Of several processes each brings its own rows of the batches and gets all logits.
+    With several processes, each passes its own rows of the batches and gets all logits.
     """
     params = trees.union(trainable, frozen)
     at = np.asarray(alpha)
@@ -99,7 +102,7 @@ def split_logits(
     edges: tuple[int, ...],
     batch_size: int,
 ) -> np.ndarray:
-    """Raw logits (N, Y) of a split; the batch grows to what the mesh can cut."""
+    """Compute raw logits (N, Y) of a split; batches grow to a size the mesh can cut."""
     size = fitting_batch_size(batch_size, run.mesh)
     own = own_rows(size, run.mesh)
     batches = eval_batches(data, edges, size, own=own)
@@ -113,10 +116,10 @@ def judge(
     temperature: float = 1.0,
     soft_NY: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a split in float64, as its objective judges it; {} without labels.
+    """Compute the objective's metrics of a split, in float64; {} without labels.
 
-    `temperature` divides the logits. `soft_NY`, shares of raters, adds the distances to
-    them.
+    `temperature` divides the logits. `soft_NY`, the shares of raters, adds metrics of
+    the distance to them.
     """
     judge = objective.judge
     state = judge.update(judge.start(), logits_NY, label_N, soft_NY)
@@ -126,14 +129,15 @@ def judge(
 def selection(
     select_on: str, unit: str, names: Sequence[str], step: int, judged: dict[str, Any]
 ) -> Selection:
-    """How the epoch that ends with a step ranks among the others, by config.select_on.
+    """Rank the epoch that ends with a step among the others, by config.select_on.
 
-    By score the earliest of equals is the best, as in the paper's tables.
+    With `validation_score` the earliest of equal epochs is the best, as in the paper's
+    tables.
 
     Args:
-      select_on: of the config.
+      select_on: the field of the config.
       unit: the metric that models are chosen by, as the objective says.
-      names: scores of the task.
+      names: names of the task's scores.
       step: number of finished steps.
       judged: metrics of the split that models are chosen on.
     """
@@ -141,5 +145,6 @@ def selection(
     if select_on == "last":
         return Selection(-float(step), loss)
     if select_on == "validation_score":
+        # the tiny term makes the earliest of equal epochs the best
         return Selection(1e-12 * step - judged[scores.main(names)], loss)
     return Selection(loss, loss)

@@ -36,8 +36,8 @@ from hypelora_jax.types import Key, Params
 class Session(NamedTuple):
     """What training, evaluation and prediction of one run share.
 
-    A session that only predicts has no datasets; its `edges` and `total_steps` are
-    those of the run's record.
+    A session that only predicts has no datasets; its `edges` and `total_steps` come
+    from the run's record.
     """
 
     settings: Settings
@@ -47,7 +47,7 @@ class Session(NamedTuple):
     model: Model
     mesh: Mesh
     trainable: Params  # before training
-    frozen: Params  # the backbone and what else does not train, on the mesh
+    frozen: Params  # the backbone and all else that does not train, on the mesh
     datasets: Mapping[str, Dataset] = {}  # tokenised splits
     edges: tuple[int, ...] = ()  # lengths T of the buckets, in tokens
     steps_per_epoch: int = 1
@@ -59,7 +59,7 @@ class Session(NamedTuple):
         return families.of(self.base.config)
 
     def alpha_after(self, step: int) -> jax.Array:
-        """Blending weight of the last of `step` finished steps: evaluation's."""
+        """Return the blending weight of the last finished step, used in evaluation."""
         optim = self.settings.optim
         alpha = blend_alpha(self.settings.blend, self.total_steps, optim.accumulate)
         return alpha(max(step - 1, 0))
@@ -74,22 +74,22 @@ class Keys(NamedTuple):
 
 
 def keys(settings: Settings) -> Keys:
-    """Keys of a seed; with seed_scope=init all seeds share data order and dropout."""
+    """Return a seed's keys; seed_scope=init lets seeds share data order and dropout."""
     init = named_key(jax.random.key(settings.seed), "init")
     shared = 42 if settings.seed_scope == "init" else settings.seed  # METHOD A.8
     return Keys(init, named_key(jax.random.key(shared), "train"), shared)
 
 
 def train_keys(settings: Settings) -> list[Key]:
-    """The key of training of each seed that is trained side by side."""
+    """Return the training key of each seed that is trained side by side."""
     return [keys(own).train for own in ensembles.of_seeds(settings)]
 
 
 def max_length(settings: Settings, base: bases.Base) -> int:
-    """data.max_length, checked against the positions the model has.
+    """Return data.max_length, checked against the positions of the model.
 
     Raises:
-      UserError: the model has fewer.
+      UserError: the model has fewer positions.
     """
     limit = families.of(base.config).max_tokens(base.config)
     wanted = settings.data.max_length
@@ -107,16 +107,16 @@ def open_session(
     revision: str | None = None,
     mesh: Mesh | None = None,
 ) -> Session:
-    """Model and parameters for a task, without data.
+    """Build the model and the parameters for a task, without data.
 
     Args:
-      settings: of the run.
-      task: what the run learns.
-      revision: resolved commit of the base model, when a run is taken up again.
-      mesh: where parameters go; None: the mesh of the settings.
+      settings: settings of the run.
+      task: the task that the run learns.
+      revision: resolved commit of the base model, if a run is resumed.
+      mesh: the mesh that parameters are placed on; None uses the mesh of the settings.
 
     Raises:
-      UserError: no such model or name, or parts that do not fit together.
+      UserError: a model or name does not exist, or parts do not fit together.
     """
     base = bases.resolve(settings.model.path, revision or settings.model.revision)
     max_length(settings, base)
@@ -135,15 +135,15 @@ def open_session(
 
 
 def load_corpus(settings: Settings) -> Corpus:
-    """The corpus of a run; its splits depend on the run's data seed."""
+    """Load the corpus of a run; its splits depend on the run's data seed."""
     return sources.load(settings.data, keys(settings).data, settings.condition)
 
 
 def with_data(session: Session, corpus: Corpus) -> Session:
-    """The session with tokenised splits, buckets and the number of steps.
+    """Add tokenised splits, buckets and the number of steps to a session.
 
     Raises:
-      UserError: the corpus has no train.
+      UserError: the corpus has no split train.
     """
     data, optim = session.settings.data, session.settings.optim
     datasets = {
@@ -167,10 +167,11 @@ def with_data(session: Session, corpus: Corpus) -> Session:
 
 
 def _with_conditions(session: Session, train: Dataset) -> Session:
-    """The session with mean and deviation of train's conditions in its frozen tree.
+    """Add mean and deviation of train's conditions to the frozen tree of a session.
 
     Raises:
-      UserError: vectors that nothing reads, or none for a model that does.
+      UserError: the data have vectors that the model does not read, or the model reads
+        vectors that the data do not have.
     """
     given, condition = train.condition, session.settings.condition
     if (given is not None) != ("condition" in session.model.reads):
@@ -204,14 +205,14 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
 
 
 def record_of(session: Session) -> dict[str, Any]:
-    """What config.json of the session's run holds."""
+    """Return the contents of config.json of the session's run."""
     about = (session.settings, session.task, session.base, session.mesh)
     record = records.record(*about, session.edges, session.total_steps)
     return record | {n: x for n, x in data_of(session).items() if n not in record}
 
 
 def data_of(session: Session) -> dict[str, Any]:
-    """What a record says of the data, by which a run that goes on knows them again."""
+    """Return what a record says about the data, to compare when a run is resumed."""
     out: dict[str, Any] = {"task": session.task, "buckets": list(session.edges)}
     out["total_steps"] = session.total_steps
     train = session.datasets.get("train")

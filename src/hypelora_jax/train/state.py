@@ -1,4 +1,4 @@
-"""State of training: all that a step changes, as one pytree."""
+"""The state of training: everything that a step changes, as one pytree."""
 
 import dataclasses
 from typing import Any
@@ -19,8 +19,8 @@ class TrainState:
     """Number of finished steps, trainable tree, optimizer state, base key.
 
     The key never changes: a step folds its number into it, so that a resumed run draws
-    what an unbroken one would have drawn. Leaves are Any because a state may also hold
-    shapes, shardings, or the axes that vmap maps over.
+    the same numbers as an uninterrupted one. Leaves are Any because a state may also
+    contain shapes, shardings, or the axes that vmap maps over.
     """
 
     step: Any  # int32 ()
@@ -32,10 +32,11 @@ class TrainState:
 def init_state(
     trainable: Params, tx: optax.GradientTransformation, key: Key
 ) -> TrainState:
-    """State before the first step.
+    """Return the state before the first step.
 
-    Every leaf is copied: the state is donated to the step, and what it was made from
-    (the base model's head, a caller's key) must survive that.
+    Every leaf is copied, because the state is donated to the step, which deletes its
+    buffers. The arrays it was made from (the base model's head, a caller's key) must
+    stay usable.
     """
     trainable = jax.tree.map(lambda x: jnp.array(x, copy=True), trainable)
     key = jax.random.wrap_key_data(jnp.array(jax.random.key_data(key), copy=True))
@@ -45,7 +46,7 @@ def init_state(
 def state_shardings(
     state: TrainState, tx: optax.GradientTransformation, mesh: Mesh, table: rules.Table
 ) -> TrainState:
-    """Sharding of each leaf of a state (arrays or shape structs).
+    """Return the sharding of each leaf of a state (arrays or shape structs).
 
     Parameters follow the table of the family's backbone, the optimizer's moments
     follow their parameter; step, counters and key are whole on every device.

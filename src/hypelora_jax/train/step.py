@@ -1,8 +1,8 @@
-"""One training step: the adapter made once, micro-batches, one update.
+"""One training step: makes the adapter once, runs micro-batches, updates once.
 
 The gradient with respect to the adapter is summed over micro-batches (and over devices)
-before it is pulled back through the hyper-network, so what crosses devices grows with
-the adapter and not with the network that makes it.
+before it is pulled back through the hyper-network. The traffic between devices
+therefore grows with the adapter and not with the network that makes it.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from hypelora_jax.train.state import TrainState
 from hypelora_jax.types import Adapter, Batch, Lora, Params
 
 Info = dict[str, jax.Array]
-# What `classify` and the loss read; the rest adapts.
+# Subtrees that `classify` and the loss read; `adapt` reads the rest.
 DIRECT = ("backbone", "head", "loss")
 
 
@@ -35,7 +35,7 @@ def _pick(tree: Params, direct: bool) -> Params:
 
 
 def _cut(tree: Any, parts: int, axis: int = 0) -> Any:
-    """An axis of n entries of every leaf as a leading axis of parts, and n / parts."""
+    """Split an axis of n entries of every leaf into n / parts and a leading `parts`."""
 
     def cut(x: jax.Array) -> jax.Array:
         shape = (*x.shape[:axis], parts, -1, *x.shape[axis + 1 :])
@@ -45,7 +45,7 @@ def _cut(tree: Any, parts: int, axis: int = 0) -> Any:
 
 
 def _joined(tree: Any, axis: int) -> Any:
-    """The inverse of `_cut`."""
+    """Undo `_cut`."""
 
     def join(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, 0, axis)
@@ -57,13 +57,14 @@ def _joined(tree: Any, axis: int) -> Any:
 def gradients(
     model: Model, accumulate: int, deterministic: bool, mesh: Mesh | None = None
 ) -> Callable[..., tuple[jax.Array, jax.Array, Params]]:
-    """`grads(trainable, frozen, batch, alpha, keys) -> (loss, weight, gradient)`.
+    """Build `grads(trainable, frozen, batch, alpha, keys) -> (loss, weight, gradient)`.
 
-    Loss is the mean over the batch by weight; sums are divided once, by the sum of all
-    weights, so that padding rows and micro-batches of unequal weight count right.
+    The loss is the weighted mean over the batch. Sums are divided once, by the sum of
+    all weights, so that padding rows and micro-batches of unequal weight count right.
 
-    With a mesh the adapter is pinned to the devices of its kernels, and its gradient
-    with it: it is summed over devices there, before the network that made it sees it.
+    With a mesh the adapter and its gradient are pinned to the devices of its kernels.
+    The gradient is then summed over devices before it is pulled back through the
+    hyper-network.
     """
 
     def micro_sums(direct: Params, lora: Lora, frozen: Params, rows: Batch, key):
@@ -86,6 +87,8 @@ def gradients(
             lora, row_B = model.adapt(params, batch, alpha, adapt_key)
             return lora if mesh is None else rules.pin_factors(lora, row_B, mesh), row_B
 
+        # The vjp is taken by hand, so that `adapt` runs once per step, and is pulled
+        # back once, however many micro-batches use its adapter.
         lora, pull, row_B = jax.vjp(adapt, _pick(trainable, direct=False), has_aux=True)
         rows = {name: batch[name] for name in of_rows}
         if row_B is not None:
@@ -104,10 +107,11 @@ def gradients(
 def _over_micros(
     value_and_grads: Callable, accumulate: int, mesh: Mesh | None
 ) -> Callable:
-    """`value_and_grads` of one micro-batch as a function that sums over all of them.
+    """Turn `value_and_grads` of one micro-batch into a function that sums over all.
 
-    Conditions that are groups of rows are cut as the rows are, and the gradients of
-    their factors are put together again; any other adapter's gradient is summed.
+    If the conditions are groups of rows, their factors are cut like the rows, and the
+    gradients of the factors are joined again. The gradient of any other adapter is
+    summed.
     """
     if accumulate == 1:
         return value_and_grads
@@ -116,12 +120,12 @@ def _over_micros(
         batch = dict(batch)
         several = _groups(lora, batch)
         own = several % accumulate == 0 and several > 0
-        if several and not own:  # a group lies in two micro-batches
+        if several and not own:  # a group is part of two micro-batches
             size = len(batch["ids"]) // several
             batch["row"] = jnp.repeat(jnp.arange(several, dtype=jnp.int32), size)
         pieces = _cut(lora, accumulate, axis=1) if own else {}
         micros = _cut(batch, accumulate)
-        if mesh is not None:  # else the scan's axis would be the one that is cut
+        if mesh is not None:  # without the pin, the axis of the scan would be cut
             rows = NamedSharding(mesh, P(None, *rules.BATCH))
             micros = jax.lax.with_sharding_constraint(micros, rows)
         xs = (micros, jax.random.split(key, accumulate), pieces)
@@ -129,7 +133,7 @@ def _over_micros(
         def micro(rows, key, piece):
             return value_and_grads(direct, piece if own else lora, frozen, rows, key)
 
-        def parted(result: tuple) -> tuple:  # (what is summed, what is kept apart)
+        def parted(result: tuple) -> tuple:  # (summed part, part kept per micro-batch)
             sums, (d_direct, d_lora) = result
             summed_lora, kept = ({}, d_lora) if own else (d_lora, {})
             return (sums, (d_direct, summed_lora)), kept
@@ -148,7 +152,7 @@ def _over_micros(
 
 
 def _groups(lora: Lora, batch: Batch) -> int:
-    """U where the conditions are groups of rows in order, else 0."""
+    """Return U if the conditions are groups of rows in order, else 0."""
     if "row" in batch or not has_conditions(lora):
         return 0
     return jax.tree.leaves(lora)[0].shape[1]
@@ -160,7 +164,7 @@ def _updated(
     gradient: Params,
     keep: jax.Array | None,
 ) -> TrainState:
-    """The next state; where `keep` is given and False, only its number is new."""
+    """Return the next state; if `keep` is False, only its step number changes."""
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     if keep is not None:
@@ -186,18 +190,20 @@ def build_step(
     seeds: int = 1,
     shardings: tuple[TrainState, Params] | None = None,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Info]]:
-    """`step(state, frozen, batch) -> (state, info)`, jitted.
+    """Build the jitted function `step(state, frozen, batch) -> (state, info)`.
 
-    Shardings are pinned and the state is donated.
+    Shardings are pinned, so that the new state has the shardings of the old one and the
+    step is compiled only once per bucket. The state is donated, so that the new one
+    reuses its memory; the caller must not use the old state again.
 
     Args:
-      shardings: of each leaf of state and frozen, as `train.state.state_shardings` and
-        `sharding.rules.shardings` give them; None: every device holds both whole.
-      accumulate: micro-batches the batch is cut into.
-      deterministic: no dropout, as the golden runs of the reference have it.
-      temperature: of the loss at a step, where it anneals; micro-batches share it.
+      shardings: of each leaf of state and frozen, from `train.state.state_shardings`
+        and `sharding.rules.shardings`; None places both whole on every device.
+      accumulate: number of micro-batches that the batch is cut into.
+      deterministic: no dropout, as in the golden runs of the reference.
+      temperature: loss temperature by step, if it anneals; micro-batches share it.
       skip_nonfinite: a step whose loss or gradient is not finite (info["finite"] is
-        False) leaves parameters and optimizer as they were; its number counts.
+        False) changes neither parameters nor optimizer; its number counts.
       conditions: members of a hyper-ensemble, which share the rows of a batch.
       seeds: members of a deep ensemble, each trained on every row.
     """
@@ -226,7 +232,7 @@ def build_step(
     of_state, of_frozen = shardings or (whole, whole)
     return jax.jit(
         ensembles.over_seeds(step) if seeds > 1 else step,
-        in_shardings=(of_state, of_frozen, None),  # a batch is where `pin_batch` says
+        in_shardings=(of_state, of_frozen, None),  # `pin_batch` places the batch
         out_shardings=(of_state, whole),
         donate_argnames=("state",),
     )

@@ -1,4 +1,4 @@
-"""What moves while a run trains: state, data and progress, and what the loop calls."""
+"""What changes while a run trains: state, data and progress, as the loop uses them."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ from hypelora_jax.types import Params
 
 
 class Training:
-    """State, data and progress of a session that trains; the loop moves them."""
+    """State, data and progress of a session that trains; the loop advances them."""
 
     def __init__(self, session: Session, checkpoints: Checkpoints, stop: StopRequest):
         settings = session.settings
@@ -40,7 +40,7 @@ class Training:
             settings.blend, session.total_steps, settings.optim.accumulate
         )
         self.abstract = abstract_state(session)
-        self.state: TrainState = self.abstract  # until `resume` or `fresh`
+        self.state: TrainState = self.abstract  # shapes until `resume` or `fresh`
         self.rate = learning_rate(settings.optim, session.total_steps)
         self.temperature = loss_temperature(settings.loss, session.total_steps)
         batch_size_per_device(
@@ -74,7 +74,7 @@ class Training:
         )
         self.lengths = session.datasets["train"].lengths
         self.progress = Progress()
-        self.pending_judge = False  # True: an epoch ended and was not evaluated
+        self.pending_judge = False  # True if an epoch ended and was not evaluated
         self.guard = self._guard()
 
     def _guard(self) -> Guard:
@@ -88,7 +88,7 @@ class Training:
     def resume(self) -> int:
         """Restore the newest valid checkpoint and return its step, or 0 without any.
 
-        Arrays go where this run's mesh wants them, whatever mesh they were saved from.
+        Arrays are placed on this run's mesh, whatever mesh they were saved from.
         """
         step = self.checkpoints.newest()
         if step is None:
@@ -111,10 +111,10 @@ class Training:
         return step
 
     def save(self) -> None:
-        """Begin to save the state, if every number in it is finite.
+        """Begin to save the state, if every parameter in it is finite.
 
         Raises:
-          UserError: one is not, or the save before this one failed.
+          UserError: a parameter is not finite, or the save before this one failed.
         """
         self.guard.settle()
         if not all_finite(self.state.params):
@@ -128,7 +128,7 @@ class Training:
         self.checkpoints.save(self.state, own, self.data, progress)
 
     def judge(self, split: str, trainable: Params, alpha: jax.Array) -> dict[str, Any]:
-        """Metrics of a split, as training knows them: without a post-hoc calibrator.
+        """Compute the metrics of a split, without a calibrator fitted after training.
 
         Raises:
           UserError: the logits are not finite.
@@ -155,13 +155,13 @@ class Training:
 
 
 def rank(session: Session, step: int, judged: dict[str, Any]) -> Selection:
-    """How the epoch that ends with a step ranks among the others."""
+    """Rank the epoch that ends with a step among the others."""
     unit, names = session.model.objective.unit, session.task.metrics
     return scoring.selection(session.settings.select_on, unit, names, step, judged)
 
 
 def abstract_state(session: Session) -> TrainState:
-    """Shapes and shardings of a session's state, into which a checkpoint is read."""
+    """Return shapes and shardings of a session's state, to read a checkpoint into."""
     tx, seeds = _optimizer(session), train_keys(session.settings)
     shapes = jax.eval_shape(lambda p: ensembles.start(p, tx, seeds), session.trainable)
     where = state_shardings(shapes, tx, session.mesh, session.family.shardings)
@@ -169,7 +169,7 @@ def abstract_state(session: Session) -> TrainState:
 
 
 def first_state(session: Session, abstract: TrainState) -> TrainState:
-    """State before the first step, made where `abstract` says."""
+    """Make the state before the first step, with the shardings of `abstract`."""
     tx = _optimizer(session)
 
     def make(trainable: Params, data: jax.Array) -> TrainState:
@@ -187,18 +187,18 @@ def _optimizer(session: Session) -> optax.GradientTransformation:
 
 
 def extras(frozen: Params) -> Params:
-    """Frozen leaves that are saved with the run: all but the base model's backbone."""
+    """Return the frozen leaves that a checkpoint contains: all but the backbone."""
     return {name: tree for name, tree in frozen.items() if name != "backbone"}
 
 
 def with_extras(frozen: Params, own: Params) -> Params:
-    """The frozen tree with leaves of a checkpoint in the place of fresh ones."""
+    """Replace the frozen leaves, except the backbone, with those of a checkpoint."""
     backbone = {"backbone": frozen["backbone"]} if "backbone" in frozen else {}
     return trees.union(backbone, own)
 
 
 def chosen(session: Session, checkpoints: Checkpoints) -> Checkpoint:
-    """The best checkpoint of a run, its frozen leaves with the session's backbone.
+    """Read the best checkpoint of a run, and add the session's frozen backbone to it.
 
     Raises:
       UserError: there is no complete checkpoint.
@@ -216,6 +216,6 @@ def chosen(session: Session, checkpoints: Checkpoints) -> Checkpoint:
 
 
 def open_checkpoint(session: Session, run: Run) -> Checkpoint:
-    """The best checkpoint of a run folder that is not in training."""
+    """Read the best checkpoint of a run folder that is not in training."""
     with Checkpoints(run) as checkpoints:
         return chosen(session, checkpoints)

@@ -1,11 +1,11 @@
-"""Post-hoc calibrators: fitted on the raw logits of a held-out split, by name.
+"""Post-hoc calibrators by name, fitted on the raw logits of a held-out split.
 
-The room sees logits and labels only; where a fitted state is kept, and which split it
-was fitted on, is for upper layers to know.
+This package sees only logits and labels. Files, and the choice of the split, may not
+come in.
 
 Every fit takes `(logits_NY, label_N, weight_N=None)`, runs in float64 on the host and
 raises UserError for logits that are not finite and labels that are not classes. Every
-apply gives numpy probabilities for numpy logits, and for jax logits works under jit.
+apply returns numpy probabilities for numpy logits, and works under jit for jax logits.
 """
 
 import json
@@ -49,8 +49,8 @@ class Calibrator(NamedTuple):
     """A kind of calibrator.
 
     `fit(logits_NY, label_N, weight_N=None) -> state` and
-    `apply(state, logits_NY) -> probs_NY`; `state` is the type of what `fit` returns,
-    and `label` is what legends call it.
+    `apply(state, logits_NY) -> probs_NY`; `state` is the type that `fit` returns, and
+    `label` is the name in legends.
     """
 
     label: str
@@ -93,7 +93,7 @@ CALIBRATORS: dict[str, Calibrator] = {
 
 
 def build(name: str) -> Calibrator:
-    """Calibrator by name.
+    """Look up a calibrator by name.
 
     Raises:
       UserError: there is no such calibrator; the message lists the names.
@@ -106,12 +106,12 @@ def build(name: str) -> Calibrator:
 
 
 def kind(state: Any) -> str:
-    """Name of the calibrator that a state belongs to."""
+    """Return the name of the calibrator that a state belongs to."""
     return next(name for name, c in CALIBRATORS.items() if isinstance(state, c.state))
 
 
 def apply(state: Any, logits_NY: Array) -> Any:
-    """Probabilities (N, Y) of raw logits under a fitted state of any kind.
+    """Compute probabilities (N, Y) of raw logits with a fitted state of any kind.
 
     Raises:
       UserError: the state was fitted for another number of classes.
@@ -126,7 +126,7 @@ def apply(state: Any, logits_NY: Array) -> Any:
 
 
 def fit_like(state: Any, logits_NY: Any, label_N: Any) -> Any:
-    """A new fit of the same kind as a state, with the same penalty if it has one."""
+    """Fit a calibrator of the same kind as `state`, with its penalty if it has one."""
     if isinstance(state, affine.Dirichlet):
         return affine.fit_dirichlet(logits_NY, label_N, penalty=state.penalty)
     return CALIBRATORS[kind(state)].fit(logits_NY, label_N)
@@ -138,9 +138,9 @@ def cross_fitted(
     """Probabilities (N, Y) of the examples a state was fitted on, as if they were new.
 
     The probabilities of each fold come from a fit on the other folds. A flexible
-    calibrator is over-confident on its own examples, and conformal sets made from them
-    would cover too little. A state that was not fitted, or on fewer than 2 examples a
-    fold, is applied as it is.
+    calibrator is over-confident on the examples it was fitted on, and conformal sets
+    from them would have too little coverage. A state that was not fitted, or was fitted
+    on fewer than 2 examples per fold, is applied unchanged.
     """
     n = len(label_N)
     given = isinstance(state, Identity) or getattr(state, "n", None) == 0
@@ -156,7 +156,7 @@ def cross_fitted(
 
 
 def describe(state: Any) -> str:
-    """A fitted state in a few words, for a legend: "T = 1.31", "histogram, 10 bins"."""
+    """Describe a fitted state for a legend: "T = 1.31", "histogram, 10 bins"."""
     label = CALIBRATORS[kind(state)].label
     if isinstance(state, Temperature):
         return f"{label} = {state.temperature:.3g}"
@@ -167,17 +167,17 @@ def describe(state: Any) -> str:
 
 
 def to_json(state: Any) -> str:
-    """One JSON object: `kind` and the fields of the state; NaN is written as null."""
+    """Write a state as a JSON object of its `kind` and fields; NaN becomes null."""
     values = {field: states.plain(value) for field, value in state._asdict().items()}
     return json.dumps({"kind": kind(state), **values}, allow_nan=False)
 
 
 def from_json(text: str) -> Any:
-    """The state that `to_json` wrote.
+    """Read a state that `to_json` wrote.
 
     Raises:
-      UserError: not a JSON object, an unknown kind, a field too many or too few, or a
-        value that no fit gives.
+      UserError: the text is not a JSON object, the kind is unknown, a field is unknown
+        or missing, or a value cannot come from a fit.
     """
     try:
         values = json.loads(text)

@@ -1,4 +1,4 @@
-"""Affine calibrators of several classes: vector scaling, Dirichlet with ODIR."""
+"""Affine calibrators of several classes: vector scaling and Dirichlet with ODIR."""
 
 from typing import Any, NamedTuple
 
@@ -29,14 +29,14 @@ class Dirichlet(NamedTuple):
 
     weight: np.ndarray  # (Y, Y)
     bias: np.ndarray  # (Y,)
-    penalty: float  # of off-diagonal weights and of biases
+    penalty: float  # on the off-diagonal weights and the biases
 
 
 def fit_vector(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Vector:
-    """Vector scaling: one scale and one bias a class (Guo et al., 2017, section 4.2).
+    """Fit one scale and one bias per class (Guo et al., 2017, section 4.2).
 
-    Maximum likelihood that starts from the fitted temperature, so it is never worse on
-    the split. With two classes it is logistic regression on both logits.
+    The likelihood is maximised from the fitted temperature, so the fit is never worse
+    on the split. With two classes this is logistic regression on both logits.
     """
     held = examples.nonempty(logits_NY, label_N, weight_N)
     z_NY, y_N, share_N = held
@@ -67,11 +67,11 @@ def apply_vector(state: Vector, logits_NY: Any) -> Any:
 def fit_dirichlet(
     logits_NY: Any, label_N: Any, weight_N: Any = None, penalty: float | None = None
 ) -> Dirichlet:
-    """Dirichlet calibration with off-diagonal and intercept regularisation (ODIR).
+    """Fit Dirichlet calibration with off-diagonal and intercept regularisation (ODIR).
 
-    Kull et al., 2019, equation 8 of section 4: mean NLL plus penalty times the mean
-    square of the off-diagonal weights and of the biases. Starts from the fitted
-    temperature.
+    The loss is the mean NLL plus the penalty times the mean square of the off-diagonal
+    weights and of the biases (Kull et al., 2019, equation 8 of section 4). The search
+    starts from the fitted temperature.
 
     Args:
       logits_NY: raw logits.
@@ -96,7 +96,7 @@ def apply_dirichlet(state: Dirichlet, logits_NY: Any) -> Any:
 
 
 def _alike(logits_NY: Any, *params: np.ndarray) -> tuple[Any, list]:
-    """Logits at least float32, and parameters of their namespace and dtype."""
+    """Cast logits to at least float32, and parameters to their namespace and dtype."""
     xp = arrays.namespace(logits_NY)
     logits_NY = xp.asarray(logits_NY)
     wide_NY = logits_NY.astype(xp.promote_types(logits_NY.dtype, xp.float32))
@@ -104,7 +104,7 @@ def _alike(logits_NY: Any, *params: np.ndarray) -> tuple[Any, list]:
 
 
 def _spread(x_NY: np.ndarray) -> tuple[np.ndarray, float]:
-    """Means of the columns and root mean square about them, 1 where that is 0."""
+    """Means of the columns, and the root mean square about them, or 1 if that is 0."""
     mean_Y = x_NY.mean(axis=0)
     return mean_Y, float(np.sqrt(np.mean((x_NY - mean_Y) ** 2))) or 1.0
 
@@ -137,7 +137,7 @@ def _dirichlet(held: Examples, penalty: float) -> Dirichlet:
 
 
 def _choose(held: Examples) -> float:
-    """Penalty of the lowest cross-validated NLL; the largest with few examples."""
+    """Choose the penalty of lowest cross-validated NLL; the largest if N is small."""
     n = len(held.label_N)
     if n < 2 * FOLDS:
         return PENALTIES[-1]

@@ -16,7 +16,7 @@ class Examples(NamedTuple):
 
 
 def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
-    """Examples of a split in float64, without the rows of weight 0.
+    """Check the examples of a split; return float64 without the rows of weight 0.
 
     Raises:
       UserError: a label that is not a class, logits that are not finite, or a weight
@@ -41,7 +41,7 @@ def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
 
 
 def nonempty(logits: Any, label: Any, weight: Any = None) -> Examples:
-    """As `checked`, with at least one example, or else a UserError."""
+    """As `checked`, but raise a UserError if there is no example."""
     held = checked(logits, label, weight)
     if not len(held.label_N):
         raise UserError(

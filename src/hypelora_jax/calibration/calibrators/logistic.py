@@ -6,8 +6,8 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-# Added for every parameter, so that there is exactly one optimum, even on separable
-# splits. It moves a parameter by about 1e-10 / curvature: below 1e-6 on real splits.
+# A ridge on every parameter gives exactly one optimum, even on separable splits. It
+# moves a parameter by about 1e-10 / curvature, which is below 1e-6 on real splits.
 RIDGE = 1e-10
 # Norm of the gradient, in nats; ordinary splits reach it within 50 Newton steps.
 TOLERANCE = 1e-10
@@ -21,17 +21,17 @@ def maximise(
     start_P: np.ndarray,
     penalty_P: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """Parameters (P,) of the lowest mean NLL plus sum(penalty * parameter^2).
+    """Find the parameters (P,) of the lowest mean NLL plus sum(penalty * parameter^2).
 
-    A trust-region Newton method with products of the Hessian, so that the cost grows
-    with N * Y and P, not P^2. The result is never worse than the start.
+    The trust-region Newton method needs only products with the Hessian, so the cost
+    grows with N * Y and P, not with P^2. The result is never worse than the start.
 
     Args:
-      to_logits: linear, (P,) -> (N, Y).
+      to_logits: linear map, (P,) -> (N, Y).
       adjoint: its transpose, (N, Y) -> (P,).
       label_N: classes.
       share_N: weights that sum to 1.
-      start_P: where the search begins, and the point the tiny ridge pulls towards.
+      start_P: start of the search; the tiny ridge pulls towards it.
       penalty_P: weights of the squares, 0 or above.
     """
     rows = np.arange(len(label_N))
@@ -45,7 +45,7 @@ def maximise(
         nll_N = scipy.special.logsumexp(z_NY, axis=1) - z_NY[rows, label_N]
         off_P = x_P - start_P
         value = share_N @ nll_N + np.sum(penalty_P * x_P**2) + RIDGE * (off_P @ off_P)
-        p_NY[rows, label_N] -= 1
+        p_NY[rows, label_N] -= 1  # now the gradient of the NLL by the logits
         slope_P = adjoint(share_N[:, None] * p_NY)
         return value, slope_P + 2 * penalty_P * x_P + 2 * RIDGE * off_P
 

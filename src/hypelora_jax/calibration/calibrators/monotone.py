@@ -29,7 +29,7 @@ class Beta(NamedTuple):
 
 
 def fit_isotonic(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Isotonic:
-    """Isotonic regression of hits on probabilities (Zadrozny and Elkan, 2002).
+    """Fit isotonic regression of hits on probabilities (Zadrozny and Elkan, 2002).
 
     It may give a probability of exactly 0 or 1, so the NLL of new data can be infinite.
     Use it for binned calibration errors and ranking, not for likelihoods.
@@ -54,7 +54,7 @@ def apply_isotonic(state: Isotonic, logits_NY: Any) -> Any:
 def _isotonic(
     p_N: np.ndarray, hit_N: np.ndarray, share_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Knots: both ends of each flat piece; examples of equal p are one point."""
+    """Find the knots: both ends of each flat piece. Equal p make one point."""
     order_N = np.argsort(p_N, kind="stable")
     first_N = np.diff(p_N[order_N], prepend=-1) > one_vs_rest.SAME
     point_N = np.empty(len(p_N), int)
@@ -69,7 +69,7 @@ def _isotonic(
 
 
 def fit_beta(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Beta:
-    """Beta calibration, its maximum likelihood under a, b >= 0 (Kull et al., 2017).
+    """Fit beta calibration by maximum likelihood under a, b >= 0 (Kull et al., 2017).
 
     Kull, Silva Filho and Flach, AISTATS 2017, equation 9 and section 4.
     """
@@ -93,10 +93,10 @@ def apply_beta(state: Beta, logits_NY: Any) -> Any:
 def _beta(
     x_N2: np.ndarray, hit_N: np.ndarray, share_N: np.ndarray
 ) -> tuple[float, float, float]:
-    """(a, b, c): the best fit with both, one or none of a and b free.
+    """Find the best (a, b, c) with both, one or neither of a and b free.
 
     The loss is convex, so if the free optimum has a negative coefficient, the
-    constrained one lies on a face of a, b >= 0; all faces are tried.
+    constrained optimum lies on a face of a, b >= 0. All faces are tried.
     """
     best, chosen = np.inf, (0.0, 0.0, 0.0)
     for free in ((0, 1), (0,), (1,), ()):

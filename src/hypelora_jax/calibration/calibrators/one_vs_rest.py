@@ -1,8 +1,8 @@
 """One-vs-rest: several classes from calibrators of one probability.
 
-With two classes one function of p(class 1) is fitted, and p(class 0) is 1 minus it.
-With more, one function for each class is fitted, and the results are divided by their
-sum (Zadrozny and Elkan, 2002). A row whose results are all 0 becomes uniform.
+With two classes, one function of p(class 1) is fitted, and p(class 0) is 1 minus it.
+With more classes, one function for each class is fitted, and the results are divided by
+their sum (Zadrozny and Elkan, 2002). A row whose results are all 0 becomes uniform.
 """
 
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array
 from hypelora_jax.calibration.calibrators.examples import Examples
 
-# Probabilities that differ by no more count as equal: the same logits shifted by
-# different constants give probabilities that differ by a few 1e-16.
+# Probabilities that differ by at most this count as equal, because the same logits
+# shifted by different constants give probabilities that differ by a few 1e-16.
 SAME = 1e-12
 
 
 def log_probs(logits_NY: Any) -> tuple[Any, Any]:
-    """Log of p and of 1 - p, (N, K): K is 1, class 1 alone, for two classes, else Y.
+    """Log of p and of 1 - p, (N, K): K is 1 (class 1 only) for two classes, else Y.
 
-    Exact even if p rounds to 1, because 1 - p is then summed from the other classes.
+    Both are exact even if p rounds to 1, because 1 - p sums the other classes then.
     """
     xp = arrays.namespace(logits_NY)
     special = jax.scipy.special if xp is jnp else scipy.special
@@ -42,7 +42,7 @@ def log_probs(logits_NY: Any) -> tuple[Any, Any]:
 
 
 def problems(held: Examples) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Log p, log (1 - p) and hits (N,) of each of the K functions to fit."""
+    """Yield log p, log (1 - p) and hits (N,) of each of the K functions to fit."""
     logp_NK, rest_NK = log_probs(held.logits_NY)
     first = 1 if logp_NK.shape[1] == 1 else 0
     for k, (logp_N, rest_N) in enumerate(zip(logp_NK.T, rest_NK.T, strict=True)):

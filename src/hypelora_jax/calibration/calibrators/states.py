@@ -1,4 +1,4 @@
-"""Fields of fitted calibrators as JSON has them: strict both ways, no pickle."""
+"""Fields of fitted calibrators to and from JSON, with strict checks and no pickle."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from hypelora_jax.calibration.calibrators.stepwise import Histogram, PlattBinner
 from hypelora_jax.calibration.calibrators.temperature import Temperature
 from hypelora_jax.errors import UserError
 
-# (fields, what was wanted of them, whether the fields by name are right)
+# (fields, what they must be, test of all fields by name)
 Check = tuple[str, str, Callable[[dict[str, Any]], bool]]
 
 
 class Identity(NamedTuple):
-    """State of no calibration: probabilities are the softmax of the logits."""
+    """State without calibration: probabilities are the softmax of the logits."""
 
 
 def num_classes(state: Any) -> int | None:
@@ -29,7 +29,7 @@ def num_classes(state: Any) -> int | None:
 
 
 def plain(value: Any) -> Any:
-    """A field as JSON has it; NaN becomes null."""
+    """Convert a field to a JSON value; NaN becomes null."""
     if isinstance(value, tuple):
         return [plain(v) for v in value]
     if isinstance(value, np.ndarray | np.generic):
@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
 
 
 def temperature(values: dict[str, Any]) -> Temperature:
-    """The state of temperature scaling from its fields; null becomes NaN."""
+    """Build the state of temperature scaling from its fields; null becomes NaN."""
     t = values.get("temperature")
     if isinstance(t, bool) or not isinstance(t, int | float) or not 0 < t < math.inf:
         raise UserError(f"calibrator has temperature {t!r}; wanted a number above 0")
@@ -52,7 +52,7 @@ def temperature(values: dict[str, Any]) -> Temperature:
 
 
 def fields_of(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Fields as arrays, all for the same number of classes."""
+    """Convert fields to arrays; all must be for the same number of classes."""
     out = {
         field: _list_of_arrays(field, v)
         if field in ("x", "y", "edges", "values")
@@ -99,7 +99,7 @@ def _vectors(*fields: str) -> tuple[Check, ...]:
 
 
 def _each(low: str, high: str, longer: int) -> Callable[[dict[str, Any]], bool]:
-    """Check that points increase in [0, 1] and that there are `longer` more values."""
+    """Build a test: points increase in [0, 1], and there are `longer` more values."""
 
     def right(out: dict[str, Any]) -> bool:
         return all(

@@ -13,8 +13,8 @@ from hypelora_jax.calibration.calibrators import examples, logistic, one_vs_rest
 class Histogram(NamedTuple):
     """State of histogram binning: K step functions of p.
 
-    `edges` (M - 1,) are the inner ones; bin m is (edges[m - 1], edges[m]] and has
-    `values[m]`. K is 1 for two classes, else Y.
+    `edges` (M - 1,) are the inner edges. Bin m is (edges[m - 1], edges[m]] and has the
+    value `values[m]`. K is 1 for two classes, else Y.
     """
 
     edges: tuple[np.ndarray, ...]
@@ -37,15 +37,15 @@ def fit_histogram(
     bins: int = 10,
     equal_mass: bool = True,
 ) -> Histogram:
-    """Histogram binning: each bin's share of hits (Zadrozny and Elkan, 2001).
+    """Fit histogram binning, each bin's share of hits (Zadrozny and Elkan, 2001).
 
     Args:
       logits_NY: raw logits.
       label_N: classes.
       weight_N: 0 for rows to ignore.
-      bins: at most; equal probabilities stay in one bin.
-      equal_mass: as many examples in each bin; False: equal width, where an empty bin
-        keeps its middle.
+      bins: largest number of bins; equal probabilities stay in one bin.
+      equal_mass: True gives each bin as many examples; False gives bins equal widths,
+        and the value of an empty bin is its middle.
     """
     held = examples.nonempty(logits_NY, label_N, weight_N)
     edges, values = [], []
@@ -67,11 +67,11 @@ def apply_histogram(state: Histogram, logits_NY: Any) -> Any:
 def fit_platt_binner(
     logits_NY: Any, label_N: Any, weight_N: Any = None, bins: int = 10
 ) -> PlattBinner:
-    """Scaling-binning calibrator (Kumar, Liang and Ma, 2019, algorithm of section 4).
+    """Fit the scaling-binning calibrator (Kumar, Liang and Ma, 2019, section 4).
 
-    Platt scaling, then bins of equal mass, then the mean of the *scaled* probabilities
-    in each bin. All three steps use the whole split, as the authors' package does; the
-    paper's guarantee is for three disjoint parts.
+    The steps are Platt scaling, bins of equal mass, and the mean of the *scaled*
+    probabilities in each bin. All three use the whole split, as the authors' package
+    does; the paper's guarantee is for three disjoint parts.
     """
     held = examples.nonempty(logits_NY, label_N, weight_N)
     fits = []
@@ -96,10 +96,10 @@ def apply_platt_binner(state: PlattBinner, logits_NY: Any) -> Any:
 
 
 def _equal_mass(p_N: np.ndarray, share_N: np.ndarray, bins: int) -> np.ndarray:
-    """Inner edges midway between neighbours, so that bins hold about equal shares."""
+    """Place inner edges midway between neighbours, so that bins get similar shares."""
     order_N = np.argsort(p_N, kind="stable")
     sorted_N, upto_N = p_N[order_N], np.cumsum(share_N[order_N])
-    # 1e-9, so that a share of exactly m / bins ends a bin despite rounding
+    # subtract 1e-9, so that a share of exactly m / bins ends a bin despite rounding
     last = np.searchsorted(upto_N, np.arange(1, bins) / bins - 1e-9)
     # a cut among equal probabilities moves to their end, to keep them together
     ends = sorted_N[last] + one_vs_rest.SAME
@@ -107,26 +107,26 @@ def _equal_mass(p_N: np.ndarray, share_N: np.ndarray, bins: int) -> np.ndarray:
     last = np.unique(last[last < len(p_N) - 1])
     low, high = sorted_N[last], sorted_N[last + 1]
     middle = 0.5 * (low + high)
-    return np.unique(np.where(middle < high, middle, low))  # adjacent floats
+    return np.unique(np.where(middle < high, middle, low))  # no float between them
 
 
 def _means(
     p_N: np.ndarray, x_N: np.ndarray, share_N: np.ndarray, inner: np.ndarray
 ) -> np.ndarray:
-    """Mean of x in each bin of p; an empty bin has its middle."""
+    """Mean of x in each bin of p, or the middle of an empty bin."""
     bin_N = np.searchsorted(inner, p_N, side="left")
     mass = np.bincount(bin_N, share_N, minlength=len(inner) + 1)
     total = np.bincount(bin_N, share_N * x_N, minlength=len(inner) + 1)
     ends = np.concatenate([[0.0], inner, [1.0]])
     middle = 0.5 * (ends[:-1] + ends[1:])
     mean = np.where(mass > 0, total / np.where(mass > 0, mass, 1), middle)
-    return np.clip(mean, 0, 1)  # a share of 1 may be rounded up
+    return np.clip(mean, 0, 1)  # rounding may lift a share of 1 above 1
 
 
 def _steps(
     p_NK: Array, edges: tuple[np.ndarray, ...], values: tuple[np.ndarray, ...]
 ) -> Array:
-    """The K step functions at p, in its dtype."""
+    """Evaluate the K step functions at p, in the dtype of p."""
     xp = arrays.namespace(p_NK)
     columns = [
         xp.asarray(v, p_N.dtype)[xp.searchsorted(xp.asarray(e, p_N.dtype), p_N)]

@@ -18,21 +18,22 @@ from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array
 from hypelora_jax.calibration.calibrators import examples
 
-# Bounds of a fitted temperature. Separable splits, whose likelihood has no maximum,
-# meet the lower one: it caps how confident the calibrated model may become. Logits
-# without information meet the upper one, which makes even logits of 1e4 uniform.
+# Bounds of a fitted temperature. The likelihood of a separable split has no maximum, so
+# the fit ends at the lower bound, which limits the confidence of the calibrated model.
+# Logits without information end at the upper bound, where even logits of 1e4 become
+# uniform.
 T_MIN, T_MAX = 1e-2, 1e6
 # Bisection alone needs 60 steps from log(T_MAX / T_MIN) = 18.4 to float64's precision.
 MAX_STEPS = 100
 
 
 class Temperature(NamedTuple):
-    """State of temperature scaling: T > 0, and the NLL (nats) it was chosen by."""
+    """State of temperature scaling: T > 0, and the NLL (nats) at T = 1 and at T."""
 
     temperature: float
     nll_before: float = math.nan  # on the split it was fitted on, at T = 1
     nll_after: float = math.nan
-    n: int = 0  # examples it was fitted on
+    n: int = 0  # number of examples it was fitted on
 
 
 class Solution(NamedTuple):
@@ -46,7 +47,8 @@ class Solution(NamedTuple):
 def softmax(logits_NY: Any, temperature: Any = 1.0) -> Any:
     """Probabilities at a temperature > 0, numpy for numpy and jax for jax arrays.
 
-    At least float32; numpy float64 stays float64 whatever jax's 64-bit flag says.
+    They are at least float32. numpy float64 stays float64, even without jax's 64-bit
+    flag.
     """
     if isinstance(logits_NY, jax.Array):
         wide_NY = logits_NY.astype(jnp.promote_types(logits_NY.dtype, jnp.float32))
@@ -57,10 +59,10 @@ def softmax(logits_NY: Any, temperature: Any = 1.0) -> Any:
 
 
 def fit(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Temperature:
-    """Temperature of the lowest NLL in [T_MIN, T_MAX], never worse than T = 1.
+    """Fit the temperature of the lowest NLL in [T_MIN, T_MAX], never worse than T = 1.
 
     Raises:
-      UserError: logits that are not finite or labels that are no classes.
+      UserError: logits are not finite, or labels are not classes.
     """
     z_NY, y_N, share_N = examples.checked(logits_NY, label_N, weight_N)
     if not len(y_N):
@@ -76,10 +78,10 @@ def apply(state: Temperature, logits_NY: Any) -> Any:
 
 
 def solve(logits_NY: Array, label_N: Array, weight_N: Array) -> Solution:
-    """Temperature in [T_MIN, T_MAX] that minimises the NLL; 1 unless that is better.
+    """Find the temperature of the lowest NLL in [T_MIN, T_MAX]; ties give T = 1.
 
-    Newton's method on log T within a shrinking bracket: a step that leaves the bracket,
-    or is more than half of the step before, is replaced by bisection, so every finite
+    Newton's method runs on log T within a shrinking bracket. Bisection replaces a step
+    that leaves the bracket or is longer than half the previous step, so every finite
     input converges. Rows of weight 0 are ignored; without any rows T is 1.
     """
     xp = arrays.namespace(logits_NY)
@@ -90,7 +92,7 @@ def solve(logits_NY: Array, label_N: Array, weight_N: Array) -> Solution:
 
     low, high = (xp.asarray(math.log(t), z_NY.dtype) for t in (T_MIN, T_MAX))
     root = _root(xp, at, low, high)
-    # the slope by 1 / T falls from low to high; without a change of sign take a bound
+    # the slope by 1 / T falls from low to high; if the sign never changes, take a bound
     root = xp.where(at(low)[1] <= 0, low, xp.where(at(high)[1] >= 0, high, root))
     before, after = at(xp.zeros_like(root))[0], at(root)[0]
     better = after < before
@@ -101,7 +103,7 @@ def solve(logits_NY: Array, label_N: Array, weight_N: Array) -> Solution:
 def _relative(
     xp: ModuleType, logits_NY: Array, label_N: Array, weight_N: Array
 ) -> tuple[Array, Array]:
-    """Logits minus the label's logit, whose logsumexp is the loss; and shares."""
+    """Subtract the label's logit, so that logsumexp is the loss, and compute shares."""
     wide_NY = logits_NY.astype(xp.promote_types(logits_NY.dtype, xp.float32))
     keep_N = weight_N > 0
     label_N = xp.where(keep_N, label_N, xp.zeros_like(label_N))
@@ -115,7 +117,7 @@ def _relative(
 def _moments(
     xp: ModuleType, z_NY: Array, share_N: Array, inverse: Array
 ) -> tuple[Array, Array, Array]:
-    """Mean NLL in nats, its slope and its curvature by the inverse temperature."""
+    """Mean NLL in nats, and its slope and curvature in the inverse temperature."""
     scaled_NY = z_NY * inverse
     top_N1 = xp.max(scaled_NY, axis=1, keepdims=True)
     e_NY = xp.exp(scaled_NY - top_N1)
@@ -129,14 +131,14 @@ def _moments(
 
 
 def _root(xp: ModuleType, at: Callable, low: Array, high: Array) -> Array:
-    """Where the slope changes sign from + to - between low and high (log T)."""
+    """Find log T between low and high where the slope changes sign from + to -."""
     tolerance = 4 * xp.finfo(low.dtype).eps
 
     def body(state: tuple) -> tuple:
         u, low, high, last, steps = state
         _, slope, curvature = at(u)
         low, high = xp.where(slope > 0, u, low), xp.where(slope > 0, high, u)
-        fall = curvature * xp.exp(-u)  # minus the slope's derivative by log T
+        fall = curvature * xp.exp(-u)  # minus the derivative of the slope by log T
         trusted = xp.abs(slope) < 0.5 * xp.abs(last) * fall
         step = xp.where(trusted, slope / xp.where(trusted, fall, xp.ones_like(fall)), 0)
         inside = trusted & (u + step > low) & (u + step < high)

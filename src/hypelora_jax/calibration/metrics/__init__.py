@@ -1,15 +1,16 @@
-"""Calibration metrics of probabilities: each by its name, and all of them at once.
+"""Calibration metrics of probabilities, as single functions and all of them at once.
 
-The room sees arrays only, and its files do not import this one; what resamples rows is
-above it, in `calibration.bootstrap`.
+This package sees only arrays, and its modules do not import this file. Resampling may
+not come in; `calibration.bootstrap` does it.
 
 Every metric takes `(probs_NY, label_N, weight_N=None)` and is written once for numpy
-and jax arrays, whose type decides where and how precisely it is computed: numpy float64
-is what a user reads (`compute_all`), jax float32 is for monitoring inside jit, with
-`bins`, `eps`, `coverage` and `pairing` static. `weight_N` is 1 for examples and 0 for
-padding rows, which are ignored whatever they hold. Another whole number is how many
-examples a row stands for; only `kernel_ce` does not use it so, because two copies of an
-example are not a pair. Without any examples a metric is 0 (AUROC: 0.5).
+and jax arrays. The type of the arrays decides where and how precisely it is computed.
+numpy float64 is for the numbers that a user reads (`compute_all`). jax float32 is for
+monitoring inside jit, with `bins`, `eps`, `coverage` and `pairing` as static arguments.
+`weight_N` is 1 for examples and 0 for padding rows, which are ignored even if they
+contain NaN. Another whole number is how many examples a row stands for. Only
+`kernel_ce` counts such a row once, because two copies of an example are not a pair.
+Without any examples a metric is 0 (AUROC: 0.5).
 """
 
 import logging
@@ -98,14 +99,14 @@ def compute_all(
     soft: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Every metric as a Python number, computed on the host in float64.
+    """Compute every metric on the host in float64, as Python numbers.
 
     Args:
       probs: (N, Y), rows sum to 1.
       labels: (N,) classes in 0 .. Y - 1; leave out examples without a label.
-      bins: of the calibration errors.
+      bins: number of bins of the calibration errors.
       soft: (N, Y) shares of raters; adds soft_tv, soft_kl and soft_brier.
-      seed: of the labels drawn for ece_noise_floor and consistency_p.
+      seed: seed of the labels drawn for ece_noise_floor and consistency_p.
 
     Returns:
       n, num_classes and the metrics by name; docs/calibration.md says what each one is.
@@ -141,7 +142,7 @@ def compute_all(
 def of_ranking(
     entries: ranking.Ranking, running: ranking.Curve, bins: int
 ) -> dict[str, Any]:
-    """Metrics of a ranking of the predicted classes, but `ace`, by name."""
+    """Compute the metrics of a ranking of the predicted classes, except `ace`."""
     mass = equal_mass.by_value(entries, running, bins)
     step = risk_coverage.steps(entries, running)
     area, auroc = risk_coverage.areas(step)

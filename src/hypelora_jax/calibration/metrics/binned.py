@@ -1,6 +1,6 @@
 """Calibration errors over bins of equal width, from sums over each bin.
 
-Bins are (lo, hi] with edges linspace(0, 1, bins + 1), the first one closed.
+Bins are (lo, hi] with edges linspace(0, 1, bins + 1), and the first bin is closed.
 """
 
 from typing import NamedTuple
@@ -62,14 +62,14 @@ def l1(held: Bins) -> Array:
 
 
 def l2(held: Bins) -> Array:
-    """Root mean square over examples of the gap of their bin."""
+    """Root mean square over examples of the mean gap of their bin."""
     xp = arrays.namespace(held.gap)
     square = arrays.share(xp.square(held.gap), held.weight)
     return xp.sqrt(arrays.share(xp.sum(square), xp.sum(held.weight)))
 
 
 def largest(held: Bins, min_count: int = 1) -> Array:
-    """Largest gap of the bins that hold at least `min_count` examples, else 0."""
+    """Largest gap of the bins with at least `min_count` examples, or 0 if none has."""
     xp = arrays.namespace(held.gap)
     gap = arrays.share(xp.abs(held.gap), held.weight)
     return xp.max(xp.where(held.weight >= min_count, gap, xp.zeros_like(gap)))
@@ -78,10 +78,10 @@ def largest(held: Bins, min_count: int = 1) -> Array:
 def decomposition(held: Bins) -> tuple[Array, Array, Array]:
     """Reliability, resolution and uncertainty of the Brier score, from (Y, M) bins.
 
-    Each sums over classes: reliability is the mean squared gap between a bin's mean
-    probability and its rate of hits, resolution the mean squared distance of that rate
-    from the class's overall rate, uncertainty the variance of the class. Murphy, 1973,
-    equation 8, for each class, with bins where he has equal forecasts.
+    Each is a sum over classes. Reliability is the mean squared gap between a bin's mean
+    probability and its rate of hits. Resolution is the mean squared distance of that
+    rate from the class's overall rate. Uncertainty is the variance of the class. This
+    is Murphy, 1973, equation 8, for each class, with bins in place of equal forecasts.
     """
     xp = arrays.namespace(held.gap)
     n = xp.max(xp.sum(held.weight, axis=1))
@@ -98,8 +98,8 @@ def ece(
 ) -> Array:
     """Expected calibration error of the top label over equal-width bins (METHOD D).
 
-    Sum over bins of |mean confidence - accuracy| times the bin's share of examples; Guo
-    et al., 2017, equation 3. 0 to 1.
+    It is the sum over bins of |mean confidence - accuracy| times the bin's share of
+    examples (Guo et al., 2017, equation 3), 0 to 1.
     """
     rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     return l1(of_top(*rows, bins))
@@ -148,7 +148,7 @@ def reliability(
 ) -> tuple[Array, Array, Array]:
     """Mean confidence, accuracy and number of examples of each bin of `ece`.
 
-    Three arrays (M,); the first two are 0 in a bin without examples.
+    The result is three arrays (M,); the first two are 0 in a bin without examples.
     """
     rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     return means(of_top(*rows, bins))

@@ -2,7 +2,7 @@
 
 Labels are drawn from the predicted confidences many times, and the error of each draw
 is computed (Bröcker and Smith, 2007; Vaicenavicius et al., 2019, section 5).
-Their mean is the noise floor: the plug-in error that chance alone produces.
+The mean of these errors is the noise floor, the plug-in error that chance produces.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 
 from hypelora_jax.calibration.metrics import binned
 
-CELLS = 4096  # more examples than this are drawn as binomials of cells
+CELLS = 4096  # with more examples than this, hits are drawn by cell
 CHUNK = 128  # draws at a time
 
 
@@ -19,7 +19,7 @@ class Consistency(NamedTuple):
     """The errors that perfect calibration would show on these confidences."""
 
     noise_floor: float  # mean ECE of labels drawn from the confidences
-    p: float  # share of draws, this one included, with an ECE at least as large
+    p: float  # share of draws (data included) with an ECE at least as large
 
 
 def check(
@@ -30,14 +30,14 @@ def check(
     replicas: int = 999,
     seed: int = 0,
 ) -> Consistency:
-    """Test of perfect calibration of the top label by its ECE over equal-width bins.
+    """Test perfect calibration of the top label by its ECE over equal-width bins.
 
     Args:
       probs_NY: probabilities.
       label_N: classes.
-      bins: of the ECE.
-      replicas: draws; p is at least 1 / (replicas + 1).
-      seed: of the draws.
+      bins: number of bins of the ECE.
+      replicas: number of draws; p is at least 1 / (replicas + 1).
+      seed: seed of the draws.
     """
     observed = float(binned.ece(probs_NY, label_N, bins=bins))
     conf_N = np.sort(np.max(probs_NY, axis=1).astype(np.float64))
@@ -61,11 +61,12 @@ def check(
 def _cells(
     conf_N: np.ndarray, bin_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number, mean confidence and bin of each cell of neighbours in sorted order.
+    """Group sorted examples into cells: number, mean confidence and bin of each cell.
 
-    Up to CELLS examples, each is a cell and the draws are exact. With more, the hits of
-    a cell are drawn as one binomial. Its mean is exact; its variance lacks that of the
-    confidences within the cell, at most 1e-6 of it where cells are 1e-3 wide.
+    With up to CELLS examples, each is a cell and the draws are exact. With more, the
+    hits of a cell are drawn as one binomial. Its mean is exact. Its variance leaves out
+    the variance of the confidences within the cell, which is at most 1e-6 of it where
+    cells are 1e-3 wide.
     """
     n = len(conf_N)
     rank = np.arange(n) * min(CELLS, n) // n
@@ -82,7 +83,7 @@ def _hits(
     count_C: np.ndarray,
     conf_C: np.ndarray,
 ) -> np.ndarray:
-    """Number of right answers of each cell, in `shape[0]` draws."""
+    """Draw the number of right answers of each cell, `shape[0]` times."""
     if np.all(count_C == 1):  # the same distribution, drawn ten times as fast
         return (chance.random(shape) < conf_C[None]).astype(np.int32)
     return chance.binomial(count_C, conf_C, shape)

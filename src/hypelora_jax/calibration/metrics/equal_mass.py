@@ -1,9 +1,9 @@
 """Calibration errors over groups of equal mass, from running sums over a ranking.
 
-There are two ways to cut n examples into groups: by rank, as the reference does (`n //
-bins` a group, the remainder in the last one, equal confidences cut anywhere), and by
-value (quantiles; equal confidences stay together, so the order of the rows does
-not matter).
+There are two ways to cut n examples into groups. By rank, as the reference does, a
+group has `n // bins` examples, the last group also has the remainder, and equal
+confidences may be cut anywhere. By value, the cuts are quantiles and equal confidences
+stay together, so the order of the rows does not matter.
 """
 
 from hypelora_jax.calibration import arrays
@@ -14,10 +14,10 @@ from hypelora_jax.calibration.metrics.ranking import Curve, Ranking
 
 
 def by_value(entries: Ranking, running: Curve, bins: int) -> Bins:
-    """Groups of equal mass, equal confidences kept together.
+    """Cut into groups of equal mass that keep equal confidences together.
 
-    Group k ends with the confidence of rank ceil(k n / bins), all its copies included,
-    so ties make groups unequal and may leave some empty.
+    Group k ends with the confidence of rank ceil(k n / bins) and includes all its
+    copies, so ties make groups unequal and may leave some empty.
     """
     xp = arrays.namespace(running.weight)
     # both sides are whole numbers, so rounding cannot move the end of a group
@@ -30,9 +30,9 @@ def by_value(entries: Ranking, running: Curve, bins: int) -> Bins:
 
 
 def by_rank(running: Curve, bins: int, start: Array | int = 0) -> Bins:
-    """Groups of n // bins of the entries from `start` on, the rest in the last one.
+    """Cut the entries from `start` on into groups of n // bins; the last has the rest.
 
-    With fewer entries than groups all fall into the last.
+    With fewer entries than groups, all entries are in the last group.
     """
     xp = arrays.namespace(running.weight)
     before = running.weight[start]
@@ -67,8 +67,8 @@ def ece_mass(
 ) -> Array:
     """Expected calibration error of the top label over bins of equal mass, 0 to 1.
 
-    As `ece`, but with bounds at the quantiles of the confidence (Nguyen and O'Connor,
-    2015, section 3.2); equal confidences stay together (`by_value`).
+    It is `ece` with bounds at the quantiles of the confidence (Nguyen and O'Connor,
+    2015, section 3.2). Equal confidences stay together (`by_value`).
     """
     return binned.l1(_mass_bins(probs_NY, label_N, weight_N, bins))
 
@@ -102,9 +102,9 @@ def ace(
 ) -> Array:
     """Adaptive calibration error of the top label: groups of equal mass, 0 to 1.
 
-    The reference's: n // bins examples a group in order of confidence, the remainder in
-    the last group; with fewer examples than bins all fall into one (METHOD D). The
-    order of the examples matters only among equal confidences.
+    As in the reference (METHOD D), each group has n // bins examples in order of
+    confidence, and the last group also has the remainder; with fewer examples than bins
+    there is one group. The order of examples matters only among equal confidences.
     """
     _, probs_NY, label_N, weight_N = arrays.clean(probs_NY, label_N, weight_N)
     running = ranking.curve(ranking.of_top(probs_NY, label_N), weight_N)
@@ -116,8 +116,8 @@ def ace_per_class(
 ) -> Array:
     """Adaptive calibration error over classes, 0 to 1; ACE of Nixon et al., 2019.
 
-    Mean over classes of the equal-mass error of p(class). Groups count by their share
-    of examples, which is the paper's plain mean over groups wherever they are equal.
+    It is the mean over classes of the equal-mass error of p(class). Groups are weighted
+    by their share of examples, which is the paper's plain mean if groups are equal.
     """
     xp, probs_NY, label_N, weight_N = arrays.clean(probs_NY, label_N, weight_N)
     classes = range(probs_NY.shape[1])

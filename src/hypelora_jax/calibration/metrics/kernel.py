@@ -25,21 +25,21 @@ def kernel_ce(
     block: int = BLOCK,
     bandwidth: float = BANDWIDTH,
 ) -> Array:
-    """Squared kernel calibration error; unbiased, so chance may take it below 0.
+    """Squared kernel calibration error; it is unbiased, so it may fall below 0.
 
-    Mean over pairs of examples i, j of the same block of k(p_i, p_j) (e_i - p_i) .
-    (e_j - p_j), e the one-hot label and k(p, q) = exp(-TV(p, q) / bandwidth): SKCE of
-    Widmann et al., 2019, table 1, between their linear (blocks of two) and quadratic
-    (one block) estimators. The cost is linear in the number of examples.
+    It is the mean of k(p_i, p_j) (e_i - p_i) . (e_j - p_j) over pairs of examples i, j
+    of the same block, with one-hot labels e and k(p, q) = exp(-TV(p, q) / bandwidth).
+    This SKCE (Widmann et al., 2019, table 1) lies between their linear (blocks of two)
+    and quadratic (one block) estimators. The cost is linear in the number of examples.
 
     Args:
       probs_NY: probabilities.
       label_N: classes.
       weight_N: 0 for padding rows; every other weight counts once.
       block: examples in a block, at least 2. Blocks are drawn with a fixed seed, so
-        that a sorted file does no harm; the number depends, within its noise, on the
-        order of the examples.
-      bandwidth: above 0; fixed, so that the numbers of two runs can be compared.
+        that a sorted file does no harm. The result depends on the order of the
+        examples, within its noise.
+      bandwidth: above 0; the same for all runs, so that their numbers are comparable.
     """
     rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     drawn = blocks(*rows, block, bandwidth)
@@ -79,7 +79,7 @@ def blocks(
 
 
 def _shuffled(weight_N: Array) -> Array:
-    """Indices of the examples in a drawn order, padding rows last.
+    """Indices of the examples in a random order, with padding rows last.
 
     The i-th example that is not padding takes the i-th number of a fixed stream, so
     padding rows change neither the order nor the blocks.

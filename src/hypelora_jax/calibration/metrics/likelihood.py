@@ -16,7 +16,7 @@ def nll(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Array
     """Mean negative log-probability of the label, in nats.
 
     A probability of exactly 0 counts as the smallest normal number of its dtype
-    (float64: 2.2e-308, so at most 708.4 nats an example).
+    (float64: 2.2e-308, so at most 708.4 nats per example).
     """
     _, probs_NY, label_N, weight_N = arrays.clean(probs_NY, label_N, weight_N)
     return _mean(nll_of(probs_NY, label_N), weight_N)
@@ -63,7 +63,7 @@ def brier_of(probs_NY: Array, label_N: Array) -> Array:
 
 
 def soft_tv_of(probs_NY: Array, soft_NY: Array) -> Array:
-    """Half the sum of absolute differences of each row."""
+    """Half the sum of absolute differences in each row."""
     xp = arrays.namespace(probs_NY)
     return xp.sum(xp.abs(probs_NY - soft_NY), axis=1) / 2
 
@@ -77,7 +77,7 @@ def soft_kl_of(probs_NY: Array, soft_NY: Array) -> Array:
 
 
 def soft_brier_of(probs_NY: Array, soft_NY: Array) -> Array:
-    """Squared distance of each row."""
+    """Squared distance between the two distributions of each row."""
     xp = arrays.namespace(probs_NY)
     return xp.sum(xp.square(probs_NY - soft_NY), axis=1)
 

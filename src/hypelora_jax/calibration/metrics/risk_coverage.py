@@ -17,11 +17,11 @@ COVERAGES = (0.5, 0.8, 0.9)
 class Steps(NamedTuple):
     """Sums at each distinct confidence, ascending (E,).
 
-    They stand at the last entry of each confidence; other entries are 0.
+    The last entry of each confidence has its sums; other entries are 0.
     """
 
     weight: Array  # examples of this confidence
-    errors: Array  # wrong ones among them
+    errors: Array  # wrong examples among them
     weight_above: Array  # examples of higher confidence
     errors_above: Array
     errors_below: Array
@@ -74,7 +74,7 @@ def risk_at(entries: Ranking, running: Curve, coverage: float | Array) -> Array:
     """Error rate of the ceil(coverage n) most confident; see `risk_at_coverage`."""
     xp = arrays.namespace(running.weight)
     n = running.weight[-1]
-    # rounding must not lift a whole coverage * n above itself
+    # rounding must not move an integer coverage * n up to the next one
     answered = xp.ceil(coverage * n * (1 - 4 * float(xp.finfo(n.dtype).eps)))
     rank = n - answered
     at = xp.searchsorted(running.weight[1:], rank, side="right")
@@ -90,8 +90,8 @@ def risk_at(entries: Ranking, running: Curve, coverage: float | Array) -> Array:
 def aurc(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Array:
     """Area under the risk-coverage curve, 0 to 1: lower is better.
 
-    Mean over k of the error rate of the k most confident examples; Geifman and
-    El-Yaniv, 2017; Geifman et al., 2019, who name it.
+    It is the mean over k of the error rate of the k most confident examples (Geifman
+    and El-Yaniv, 2017; Geifman et al., 2019, give it this name).
     """
     return area_risk(steps(*_curve(probs_NY, label_N, weight_N)))
 
@@ -99,8 +99,8 @@ def aurc(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Arra
 def augrc(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Array:
     """Area under the generalized risk-coverage curve, 0 to 1/2: lower is better.
 
-    Mean rate of undetected failures over working points, (1 - AUROC) a (1 - a) +
-    (1 - a)^2 / 2 with accuracy a; Traub et al., 2024.
+    It is the mean rate of undetected failures over working points (Traub et al., 2024),
+    (1 - AUROC) a (1 - a) + (1 - a)^2 / 2 with the accuracy a.
     """
     return areas(steps(*_curve(probs_NY, label_N, weight_N)))[0]
 
@@ -108,9 +108,9 @@ def augrc(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Arr
 def auroc_error(
     probs_NY: Array, label_N: Array, weight_N: Array | None = None
 ) -> Array:
-    """Probability that a right answer is more confident than a wrong one, ties half.
+    """Probability that a right answer is more confident than a wrong one; ties half.
 
-    0.5 if no answer is wrong, or every one, since nothing can be ranked then.
+    It is 0.5 if all answers are right or all are wrong, since nothing can be ranked.
     """
     return areas(steps(*_curve(probs_NY, label_N, weight_N)))[1]
 
@@ -126,7 +126,7 @@ def risk_at_coverage(
     Args:
       probs_NY: probabilities.
       label_N: classes.
-      coverage: share that is answered, above 0 and at most 1; or an array of them.
+      coverage: share of answered examples, above 0 and at most 1; or an array of them.
       weight_N: 0 for padding rows.
     """
     entries, running = _curve(probs_NY, label_N, weight_N)

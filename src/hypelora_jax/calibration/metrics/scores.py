@@ -16,7 +16,8 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """F1 of the positive class 1, 0 to 1.
 
-    0 if no positive row is found, even if there is none (sklearn's zero_division=0).
+    It is 0 if no positive row is found, even if no row is positive (zero_division=0 of
+    sklearn).
     """
     predicted, true = np.asarray(predictions) == 1, np.asarray(labels) == 1
     found = int(np.sum(predicted & true))
@@ -26,7 +27,7 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 def mcc(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Matthews correlation, -1 to 1, for any number of classes (Gorodkin, 2004).
 
-    0 if the predictions or the labels are constant, as in sklearn.
+    It is 0 if the predictions or the labels are constant, as in sklearn.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     classes = np.union1d(predictions, labels)[None, :]
@@ -40,7 +41,7 @@ def mcc(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Linear correlation, -1 to 1; 0, where it is undefined, for a constant side."""
+    """Linear correlation, -1 to 1; 0 if a side is constant, where it is undefined."""
     x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
@@ -51,7 +52,7 @@ def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Rank correlation with average ranks on ties, -1 to 1; 0 for a constant side."""
+    """Rank correlation with average ranks on ties, -1 to 1; 0 if a side is constant."""
     x, y = np.asarray(predictions, np.float64), np.asarray(labels, np.float64)
     return pearson(scipy.stats.rankdata(x), scipy.stats.rankdata(y))
 
@@ -77,10 +78,10 @@ def main(names: Iterable[str]) -> str:
 def table(
     names: Iterable[str], predictions: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-    """Scores by name.
+    """Compute scores by name.
 
     Args:
-      names: of SCORES.
+      names: keys of SCORES.
       predictions: (N,) classes, or scores for pearson and spearman.
       labels: (N,), all present.
 

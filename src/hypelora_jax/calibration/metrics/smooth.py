@@ -1,4 +1,4 @@
-"""Smooth calibration error: no bins, and a bandwidth that the data determine.
+"""Smooth calibration error, without bins and with a bandwidth set by the data.
 
 The reflected Gaussian kernel on [0, 1] is the heat kernel, 1 + 2 sum_k exp(-(pi k
 sigma)^2 / 2) cos(pi k x) cos(pi k t). Smoothing therefore multiplies the cosine
@@ -13,16 +13,17 @@ from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array
 
 GRID = 1 << 16  # cells of the grid of residuals; the error is within 1e-7 of exact
-MODES = 1 << 12  # cosines kept; a bandwidth above 5e-4 damps all others to nothing
-HALVINGS = {8: 40, 4: 26}  # of the interval of bandwidths, by bytes of a float
+MODES = 1 << 12  # cosines kept; a bandwidth above 5e-4 damps the others to 0
+HALVINGS = {8: 40, 4: 26}  # steps of the bisection, by bytes of a float
 
 
 def smooth_ece(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -> Array:
     """Smooth calibration error of the top label, 0 to 1.
 
-    The integral over t in [0, 1] of |mean of (hit - confidence) K_sigma(confidence, t)|
-    with the reflected Gaussian kernel K, at the one bandwidth sigma that equals it:
-    smECE of Błasiok and Nakkiran, 2023, section 3.
+    It is the integral over t in [0, 1] of |mean of (hit - confidence)
+    K_sigma(confidence, t)| with the reflected Gaussian kernel K. The bandwidth sigma is
+    the one that equals the integral. This is smECE of Błasiok and Nakkiran, 2023,
+    section 3.
     """
     _, probs_NY, label_N, weight_N = arrays.clean(probs_NY, label_N, weight_N)
     conf_N, hit_N = arrays.top(probs_NY, label_N)
@@ -30,12 +31,12 @@ def smooth_ece(probs_NY: Array, label_N: Array, weight_N: Array | None = None) -
 
 
 def coefficients(conf_N: Array, residual_N: Array, weight_N: Array) -> Array:
-    """Cosine coefficients (MODES + 1,) of the weighted residuals, over their number.
+    """Cosine coefficients (MODES + 1,) of the residuals, divided by their total weight.
 
     Args:
       conf_N: confidences, 0 to 1.
       residual_N: hit minus confidence, times weight.
-      weight_N: examples a row stands for.
+      weight_N: number of examples that a row stands for.
     """
     xp = arrays.namespace(conf_N)
     at_N = conf_N * GRID
@@ -50,7 +51,7 @@ def coefficients(conf_N: Array, residual_N: Array, weight_N: Array) -> Array:
 
 
 def at_fixed_point(wave_K: Array) -> Array:
-    """The smoothed error at the bandwidth that equals it, by bisection.
+    """Find the smoothed error that equals its bandwidth, by bisection.
 
     The error falls as the bandwidth grows, so there is one such bandwidth in [0, 1].
     """
@@ -76,7 +77,7 @@ def at_fixed_point(wave_K: Array) -> Array:
 
 
 def error(wave_K: Array, sigma: Array | float) -> Array:
-    """Integral of the absolute residuals smoothed with a bandwidth."""
+    """Integrate the absolute value of the residuals smoothed with a bandwidth."""
     xp = arrays.namespace(wave_K)
     k_K = xp.arange(MODES + 1).astype(wave_K.dtype)
     damped_K = wave_K * xp.exp(-xp.square(np.pi * k_K * sigma) / 2)

@@ -44,7 +44,7 @@ def of_rows(probs_NY: Array, label_N: Array, bins: int = 10) -> Sums:
 
 
 def compute(state: Sums) -> dict[str, Array]:
-    """Metrics by name, those of NAMES in their order; 0 if there is no example."""
+    """Compute the metrics of NAMES, in that order; each is 0 if there is no example."""
     n = state.weight
     brier = arrays.share(state.brier, n)
     reliability, resolution, uncertainty = binned.decomposition(state.classes)

@@ -27,7 +27,7 @@ def thresholded_ace(
     Args:
       probs_NY: probabilities.
       label_N: classes.
-      eps: smallest probability that counts, above 0; with none left the error is 0.
+      eps: smallest probability that counts, above 0. If none counts, the error is 0.
       bins: groups of equal mass, as in `ace`, over all classes together.
       pairing: "correct", or "reference": entry j of the row-major probabilities is
         compared with example j % N and class j // N, a mistake of the reference
@@ -35,7 +35,7 @@ def thresholded_ace(
       weight_N: 0 for padding rows.
 
     Raises:
-      ValueError: another pairing.
+      ValueError: `pairing` is neither of the two.
     """
     if pairing not in ("correct", "reference"):
         raise ValueError(f"pairing is {pairing!r}; wanted correct or reference")
@@ -47,7 +47,7 @@ def thresholded_ace(
 def pairings(
     probs_NY: Array, label_N: Array, weight_N: Array
 ) -> dict[str, tuple[Ranking, Array]]:
-    """The ranking of all probabilities under each pairing, and the weights of its rows.
+    """Rank all probabilities under each pairing, and give the weights of the rows.
 
     Both pairings rank the same probabilities, so these are sorted once.
     """
@@ -83,7 +83,7 @@ def above(entries: Ranking, running: Curve, eps: float, bins: int) -> Array:
 
 
 def compute(p: np.ndarray, y: np.ndarray, bins: int) -> dict[str, Array]:
-    """The error by name, for each threshold under both pairings."""
+    """Compute the error by name, for each threshold under both pairings."""
     out = {}
     for pairing, (entries, weight_N) in pairings(p, y, np.ones(len(y))).items():
         running = ranking.curve(entries, weight_N)

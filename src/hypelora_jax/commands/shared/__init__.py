@@ -1,5 +1,5 @@
-"""What several commands share: flags, names of settings, seeds, how a run ends.
+"""Code that several commands share: flags, names in settings, seeds, the end of a run.
 
-A file here is no command; what could be done without a command line belongs to a room
-below.
+No file here is a command. Code that is useful without a command line may not come in;
+it belongs in another package.
 """

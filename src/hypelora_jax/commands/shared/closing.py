@@ -1,4 +1,4 @@
-"""The last things of a run: its report, summary.json, and the table it prints."""
+"""The end of a run: write its report and summary.json, and print a table."""
 
 import sys
 from typing import Any
@@ -20,7 +20,7 @@ from hypelora_jax.sharding import processes
 def close(folder: Run, judged: dict[str, Any]) -> dict[str, Any]:
     """Write a finished run's report and summary.json, and print its closing table.
 
-    Of several processes the first writes.
+    Only process 0 writes. Returns `judged` unchanged.
     """
     if processes.is_main():
         for split in folder.predicted_splits():
@@ -28,6 +28,7 @@ def close(folder: Run, judged: dict[str, Any]) -> dict[str, Any]:
         rows = [series.load(folder.path)]
         html.write_report(rows, folder.report_file, replicas=0)
         files.write_json(folder.summary_file, judged)
+    # No process may go on before process 0 has written the whole run.
     processes.barrier("the run is written")
     print_table(run_tables.closing(judged))
     return judged

@@ -1,4 +1,4 @@
-"""What a run folder holds when `train` comes to it, and whether the run may go on."""
+"""Check what a run folder contains when `train` starts, and if its run may continue."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 from hypelora_jax.train.session import Session, data_of, record_of
 
-Record = dict[str, Any]  # what config.json holds
-Summary = dict[str, Any]  # what summary.json holds
+Record = dict[str, Any]  # content of config.json
+Summary = dict[str, Any]  # content of summary.json
 
 
 @contextlib.contextmanager
@@ -28,10 +28,12 @@ def locked(folder: Run) -> Iterator[None]:
 
 
 def read(settings: Settings, folder: Run) -> tuple[Record | None, Summary | None]:
-    """Record of the run to go on with, and its summary if it is finished.
+    """Return the record of the run to continue, and its summary if it is finished.
+
+    Both are None if there is no run to continue.
 
     Raises:
-      UserError: the folder holds another run.
+      UserError: the folder contains another run.
     """
     record, checkpoints = records.read_record(folder), folder.checkpoints
     begun = checkpoints.exists() and any(checkpoints.iterdir())
@@ -41,7 +43,7 @@ def read(settings: Settings, folder: Run) -> tuple[Record | None, Summary | None
             "choose another --workdir, or delete that folder"
         )
     if record is None or not begun:
-        return None, None  # a run stopped before its first checkpoint begins anew
+        return None, None  # a run without a checkpoint starts again
     records.check_same(folder.path, settings, record)
     if not folder.summary_file.exists():
         return record, None
@@ -50,7 +52,7 @@ def read(settings: Settings, folder: Run) -> tuple[Record | None, Summary | None
 
 
 def check_or_begin(folder: Run, session: Session, record: Record | None) -> None:
-    """Compare weights and data with the record; without one, process 0 writes it.
+    """Check weights and data against the record, or let process 0 write a new one.
 
     Raises:
       UserError: the weights or the data have changed since the run was begun.

@@ -11,18 +11,18 @@ CONFIG = (
 
 
 def add_config(parser: ArgumentParser) -> None:
-    """--config, which the command cannot do without."""
+    """Add the required flag --config."""
     parser.add_argument("--config", required=True, help=CONFIG)
 
 
 def add_workdir(parser: ArgumentParser) -> None:
-    """--workdir, one run folder."""
+    """Add --workdir for one run folder."""
     about = "folder; may be gs://..."
     parser.add_argument("--workdir", required=True, metavar="DIR", help=about)
 
 
 def add_workdirs(parser: ArgumentParser) -> None:
-    """--workdir, given once for each of several run folders."""
+    """Add --workdir, which is given once for each run folder."""
     parser.add_argument(
         "--workdir",
         dest="workdirs",
@@ -34,19 +34,19 @@ def add_workdirs(parser: ArgumentParser) -> None:
 
 
 def add_new_output(parser: ArgumentParser) -> None:
-    """--output, a folder that the command fills."""
+    """Add --output for a new folder, which the command fills."""
     about = "folder to write; must not exist, or be empty"
     parser.add_argument("--output", required=True, metavar="DIR", help=about)
 
 
 def add_split(parser: ArgumentParser) -> None:
-    """--split, of the data."""
+    """Add --split for a split of the data."""
     about = "train, calibration, validation (the default) or test"
     parser.add_argument("--split", default="validation", help=about)
 
 
 def add_answers(parser: ArgumentParser) -> None:
-    """What an answer may be beside a label: none, or a conformal set."""
+    """Add the flags of answers that abstain or contain conformal sets."""
     from hypelora_jax.calibration import conformal
 
     add = parser.add_argument
@@ -63,7 +63,7 @@ def add_answers(parser: ArgumentParser) -> None:
 
 
 def check_sets(coverage: float | None, sets: str | None, by_class: bool) -> None:
-    """Refuse a kind of sets where no sets are asked for."""
+    """Check that --sets and --by_class are given only together with --coverage."""
     if coverage is None and (sets or by_class):
         flag = f"--sets={sets}" if sets else "--by_class"
         raise UserError(

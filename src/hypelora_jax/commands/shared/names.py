@@ -1,4 +1,4 @@
-"""Names that the settings of a run hold, resolved in their tables before it starts."""
+"""Check that tables have the names in the settings of a run, before it starts."""
 
 import operator
 from collections import ChainMap
@@ -14,9 +14,9 @@ from hypelora_jax.hyper.conditioners import SITES
 from hypelora_jax.objectives import losses, penalties
 from hypelora_jax.objectives.regression import LOSSES as LOSSES_OF_NUMBERS
 
-AUTO = "auto"  # in the place of a name: the entry that fits the data
+AUTO = "auto"  # chooses the entry that fits the data
 _FIRST: dict[str, Any] = {AUTO: None}  # a ChainMap lists its last table first
-# The table that resolves a field, by the field's path.
+# The path of each field with a name, and the table that resolves the name.
 TABLES: dict[str, Mapping[str, Any]] = {
     "method": model.METHODS,
     "hyper.cond": SITES,
@@ -31,12 +31,13 @@ TABLES: dict[str, Mapping[str, Any]] = {
 
 
 def check(settings: Settings) -> None:
-    """Refuse names that no table has, and kinds of uncertainty the method cannot give.
+    """Check all names, and that the method can give the kind of uncertainty.
 
-    An objective that is named may have losses of its own, which it resolves itself.
+    If `loss.objective` is not "auto", `loss.name` is not checked here, because an
+    objective may define its own losses and resolves their names itself.
 
     Raises:
-      UserError: names the field and lists the names its table has.
+      UserError: a check fails; the message names the field and the allowed names.
     """
     for path, table in TABLES.items():
         if path != "loss.name" or settings.loss.objective == AUTO:

@@ -1,4 +1,4 @@
-"""A run of several seeds: one run folder a seed, and their mean."""
+"""A run of several seeds: one run folder per seed, and the mean over seeds."""
 
 import dataclasses
 import functools
@@ -20,11 +20,11 @@ Summary = dict[str, Any]
 
 
 def claim(settings: Settings, workdir: str, folder: Run) -> None:
-    """Check that the folder is for as many seeds as the settings say; record it.
+    """Check that the folder is for the seeds in the settings, and record them.
 
     Raises:
-      UserError: the folder holds one run and several are wanted, or the reverse, or it
-        holds other seeds.
+      UserError: the folder contains one run and several are wanted, or the reverse, or
+        it contains other seeds.
     """
     record = folder.seeds_file
     if settings.num_seeds == 1:
@@ -41,6 +41,7 @@ def claim(settings: Settings, workdir: str, folder: Run) -> None:
         )
     if record.exists():
         records.check_same(folder.path, settings, files.read_json(record))
+    # Process 0 may write the file only after every process has looked for it.
     processes.barrier("seeds.json is read")
     if processes.is_main() and not record.exists():
         files.write_json(record, {"config": records.as_dict(settings)})
@@ -49,9 +50,10 @@ def claim(settings: Settings, workdir: str, folder: Run) -> None:
 def train(
     settings: Settings, folder: Run, train_one: Callable[[Settings, Run], Summary]
 ) -> Summary:
-    """Train each seed in its own folder; their summaries, mean and deviation."""
+    """Train each seed in its own folder; return summaries, mean and deviation."""
     runs = []
     for i in range(settings.num_seeds):
+        # A deep ensemble of K members uses K seeds, so each run starts K seeds later.
         seed = settings.seed + i * settings.uncertainty.seeds
         one = dataclasses.replace(settings, seed=seed, num_seeds=1)
         own = processes.together(functools.partial(Run.create, folder.seed(i).path))
@@ -65,6 +67,7 @@ def train(
         files.write_json(folder.summary_file, summary)
         rows = [series.load(folder.path)]
         html.write_report(rows, folder.report_file, replicas=0)
+    # No process may go on before process 0 has written the summary.
     processes.barrier("all seeds are done")
     return summary
 
@@ -72,7 +75,7 @@ def train(
 def _over_seeds(
     runs: list[Summary], how: Callable[[list[float]], Any]
 ) -> dict[str, dict[str, float]]:
-    """Metrics of each split, reduced over the seeds."""
+    """Reduce the metrics of each split over the seeds with `how`."""
     return {
         split: {
             name: float(how([run["metrics"][split][name] for run in runs]))

@@ -1,7 +1,7 @@
 """Sources: corpora by name, with a calibration split held out of train.
 
-A source reads files or packages and gives a task and tables of texts and labels. What
-is done with the texts, tokens and batches, may not come in.
+A source reads files or packages and returns a task and tables of texts and labels.
+Tokens and batches, which are made from the texts, may not come in.
 """
 
 from collections.abc import Callable
@@ -31,12 +31,13 @@ FIELD = "data.source"
 def load(
     config: DataConfig, seed: int, condition: ConditionConfig | None = None
 ) -> Corpus:
-    """The corpus that a config names.
+    """Load the corpus that a config names.
 
-    Where the source has no calibration split (and no `data.calibration` file is given),
-    one is held out of train: stratified, fixed by seed and ids, `calibration_fraction`
-    of train within 100 to 2,000 examples but at most half. `max_examples` then cuts
-    train. `condition` says what vectors examples are conditioned on, if any.
+    If the source has no calibration split and no `data.calibration` file is given, one
+    is held out of train. It is a stratified draw, fixed by seed and ids. Its size is
+    `calibration_fraction` of train, limited to 100 to 2,000 examples and at most half.
+    `max_examples` then cuts train. `condition` says which vectors the examples are
+    conditioned on, if any.
 
     Raises:
       UserError: the data is missing or bad.
@@ -75,7 +76,7 @@ def load(
 
 
 def prepare(config: DataConfig) -> str:
-    """Downloads and prepares what a source needs, ahead of a job; says what is where.
+    """Download and prepare what a source needs, ahead of a job; return where it is.
 
     Raises:
       UserError: a download fails.
@@ -107,14 +108,14 @@ def _nothing(config: DataConfig) -> str:
 
 
 class Source(NamedTuple):
-    """How a source is read, and what it does ahead of a job.
+    """How a source is read, and how it is prepared ahead of a job.
 
-    `of_columns` reads it with the column of vectors that `data.condition` names; None
-    where the user names no columns.
+    `of_columns` also reads the column of vectors that `data.condition` names. It is
+    None for sources whose columns the user does not name.
     """
 
     load: Callable[[DataConfig, int], Read]  # config, seed
-    prepare: Callable[[DataConfig], str] = _nothing  # says what is where
+    prepare: Callable[[DataConfig], str] = _nothing  # returns where it is
     of_columns: Callable[[DataConfig, int, Vectors], Read] | None = None
 
 

@@ -1,4 +1,4 @@
-"""GLUE: from a folder in its official TSV layout, or through the builder of TFDS."""
+"""Reads GLUE from a folder in its official TSV layout, or through the TFDS builder."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from hypelora_jax.errors import UserError
 
 
 def load_dir(config: DataConfig) -> Splits:
-    """All splits of a GLUE task whose TSV files are in `config.dir`.
+    """Load all splits of a GLUE task whose TSV files are in `config.dir`.
 
     Raises:
-      UserError: no such folder, a column that is not there, or a bad label.
+      UserError: the folder or a column is missing, or a label is bad.
     """
     glue = glue_task(config.task)
     folder = epath.Path(config.dir) / glue.folder
@@ -36,7 +36,7 @@ def load_dir(config: DataConfig) -> Splits:
 
 
 def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Table:
-    """One of GLUE's TSV files, where quotes are letters; ids are row numbers from 0.
+    """Read a GLUE TSV file, where quotes are plain text; ids are row numbers from 0.
 
     Rows with too few columns, which QQP has, are left out as in TFDS and on the hub,
     and counted in one warning. One text of a pair may be empty, as some are in QQP.
@@ -83,12 +83,12 @@ def _column(path: epath.Path, header: list[str], name: str) -> int:
 
 
 def _no_label(glue: GlueTask) -> float:
-    """The value of a missing label: -1 for classes, NaN for numbers."""
+    """Return the value of a missing label: -1 for classes, NaN for numbers."""
     return -1 if glue.task.labels else np.nan
 
 
 def _label(glue: GlueTask, label: str) -> float | None:
-    """Class id or score; None if it is neither."""
+    """Return the class id or score, or None if the label is neither."""
     names = glue.task.labels
     if label in names:
         return names.index(label)
@@ -141,7 +141,7 @@ def prepare_tfds(config: DataConfig) -> str:
     builder = _builder(config)
     try:
         builder.download_and_prepare()
-    except Exception as e:  # the errors of TFDS have no other base in common
+    except Exception as e:  # errors of TFDS have no other common base class
         why = " ".join(str(e).split())[:200]
         raise UserError(
             f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); wanted "
@@ -151,10 +151,10 @@ def prepare_tfds(config: DataConfig) -> str:
 
 
 def load_tfds(config: DataConfig) -> Splits:
-    """All splits of a GLUE task that `prepare_tfds` has prepared, in order of `idx`.
+    """Load all splits of a task that `prepare_tfds` has prepared, in order of `idx`.
 
     Raises:
-      UserError: it is not prepared.
+      UserError: the task is not prepared.
     """
     glue = glue_task(config.task)
     builder = _builder(config)
@@ -173,7 +173,7 @@ def load_tfds(config: DataConfig) -> Splits:
 def _from_tfds(builder: Any, glue: GlueTask, split: str, name: str) -> Table:
     rows = sorted(builder.as_data_source(split=name), key=lambda row: int(row["idx"]))
     texts = [[row[f].decode("utf-8") for f in glue.features] for row in rows]
-    # in a test split TFDS writes -1, which would be a number of STS-B
+    # TFDS writes -1 in test splits, which would look like a score of STS-B
     hidden = split.startswith("test")
     labels = [_no_label(glue) if hidden else row["label"] for row in rows]
     return _table(glue, [int(row["idx"]) for row in rows], texts, labels, name)

@@ -1,4 +1,4 @@
-"""Sentences rated by people: the embedded default, and three domains to test shift.
+"""Sentences rated by people: the default data, and three domains to test shift.
 
 The source distribution of vaderSentiment 3.3.2 (MIT; C.J. Hutto and E. Gilbert, ICWSM
 2014) carries four tables of sentences, each rated -4..4 by 15 to 99 people. The class
@@ -33,16 +33,16 @@ DOMAINS = {
     "tweets": "tweets",
 }
 LABELS = ("negative", "positive")
-# For the 10,568 sentences on films; other domains have the same proportions.
+# Sizes for the 10,568 sentences on films; other domains have the same proportions.
 SIZES = {"calibration": 1000, "validation": 1500, "test": 1500}
 _FILMS = 10568
 
 
 def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
-    """Task and splits of the domain `config.task` ("" is movie_reviews).
+    """Load the task and splits of the domain `config.task` ("" is movie_reviews).
 
     Raises:
-      UserError: no such domain, or the archive cannot be fetched.
+      UserError: the domain does not exist, or the archive cannot be fetched.
     """
     domain = config.task or "movie_reviews"
     choose(DOMAINS, domain, "data.task")
@@ -53,10 +53,10 @@ def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
 
 
 def prepare() -> Path:
-    """Folder of the cached tables, which are fetched if they are missing.
+    """Return the folder of the cached tables, and fetch them if they are missing.
 
     Raises:
-      UserError: no package index, or a cache that cannot be written.
+      UserError: the package index cannot be reached, or the cache cannot be written.
     """
     folder = files.root() / "vader_icwsm_2014"
     if all((folder / f"{domain}.jsonl").exists() for domain in DOMAINS):
@@ -73,7 +73,7 @@ def prepare() -> Path:
 
 
 def _download(folder: Path) -> Path:
-    """The source distribution, checked by pip against its hash."""
+    """Download the source distribution with pip, which checks its hash."""
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{VERSION} --hash=sha256:{SHA256}\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
@@ -114,7 +114,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _read(archive: tarfile.TarFile, name: str) -> list[list[str]]:
-    """Cells of one table: id, mean rating, text; or id, mean, deviation, ratings."""
+    """Read a table's cells: id, mean rating, text; or id, mean, deviation, ratings."""
     file = archive.extractfile(f"hutto_ICWSM_2014/{name}")
     if file is None:
         raise KeyError(f"{name} is not a file")
@@ -129,7 +129,7 @@ def _join(texts: list[list[str]], ratings: list[list[str]]) -> bytes:
 
 
 def read_table(path: Path) -> Table:
-    """A domain's sentences with class and soft label; ids are row numbers from 0.
+    """Read a domain's sentences, classes and soft labels; ids are row numbers from 0.
 
     Raises:
       UserError: the file is not what `unpack` writes.
@@ -157,7 +157,7 @@ def _shares(ratings: list[int]) -> tuple[float, float]:
 
 
 def split(table: Table, seed: int) -> Splits:
-    """Train, calibration, validation and test, drawn by seed."""
+    """Draw train, calibration, validation and test by seed."""
     n = len(table.ids)
     order = np.random.default_rng([seed, n]).permutation(n)
     sizes = [round(size * n / _FILMS) for size in SIZES.values()]

@@ -1,4 +1,4 @@
-"""Readers of files with one example a row: CSV, TSV, JSON lines and Parquet.
+"""Readers of files with one example per row: CSV, TSV, JSON lines and Parquet.
 
 They are strict: text must be UTF-8, and a bad row is refused with its file and line, or
 skipped and counted if the user asks for that.
@@ -20,7 +20,7 @@ Row = tuple[int, dict[str, Any]]  # line number (Parquet: row from 1), cells by 
 
 
 def decode(path: epath.Path) -> str:
-    """Text of a UTF-8 file, without a byte order mark.
+    """Return the text of a UTF-8 file, without a byte order mark.
 
     Raises:
       UserError: the file is missing, empty or not UTF-8 (with file and line).
@@ -38,7 +38,7 @@ def decode(path: epath.Path) -> str:
 
 
 def read(path: epath.Path) -> bytes:
-    """Bytes of a data file.
+    """Return the bytes of a data file.
 
     Raises:
       UserError: the file is missing, a folder, unreadable or empty.
@@ -55,13 +55,13 @@ def read(path: epath.Path) -> bytes:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first 12 names in one line, for error messages."""
+    """Return the first 12 names in one line, for error messages."""
     names = [" ".join(name.split()) or "(empty)" for name in names]
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def shown(value: Any) -> str:
-    """A value for error messages: quoted, cut short, in one line."""
+    """Return a value for error messages: quoted, cut short, in one line."""
     return " ".join(reprlib.repr(value).split())
 
 

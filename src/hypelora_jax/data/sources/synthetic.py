@@ -3,7 +3,8 @@
 A text is two cue words among filler words. The first letter of a cue names the class
 that it supports, and the rest says whether strongly or weakly. The log odds of a text
 are the sum over its cues, and the label is drawn from them. The best reachable negative
-log-likelihood is therefore the mean entropy, which is logged; `soft` has the truth.
+log-likelihood is therefore the mean entropy, which is logged. `soft` has the true
+probabilities.
 """
 
 import numpy as np
@@ -21,10 +22,12 @@ _FILLERS = ("a", "e", "the", "one", "other", "which", "however")
 
 
 def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
-    """Task and splits: `num_examples` in train, a quarter, at least 100, in the others.
+    """Draw the splits: `num_examples` in train, and a quarter in each other one.
+
+    The other splits have at least 100 examples.
 
     Raises:
-      UserError: more classes than the grammar has letters.
+      UserError: there are more classes than letters in the grammar.
     """
     if config.num_classes > len(_ONSETS):
         raise UserError(
@@ -45,7 +48,7 @@ def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
 
 
 def draw(rng: np.random.Generator, n: int, num_classes: int, first: int = 0) -> Table:
-    """A table of n texts, labels drawn from their true class probabilities `soft`."""
+    """Draw n texts, and labels from their true class probabilities `soft`."""
     texts, odds = [], np.zeros((n, num_classes))
     for i in range(n):
         words = list(rng.choice(_FILLERS, rng.integers(0, 5)))
@@ -62,7 +65,7 @@ def draw(rng: np.random.Generator, n: int, num_classes: int, first: int = 0) -> 
 
 
 def entropy(table: Table) -> float:
-    """Mean entropy of the true probabilities, in nats: the best reachable NLL."""
+    """Return the true probabilities' mean entropy in nats, the best reachable NLL."""
     assert table.soft is not None  # `draw` gives the true probabilities
     p = table.soft.astype(np.float64)
     return float(-(p * np.log(p)).sum(1).mean())

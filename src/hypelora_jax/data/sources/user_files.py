@@ -1,4 +1,4 @@
-"""The user's own files: columns found by name, and the task told by the labels."""
+"""Reads the user's own files: finds columns by name, and the task by the labels."""
 
 import math
 from collections.abc import Callable
@@ -21,17 +21,17 @@ COLUMNS = {
     "text_b": ("text_b", "sentence2", "hypothesis", "question2"),
     "label": ("label",),
 }
-# The tasks that labels may make, before the names of classes are known.
+# The tasks that labels may imply, before the names of classes are known.
 CLASSES = Task("files", "classification", (), ("accuracy",), pair=False)
 NUMBERS = Task("files", "regression", (), ("pearson", "spearman"), pair=False)
 KINDS = {task.kind: task for task in (CLASSES, NUMBERS)}
-Label = str | float | None  # as a file has it; None if it is missing
+Label = str | float | None  # as it is in the file; None if it is missing
 
 
 class Raw(NamedTuple):
     """Rows of a file before labels have ids; `where` is "file:line" of each.
 
-    `text_b` is None if the file has no such column; so is `condition`, the vectors.
+    `text_b` and `condition`, the vectors, are None if the file has no such column.
     """
 
     where: list[str]
@@ -44,14 +44,14 @@ class Raw(NamedTuple):
 def load(
     config: DataConfig, seed: int, vectors: Vectors | None = None
 ) -> tuple[Task, Splits]:
-    """The task and the splits train, validation and, if given, calibration and test.
+    """Load the task, train, validation and, if given, calibration and test.
 
-    Labels that are numbers, and not all of them whole, make a regression; `data.task`
-    overrules that guess. Without a validation file a tenth of train is held out, and
-    the log says so. `vectors` reads the column that `data.condition` names.
+    If all labels are numbers and some are not whole, the task is a regression;
+    `data.task` overrides this guess. Without a validation file a tenth of train is held
+    out, and the log says so. `vectors` reads the column that `data.condition` names.
 
     Raises:
-      UserError: a file, column, row or label that cannot be used.
+      UserError: a file, column, row or label cannot be used.
     """
     if config.task and config.task not in KINDS:
         raise UserError(
@@ -101,10 +101,10 @@ def read_raw(
     bad: BadRows,
     vectors: Vectors | None = None,
 ) -> Raw:
-    """Texts and labels of one file, unchanged, and vectors; bad rows go to `bad`.
+    """Read one file: unchanged texts and labels, and vectors; bad rows go to `bad`.
 
     Raises:
-      UserError: an unknown suffix, a broken file, or a column that is not there.
+      UserError: the suffix is unknown, the file is broken, or a column is missing.
     """
     if path.suffix.lower() not in READERS:
         raise UserError(
@@ -141,7 +141,7 @@ def read_raw(
 def _column(
     path: epath.Path, header: list[str], config: DataConfig, what: str
 ) -> str | None:
-    """The column for "text", "text_b" or "label", or None if there is none."""
+    """Return the column for "text", "text_b" or "label", or None if it is missing."""
     asked = getattr(config, what)
     found = [n for n in ([asked] if asked else COLUMNS[what]) if n in header]
     if found and header.count(found[0]) > 1:
@@ -152,7 +152,7 @@ def _column(
 def _required(
     path: epath.Path, header: list[str], config: DataConfig, what: str
 ) -> str:
-    """As `_column`; a UserError if there is none."""
+    """Return the column like `_column`, but raise a UserError if it is missing."""
     column = _column(path, header, config, what)
     if column is not None:
         return column
@@ -174,7 +174,7 @@ def _text_fault(cells: dict[str, Any], columns: list[str]) -> str:
             return f"the text of column {name} is empty; wanted text"
         try:
             value.encode()
-        except UnicodeEncodeError:  # JSON can spell half a character, "\\ud800"
+        except UnicodeEncodeError:  # JSON can contain half a character, "\\ud800"
             return f"the text of column {name} is not Unicode; wanted whole characters"
     return ""
 
@@ -186,7 +186,7 @@ def _label_fault(value: Any) -> str:
 
 
 def _scalar(value: Any) -> Label:
-    """A label as a stripped string or a number; None if it is missing."""
+    """Return a label as a stripped string or a number, or None if it is missing."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float) or value is None:
@@ -202,14 +202,14 @@ def _number(label: Label) -> float | None:
 
 
 def _class_name(label: str | float) -> str:
-    """The label as text; a whole number has no decimal point."""
+    """Return the label as text, a whole number without a decimal point."""
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label)
 
 
 def _task(train: Raw, config: DataConfig) -> Task:
-    """The task that the labels of train make, or that the user says they make."""
+    """Return the task that the user chose, or else that the labels of train imply."""
     labels = [x for x in train.label if x is not None]
     numbers = [x for x in map(_number, labels) if x is not None]
     numeric = bool(labels) and len(numbers) == len(labels)
@@ -232,7 +232,7 @@ def _task(train: Raw, config: DataConfig) -> Task:
 
 
 def _sorted_classes(names: set[str]) -> list[str]:
-    """Class names in order of value if all are whole numbers, else of spelling."""
+    """Sort class names by value if all are whole numbers, else alphabetically."""
     numbers = [_number(x) for x in names]
     whole = all(x is not None and x.is_integer() for x in numbers)
     return sorted(names, key=float) if whole else sorted(names)
@@ -276,7 +276,7 @@ def _stacked(vectors: list[np.ndarray], keep: list[int]) -> np.ndarray | None:
 
 
 def _parser(task: Task) -> Callable[[Label], tuple[float, str]]:
-    """Function from a label to (id or number, what is wrong with it)."""
+    """Return a function from a label to (id or number, what is wrong with it)."""
     ids = {name: i for i, name in enumerate(task.labels)}
     names = listed(task.labels)
 

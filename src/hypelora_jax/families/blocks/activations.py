@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU, x Phi(x). By erf: XLA's erfc is slower on CPU."""
+    """Exact GELU, x Phi(x), from erf because XLA's erfc is slower on CPU."""
     return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 

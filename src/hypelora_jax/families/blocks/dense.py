@@ -1,6 +1,6 @@
-"""Dense layers and what they share: the one place where an adapter is applied.
+"""Dense layers and their helpers; adapters are applied only here.
 
-Keys are arguments (None: no dropout), so that a layer is a function of its inputs.
+Keys are arguments (None switches dropout off), so a layer is a function of its inputs.
 """
 
 import flax.linen as nn
@@ -13,16 +13,16 @@ NORMAL = nn.initializers.normal(0.02)  # initializer_range of all released check
 
 
 def wide(dtype: jnp.dtype | str) -> jnp.dtype:
-    """At least float32: the dtype of softmax, norms and logits."""
+    """Widen to at least float32, the dtype of softmax, norms and logits."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def dropout(x: jax.Array, rate: float, key: Key | None) -> jax.Array:
-    """Inverted dropout; the rate holds to 2^-16.
+    """Inverted dropout; the rate is exact to 2^-16.
 
-    With keys (B,) row b is what it would be alone under key b. Two draws are cut from
-    each random word, since drawing costs more than the rest on CPU; an odd last axis
-    draws one word an entry.
+    With keys (B,), row b is the same as it would be alone under key b. Each random word
+    gives two draws, since drawing costs more than the rest on CPU. An odd last axis
+    draws one word per entry.
     """
     if key is None or rate == 0:
         return x
@@ -40,12 +40,12 @@ def dropout(x: jax.Array, rate: float, key: Key | None) -> jax.Array:
 
 
 def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
-    """A vector broadcast along the last axis of `like`; rank promotion is explicit."""
+    """Broadcast a vector along the last axis of `like`; rank promotion is explicit."""
     return jnp.broadcast_to(vector, like.shape)
 
 
 class LoraDense(nn.Module):
-    """y = x W + b + (dropout(x) A) B: the one place where an adapter is applied."""
+    """y = x W + b + (dropout(x) A) B, the only place where an adapter is applied."""
 
     features: int
     dropout: float = 0.0  # on the adapter's input only
@@ -58,10 +58,10 @@ class LoraDense(nn.Module):
         key: Key | None,
         row_B: jax.Array | None = None,
     ) -> jax.Array:
-        """Projection of (..., I) to (..., O).
+        """Project (..., I) to (..., O).
 
         `lora` is {"a": (I, R), "b": (R, O)}, or (U, I, R) and (U, R, O) for x (B, T, I)
-        of U conditions, whose rows are as `types.Conditions` says.
+        with U conditions. `types.Conditions` says which rows take which condition.
         """
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", NORMAL, shape, jnp.float32)
@@ -81,11 +81,11 @@ class LoraDense(nn.Module):
 def _by_condition(
     x_BTI: jax.Array, a_UIR: jax.Array, b_URO: jax.Array, row_B: jax.Array | None
 ) -> jax.Array:
-    """The delta x A B of each row, (B, T, O), with its condition's factors."""
+    """Compute the delta x A B of each row, (B, T, O), with its condition's factors."""
     if row_B is not None:
         low = jnp.einsum("bti,bir->btr", x_BTI, a_UIR[row_B])
         return jnp.einsum("btr,bro->bto", low, b_URO[row_B])
     rows, tokens, width = x_BTI.shape
-    x_UNI = x_BTI.reshape(len(a_UIR), -1, width)  # a batched product, nothing gathered
+    x_UNI = x_BTI.reshape(len(a_UIR), -1, width)  # batched products need no gather
     low = jnp.einsum("uni,uir->unr", x_UNI, a_UIR)
     return jnp.einsum("unr,uro->uno", low, b_URO).reshape(rows, tokens, -1)

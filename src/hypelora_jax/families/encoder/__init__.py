@@ -1,4 +1,5 @@
-"""What encoders have in common: the stack of layers, config.json, names, shardings.
+"""Parts that encoders share: the stack of layers, config.json, names and shardings.
 
-A family gives the parts in which it differs; nothing here asks which family it is.
+A family passes in the parts in which it differs. Code that asks which family it is may
+not come in.
 """

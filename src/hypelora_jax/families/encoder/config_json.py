@@ -1,4 +1,4 @@
-"""config.json of BERT-like encoders: fields to sizes, and back."""
+"""Conversion of config.json of BERT-like encoders to sizes, and back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,15 +16,15 @@ SIZES = {
     "intermediate_size": ("ff", 1),
     "max_position_embeddings": ("max_positions", 1),
 }
-# What an encoder must not be; a file may leave these fields out.
+# The only supported values; a file may leave these fields out.
 ONLY = (("position_embedding_type", "absolute"), ("is_decoder", False))
 
 
 def number(fields: Fields, name: str, low: float, default: Any = None) -> Any:
-    """A number of config.json, an integer where `low` is one.
+    """Read a number of config.json, which must be an integer if `low` is one.
 
     Raises:
-      UserError: it is missing and has no default, or is no number of at least `low`.
+      UserError: it is missing and has no default, or is not a number of at least `low`.
     """
     got = fields.get(name)
     got = default if got is None else got
@@ -38,7 +38,7 @@ def number(fields: Fields, name: str, low: float, default: Any = None) -> Any:
 
 
 def rate(fields: Fields, name: str, default: float) -> float:
-    """A dropout rate of config.json, in [0, 1)."""
+    """Read a dropout rate of config.json, in [0, 1)."""
     got = number(fields, name, 0.0, default)
     if not got < 1:
         raise UserError(f"{name}={got}; wanted a rate in [0, 1)")
@@ -46,7 +46,7 @@ def rate(fields: Fields, name: str, default: float) -> float:
 
 
 def reader(family: str, pad_id: int) -> Callable[[Fields], EncoderConfig]:
-    """From config.json of a family to sizes; `pad_id` where the file has none.
+    """Build the reader of config.json; `pad_id` is used if the file has none.
 
     Raises:
       UserError: a field is missing, out of range, or asks for another architecture.
@@ -74,10 +74,10 @@ def reader(family: str, pad_id: int) -> Callable[[Fields], EncoderConfig]:
 
 
 def writer(architectures: Sequence[str]) -> Callable[..., dict[str, Any]]:
-    """From sizes to fields of config.json, the inverse of `reader`.
+    """Build the writer of fields of config.json from sizes, the inverse of `reader`.
 
     Args:
-      architectures: transformers' classes without and with a sequence head.
+      architectures: class names in transformers, without and with a sequence head.
     """
 
     def write(config: EncoderConfig, has_head: bool) -> dict[str, Any]:

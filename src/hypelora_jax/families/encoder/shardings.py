@@ -1,11 +1,11 @@
-"""Where the leaves of an encoder live; see `sharding.rules` for how rules are read."""
+"""Sharding rules of an encoder's leaves; see `sharding.rules` for their meaning."""
 
 from jax.sharding import PartitionSpec as P
 
 from hypelora_jax.sharding.rules import IN, OUT, Table
 
 SHARDINGS: Table = (
-    # by width: no released vocabulary is a multiple of a power of two
+    # cut by width, since no released vocabulary is a multiple of a power of two
     ("backbone/embed/(word|position|type)/embedding", P(("fsdp", "model"))),
     ("backbone/embed/norm/(scale|bias)", P()),
     (f"backbone/layers/{IN}/kernel", P("fsdp", "model")),

@@ -1,6 +1,6 @@
 """Post-norm encoders as a `Backbone`: layers stacked on L and scanned.
 
-What differs between the families that share it stands in a `Layout`.
+A `Layout` says what differs between the families that share it.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Layout(NamedTuple):
     `positions(config, ids)` gives the row of the position table of each token;
     `segments` says whether tokens have segment types; `padded` names the embedding
     tables whose row `pad_id` is zero at the start; `drops_attended` says whether
-    dropout follows the projection of what attention gives.
+    dropout follows the output projection of attention.
     """
 
     positions: Callable[[EncoderConfig, jax.Array], jax.Array]
@@ -37,7 +37,7 @@ class Layout(NamedTuple):
 
 
 def of_layout(layout: Layout) -> BuildBackbone:
-    """The builder of the encoders of a family."""
+    """Return the builder of the encoders that have this layout."""
     return partial(encoder, layout)
 
 
@@ -49,14 +49,13 @@ def encoder(
     remat: str = "none",
     lora_dropout: float = 0.0,
 ) -> Backbone:
-    """Encoder whose `apply` takes the `backbone` subtree and a placed, folded adapter.
+    """Build an encoder for the `backbone` subtree and a placed, folded adapter.
 
     Args:
       config: family and sizes.
-      dtype: compute dtype of the blocks; softmax and norms take at least float32. The
-        hidden states stay in it.
-      remat: "layer" recomputes each layer in the backward pass, same values.
-      lora_dropout: rate on the adapter's input.
+      dtype: dtype of blocks and hidden states; softmax and norms use float32 or more.
+      remat: "layer" recomputes each layer in the backward pass, with the same values.
+      lora_dropout: dropout rate on the adapter's input.
 
     Raises:
       UserError: an unknown `remat`, or (when applied) more tokens than positions.
@@ -72,6 +71,7 @@ def encoder(
         def body(x, row):
             params, lora, index = row
             at = None if layers_key is None else fold_in(layers_key, index)
+            # pinned, so that the compiler does not sum all rows over `fsdp`
             params, mask = _cast(params, dtype), batch["mask"]
             x = block.apply({"params": params}, pin_rows(x), mask, lora, at, row_B)
             x = pin_rows(x)
@@ -103,8 +103,8 @@ def encoder(
     return Backbone(init, apply, trace)
 
 
-# What the backward pass computes again, by the name that config.model.remat gives.
-# Inside a scan there is nothing that common subexpression elimination could merge.
+# What the backward pass recomputes, by the name in config.model.remat. prevent_cse is
+# False, because in a scan common subexpression elimination has nothing to merge.
 REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda body: body,
     "layer": partial(jax.checkpoint, prevent_cse=False),
@@ -126,7 +126,7 @@ def _embedded(
 
 
 def _cast(params: Params, dtype: str) -> Params:
-    """One layer's parameters as the block computes with them; norms stay wide."""
+    """Cast one layer's parameters to the compute dtype; norms stay wide."""
     to = {name: wide(dtype) if "norm" in name else dtype for name in params}
     return {
         name: {leaf: x.astype(to[name]) for leaf, x in leaves.items()}

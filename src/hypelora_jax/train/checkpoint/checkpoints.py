@@ -1,11 +1,11 @@
-"""Checkpoints of a run: all but the frozen backbone; the last ones and the best.
+"""Checkpoints of a run, without the frozen backbone: the last ones and the best one.
 
-A checkpoint holds the train state, the frozen leaves that are not the backbone (fixed
-A, factors to blend with), the data iterator, and a few numbers. It is written in the
-background. manifest.json goes in last, before orbax gives the folder its name, so that
-a folder with a step's name and a manifest is complete. After an epoch was judged,
-selection.json joins it: the best checkpoint is the one whose score there is smallest,
-the latest among equals.
+A checkpoint contains the train state, the frozen leaves that are not the backbone
+(fixed A, factors to blend with), the data iterator, and a few numbers. It is written in
+the background. manifest.json is written last, before orbax gives the folder its name,
+so that a folder with a step's name and a manifest is complete. After the epoch was
+evaluated, selection.json is added. The best checkpoint has the smallest score there;
+among equals it is the latest.
 """
 
 import functools
@@ -23,8 +23,9 @@ from hypelora_jax.train.checkpoint.selection import Selection
 from hypelora_jax.train.state import TrainState
 from hypelora_jax.types import Params
 
-# Bytes of a leaf that devices which all hold it write in parts. Orbax cuts even a bias
-# by default, and JAX compiles a program for each cut: seconds a run, for nothing.
+# If several devices have a whole copy of a leaf, each writes a part of at least so many
+# bytes. By default Orbax cuts even a bias, and JAX compiles a program for each cut,
+# which costs seconds per run for nothing.
 SMALLEST_PART = 2**16
 
 
@@ -38,7 +39,7 @@ class Checkpoint(NamedTuple):
 
 
 class _Keep(NamedTuple):
-    """Orbax's preservation policy: the last n and the best."""
+    """Preservation policy for Orbax: keep the last n checkpoints and the best one."""
 
     n: int
     scores: dict[int, float]
@@ -55,22 +56,24 @@ class _Keep(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run folder; a context manager.
 
-    Reading goes by the files alone. Orbax's manager, which also clears unfinished saves
-    away, starts with the first save, so that a reader leaves a running run in peace.
+    Reading uses only the files. Orbax's manager also deletes unfinished saves, so it is
+    not started before the first save: a reader must not disturb a run that trains.
 
     Args:
-      keep: how many of the last are kept beside the best.
+      keep: how many of the last checkpoints are kept in addition to the best one.
     """
 
     def __init__(self, run: Run, keep: int = 2):
         self.directory = run.checkpoints
         self._scores = selection.scores(self.directory)
-        self._policy = _Keep(keep, self._scores)  # sees it grow
+        self._policy = _Keep(keep, self._scores)  # shares the dict
         self._saving: int | None = None
 
     @functools.cached_property
     def _ocp(self) -> ocp.training.Checkpointer:
-        context = ocp.Context()  # copied in depth: hence a function, no bound method
+        # Orbax makes a deep copy of the context, so the callback must be a function: a
+        # bound method would be copied together with this object.
+        context = ocp.Context()
         context.asynchronous.post_finalization_callback = lambda: self._seal()
         context.array.saving.min_slice_bytes_for_replica_parallel = SMALLEST_PART
         return ocp.training.Checkpointer(
@@ -93,11 +96,11 @@ class Checkpoints:
                 raise self._save_failed(e) from e
 
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint."""
+        """Return the step of the newest complete checkpoint, or None without any."""
         return max(selection.complete(self.directory), default=None)
 
     def latest_settled(self) -> int | None:
-        """`latest`, once the save under way is complete.
+        """Return `latest` after the current save is complete.
 
         Raises:
           UserError: that save failed.
@@ -106,14 +109,14 @@ class Checkpoints:
         return self.latest()
 
     def selection(self, step: int) -> Selection | None:
-        """How the epoch that ends with a step did; None before it is judged."""
+        """Return the scores of a step's epoch, or None before it is evaluated."""
         return selection.selection(self.directory, step)
 
     def select(self, step: int, chosen: Selection) -> None:
-        """Record how the epoch did whose checkpoint is `step`, once that is complete.
+        """Record the scores of a step's epoch, once its checkpoint is complete.
 
         Raises:
-          UserError: its save failed.
+          UserError: the save of the checkpoint failed.
         """
         self.wait()
         self._scores[step] = chosen.score
@@ -121,13 +124,13 @@ class Checkpoints:
             selection.write_selection(self.directory, step, chosen)
 
     def newest(self) -> int | None:
-        """Step to go on from: the newest undamaged checkpoint; None without any.
+        """Return the step of the newest undamaged checkpoint, or None without any.
 
-        Damaged ones are named. They and unfinished ones are then deleted, since the run
-        will save those steps again.
+        The log names damaged ones. They and unfinished ones are then deleted, because a
+        resumed run will save those steps again.
 
         Raises:
-          UserError: there are complete checkpoints, and all are damaged.
+          UserError: there are complete checkpoints, but all are damaged.
         """
         step, stale = selection.newest_sound(self.directory)
         for gone in stale:
@@ -135,10 +138,10 @@ class Checkpoints:
         return step
 
     def best(self) -> int | None:
-        """The undamaged checkpoint with the smallest score, else the newest one.
+        """Return the undamaged step with the smallest score, else the newest one.
 
         Raises:
-          UserError: there are complete checkpoints, and all are damaged.
+          UserError: there are complete checkpoints, but all are damaged.
         """
         newest_first = reversed(selection.complete(self.directory))
         ranked = sorted(newest_first, key=lambda s: self._scores.get(s, np.inf))
@@ -151,12 +154,15 @@ class Checkpoints:
         iterator: Any,
         progress: dict[str, float],
     ) -> None:
-        """Begin to save; the arrays are copied off the devices before it returns.
+        """Begin to save in the background.
+
+        The arrays are copied off the devices before this returns, so that the next step
+        may overwrite the donated state.
 
         Args:
-          progress: numbers the loop wants back, such as the best loss so far.
+          progress: numbers that the loop restores, such as the best loss so far.
           frozen: frozen leaves that are not the backbone.
-          iterator: where the data stands; None for a run that has none.
+          iterator: iterator of the data, whose position is saved; None without data.
 
         Raises:
           UserError: the disk is full or the folder cannot be written, now or in the
@@ -178,10 +184,10 @@ class Checkpoints:
             raise self._save_failed(e) from e
 
     def wait(self) -> None:
-        """Returns once the save under way is complete.
+        """Wait until the current save is complete.
 
         Raises:
-          UserError: it failed.
+          UserError: the save failed.
         """
         if self._saving is None:
             return
@@ -192,7 +198,7 @@ class Checkpoints:
         self._saving = None
 
     def poll(self) -> None:
-        """`wait` if the save has ended; so a full disk is noticed at the next step."""
+        """Call `wait` if the save ended, to notice a full disk at the next step."""
         if self._saving is not None and not self._ocp.is_saving_in_progress():
             self.wait()
 
@@ -206,8 +212,8 @@ class Checkpoints:
     ) -> Checkpoint:
         """Read a checkpoint into the shapes of `state` and `frozen`.
 
-        `progress` names the numbers wanted back; `iterator`, if given, is moved to
-        where it was. Arrays come back where those of `state` and `frozen` are.
+        `progress` names the numbers to restore; `iterator`, if given, moves to its
+        saved position. Arrays get the shardings of those in `state` and `frozen`.
         """
         wanted = {"state": _abstract(vars(state))}
         if names := tuple(progress):
@@ -228,7 +234,7 @@ class Checkpoints:
         return Checkpoint(step, state, got.get("frozen", {}), numbers)
 
     def _seal(self) -> None:
-        """Orbax calls it on process 0 once all processes have written their part."""
+        """Write the manifest; Orbax calls this on process 0 after all have written."""
         assert self._saving is not None  # it is set before orbax begins to write
         selection.seal(self.directory, self._saving)
 

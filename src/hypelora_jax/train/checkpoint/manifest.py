@@ -1,8 +1,8 @@
-"""Sums of a checkpoint's files, so that damage is seen before a restore.
+"""Checksums of a checkpoint's files, so that damage is found before a restore.
 
-Orbax does not notice a flipped bit in its array data. So a folder that is complete gets
-manifest.json: size and SHA-256 of every file in it. JSON files that we write beside
-them are sealed, that is they carry the SHA-256 of their own content.
+Orbax does not notice a flipped bit in its array data. A complete folder therefore gets
+manifest.json, which has the size and SHA-256 of every file in it. The JSON files that
+this package adds are sealed, that is, they include the SHA-256 of their content.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ from hypelora_jax import files as files_lib
 from hypelora_jax.run.paths import MANIFEST
 
 BLOCK = 1 << 22  # bytes read at a time
-# Orbax writes one entry of this JSON file after all else: it is left out of the sum.
-# Another, the handlers, it adds in a thread of its own, which the end of a small save
-# does not wait for: so `write` does.
+# Orbax writes the entry STAMP of this JSON file after all else, so the checksum leaves
+# it out. Orbax adds the entry HANDLERS in a separate thread, and a small save can end
+# before that thread does, so `write` waits for the entry.
 STAMPED, STAMP = "_CHECKPOINT_METADATA", "commit_timestamp_nsecs"
 HANDLERS, PATIENCE = "item_handlers", 30.0  # seconds
 
 
 def seal(value: Any) -> str:
-    """JSON text of a value and its SHA-256."""
+    """Return a value and its SHA-256 as JSON text."""
     return json.dumps({"sha256": _digest(value), "value": value}, indent=1) + "\n"
 
 
 def unseal(data: bytes) -> Any:
-    """The value of a sealed text.
+    """Return the value of a sealed text.
 
     Raises:
       ValueError: the text is not as it was written.
@@ -45,9 +45,9 @@ def unseal(data: bytes) -> Any:
 
 
 def write(folder: epath.Path, without: frozenset[str] = frozenset()) -> None:
-    """Writes manifest.json over the files that are in the folder now.
+    """Write manifest.json for the files that are in the folder now.
 
-    `without` names files of the folder itself that are not part of what is kept.
+    `without` names files of the folder itself that the manifest leaves out.
     """
     _wait_for_handlers(folder / STAMPED)
     leave = without | {MANIFEST}
@@ -56,7 +56,7 @@ def write(folder: epath.Path, without: frozenset[str] = frozenset()) -> None:
 
 
 def _wait_for_handlers(path: epath.Path) -> None:
-    """Returns once the handlers stand in the file; after PATIENCE in any case."""
+    """Wait until the file has the handlers, but at most PATIENCE seconds."""
     limit = time.monotonic() + PATIENCE
     while path.exists() and time.monotonic() < limit:
         try:
@@ -68,14 +68,14 @@ def _wait_for_handlers(path: epath.Path) -> None:
 
 
 def exists(folder: epath.Path) -> bool:
-    """Was the folder complete once?"""
+    """Whether the folder was complete once."""
     return (folder / MANIFEST).exists()
 
 
 def fault(folder: epath.Path, only: str = "") -> str | None:
-    """The first file that is not as the manifest says, and how; None where all are.
+    """Return the first file that differs from the manifest, and how; else None.
 
-    `only` names the one file to look at.
+    If `only` is given, only the file of that name is checked.
     """
     try:
         wanted = unseal((folder / MANIFEST).read_bytes())
@@ -98,7 +98,7 @@ def _fault_of(path: epath.Path, wanted: dict[str, Any]) -> str | None:
         return "is missing"
     try:
         got = _sum(path)
-    except (ValueError, TypeError, OverflowError):  # the one JSON file
+    except (ValueError, TypeError, OverflowError):  # from the JSON of STAMPED
         return "is damaged"
     if got["bytes"] != wanted["bytes"]:
         return f"is damaged: {got['bytes']} bytes of {wanted['bytes']}"
@@ -112,7 +112,7 @@ def _digest(value: Any) -> str:
 
 
 def files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Path]]:
-    """(name relative to the folder, path) of every file, sorted."""
+    """Yield (name relative to the folder, path) of every file, sorted."""
     for path in sorted(folder.iterdir(), key=lambda p: p.name):
         if path.is_dir():
             yield from files(path, f"{prefix}{path.name}/")
@@ -121,7 +121,7 @@ def files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Pat
 
 
 def _sum(path: epath.Path) -> dict[str, int | str]:
-    """Number of bytes and SHA-256 of a file."""
+    """Return the number of bytes and the SHA-256 of a file."""
     size, digest = 0, hashlib.sha256()
     for block in _blocks(path):
         size += len(block)
@@ -132,7 +132,7 @@ def _sum(path: epath.Path) -> dict[str, int | str]:
 def _blocks(path: epath.Path) -> Iterator[bytes]:
     if path.name == STAMPED:
         value = dict(json.loads(path.read_bytes().decode()))
-        # one that orbax cannot read would stop it: ValueError, TypeError
+        # raises ValueError or TypeError for a stamp that orbax could not read
         datetime.fromtimestamp((value.pop(STAMP, None) or 0) / 1e9)
         yield json.dumps(value, sort_keys=True).encode()
         return

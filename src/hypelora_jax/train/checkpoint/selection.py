@@ -1,7 +1,7 @@
-"""What a folder of checkpoints holds: which are complete, undamaged, and how good.
+"""Finds out which checkpoints in a folder are complete, undamaged, and the best.
 
 A checkpoint is the folder of its step. It is complete once it has manifest.json, which
-is written before orbax gives the folder its name. After its epoch was judged it also
+is written before orbax gives the folder its name. After its epoch was evaluated it also
 has selection.json.
 """
 
@@ -20,31 +20,31 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import COMMITTED, SELECTION
 from hypelora_jax.train.checkpoint import manifest
 
-LATER = frozenset({SELECTION, COMMITTED})
+LATER = frozenset({SELECTION, COMMITTED})  # written after the manifest, so not in it
 
 
 class Selection(NamedTuple):
-    """How an epoch did: `score` ranks checkpoints, `loss` decides on stopping early."""
+    """Scores of an epoch: `score` ranks checkpoints, `loss` decides on early stops."""
 
     score: float
     loss: float
 
 
 class Progress(NamedTuple):
-    """Early stopping before the epoch under way, and steps skipped: saved each time."""
+    """Early stopping before the current epoch, and skipped steps; saved each time."""
 
     best: float = math.inf
     bad_epochs: int = 0
     skipped: int = 0
 
     def after(self, loss: float) -> "Progress":
-        """Progress once an epoch was judged."""
+        """Return the progress after an epoch was evaluated."""
         bad = 0 if loss < self.best else self.bad_epochs + 1
         return self._replace(best=min(loss, self.best), bad_epochs=bad)
 
 
 def steps(directory: epath.Path) -> list[int]:
-    """Steps that have a folder, complete or not, ascending."""
+    """Return the steps that have a folder, complete or not, ascending."""
     if not directory.exists():
         return []
     names = [path.name for path in directory.iterdir()]
@@ -52,14 +52,14 @@ def steps(directory: epath.Path) -> list[int]:
 
 
 def complete(directory: epath.Path) -> list[int]:
-    """Steps of all complete checkpoints, ascending."""
+    """Return the steps of all complete checkpoints, ascending."""
     return [s for s in steps(directory) if manifest.exists(directory / str(s))]
 
 
 def seal(directory: epath.Path, step: int) -> None:
-    """Writes the manifest of a step of which all else is written.
+    """Write the manifest of a step after all its other files.
 
-    Its folder still has a temporary name, except on an object store.
+    The folder still has a temporary name, except on an object store.
     """
     for path in directory.iterdir():
         if path.name == str(step) or path.name.startswith(f"{step}."):
@@ -67,7 +67,7 @@ def seal(directory: epath.Path, step: int) -> None:
 
 
 def selection(directory: epath.Path, step: int) -> Selection | None:
-    """How the epoch that ends with a step did; None before it is judged.
+    """Return the scores of the epoch that ends with a step; None before evaluation.
 
     Raises:
       ValueError: the file is damaged.
@@ -80,15 +80,15 @@ def selection(directory: epath.Path, step: int) -> Selection | None:
 
 
 def write_selection(directory: epath.Path, step: int, chosen: Selection) -> None:
-    """Adds selection.json to a complete checkpoint."""
+    """Add selection.json to a complete checkpoint."""
     path = directory / str(step) / SELECTION
     files.write_whole(path, manifest.seal(chosen._asdict()))
 
 
 def scores(directory: epath.Path) -> dict[int, float]:
-    """Scores of all judged checkpoints; -inf where selection.json is damaged.
+    """Return the scores of evaluated checkpoints; -inf if selection.json is damaged.
 
-    So a search for the best meets the damaged one first, and names it.
+    A search for the best then tries the damaged one first, and its damage is reported.
     """
     out = {}
     for step in complete(directory):
@@ -102,7 +102,7 @@ def scores(directory: epath.Path) -> dict[int, float]:
 
 
 def fault(directory: epath.Path, step: int) -> str | None:
-    """What is damaged in a checkpoint; None where nothing is."""
+    """Return what is damaged in a checkpoint, or None if nothing is."""
     if found := manifest.fault(directory / str(step)):
         return found
     try:
@@ -113,18 +113,19 @@ def fault(directory: epath.Path, step: int) -> str | None:
 
 
 def first_sound(directory: epath.Path, candidates: Iterable[int]) -> int | None:
-    """The first undamaged one of some steps; all processes get the same answer.
+    """Return the first undamaged step; all processes get the same answer.
 
-    Damaged ones before it are named in the log. Process 0 alone reads the files.
+    The log names damaged ones before it. Only process 0 reads the files.
 
     Raises:
-      UserError: there are candidates, and all are damaged.
+      UserError: there are candidates, but all are damaged.
     """
     found: int | None = None
     faults: list[str] = []
     if jax.process_index() == 0:
         found, faults = _search(directory, candidates)
     if jax.process_count() > 1:
+        # a step, or -1 without candidates, or -2 if all are damaged
         own = np.asarray(-1 - bool(faults) if found is None else found)
         code = int(multihost_utils.broadcast_one_to_all(own))
         found = code if code >= 0 else None
@@ -152,10 +153,11 @@ def _search(
 
 
 def newest_sound(directory: epath.Path) -> tuple[int | None, list[int]]:
-    """(newest undamaged step or None, steps that were deleted).
+    """Return (newest undamaged step or None, deleted steps).
 
-    Deleted are unfinished checkpoints and damaged newer ones, since a run that goes on
-    will save those steps again, and older ones whose metadata orbax could not read.
+    Unfinished checkpoints and newer damaged ones are deleted, because a resumed run
+    will save those steps again. Older ones are deleted if orbax could not read their
+    metadata.
     """
     every, done = steps(directory), complete(directory)
     found = first_sound(directory, reversed(done))
@@ -170,5 +172,6 @@ def newest_sound(directory: epath.Path) -> tuple[int | None, list[int]]:
         for step in stale:
             (directory / str(step)).rmtree()
     if jax.process_count() > 1:
+        # no process may save a step while process 0 still deletes its old folder
         multihost_utils.sync_global_devices("stale checkpoints deleted")
     return found, stale
