@@ -26,14 +26,14 @@ def add_flags(parser: ArgumentParser) -> None:
         "--only",
         default="",
         metavar="NAMES",
-        help="of seeds or conditions, as seed_0,seed_2; all without it",
+        help="seeds or conditions to export, as seed_0,seed_2; by default all",
     )
     add(
         "--conditions",
         default="",
         metavar="FILE",
-        help="of a run whose data give conditions: .npz with ids and vectors, an "
-        "adapter for each; without it the run's own condition.file",
+        help="for a run whose data give conditions: .npz with ids and vectors, one "
+        "adapter for each; by default the run's condition.file",
     )
 
 

@@ -20,18 +20,18 @@ def add_flags(parser: ArgumentParser) -> None:
         "--model",
         default="",
         metavar="PATH",
-        help="base model; without it what the adapter names",
+        help="base model; by default the one that the adapter names",
     )
     flags.add_workdir(parser)
     add(
         "--config",
-        help="as in train; without it: that of the run or export, if there is one",
+        help="as in train; by default that of the run or export, if there is one",
     )
     add(
         "--factors",
         default="",
         metavar="FILE",
-        help=".npz of what the reference does not save: A, initial_A, initial_B",
+        help=".npz of A, initial_A and initial_B, which the reference does not save",
     )
 
 

@@ -11,10 +11,10 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the file, the intervals, the bins and the seed."""
     add = parser.add_argument
     add("--predictions", required=True, metavar="FILE", help=".npz, .csv, .jsonl")
-    add("--replicas", type=int, default=0, help="for intervals: 1000; 0: none")
-    add("--level", type=float, help="of the intervals; 0.95")
-    add("--bins", type=int, default=10, help="of calibration errors; 10")
-    add("--seed", type=int, default=0, help="of replicas and drawn labels; 0")
+    add("--replicas", type=int, default=0, help="bootstrap replicas; 0: no intervals")
+    add("--level", type=float, help="level of the intervals; 0.95")
+    add("--bins", type=int, default=10, help="bins of calibration errors; 10")
+    add("--seed", type=int, default=0, help="seed of the replicas and drawn labels; 0")
 
 
 def run(

@@ -23,7 +23,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "--format",
         default="",
         choices=tuple(FORMATS),
-        help="of stdin, stdout and files whose suffix does not say it; jsonl",
+        help="format of stdin, stdout and files without a known suffix; jsonl",
     )
     add(
         "--on-error",
@@ -31,8 +31,8 @@ def add_flags(parser: ArgumentParser) -> None:
         choices=("stop", "skip"),
         help="at a bad line: stop (the default), or skip it and say so",
     )
-    add("--text", default="", metavar="COLUMN", help="of the text; found by name")
-    add("--text_b", default="", metavar="COLUMN", help="of the second text")
+    add("--text", default="", metavar="COLUMN", help="text; by default found by name")
+    add("--text_b", default="", metavar="COLUMN", help="second text, of pairs")
     flags.add_answers(parser)
 
 

@@ -15,8 +15,8 @@ def add_flags(parser: ArgumentParser) -> None:
     name = Run.open("").report_file.name  # the same name as in a run folder
     add("--output", default=name, metavar="FILE", help="the HTML file")
     flags.add_split(parser)
-    add("--replicas", default=1000, type=int, help="of the bootstrap, or 0")
-    add("--formats", default="html,md,csv,tex,png", help="files to write beside it")
+    add("--replicas", default=1000, type=int, help="of the bootstrap; 0: no intervals")
+    add("--formats", default="html,md,csv,tex,png", help="formats to write")
 
 
 def run(

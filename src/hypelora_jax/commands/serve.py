@@ -21,13 +21,13 @@ def add_flags(parser: ArgumentParser) -> None:
         "--max_batch",
         default=32,
         type=int,
-        help="texts answered at once; 32. 1: batching is off",
+        help="most texts in a batch; 32. 1: no batching",
     )
     add(
         "--window_ms",
         default=2.0,
         type=float,
-        help="milliseconds a text waits for company; 2",
+        help="milliseconds that a text waits for others; 2",
     )
     _add_limits(parser)
     flags.add_answers(parser)
@@ -37,13 +37,13 @@ def _add_limits(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--max_waiting", default=1024, type=int, help="texts in the queue; 1024")
     add("--max_body", default=1 << 20, type=int, help="bytes of a body; 1 MiB")
-    add("--max_texts", default=256, type=int, help="of a request; 256")
-    add("--max_chars", default=10_000, type=int, help="of a text; 10000")
+    add("--max_texts", default=256, type=int, help="most texts in a request; 256")
+    add("--max_chars", default=10_000, type=int, help="characters of a text; 10000")
     add(
         "--rate",
         default=1000.0,
         type=float,
-        help="requests a second of one address; 1000. 0: no limit",
+        help="requests a second from one address; 1000. 0: no limit",
     )
 
 

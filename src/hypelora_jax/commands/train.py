@@ -22,7 +22,7 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         help="NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
-        "file; without it that of the run in --workdir, which goes on",
+        "file; by default that of the run in --workdir, which goes on",
     )
     flags.add_workdir(parser)
 

@@ -22,7 +22,11 @@ def add_flags(parser: ArgumentParser) -> None:
         help="what predictions average over; docs/uncertainty.md",
     )
     add("--samples", type=int, default=5, help="members K; 5")
-    add("--dropout", type=float, help="mc_dropout: every rate; those of training")
+    add(
+        "--dropout",
+        type=float,
+        help="mc_dropout: one rate for all; by default as trained",
+    )
     about = "laplace: mean_field, probit or mc"
     add("--link", default="mean_field", help=about)
     flags.add_new_output(parser)

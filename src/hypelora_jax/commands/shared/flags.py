@@ -56,7 +56,11 @@ def add_answers(parser: ArgumentParser) -> None:
         metavar="P",
         help="give no label where the confidence is below P",
     )
-    add("--coverage", type=float, help="add sets that hold the label so often: 0.9")
+    add(
+        "--coverage",
+        type=float,
+        help="add sets that contain the label with this probability: 0.9",
+    )
     kinds = tuple(conformal.SETS)
     add("--sets", choices=kinds, help=f"kind of these sets; {kinds[0]}")
     add("--by_class", action="store_true", help="sets calibrated class by class")
