@@ -12,6 +12,7 @@ from conditioned import GIVEN, WIDTH
 
 from hypelora_jax import cli
 from hypelora_jax.calibration import calibrators
+from hypelora_jax.errors import UserError
 from hypelora_jax.inference import predictor
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
@@ -94,8 +95,15 @@ def test_evaluate_predict_and_serve_give_the_same_numbers(decided, tmp_path, cap
     np.testing.assert_allclose(probabilities(found), wanted, atol=1e-6)
     texts = [row["text"] for row in rows[:20]]
     given = [row["condition"] for row in rows[:20]]
-    inside = probabilities(model.predict(texts, given))
+    inside = probabilities(model.predict(texts, np.array(given)))
     np.testing.assert_allclose(inside, wanted[:20], atol=1e-6)
+    for wrong, line in (
+        (None, "wanted a list with one condition for each of the 20 texts"),
+        (given[:3], "there are 20 texts and 3 conditions"),
+        ([[1.0]] * 20, r"conditions\[0\]: the condition has shape \(1,\)"),
+    ):
+        with pytest.raises(UserError, match=line):
+            model.predict(texts, wrong)
     asked = [{"text": t, "condition": c} for t, c in zip(texts, given, strict=True)]
     with serving.started(f"--workdir={decided}") as (_, port):
         status, answers = serving.ask(port, asked)
@@ -148,7 +156,9 @@ def test_other_vectors_are_refused_when_a_run_goes_on(decided, tmp_path, capsys)
     moved = json.loads(json.dumps(record).replace(str(decided.parent), str(folder)))
     (folder / "run/config.json").write_text(json.dumps(moved))
     assert cli.main(["train", f"--workdir={folder}/run"]) == 2
-    assert "the data has changed" in capsys.readouterr().err
+    assert "the vectors that examples are conditioned on have changed" in (
+        capsys.readouterr().err
+    )
 
 
 def test_rows_share_the_vectors_of_a_file_and_each_leaves_as_an_adapter(
@@ -182,9 +192,26 @@ def test_rows_share_the_vectors_of_a_file_and_each_leaves_as_an_adapter(
     more = (f"--output={tmp_path / 'b'}", f"--conditions={other}")
     assert cli.main(["export", f"--workdir={run}", *more]) == 0
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["new"]
+    named = predictor.load(str(run))
+    as_arrays = named.predict(["word 1", "word 1"], np.array(["low", "high"]))
+    assert [one["label"] for one in as_arrays] == ["is_low", "is_high"]
     texts.write_text("text,domain\nword 1,middle\n")
     assert cli.main(["predict", *flags]) == 2
     assert "input line 2: the condition is 'middle'" in capsys.readouterr().err
+    capsys.readouterr()
+    conditioned.npz(tmp_path / "domains.npz", seed=3)
+    texts.write_text("text,domain\nword 1,low\n")
+    assert cli.main(["predict", *flags]) == 0
+    assert "has changed since the run was trained" in capsys.readouterr().err
+    np.savez(tmp_path / "narrow.npz", ids=["a"], vectors=np.ones((1, 3)))
+    wrong = (f"--output={tmp_path / 'c'}", f"--conditions={tmp_path / 'narrow.npz'}")
+    assert cli.main(["export", f"--workdir={run}", *wrong]) == 2
+    err = capsys.readouterr().err
+    assert "--conditions, a: the condition has shape (3,); wanted (6,)" in err
+    (tmp_path / "narrow.npz").rename(tmp_path / "domains.npz")
+    assert cli.main(["predict", *flags]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert "domains.npz: the condition has shape (3,); wanted (6,)" in err
 
 
 def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys):
@@ -199,14 +226,21 @@ def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys)
         (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
         return line
 
+    text = "train.jsonl:3: the condition"
     for vector, wanted in (
-        ([1.0] * 5, "train.jsonl:3: the condition has shape (5,); wanted (6,)"),
-        (None, "train.jsonl:3: the condition is missing"),
-        ([1.0] * 5 + [float("inf")], "train.jsonl:3: the condition has a number"),
+        ([1.0] * 5, f"{text} has shape (5,); wanted (6,)"),
+        (None, f"{text} is missing"),
+        ([1.0] * 5 + [float("inf")], f"{text} has a number"),
         ([1.0] * 5 + [float("nan")], "not finite"),
-        ([1.0] * 5 + ["x"], "train.jsonl:3: the condition is"),
-        ("film", "train.jsonl:3: the condition is 'film'"),
-        ([[[1.0]]], "train.jsonl:3: the condition has shape (1, 1, 1)"),
+        ([1.0] * 5 + [1e300], f"{text} has a number that is not finite"),
+        ([1.0] * 5 + ["x"], f"{text} is"),
+        (["1.0"] * 6, f"{text} is"),
+        ([True] * 6, f"{text} is"),
+        ([[1.0], [1.0, 2.0]], f"{text} is"),
+        ([], f"{text} is []; wanted a list of finite numbers"),
+        ("film", f"{text} is 'film'; wanted a list of finite numbers, or an id"),
+        ("[1, 2]", "which JSON lines and Parquet can hold"),
+        ([[[1.0]]], f"{text} has shape (1, 1, 1)"),
     ):
         row = json.dumps(good | {"condition": vector})
         path.write_text("\n".join([*lines[:2], row, *lines[3:]]) + "\n")
@@ -215,14 +249,34 @@ def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys)
     line = refused("--config.condition.width=4")
     assert "train.jsonl:1: the condition has 6 numbers; wanted 4" in line
     assert "no column 'nothing'" in refused("--config.data.condition=nothing")
-    line = refused("--config.condition.source=none")
-    assert "the data have conditions, but config.condition.source is none" in line
-    line = refused("--config.method=lora")
-    assert "method=lora has none; leave its fields out" in line
     line = refused("--config.data.condition=")
     assert "wants a vector with each example" in line
     line = refused(f"--config.condition.file={tmp_path / 'none.npz'}")
     assert "none.npz does not exist" in line
+    line = refused("--config.condition.join=replace")
+    assert "leaves out what tells sites apart" in line
+    for flags, wanted in (
+        (("--config.condition.source=none",), "condition.source=none reads no"),
+        (("--config.method=lora",), "method=lora has none; leave them out"),
+        (("--config.condition.join=foo",), "condition.join is 'foo'; wanted one of"),
+    ):
+        assert wanted in refused(*flags)
+    for field in ("data.condition=condition", "condition.standardise=true"):
+        args = ("train", *data, f"--config.{field}", f"--workdir={tmp_path / 'run'}")
+        assert cli.main(list(args)) == 2
+        assert "condition.source=none reads no" in capsys.readouterr().err
+
+
+def test_vectors_for_slots_that_the_network_does_not_have(tmp_path, capsys):
+    rows = conditioned.rows("vector", 400, 0)
+    rows = [row | {"condition": [row["condition"]] * 3} for row in rows]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ("--config=files", "--config.model.path=random:tiny")
+    args = ("train", *data, f"--config.data.train={path}", *GIVEN)
+    assert cli.main([*args, f"--workdir={tmp_path / 'run'}"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has 3 vectors; wanted one for each of the 4 slots" in line
 
 
 @pytest.mark.parametrize(
@@ -232,7 +286,14 @@ def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys)
         ({"ids": ["a", "b"], "vectors": [[1.0]]}, "ids (2,) and vectors (1, 1)"),
         ({"ids": ["a", "a"], "vectors": [[1.0], [2.0]]}, "the id 'a' twice"),
         ({"ids": ["a", "b"], "vectors": [[1.0], [np.nan]]}, "row 1 (id b)"),
-        ({"ids": ["a"], "vectors": [["x"]]}, "wanted numbers"),
+        ({"ids": ["a"], "vectors": [["x"]]}, "wanted one vector of numbers or more"),
+        ({"ids": ["a"], "vectors": [[True]]}, "wanted one vector of numbers or more"),
+        ({"ids": np.zeros(0), "vectors": np.zeros((0, 4))}, "0 numbers in all"),
+        ({"ids": ["a"], "vectors": [[1e300]]}, "row 0 (id a) has a number that is not"),
+        (
+            {"names": ["a"], "vectors": [[1.0]]},
+            "has the arrays names, vectors and lacks",
+        ),
     ],
 )
 def test_a_file_of_vectors_that_cannot_be_used_is_named(
@@ -243,6 +304,26 @@ def test_a_file_of_vectors_that_cannot_be_used_is_named(
     assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
     err = capsys.readouterr().err.strip()
     assert wanted in err and "domains.npz" in err and err.count("\n") == 0, err
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
+def test_another_kind_of_file_is_refused(content, tmp_path, capsys):
+    flags = conditioned.with_ids(tmp_path)
+    (tmp_path / "domains.npz").write_bytes(content)
+    assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "domains.npz is not an .npz file; wanted" in capsys.readouterr().err
+    with (tmp_path / "domains.npz").open("wb") as file:
+        np.save(file, np.ones((2, 3)))
+    assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "domains.npz is not an .npz file; wanted" in capsys.readouterr().err
+
+
+def test_a_width_that_a_file_does_not_have_is_refused(tmp_path, capsys):
+    flags = (*conditioned.with_ids(tmp_path), "--config.condition.width=5")
+    assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert (
+        "domains.npz: the condition has 6 numbers; wanted 5" in capsys.readouterr().err
+    )
 
 
 def test_a_file_of_pickles_is_refused(tmp_path, capsys):

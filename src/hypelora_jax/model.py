@@ -13,10 +13,9 @@ from hypelora_jax import families, hyper, objectives, trees
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.adapters import sites as sites_lib
 from hypelora_jax.adapters.sites import Sites
-from hypelora_jax.config.sections import ConditionConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.errors import UserError, choose
+from hypelora_jax.errors import choose
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
 from hypelora_jax.keys import maybe, named_key
@@ -169,11 +168,6 @@ def _network(
 ) -> tuple[Conditioner | None, HyperNet | None, Sites]:
     """Build (conditioner, hyper-network, its sites); (None, None, {}) without one."""
     if chosen.network is None:
-        if settings.condition != ConditionConfig():
-            raise UserError(
-                "config.condition says what a hyper-network reads, and method="
-                f"{settings.method} has none; leave its fields out"
-            )
         return None, None, {}
     own = sites_lib.restrict(sites, settings.hyper.layers, num_layers)
     slots = chosen.network.slots(settings.hyper, own)

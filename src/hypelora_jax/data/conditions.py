@@ -5,6 +5,7 @@ numbers (C,), or a list of such lists (S, C). All vectors of a corpus have one s
 """
 
 import hashlib
+import io
 import zipfile
 from typing import Any, NamedTuple
 
@@ -36,37 +37,35 @@ class Vectors:
       config: its `width`, if set, is the width that each vector must have; its `file`,
         if set, has the vectors that cells name by id.
       shape: the shape of all vectors, if known; () takes the shape of the first one.
+
+    Raises:
+      UserError: as `read`, or the vectors of the file have another width or shape.
     """
 
     def __init__(self, config: ConditionConfig, shape: tuple[int, ...] = ()):
         self._width, self._file, self.shape = config.width, config.file, shape
         self._by_id = read(config.file) if config.file else {}
+        for vector in list(self._by_id.values())[:1]:  # all of a file have one shape
+            if what := self._shape_fault(vector):
+                raise UserError(f"{config.file}: {what}")
+            self.shape = vector.shape
 
     def fault(self, cell: Any) -> str:
         """Return the reason why a cell is not a vector, or "" if it is one."""
-        if cell is None or cell == "":
+        if cell is None or (isinstance(cell, str) and not cell):
             return f"the condition is missing; wanted {self._wanted()}"
-        if isinstance(cell, str | int):
-            if str(cell) in self._by_id:
-                return ""
-            known = f"an id of {self._file}" if self._file else WANTED
-            return f"the condition is {str(cell)[:40]!r}; wanted {known}"
+        if isinstance(cell, str | int) and not isinstance(cell, bool):
+            return "" if str(cell) in self._by_id else self._unknown(str(cell))
         try:
-            vector = np.asarray(cell, np.float32)
-        except (TypeError, ValueError):
+            numbers = np.asarray(cell)
+        except ValueError:  # lists of unequal lengths
+            numbers = np.asarray("")
+        if numbers.dtype.kind not in "iuf" or not numbers.size:
             return f"the condition is {str(cell)[:40]}; wanted {self._wanted()}"
-        if vector.ndim not in (1, 2) or not vector.size:
-            return f"the condition has shape {vector.shape}; wanted {self._wanted()}"
-        if self._width and vector.shape[-1] != self._width:
-            return (
-                f"the condition has {vector.shape[-1]} numbers; wanted {self._width} "
-                "(config.condition.width)"
-            )
-        if self.shape and vector.shape != self.shape:
-            return f"the condition has shape {vector.shape}; wanted {self.shape}"
+        vector = _float32(numbers)
         if not np.isfinite(vector).all():
             return "the condition has a number that is not finite; wanted finite ones"
-        return ""
+        return self._shape_fault(vector)
 
     def vector(self, cell: Any) -> np.ndarray:
         """Return the vector of a valid cell; the first one sets the shape."""
@@ -76,9 +75,40 @@ class Vectors:
         self.shape = vector.shape
         return vector
 
+    def _shape_fault(self, vector: np.ndarray) -> str:
+        if vector.ndim not in (1, 2):
+            return f"the condition has shape {vector.shape}; wanted {self._wanted()}"
+        if self._width and vector.shape[-1] != self._width:
+            return (
+                f"the condition has {vector.shape[-1]} numbers; wanted {self._width} "
+                "(config.condition.width)"
+            )
+        if self.shape and vector.shape != self.shape:
+            return f"the condition has shape {vector.shape}; wanted {self.shape}"
+        return ""
+
+    def _unknown(self, cell: str) -> str:
+        if self._file:
+            return f"the condition is {cell[:40]!r}; wanted an id of {self._file}"
+        if cell.startswith("["):
+            return (
+                f"the condition is the text {cell[:40]!r}; wanted a list, which JSON "
+                "lines and Parquet can hold, or an id of condition.file"
+            )
+        return (
+            f"the condition is {cell[:40]!r}; wanted {WANTED}, or an id of a file that "
+            "condition.file names"
+        )
+
     def _wanted(self) -> str:
         size = f" of shape {self.shape}" if self.shape else ""
         return WANTED + size + (f", or an id of {self._file}" if self._file else "")
+
+
+def _float32(x: np.ndarray) -> np.ndarray:
+    """Return numbers as float32; those out of its range become infinite."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32)
 
 
 def read(file: str) -> dict[str, np.ndarray]:
@@ -88,20 +118,15 @@ def read(file: str) -> dict[str, np.ndarray]:
       UserError: the file does not exist, an array is missing, the arrays do not fit
         together, a number is not finite, or an id occurs twice.
     """
-    path, wanted = epath.Path(file), "wanted .npz with ids (K,) and vectors (K, C)"
-    try:
-        with path.open("rb") as f, np.load(f, allow_pickle=False) as held:
-            ids, vectors = held["ids"], held["vectors"]
-    except FileNotFoundError:
-        raise UserError(f"{file} does not exist; {wanted}") from None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise UserError(f"{file}: {str(e).splitlines()[0]}; {wanted}") from None
+    wanted = "wanted .npz with ids (K,) and vectors (K, C) or (K, S, C)"
+    ids, vectors = _arrays(file, wanted)
     if ids.ndim != 1 or vectors.ndim not in (2, 3) or len(ids) != len(vectors):
         shapes = f"ids {ids.shape} and vectors {vectors.shape}"
         raise UserError(f"{file} has {shapes}; {wanted}")
-    if not np.issubdtype(vectors.dtype, np.number):
-        raise UserError(f"{file} has vectors of {vectors.dtype}; wanted numbers")
-    names = [str(one) for one in ids]
+    if vectors.dtype.kind not in "iuf" or not vectors.size:
+        kind = f"vectors of {vectors.dtype}, {vectors.size} numbers in all"
+        raise UserError(f"{file} has {kind}; wanted one vector of numbers or more")
+    names, vectors = [str(one) for one in ids], _float32(vectors)
     finite = np.isfinite(vectors.reshape(len(vectors), -1)).all(axis=1)
     if not finite.all():
         bad = int(np.argmin(finite))
@@ -112,7 +137,31 @@ def read(file: str) -> dict[str, np.ndarray]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"{file} has the id {twice!r} twice; wanted it once")
-    return dict(zip(names, vectors.astype(np.float32), strict=True))
+    return dict(zip(names, vectors, strict=True))
+
+
+def _arrays(file: str, wanted: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return `ids` and `vectors` of an .npz, which may hold no Python objects."""
+    path = epath.Path(file)
+    if not path.exists():
+        raise UserError(f"{file} does not exist; {wanted}")
+    try:
+        held = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        held = None
+    if not isinstance(held, np.lib.npyio.NpzFile):
+        raise UserError(f"{file} is not an .npz file; {wanted}")
+    if missing := {"ids", "vectors"} - set(held.files):
+        have = ", ".join(held.files) or "none"
+        lacks = " and ".join(sorted(missing))
+        raise UserError(f"{file} has the arrays {have} and lacks {lacks}; {wanted}")
+    try:
+        return held["ids"], held["vectors"]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        raise UserError(
+            f"{file} is damaged or holds Python objects; wanted ids of text or whole "
+            "numbers (ids.astype(str)) and vectors of numbers"
+        ) from None
 
 
 def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> Splits:
@@ -134,8 +183,12 @@ def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> 
     out = Splits()
     for name, table in splits.items():
         for one in table.ids.tolist():
-            if what := vectors.fault(one):
-                raise UserError(f"{config.file}: example {one} of {name}: {what}")
+            if vectors.fault(one):
+                raise UserError(
+                    f"{config.file} has no vector of the id {one}, an example of "
+                    f"{name}; wanted the ids of all examples, or a column of ids that "
+                    "--config.data.condition=COLUMN names"
+                )
         rows = [vectors.vector(one) for one in table.ids.tolist()]
         out[name] = table._replace(condition=np.stack(rows))
     return out
@@ -205,3 +258,9 @@ def about(given: Given) -> dict[str, Any]:
         "distinct": len(given.vectors),
         "sha256": digest.hexdigest(),
     }
+
+
+def file_sha256(file: str) -> str:
+    """Return the SHA-256 of a file of vectors, or "" if it does not exist."""
+    path = epath.Path(file)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

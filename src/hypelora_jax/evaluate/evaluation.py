@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from hypelora_jax import files
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.data.batches import Dataset, warn_of_cuts
+from hypelora_jax.data.conditions import file_sha256
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import averaging, calibration_split
 from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted, tokenised
@@ -44,11 +46,25 @@ def open_fitted(workdir: str) -> Fitted:
     session = session._replace(
         edges=tuple(record["buckets"]), total_steps=record["total_steps"]
     )
+    _warn_of_vectors(settings.condition.file, record)
     fitted = of_checkpoint(run, session, open_checkpoint(session, run))
     if settings.uncertainty.kind != "laplace":
         return fitted
     posterior = averaging.load_posterior(run, fitted.step)
     return fitted._replace(answer=averaging.answerer(fitted, posterior))
+
+
+def _warn_of_vectors(file: str, record: dict[str, Any]) -> None:
+    """Log a warning if the file of conditions is not the one of training."""
+    trained = record.get("condition_file")
+    now = file_sha256(file) if trained else ""
+    if trained and now and now != trained:
+        logging.warning(
+            "%s has changed since the run was trained (SHA-256 %s then); its vectors "
+            "are used as they are now",
+            file,
+            trained[:12],
+        )
 
 
 def of_checkpoint(run: Run, session: Session, checkpoint: Checkpoint) -> Fitted:

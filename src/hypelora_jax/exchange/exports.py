@@ -15,7 +15,8 @@ from hypelora_jax import families, model, trees
 from hypelora_jax import files as files_lib
 from hypelora_jax.adapters import lora
 from hypelora_jax.adapters.sites import Sites
-from hypelora_jax.data.conditions import read
+from hypelora_jax.config.sections import ConditionConfig
+from hypelora_jax.data.conditions import Vectors, read
 from hypelora_jax.data.tokens import hugging_face_files
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
@@ -23,6 +24,7 @@ from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.exchange import export_record
 from hypelora_jax.interop import huggingface, peft
 from hypelora_jax.model import Compact
+from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import ensembles
 from hypelora_jax.types import MODULES, Batch, Lora, Params
@@ -177,8 +179,12 @@ def _named(
         )
     if conditions is None:
         conditions = read(settings.condition.file)
+    held = records.open_record(str(fitted.run.path))[1].get("condition", {})
+    reader = Vectors(ConditionConfig(), tuple(held.get("shape", ())))
     out: dict[str, Batch] = {}
     for name, vector in conditions.items():
+        if what := reader.fault(vector):
+            raise UserError(f"--conditions, {name}: {what}")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
                 f"the condition {name!r} cannot name a folder; wanted letters, digits, "

@@ -119,8 +119,8 @@ def given(settings: Settings, slots: int) -> Conditioner:
     if not config.width:
         raise UserError(
             "config.condition.source=given wants a vector with each example; name "
-            "their column with data.condition, or a file of them with condition.file "
-            "(without data, set condition.width)"
+            "their column with --config.data.condition=COLUMN, or a file of them with "
+            "--config.condition.file=FILE.npz (for hypelora plan: condition.width)"
         )
 
     def init(key: Key) -> Params:

@@ -192,9 +192,17 @@ def check_conditions(
         if conditions is not None:
             raise UserError("this run reads no conditions; leave them out")
         return None
-    if conditions is None or len(conditions) != n:
-        got = "none" if conditions is None else len(conditions)
-        raise UserError(f"there are {n} texts and {got} conditions; wanted one each")
+    if conditions is None or isinstance(conditions, str):
+        raise UserError(
+            f"conditions is {conditions!r}; wanted a list with one condition for each "
+            f"of the {n} texts, each of shape {predictor.vectors.shape}"
+        )
+    conditions = list(conditions)
+    if len(conditions) != n:
+        raise UserError(
+            f"there are {n} texts and {len(conditions)} conditions; wanted a list with "
+            "one condition for each text"
+        )
     for i, one in enumerate(conditions):
         if what := predictor.vectors.fault(one):
             raise UserError(f"conditions[{i}]: {what}")

@@ -192,5 +192,5 @@ def _row(
         return Row(line, cells, texts, read)
     cell = cells.get(wanted.condition)
     if what := wanted.vectors.fault(cell):
-        return Bad(line, what, read)
+        return Bad(line, f"{what} (column {wanted.condition!r})", read)
     return Row(line, cells, texts, read, wanted.vectors.vector(cell))

@@ -217,7 +217,12 @@ def check_data(
       UserError: one of these differs from the record.
     """
     then = {**record, "task": task_of(record)}
-    for name in (*now, "condition"):
+    if now.get("condition") != then.get("condition"):
+        raise UserError(
+            "the vectors that examples are conditioned on have changed since "
+            f"{workdir} was begun; restore them, or choose another --workdir"
+        )
+    for name in now:
         if now.get(name) != then.get(name):
             raise UserError(
                 f"the data has changed since {workdir} was begun ({name} is "

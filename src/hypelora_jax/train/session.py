@@ -22,6 +22,7 @@ from hypelora_jax.data.tasks import Task
 from hypelora_jax.data.tokens import Tokenizer, tokenizer
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
+from hypelora_jax.hyper.conditioners import JOINS
 from hypelora_jax.interop import base as bases
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
@@ -174,22 +175,24 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
         vectors that the data do not have.
     """
     given, condition = train.condition, session.settings.condition
-    if (given is not None) != ("condition" in session.model.reads):
-        has = "have no conditions" if given is None else "have conditions"
+    reads = "condition" in session.model.reads
+    if given is None and reads:
         raise UserError(
-            f"the data {has}, but config.condition.source is {condition.source}; "
-            "wanted condition.source=given with data.condition or condition.file, or "
-            "none of the three"
+            "the data have no conditions, which the model reads; wanted "
+            "--config.data.condition=COLUMN or --config.condition.file=FILE.npz"
         )
-    slots = session.model.parts.hyper.slots if session.model.parts.hyper else 0
-    if given is not None and given.vectors.ndim == 3:
-        if given.vectors.shape[1] != slots:
-            raise UserError(
-                f"each condition of the data has {given.vectors.shape[1]} vectors; "
-                f"wanted one for each of the {slots} slots of the hyper-network, or "
-                "one list of numbers for all of them"
-            )
-    if given is None or not condition.standardise:
+    if given is not None and not reads:
+        raise UserError(
+            f"the data have conditions, but config.condition.source={condition.source} "
+            "reads none; wanted condition.source=given, or no data.condition and "
+            "condition.file"
+        )
+    if given is None:
+        return session
+    shape = given.vectors.shape
+    logging.info("conditions: %d distinct ones of shape %s", shape[0], shape[1:])
+    _check_slots(session, shape[1:])
+    if not condition.standardise:
         return session
     held = session.frozen["cond"]["standard"]
     found = dict(zip(("mean", "std"), conditions.moments(given), strict=True))
@@ -204,11 +207,31 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
     return session._replace(frozen={**session.frozen, "cond": cond})
 
 
+def _check_slots(session: Session, shape: tuple[int, ...]) -> None:
+    """Refuse vectors (S, C) for another S, and (C,) where nothing tells slots apart."""
+    hyper, join = session.model.parts.hyper, session.settings.condition.join
+    slots = 0 if hyper is None else hyper.slots
+    if len(shape) == 2 and shape[0] != slots:
+        raise UserError(
+            f"each condition of the data has {shape[0]} vectors; wanted one for each "
+            f"of the {slots} slots of the hyper-network, or one list of numbers for all"
+        )
+    if len(shape) == 1 and not JOINS[join].describes:
+        raise UserError(
+            f"config.condition.join={join} leaves out what tells sites apart, and each "
+            "condition of the data is one list of numbers for all sites; wanted one "
+            f"list for each of the {slots} slots, or condition.join=concat"
+        )
+
+
 def record_of(session: Session) -> dict[str, Any]:
     """Return the contents of config.json of the session's run."""
     about = (session.settings, session.task, session.base, session.mesh)
     record = records.record(*about, session.edges, session.total_steps)
-    return record | {n: x for n, x in data_of(session).items() if n not in record}
+    record |= {n: x for n, x in data_of(session).items() if n not in record}
+    if file := session.settings.condition.file:
+        record["condition_file"] = conditions.file_sha256(file)
+    return record
 
 
 def data_of(session: Session) -> dict[str, Any]:

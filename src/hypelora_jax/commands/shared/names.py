@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypelora_jax import families, hyper, model, objectives
+from hypelora_jax.config.sections import ConditionConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.sources import SOURCES
-from hypelora_jax.errors import choose
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import averaging
-from hypelora_jax.hyper.conditioners import SITES
+from hypelora_jax.hyper.conditioners import JOINS, SITES
 from hypelora_jax.objectives import losses, penalties
 from hypelora_jax.objectives.regression import LOSSES as LOSSES_OF_NUMBERS
 
@@ -21,6 +22,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "method": model.METHODS,
     "hyper.cond": SITES,
     "condition.source": hyper.CONDITIONERS,
+    "condition.join": JOINS,
     "head.kind": ChainMap(families.HEADS, _FIRST),
     "loss.objective": ChainMap(objectives.OBJECTIVES, _FIRST),
     "loss.name": ChainMap(LOSSES_OF_NUMBERS, losses.LOSSES, _FIRST),
@@ -43,3 +45,23 @@ def check(settings: Settings) -> None:
         if path != "loss.name" or settings.loss.objective == AUTO:
             choose(table, operator.attrgetter(path)(settings), path)
     averaging.check_kind(settings)
+    _check_conditions(settings)
+
+
+def _check_conditions(settings: Settings) -> None:
+    """Refuse settings of conditions that nothing would read."""
+    config, column = settings.condition, settings.data.condition
+    blank = ConditionConfig()
+    if config == blank and not column:
+        return
+    if model.method(settings.method).network is None:
+        raise UserError(
+            "config.condition and data.condition say what a hyper-network reads, and "
+            f"method={settings.method} has none; leave them out"
+        )
+    if config.source == blank.source:
+        raise UserError(
+            f"config.condition or data.condition is set, but condition.source="
+            f"{config.source} reads no conditions; wanted condition.source=given, or "
+            "none of these fields"
+        )
