@@ -64,14 +64,14 @@ def test_the_same_on_one_device(tmp_path):
 
 @pytest.mark.parametrize("kind", ["vector", "xor"])
 def test_vectors_of_other_rows_teach_nothing(kind, tmp_path):
-    run = train(tmp_path, kind, *GIVEN, epochs(3), shuffle=True)
+    run = train(tmp_path, kind, *GIVEN, epochs(2), shuffle=True)
     assert 0.4 < accuracy(run) < 0.6
 
 
 def test_text_and_vector_decide_together(tmp_path):
     joined = ("--config.condition.join=sum", "--config.optim.lr=2e-2")
     xor = train(tmp_path / "xor", "xor", *GIVEN, *joined, epochs(6))
-    plain = ("--config.method=lora", epochs(3))
+    plain = ("--config.method=lora", epochs(2))
     text = train(tmp_path / "text", "text", *plain)
     assert accuracy(text) > 0.9
     assert accuracy(xor) >= 0.9 * accuracy(text)
