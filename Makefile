@@ -56,7 +56,7 @@ demo: ## set-up and the main job, on embedded model and data (10 minutes)
 	HYPELORA_SETUP_SECONDS=$$(($$($(now)) - start)) \
 	$(BIN)/python experiments/demo.py --workdir=runs/demo
 
-test: $(VENV)/.test ## set-up and the tests, from an installed wheel too (16 minutes)
+test: $(VENV)/.test ## set-up and the tests, from an installed wheel too (10 minutes)
 	$(QUICK) $(PYTEST) -m "not soak" --ignore=tests/oracle --ignore=tests/accel \
 	-n 2 --dist=loadfile --no-loadscope-reorder
 
@@ -72,7 +72,7 @@ smoke: $(VENV)/.base ## train, evaluate, predict, metrics on a tiny model (1 min
 docs: $(VENV)/.docs ## the site, in site/, with warnings as errors (1 minute)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 
-oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ... (10 minutes)
+oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ... (5 minutes)
 	$(QUICK) $(PYTEST) tests/oracle -n 2 --dist=loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md

@@ -53,6 +53,7 @@ def test_what_the_vector_decides_is_learned(decided):
     assert accuracy(decided) >= 0.95
 
 
+@pytest.mark.soak  # in short: the test before it, on eight devices
 def test_the_same_on_one_device(tmp_path):
     data = conditioned.write(tmp_path, "vector")
     run = tmp_path / "run"
@@ -62,7 +63,9 @@ def test_the_same_on_one_device(tmp_path):
     assert accuracy(run) >= 0.95
 
 
-@pytest.mark.parametrize("kind", ["vector", "xor"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("vector", marks=pytest.mark.soak), "xor"]
+)
 def test_vectors_of_other_rows_teach_nothing(kind, tmp_path):
     run = train(tmp_path, kind, *GIVEN, epochs(2), shuffle=True)
     assert 0.4 < accuracy(run) < 0.6

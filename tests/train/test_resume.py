@@ -73,6 +73,7 @@ def newest_array_file(workdir):
     return max(files, key=lambda p: p.stat().st_size)
 
 
+@pytest.mark.soak  # in short: the next ones; tests/run/test_old_runs.py goes on too
 @pytest.mark.fault(
     "SIGKILL; a second run on the folder",
     "the second is refused; the lock dies with its run, which goes on to the same bits",
