@@ -249,6 +249,8 @@ def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys)
         path.write_text("\n".join([*lines[:2], row, *lines[3:]]) + "\n")
         assert wanted in refused(), vector
     path.write_text("\n".join(lines) + "\n")
+    line = refused("--config.condition.distinct=3")
+    assert "distinct is 3, but train has 640 distinct conditions" in line
     line = refused("--config.condition.width=4")
     assert "train.jsonl:1: the condition has 6 numbers; wanted 4" in line
     assert "no column 'nothing'" in refused("--config.data.condition=nothing")
@@ -309,16 +311,16 @@ def test_a_file_of_vectors_that_cannot_be_used_is_named(
     assert wanted in err and "domains.npz" in err and err.count("\n") == 0, err
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
+@pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY"])
 def test_another_kind_of_file_is_refused(content, tmp_path, capsys):
     flags = conditioned.with_ids(tmp_path)
     (tmp_path / "domains.npz").write_bytes(content)
     assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
-    assert "domains.npz is not an .npz file; wanted" in capsys.readouterr().err
+    assert "domains.npz is no .npz file; wanted" in capsys.readouterr().err
     with (tmp_path / "domains.npz").open("wb") as file:
         np.save(file, np.ones((2, 3)))
     assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
-    assert "domains.npz is not an .npz file; wanted" in capsys.readouterr().err
+    assert "domains.npz is no .npz file; wanted" in capsys.readouterr().err
 
 
 def test_a_width_that_a_file_does_not_have_is_refused(tmp_path, capsys):

@@ -19,6 +19,7 @@ from hypelora_jax.errors import choose
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
 from hypelora_jax.keys import maybe, named_key
+from hypelora_jax.sharding.mesh import ROW_NAMES
 from hypelora_jax.types import (
     Adapter,
     Backbone,
@@ -221,7 +222,7 @@ def hidden(
     depend on the other rows of the batch.
     """
     factors, row_B = adapter
-    rows = {n: batch[n] for n in ("ids", "mask", "types")}
+    rows = {n: batch[n] for n in ROW_NAMES}
     if key is not None and has_conditions(factors):
         key = jax.random.split(key, len(rows["ids"]))
     return parts.backbone.apply(params["backbone"], factors, rows, key, row_B)

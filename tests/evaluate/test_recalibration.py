@@ -10,13 +10,14 @@ from hypelora_jax import cli
 from hypelora_jax.calibration import calibrators, conformal, metrics
 from hypelora_jax.commands import train as runs
 from hypelora_jax.config.settings import from_dict
+from hypelora_jax.data import npz
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import (
     calibration_split,
     evaluation,
     recalibration,
 )
-from hypelora_jax.run import calibrator, npz, results
+from hypelora_jax.run import calibrator, results
 from hypelora_jax.run.paths import Run
 
 NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]

@@ -11,12 +11,12 @@ import pytest
 import step_zero
 
 from hypelora_jax import cli
+from hypelora_jax.data import npz
 from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.evaluate import fitted as fitted_lib
 from hypelora_jax.inference import predictor, stream
-from hypelora_jax.run import npz
 
 TEXTS = ["ab", "a longer text", 'with "quotes", and\nlines', "x" * 60, "ü", "a\u2028b"]
 

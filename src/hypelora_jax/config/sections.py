@@ -69,7 +69,7 @@ class ConditionConfig:
     width: int = 0  # given: C of the vectors; 0: C of the first vector
     standardise: bool = False  # given: each entry has mean 0, deviation 1 on train
     join: str = "concat"  # given: how vectors join the descriptions of the sites
-    distinct: int = 0  # given, for hypelora plan: U of a batch; 0: one per row
+    distinct: int = 0  # given: vectors in train, which hypelora plan cannot count
 
     def __post_init__(self):
         check("condition", self)

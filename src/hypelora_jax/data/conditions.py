@@ -5,14 +5,13 @@ numbers (C,), or a list of such lists (S, C). All vectors of a corpus have one s
 """
 
 import hashlib
-import io
-import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
 from hypelora_jax.config.sections import ConditionConfig
+from hypelora_jax.data import npz
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.errors import UserError
 
@@ -54,7 +53,7 @@ class Vectors:
         """Return the reason why a cell is not a vector, or "" if it is one."""
         if cell is None or (isinstance(cell, str) and not cell):
             return f"the condition is missing; wanted {self._wanted()}"
-        if isinstance(cell, str | int) and not isinstance(cell, bool):
+        if isinstance(cell, str | int | np.integer) and not isinstance(cell, bool):
             return "" if str(cell) in self._by_id else self._unknown(str(cell))
         try:
             numbers = np.asarray(cell)
@@ -69,7 +68,7 @@ class Vectors:
 
     def vector(self, cell: Any) -> np.ndarray:
         """Return the vector of a valid cell; the first one sets the shape."""
-        if isinstance(cell, str | int):
+        if isinstance(cell, str | int | np.integer):
             cell = self._by_id[str(cell)]
         vector = np.asarray(cell, np.float32)
         self.shape = vector.shape
@@ -142,26 +141,13 @@ def read(file: str) -> dict[str, np.ndarray]:
 
 def _arrays(file: str, wanted: str) -> tuple[np.ndarray, np.ndarray]:
     """Return `ids` and `vectors` of an .npz, which may hold no Python objects."""
-    path = epath.Path(file)
-    if not path.exists():
+    if not epath.Path(file).exists():
         raise UserError(f"{file} does not exist; {wanted}")
-    try:
-        held = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        held = None
-    if not isinstance(held, np.lib.npyio.NpzFile):
-        raise UserError(f"{file} is not an .npz file; {wanted}")
-    if missing := {"ids", "vectors"} - set(held.files):
-        have = ", ".join(held.files) or "none"
-        lacks = " and ".join(sorted(missing))
+    arrays = npz.read(file)
+    if missing := {"ids", "vectors"} - arrays.keys():
+        have, lacks = ", ".join(arrays) or "none", " and ".join(sorted(missing))
         raise UserError(f"{file} has the arrays {have} and lacks {lacks}; {wanted}")
-    try:
-        return held["ids"], held["vectors"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        raise UserError(
-            f"{file} is damaged or holds Python objects; wanted ids of text or whole "
-            "numbers (ids.astype(str)) and vectors of numbers"
-        ) from None
+    return arrays["ids"], arrays["vectors"]
 
 
 def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> Splits:

@@ -11,12 +11,12 @@ import numpy as np
 from hypelora_jax import model, trees
 from hypelora_jax.calibration import pooling
 from hypelora_jax.config.settings import Settings, UncertaintyConfig
+from hypelora_jax.data import npz
 from hypelora_jax.data.batches import Dataset
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import dropout, laplace
 from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted
 from hypelora_jax.objectives.judging import has_label
-from hypelora_jax.run import npz
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import replicated

@@ -149,14 +149,10 @@ def adapters(
         for part, batch in named.items():
             key = "_".join(n for n in (name, part) if n)
             made = zip(sites, write(adapts, batch), strict=True)
-            out[key] = Adapted(list(made), params, _about(part, batch))
+            vectors = [np.asarray(x[0]).tolist() for x in batch.values()]
+            about = {"name": part, "vector": vectors[0]} if vectors else None
+            out[key] = Adapted(list(made), params, about)
     return out
-
-
-def _about(name: str, batch: Batch) -> dict[str, Any] | None:
-    if "condition" not in batch:
-        return None
-    return {"name": name, "vector": np.asarray(batch["condition"][0]).tolist()}
 
 
 def _named(
@@ -177,6 +173,7 @@ def _named(
             "adapter; wanted --conditions=FILE.npz with ids and vectors, one for each "
             "adapter to write"
         )
+    where = "--conditions" if conditions else settings.condition.file
     if conditions is None:
         conditions = read(settings.condition.file)
     held = records.open_record(str(fitted.run.path))[1].get("condition", {})
@@ -184,7 +181,7 @@ def _named(
     out: dict[str, Batch] = {}
     for name, vector in conditions.items():
         if what := reader.fault(vector):
-            raise UserError(f"--conditions, {name}: {what}")
+            raise UserError(f"{where}, {name}: {what}")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
                 f"the condition {name!r} cannot name a folder; wanted letters, digits, "

@@ -1,7 +1,7 @@
 """Transformer architectures and the heads that read them, as values of two tables.
 
 A family defines all that other packages need: sizes, blocks, names, shardings and
-tokens. Adapters are arguments; methods, tasks and files of runs may not come in.
+tokens. Adapters are arguments; methods, data and files of runs may not come in.
 """
 
 from collections.abc import Callable

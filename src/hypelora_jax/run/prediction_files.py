@@ -8,8 +8,9 @@ import numpy as np
 from etils import epath
 
 from hypelora_jax.calibration import bootstrap, calibrators, metrics
+from hypelora_jax.data import npz
 from hypelora_jax.errors import UserError
-from hypelora_jax.run import npz, prediction_rows
+from hypelora_jax.run import prediction_rows
 
 SUM_TOLERANCE = 1e-3  # for rows of probabilities, which files often have rounded
 

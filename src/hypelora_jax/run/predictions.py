@@ -7,8 +7,8 @@ import numpy as np
 from etils import epath
 from numpy.typing import ArrayLike
 
+from hypelora_jax.data import npz
 from hypelora_jax.errors import UserError
-from hypelora_jax.run import npz
 
 
 class Predictions(NamedTuple):

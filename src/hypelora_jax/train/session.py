@@ -191,6 +191,11 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
         return session
     shape = given.vectors.shape
     logging.info("conditions: %d distinct ones of shape %s", shape[0], shape[1:])
+    if condition.distinct not in (0, shape[0]):
+        raise UserError(
+            f"config.condition.distinct is {condition.distinct}, but train has "
+            f"{shape[0]} distinct conditions; set it to that, or leave it out"
+        )
     _check_slots(session, shape[1:])
     if not condition.standardise:
         return session

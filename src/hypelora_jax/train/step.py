@@ -19,7 +19,7 @@ from hypelora_jax.keys import named_keys
 from hypelora_jax.model import Model, has_conditions
 from hypelora_jax.objectives import training_loss
 from hypelora_jax.sharding import rules
-from hypelora_jax.sharding.mesh import pin_batch, replicated
+from hypelora_jax.sharding.mesh import ROW_NAMES, pin_batch, replicated
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.optimizer import Schedule
 from hypelora_jax.train.state import TrainState
@@ -77,7 +77,7 @@ def gradients(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
     summed = _over_micros(value_and_grads, accumulate, mesh)
-    of_rows = ("ids", "mask", "types", *model.objective.reads)
+    of_rows = (*ROW_NAMES, *model.objective.reads)
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
         adapt_key = None if deterministic else keys["adapt"]

@@ -5,7 +5,7 @@ from jax.sharding import PartitionSpec as P
 from hypelora_jax.sharding.rules import IN, OUT, Table
 
 SHARDINGS: Table = (
-    # cut by width, since no released vocabulary is a multiple of a power of two
+    # cut by width, since no released vocabulary is a multiple of a large power of two
     ("backbone/embed/(word|position|type)/embedding", P(("fsdp", "model"))),
     ("backbone/embed/norm/(scale|bias)", P()),
     (f"backbone/layers/{IN}/kernel", P("fsdp", "model")),
