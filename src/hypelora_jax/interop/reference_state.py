@@ -70,8 +70,8 @@ def sort(tensors: Mapping[str, np.ndarray], family: Family) -> ReferenceState:
     layers = tuple(sorted({layer for _, layer in found}))
     if len(found) != len(modules) * len(layers):
         raise UserError(
-            f"the hyper-network stands at {len(found)} modules; wanted each of "
-            f"{modules} in each of the layers {layers}"
+            f"the file has the hyper-network at {len(found)} modules; wanted it at "
+            f"each of {modules} in each of the layers {layers}"
         )
     return ReferenceState(hyper, modules, layers, others)
 

@@ -83,8 +83,8 @@ def _sharing(
         if alone:
             return predictor
         raise UserError(
-            f"{fitted.run.path} was fine-tuned in full: its backbone is its own; "
-            "wanted adapters beside each other: serve it alone"
+            f"{fitted.run.path} was fine-tuned in full, so it cannot share a backbone "
+            "with other runs; serve it alone"
         )
     if session.mesh != first.fitted.session.mesh:
         raise UserError(
