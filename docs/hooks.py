@@ -96,7 +96,11 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _outside(markdown: str, folder: PurePosixPath) -> str:
-    """Links that leave docs/ go to the repository."""
-    up = "../" * (len(folder.parts) + 1)
-    target = f"]({repository()}/blob/main/"
-    return markdown.replace(f"]({up}", target)
+    """Make links that leave docs/ lead to the repository, or text if it has no address.
+
+    A site without an address cannot show the file, so the link would lead nowhere.
+    """
+    up = re.escape("../" * (len(folder.parts) + 1))
+    link = re.compile(rf"\[([^\]]*)\]\({up}([^)\s]*)\)")
+    to = f"[\\1]({repository()}/blob/main/\\2)" if repository() else "\\1"
+    return link.sub(to, markdown)

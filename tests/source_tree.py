@@ -23,7 +23,7 @@ LAYERS = (
     ("train",),
     ("evaluate",),
     ("inference", "report"),
-    ("serve", "plan", "exchange"),
+    ("serve", "plan", "exchange", "api"),
     ("commands",),
     ("cli",),
 )

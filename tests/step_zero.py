@@ -3,7 +3,7 @@
 import jax
 import tiny
 
-from hypelora_jax import files, model, trees
+from hypelora_jax import files, trees
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.tasks import Task
@@ -66,7 +66,7 @@ def session(config: Settings, task: str = "binary", by: float = 0.1):
     params = trees.union(made.trainable, made.frozen)
     own = {n: x for n, x in params.items() if n != "backbone"}
     params = params | tiny.shaken(own, by=by)
-    trainable, frozen = model.split(config, params)
+    trainable, frozen = made.model.split(params)
     return made._replace(trainable=trainable, frozen=frozen)
 
 

@@ -43,8 +43,7 @@ def vectors(count, seed=0):
 
 
 def logits(model, params, batch, key=None):
-    run = jax.jit(lambda p, b: model.predict(p, {}, b, ALPHA, key))
-    return np.asarray(run(params, batch))
+    return np.asarray(tiny.predict(model, params, batch, ALPHA, key))
 
 
 def rows_of(batch, index):
@@ -94,7 +93,7 @@ def loss_of(model, params, frozen, batch, keys):
 @pytest.mark.parametrize("drops", [False, True])
 def test_gradients_are_the_sum_of_those_of_each_row_alone(method, drops):
     config, model, params = ready(method, lora={"dropout": 0.2})
-    trainable, frozen = model_lib.split(config, params)
+    trainable, frozen = model.split(params)
     batch, given = tiny.batch(ROWS), vectors(3)
     keys = jax.random.split(jax.random.key(7), ROWS) if drops else None
     grads = jax.jit(jax.grad(lambda p, b, k: loss_of(model, p, frozen, b, k)))
@@ -163,7 +162,7 @@ def conditions_of(case):
 )
 def test_accumulation_equals_the_large_batch(case):
     config, model, params = ready()
-    trainable, frozen = model_lib.split(config, params)
+    trainable, frozen = model.split(params)
     given, accumulate = conditions_of(case)
     batch = tiny.batch(rows=8) | given
     batch["weight"] = jnp.asarray([1, 1, 1, 1, 1, 0, 1, 0], jnp.float32)
@@ -204,7 +203,7 @@ def test_one_condition_compiles_to_the_program_without_the_axis(method):
         return jnp.sum(parts.head.apply(params["head"], hidden_BTD, batch))
 
     def ours(params, batch):
-        return jnp.sum(model.predict(params, {}, batch, ALPHA))
+        return jnp.sum(tiny.forward(model, params, batch, ALPHA))
 
     for of in (lambda f: f, lambda f: jax.grad(f, allow_int=True)):
         assert count(compiled(of(ours), params, batch)) == count(
@@ -228,7 +227,7 @@ def products(jaxpr):
 
 def test_the_network_runs_once_a_condition_and_builds_no_dense_delta():
     config, model, params = ready(hyper={"widths": (11, 7)})
-    trainable, frozen = model_lib.split(config, params)
+    trainable, frozen = model.split(params)
     batch = tiny.batch(ROWS) | {"condition": vectors(3), "row": ROW}
     keys = named_keys(jax.random.key(0), 0, "adapt", "rows")
     run = gradients(model, 1, deterministic=False)
@@ -260,7 +259,7 @@ def test_eight_conditions_need_little_more_memory_than_one():
             "backbone": model.parts.backbone.init(key),
             "head": model.parts.head.init(key),
         }
-        return model_lib.split(config, model_lib.init_params(model, key, base))
+        return model.split(model.init(key, base))
 
     trainable, frozen = jax.eval_shape(made, jax.random.key(0))
     keys = named_keys(jax.random.key(0), 0, "adapt", "rows")
@@ -284,7 +283,7 @@ def test_groups_gather_no_factors():
 
     def found(more):
         def run(p, b):
-            return model.predict(p, {}, b, ALPHA)
+            return tiny.forward(model, p, b, ALPHA)
 
         return shape.search(compiled(run, params, tiny.batch(ROWS) | more))
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 
-from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.adapters import lora
 from hypelora_jax.types import Adapter
@@ -26,8 +25,7 @@ def ready(method="hyper_mlp", shake=True, **sections):
 
 
 def logits(model, params, batch):
-    run = jax.jit(lambda p, b: model.predict(p, {}, b, ALPHA))
-    return np.asarray(run(params, batch))
+    return np.asarray(tiny.predict(model, params, batch, ALPHA))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -69,7 +67,10 @@ def test_padding_rows_and_tokens_change_nothing():
 def test_the_key_changes_logits_only_when_given(method):
     _, model, params = ready(method, lora={"dropout": 0.3})
     batch = tiny.batch()
-    run = jax.jit(lambda key: model.predict(params, {}, batch, ALPHA, key))
+
+    def run(key):
+        return tiny.predict(model, params, batch, ALPHA, key)
+
     one, two = run(jax.random.key(1)), run(jax.random.key(2))
     assert np.abs(one - two).max() > 1e-4
     np.testing.assert_array_equal(one, run(jax.random.key(1)))
@@ -78,16 +79,14 @@ def test_the_key_changes_logits_only_when_given(method):
 def test_static_lora_beside_the_hyper_network():
     config, model, params = ready(hyper={"layers": (2,)})
     assert params["lora"]["q"]["a"].shape[0] == 2
-    trainable, frozen = model_lib.split(config, params)
+    trainable, frozen = model.split(params)
     assert set(trainable) == {"hyper", "cond", "lora", "head"}
     batch = tiny.batch()
     before = logits(model, params, batch)
     lora_off = {**params, "lora": jax.tree.map(jnp.zeros_like, params["lora"])}
     assert np.abs(before - logits(model, lora_off, batch)).max() > 1e-4
     np.testing.assert_allclose(
-        jax.jit(model.predict)(trainable, frozen, batch, ALPHA),
-        before,
-        atol=1e-5,
+        logits(model, trees.union(trainable, frozen), batch), before, atol=1e-5
     )
 
 
@@ -109,8 +108,8 @@ def test_static_lora_beside_the_hyper_network():
     ],
 )
 def test_what_trains(method, a, trained, not_trained):
-    config, _, params = ready(method, hyper={"a": a}, shake=False)
-    trainable, frozen = model_lib.split(config, params)
+    _, model, params = ready(method, hyper={"a": a}, shake=False)
+    trainable, frozen = model.split(params)
     assert set(trainable) == trained and set(frozen) == not_trained
     joined = trees.flatten(trees.union(trainable, frozen))
     assert joined.keys() == trees.flatten(params).keys()
@@ -121,6 +120,6 @@ def test_what_trains(method, a, trained, not_trained):
 
 
 def test_learned_temperature_trains():
-    config, _, params = ready(loss={"temperature": "learned"}, shake=False)
-    trainable, _ = model_lib.split(config, params)
+    _, model, params = ready(loss={"temperature": "learned"}, shake=False)
+    trainable, _ = model.split(params)
     assert trainable["loss"]["log_t"] == 0

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import subprocess
-import tomllib
 import venv
 from pathlib import Path
 
@@ -75,13 +74,14 @@ def test_notebooks_have_no_outputs():
 
 
 def test_the_address_of_the_repository_is_one_value(build):
-    held = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hypelora"]
     made = build.outputs("https://github.com/someone/else")
     for path, text in made.items():
-        assert held["repository"].removeprefix(build.GITHUB) not in text, path
-        assert "someone/else" in text
-    text = build.linked("<!-- colab: quickstart -->", "https://example.org/x", "a.svg")
-    assert text == "<!-- colab: quickstart -->", "Colab opens nothing from there"
+        assert "colab.research.google.com/github/someone/else/blob" in text, path
+    for address in ("", "https://example.org/x"):
+        again = build.linked(made[ROOT / "README.md"], address, "a.svg")
+        assert "<!-- colab: quickstart -->" in again
+        assert "someone/else" not in again
+        assert "Open in Colab" not in again, "Colab opens nothing from there"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -87,8 +87,8 @@ def test_models_have_as_many_weights_as_the_authors(arguments, network):
     base = bases.Base(sizes, None, "", "")
 
     def make(key):
-        params = model_lib.init_params(model, key, bases.load(base, 2, key))
-        return model_lib.split(config, params)[0]
+        params = model.init(key, bases.load(base, 2, key))
+        return model.split(params)[0]
 
     trainable = jax.eval_shape(make, jax.random.key(0))
     head = trees.count(trainable.pop("head"))

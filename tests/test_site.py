@@ -80,13 +80,19 @@ def test_every_field_says_what_it_is(hooks):
         assert not silent, "a comment behind the field in sections.py"
 
 
-def test_links_out_of_docs_go_to_the_repository(hooks):
+def test_links_out_of_docs_go_to_the_repository(hooks, monkeypatch):
     class Page:
         class file:
             src_uri = "extending/loss.md"
 
-    made = hooks.on_page_markdown("[a](../../tests/x.py) [b](../losses.md)", Page)
-    assert made == f"[a]({hooks.repository()}/blob/main/tests/x.py) [b](../losses.md)"
+    text = "[a](../../tests/x.py) [b](../losses.md) [c](../../y.md)"
+    address = "https://github.com/someone/else"
+    monkeypatch.setattr(hooks, "repository", lambda: address)
+    made = hooks.on_page_markdown(text, Page)
+    here = f"{address}/blob/main"
+    assert made == f"[a]({here}/tests/x.py) [b](../losses.md) [c]({here}/y.md)"
+    monkeypatch.setattr(hooks, "repository", lambda: "")
+    assert hooks.on_page_markdown(text, Page) == "a [b](../losses.md) c"
 
 
 MEASURED = re.compile(r"^\|.*\|\s*\**[+-]?\d*\.\d{2,}\**( ±.*)?\s*\|", re.M)

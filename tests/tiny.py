@@ -55,7 +55,23 @@ def model(config: Settings, classes: int = CLASSES) -> model_lib.Model:
 
 
 def params(config: Settings, built: model_lib.Model, seed: int = 0) -> dict:
-    return model_lib.init_params(built, jax.random.key(seed), base(seed))
+    return built.init(jax.random.key(seed), base(seed))
+
+
+def forward(
+    built: model_lib.Model, params: dict, batch: dict, alpha=0.0, key=None
+) -> jax.Array:
+    """Logits (B, Y) of a batch: the adapter is made and then used."""
+    adapter = built.adapt(params, batch, alpha, key)
+    return built.classify(params, adapter, batch, key)
+
+
+def predict(
+    built: model_lib.Model, params: dict, batch: dict, alpha=0.0, key=None
+) -> jax.Array:
+    """`forward` as one program."""
+    run = jax.jit(functools.partial(forward, built))
+    return run(params, batch, alpha, key)
 
 
 @functools.partial(jax.jit, static_argnames=("seed", "by"))

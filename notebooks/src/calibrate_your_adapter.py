@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Calibrate your adapter
 #
-# <!-- colab: calibrate_your_adapter --> [![Open in Colab](../docs/img/colab.svg)](https://colab.research.google.com/github/OWNER/hypelora_jax/blob/main/notebooks/calibrate_your_adapter.ipynb)
+# <!-- colab: calibrate_your_adapter -->
 #
 # A PEFT LoRA adapter comes in, is judged and calibrated on labelled data, and leaves
 # as a model whose plain softmax is calibrated. The first cell installs the package from
 # the checkout this notebook lies in, else from `HYPELORA_REPO`.
 
 # %%
-HYPELORA_REPO = "https://github.com/OWNER/hypelora_jax"
+HYPELORA_REPO = ""
 
 import importlib.util
 import shutil
@@ -24,6 +24,8 @@ def checkout() -> Path:
         if (folder / "src" / "hypelora_jax").is_dir():
             return folder
     if not clone.exists():
+        if not HYPELORA_REPO:
+            raise SystemExit("set HYPELORA_REPO to the address of the repository")
         subprocess.run(["git", "clone", "--quiet", HYPELORA_REPO, clone], check=True)
     return clone.resolve()
 

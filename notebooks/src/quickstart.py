@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Quickstart
 #
-# <!-- colab: quickstart --> [![Open in Colab](../docs/img/colab.svg)](https://colab.research.google.com/github/OWNER/hypelora_jax/blob/main/notebooks/quickstart.ipynb)
+# <!-- colab: quickstart -->
 #
 # HypeLoRA for MiniLM on film reviews: train, look at the calibration, ask. Two epochs
 # of it took 160 s on 2 CPU cores (docs/results.md, 2026-11-25); the choices below train
@@ -9,7 +9,7 @@
 # from `HYPELORA_REPO`.
 
 # %%
-HYPELORA_REPO = "https://github.com/OWNER/hypelora_jax"
+HYPELORA_REPO = ""
 
 import importlib.util
 import shutil
@@ -25,6 +25,8 @@ def checkout() -> Path:
         if (folder / "src" / "hypelora_jax").is_dir():
             return folder
     if not clone.exists():
+        if not HYPELORA_REPO:
+            raise SystemExit("set HYPELORA_REPO to the address of the repository")
         subprocess.run(["git", "clone", "--quiet", HYPELORA_REPO, clone], check=True)
     return clone.resolve()
 
@@ -132,6 +134,43 @@ import hypelora_jax
 run = hypelora_jax.load(WORKDIR, coverage=0.9)
 for text, answer in zip(TEXTS, run.predict(TEXTS), strict=True):
     print(f"{answer['confidence']:.2f}", answer["label"], answer["set"], text)
+
+# %% [markdown]
+# ## The same without commands
+#
+# The functions behind the commands: build HypeLoRA on MiniLM, take ten steps on arrays,
+# generate the factors, and calibrate a probability. The README explains these lines.
+
+# %%
+import jax
+import optax
+
+import hypelora_jax
+from hypelora_jax import trees
+
+base = hypelora_jax.base_model("minilm")  # a frozen transformer and its tokenizer
+model = hypelora_jax.build(base, ("negative", "positive"), lora={"rank": 4})
+step = hypelora_jax.train_step(model, optax.adamw(1e-3))
+state, frozen = step.init(model.init(jax.random.key(0)))
+
+good = ["a warm and funny film", "great acting", "I loved it", "a moving story"]
+good += ["the best in years", "a joy", "clever and kind", "well worth seeing"]
+bad = ["two hours that I want back", "a dull plot", "I hated it", "a waste of time"]
+bad += ["the worst in years", "a bore", "stupid and cruel", "not worth seeing"]
+batch = base.batch(good + bad, labels=[1] * 8 + [0] * 8)  # int32 and bool arrays
+for _ in range(10):
+    state, info = step(state, frozen, batch)
+
+params = trees.union(state.params, frozen)
+lora = hypelora_jax.adapter(model, params)  # the hyper-network writes A and B
+print(lora.factors["q"]["a"].shape)  # layers, width, rank: (6, 384, 4)
+
+new = ["superb", "awful", "a delight", "a mess", "not bad", "I wanted to love it"]
+logits = model.classify(params, lora, base.batch(new))
+calibrator = hypelora_jax.calibrate(logits, labels=[1, 0, 1, 0, 1, 0])
+asked = model.classify(params, lora, base.batch(["better than the first one"]))
+print(f"{jax.nn.softmax(asked)[0, 1]:.2f}")  # before: 0.87
+print(f"{calibrator(asked)[0, 1]:.2f}")  # after: 0.57
 
 # %% [markdown]
 # ## Next

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Reproduce HypeLoRA
 #
-# <!-- colab: reproduce_hypelora --> [![Open in Colab](../docs/img/colab.svg)](https://colab.research.google.com/github/OWNER/hypelora_jax/blob/main/notebooks/reproduce_hypelora.ipynb)
+# <!-- colab: reproduce_hypelora -->
 #
 # The paper's table at a budget of your choice, ours beside theirs, with figure 2 and
 # reliability diagrams. The first cell installs the package from the checkout this
@@ -9,7 +9,7 @@
 # else CPU.
 
 # %%
-HYPELORA_REPO = "https://github.com/OWNER/hypelora_jax"
+HYPELORA_REPO = ""
 
 import importlib.util
 import shutil
@@ -25,6 +25,8 @@ def checkout() -> Path:
         if (folder / "src" / "hypelora_jax").is_dir():
             return folder
     if not clone.exists():
+        if not HYPELORA_REPO:
+            raise SystemExit("set HYPELORA_REPO to the address of the repository")
         subprocess.run(["git", "clone", "--quiet", HYPELORA_REPO, clone], check=True)
     return clone.resolve()
 

@@ -1,7 +1,7 @@
 """The model: joins base model, conditioner, hyper-network, LoRA, head and objective.
 
-`adapt` makes the adapter, `classify` uses it, and `predict` does both. Evaluation runs
-`adapt` once per split, and a training step runs it once for all micro-batches.
+`adapt` makes the adapter and `classify` uses it. Evaluation runs `adapt` once per
+split, and a training step runs it once for all micro-batches.
 """
 
 import dataclasses
@@ -70,9 +70,20 @@ class Parts(NamedTuple):
     rank: int
     num_layers: int
     objective: Objective
+    trains: tuple[str, ...]  # path patterns of the trainable tree
 
 
 Compact = list[tuple[Sites, Lora]]  # compact factors on disjoint layers, unscaled
+
+
+class InitModel(Protocol):
+    """Draws the parameters that a base model does not have."""
+
+    def __call__(self, key: Key, base: Params | None = None, /) -> Params:
+        """Return the whole tree; `backbone` and `head` are those of `base`, if given.
+
+        Without a base model they are drawn, too.
+        """
 
 
 class Adapt(Protocol):
@@ -97,27 +108,17 @@ class Classify(Protocol):
         """Return logits (B, Y), at least float32; dropout differs between rows."""
 
 
-class Predict(Protocol):
-    """Runs `adapt` and `classify` on the two halves of the parameter tree."""
-
-    def __call__(
-        self,
-        trainable: Params,
-        frozen: Params,
-        batch: Batch,
-        alpha: jax.Array | float,
-        key: Key | None = None,
-    ) -> jax.Array:
-        """Return logits (B, Y), at least float32."""
-
-
 class Model(NamedTuple):
     """A model's pure functions; all its state is the parameter tree."""
 
     parts: Parts
+    init: InitModel
     adapt: Adapt
     classify: Classify
-    predict: Predict
+
+    def split(self, params: Params) -> tuple[Params, Params]:
+        """Split the parameters into (trainable, frozen), as the method says."""
+        return trees.partition(params, trees.matcher(self.parts.trains))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -160,6 +161,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         settings.lora.rank,
         config.layers,
         objectives.of(task, settings.loss),
+        chosen.trains,
     )
     return of_parts(parts)
 
@@ -183,6 +185,10 @@ def _network(
 def of_parts(parts: Parts) -> Model:
     """Build the functions of a model from its parts."""
 
+    def init(key: Key, base: Params | None = None) -> Params:
+        whole = jax.jit(lambda key: _drawn(parts, key, base is None))(key)
+        return {**(base or {}), **whole}
+
     def adapt(
         params: Params, batch: Batch, alpha: jax.Array | float, key: Key | None = None
     ) -> Adapter:
@@ -200,17 +206,7 @@ def of_parts(parts: Parts) -> Model:
         hidden_BTD = hidden(parts, params, adapter, batch, maybe(key, "backbone"))
         return parts.head.apply(params["head"], hidden_BTD, batch, maybe(key, "head"))
 
-    def predict(
-        trainable: Params,
-        frozen: Params,
-        batch: Batch,
-        alpha: jax.Array | float,
-        key: Key | None = None,
-    ) -> jax.Array:
-        params = trees.union(trainable, frozen)
-        return classify(params, adapt(params, batch, alpha, key), batch, key)
-
-    return Model(parts, adapt, classify, predict)
+    return Model(parts, init, adapt, classify)
 
 
 def hidden(
@@ -270,14 +266,16 @@ def compact(
     return made
 
 
-def init_params(model: Model, key: Key, base: Params) -> Params:
-    """Return the whole tree: `backbone` and `head` of `base`, the rest drawn."""
-    return {**base, **jax.jit(lambda key: _drawn(model.parts, key))(key)}
+def _drawn(parts: Parts, key: Key, base: bool) -> Params:
+    """Draw `cond`, `hyper`, `lora` and `loss`, each only if the model has it.
 
-
-def _drawn(parts: Parts, key: Key) -> Params:
-    """Draw `cond`, `hyper`, `lora` and `loss`, each only if the model has it."""
+    With `base`, draw the backbone and the head, too.
+    """
     params: Params = {}
+    if base:
+        of_base = named_key(key, "base")
+        params["backbone"] = parts.backbone.init(named_key(of_base, "backbone"))
+        params["head"] = parts.head.init(named_key(of_base, "head"))
     if parts.hyper is not None and parts.cond is not None:
         params["hyper"] = parts.hyper.init(named_key(key, "hyper"))
         if cond := parts.cond.init(named_key(key, "cond")):
@@ -288,8 +286,3 @@ def _drawn(parts: Parts, key: Key) -> Params:
     if loss := parts.objective.init(named_key(key, "loss")):
         params["loss"] = loss
     return params
-
-
-def split(settings: Settings, params: Params) -> tuple[Params, Params]:
-    """Split the parameters into (trainable, frozen), as the method says."""
-    return trees.partition(params, trees.matcher(method(settings.method).trains))

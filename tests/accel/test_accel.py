@@ -10,7 +10,6 @@ import pytest
 import tiny
 from parity import golden
 
-from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import optimizer
@@ -35,8 +34,8 @@ def test_parity_of_logits(name):
     model = golden.build(settings)
     params = golden.cast(golden.case_params(settings, model, z), "float32")
     alpha = jnp.asarray(golden.MODELS[name]["noise_alpha"], jnp.float32)
-    predict = jax.jit(lambda p, b: model.predict(p, {}, b, alpha))
-    golden.close(predict(params, golden.batch()), z["logits"], 1e-5, "logits")
+    got = tiny.predict(model, params, golden.batch(), alpha)
+    golden.close(got, z["logits"], 1e-5, "logits")
 
 
 @pytest.mark.parametrize("method", ["lora", "hyper_mlp", "hyper_transformer"])
@@ -54,7 +53,7 @@ def test_three_steps_sharded_and_not(method, devices):
         step = build_step(
             model, tx, optimizer.blend_alpha(config.blend, 3), mesh, deterministic=True
         )
-        trainable, frozen = model_lib.split(config, params)
+        trainable, frozen = model.split(params)
         state = init_state(trainable, tx, jax.random.key(0))
         for _ in range(3):
             state, info = step(state, frozen, batch)

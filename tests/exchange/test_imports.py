@@ -2,14 +2,14 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 import step_zero
+import tiny
 from parity import golden
 from safetensors.numpy import save_file
 
-from hypelora_jax import cli
+from hypelora_jax import cli, trees
 from hypelora_jax.commands import train as runs
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.errors import UserError
@@ -125,8 +125,8 @@ def test_a_saved_hyper_network_of_the_reference_comes_in(file, tmp_path):
     run = evaluation.open_fitted(back)
     assert run.session.settings.method == wanted.method
     assert run.session.settings.hyper.a == wanted.hyper.a
-    predict = jax.jit(run.session.model.predict)
-    got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
+    params = trees.union(run.trainable, run.frozen)
+    got = tiny.predict(run.session.model, params, golden.batch(), run.alpha)
     np.testing.assert_allclose(got, tensors["end_logits"], rtol=0, atol=1e-4)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 
-from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.adapters.sites import Site
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
@@ -230,7 +229,7 @@ def test_standardised_vectors_have_mean_0_and_deviation_1():
     config = tiny.settings(condition=GIVEN | {"standardise": True, "join": "replace"})
     built = tiny.model(config)
     params = tiny.params(config, built)
-    trainable, frozen = model_lib.split(config, params)
+    trainable, frozen = built.split(params)
     assert "cond" not in trainable and set(frozen["cond"]["standard"]) == {
         "mean",
         "std",

@@ -14,7 +14,7 @@ from parity import golden
 from safetensors.numpy import load_file, save_file
 
 import hypelora_jax
-from hypelora_jax import cli, families, files
+from hypelora_jax import cli, families, files, trees
 from hypelora_jax.adapters.sites import Site
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
@@ -89,8 +89,8 @@ def test_the_golden_adapter_comes_in_and_goes_out_key_for_key(tmp_path):
     flags = [f"--adapter={GOLDEN}", f"--model={BASE}", f"--workdir={back}"]
     assert cli.main(["import", *flags]) == 0
     run = evaluation.open_fitted(str(back))
-    predict = jax.jit(run.session.model.predict)
-    got = predict(run.trainable, run.frozen, golden.batch(), run.alpha)
+    params = trees.union(run.trainable, run.frozen)
+    got = tiny.predict(run.session.model, params, golden.batch(), run.alpha)
     wanted = golden.load("baseline_lora.npz")["end_logits"]
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-4)
     out = tmp_path / "out"

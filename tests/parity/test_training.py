@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from parity import golden
 
-from hypelora_jax import model, trees
+from hypelora_jax import trees
 from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.keys import named_keys
 from hypelora_jax.sharding.mesh import make_mesh
@@ -43,7 +44,7 @@ class Case:
         self.transformer = self.settings.method == "hyper_transformer"
         self.steps = info["optimizer"]["steps"]
         self.alpha = blend_alpha(self.settings.blend, self.steps)
-        self.trainable, self.frozen = model.split(self.settings, self.params)
+        self.trainable, self.frozen = self.model.split(self.params)
 
     def baseline(self, prefix: str) -> dict:
         tensors = golden.under(self.golden, prefix)
@@ -55,8 +56,8 @@ class Case:
         return params
 
     def logits(self, trainable: dict, step: int) -> jax.Array:
-        predict = jax.jit(self.model.predict)
-        return predict(trainable, self.frozen, golden.batch(), self.alpha(step))
+        params, alpha = trees.union(trainable, self.frozen), self.alpha(step)
+        return tiny.predict(self.model, params, golden.batch(), alpha)
 
     def train(self, steps: int) -> tuple[list[float], dict]:
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])

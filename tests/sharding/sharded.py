@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import tiny
 
-from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.config.settings import MeshConfig, Settings
 from hypelora_jax.families.encoder.shardings import SHARDINGS as ENCODER
@@ -49,7 +48,7 @@ def ready(config: Settings, sizes):
     model, mesh = tiny.model(config), mesh_of(sizes)
     params = tiny.params(config, model)
     seeds = range(config.uncertainty.seeds)
-    parts = [model_lib.split(config, shaken(params, 1 + k)) for k in seeds]
+    parts = [model.split(shaken(params, 1 + k)) for k in seeds]
     trainable, frozen = parts[0] if len(parts) == 1 else ensembles.stack(parts)
     tx = optimizer.optimizer(config.optim, 10)
     state = ensembles.start(trainable, tx, [jax.random.key(k) for k in seeds])

@@ -40,9 +40,9 @@ def shapes(method, preset="roberta_large", **sections):
             "backbone": encoder(config).init(key),
             "head": head(config, 2).init(key),
         }
-        return model_lib.init_params(model, key, base)
+        return model.init(key, base)
 
-    return model_lib.split(settings, jax.eval_shape(draw, jax.random.key(0)))
+    return model.split(jax.eval_shape(draw, jax.random.key(0)))
 
 
 @pytest.mark.parametrize("sizes", [(256, 1, 1), (16, 16, 1), (16, 4, 4), (1, 16, 16)])

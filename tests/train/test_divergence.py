@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 
-from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.sharding.mesh import make_mesh
@@ -51,7 +50,7 @@ def test_all_finite(bad):
 def test_a_skipped_step_leaves_every_bit_but_its_number(skip):
     config = tiny.settings("lora")
     model = tiny.model(config)
-    trainable, frozen = model_lib.split(config, tiny.params(config, model))
+    trainable, frozen = model.split(tiny.params(config, model))
     tx, alpha = optimizer(config.optim, 4), blend_alpha(config.blend, 4, 1)
     mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
     step = build_step(model, tx, alpha, mesh, skip_nonfinite=skip)

@@ -33,11 +33,11 @@ def seeds_of(config: Settings, model: model_lib.Model) -> list:
     """(trainable, frozen) of K seeds with one backbone, factors not zero."""
     base, parts = tiny.base(), []
     for k in range(K):
-        params = model_lib.init_params(model, jax.random.key(k), base)
+        params = model.init(jax.random.key(k), base)
         own = {n: x for n, x in params.items() if n != "backbone"}
         if config.method != "full":
             own = tiny.shaken(own, seed=k + 1)
-        parts.append(model_lib.split(config, {**params, **own}))
+        parts.append(model.split({**params, **own}))
     return parts
 
 
@@ -93,7 +93,7 @@ def test_each_row_trains_the_member_it_is_dealt_to():
     model = tiny.model(config)
     params = tiny.params(config, model)
     own = {n: x for n, x in params.items() if n != "backbone"}
-    trainable, frozen = model_lib.split(config, {**params, **tiny.shaken(own)})
+    trainable, frozen = model.split({**params, **tiny.shaken(own)})
     assert trainable["cond"]["embedding"].shape[0] == K
     batch = tiny.batch(rows=6)
     batch["weight"] = jnp.asarray([1, 1, 1, 1, 1, 0], jnp.float32)
@@ -131,7 +131,7 @@ def test_a_member_of_a_hyper_ensemble_is_an_ordinary_tree():
     config = ensemble("hyper_ensemble", "hyper_mlp")
     model, plain = tiny.model(config), tiny.settings("hyper_mlp")
     params = tiny.params(config, model)
-    trainable, frozen = model_lib.split(config, params)
+    trainable, frozen = model.split(params)
     wanted = jax.eval_shape(lambda: tiny.params(plain, tiny.model(plain)))
     for k in range(K):
         one, rest = ensembles.member(config, trainable, frozen, k)
@@ -149,7 +149,8 @@ def test_dealing_moves_on_with_the_steps():
 
 def test_one_seed_starts_as_an_ordinary_run():
     config = tiny.settings("lora")
-    trainable, _ = model_lib.split(config, tiny.params(config, tiny.model(config)))
+    model = tiny.model(config)
+    trainable, _ = model.split(tiny.params(config, model))
     tx = optimizer.optimizer(config.optim, STEPS)
     key = jax.random.key(3)
     got, wanted = ensembles.start(trainable, tx, [key]), init_state(trainable, tx, key)

@@ -9,7 +9,6 @@ import pytest
 import tiny
 from tiny import mean
 
-from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.config.settings import LossConfig, MeshConfig
 from hypelora_jax.keys import named_keys
@@ -49,7 +48,7 @@ def ready(loss, method="hyper_mlp"):
     model = tiny.model(config)
     params = tiny.params(config, model)
     own = {n: x for n, x in params.items() if n != "backbone"}
-    return config, model, *model_lib.split(config, {**params, **tiny.shaken(own)})
+    return config, model, *model.split({**params, **tiny.shaken(own)})
 
 
 def batch_for(loss, rows=8):
@@ -127,10 +126,9 @@ def test_a_step_has_the_temperature_of_its_number():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     step = build_step(model, tx, alpha, mesh, deterministic=True, temperature=schedule)
     state, batch = init_state(trainable, tx, jax.random.key(0)), tiny.batch()
-    predict = jax.jit(model.predict)
     for t in (4.0, 3.0, 2.0, 1.0):
         params = jax.tree.map(jnp.copy, state.params)
-        logits = predict(params, frozen, batch, jnp.zeros(()))
+        logits = tiny.predict(model, trees.union(params, frozen), batch)
         wanted = class_loss(LossConfig(temperature=t))
         wanted = mean(wanted.apply({}, logits, batch["label"]), batch["weight"])
         state, info = step(state, frozen, batch)

@@ -6,7 +6,6 @@ import pytest
 import tiny
 from jax import export
 
-from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import optimizer, scoring
@@ -19,7 +18,7 @@ from hypelora_jax.train.step import build_step
 def test_steps_export(method, dtype):
     config = tiny.settings(method, model={"dtype": dtype})
     model = tiny.model(config)
-    trainable, frozen = model_lib.split(config, tiny.params(config, model))
+    trainable, frozen = model.split(tiny.params(config, model))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     tx = optimizer.optimizer(config.optim, 10)
     step = build_step(model, tx, optimizer.blend_alpha(config.blend, 10), mesh)

@@ -34,7 +34,7 @@ def ready(method="hyper_mlp", **sections):
     params = tiny.params(config, model)
     own = {n: x for n, x in params.items() if n != "backbone"}
     params = {**params, **tiny.shaken(own)}
-    return config, model, *model_lib.split(config, params)
+    return config, model, *model.split(params)
 
 
 def one_device():

@@ -260,7 +260,7 @@ def _with(session: Session, own: Params) -> Session:
         params, session.mesh, families.of(session.base.config).shardings
     )
     params = rules.place(params, where)
-    trainable, frozen = model_lib.split(session.settings, params)
+    trainable, frozen = session.model.split(params)
     return session._replace(trainable=trainable, frozen=frozen)
 
 

@@ -144,8 +144,8 @@ def abstract(
     base = bases.Base(config, None, "", "")
 
     def make(key) -> tuple:
-        params = model_lib.init_params(model, key, bases.load(base, outputs, key))
-        parts = [model_lib.split(settings, params)] * settings.uncertainty.seeds
+        params = model.init(key, bases.load(base, outputs, key))
+        parts = [model.split(params)] * settings.uncertainty.seeds
         trainable, frozen = parts[0] if len(parts) == 1 else ensembles.stack(parts)
         return ensembles.start(trainable, tx, [key] * len(parts)), frozen
 

@@ -1,7 +1,7 @@
 """Reads a user's predictions from `.npz`, `.csv` or `.jsonl`, and computes metrics."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ def read(path: epath.PathLike) -> Labelled:
     if not path.exists() or path.is_dir():
         raise UserError(f"{path} is not a file; wanted a file of predictions")
     if path.suffix == ".npz":
-        return _read_npz(path)
+        return of_arrays(npz.read(path), path)
     return _from_rows(path, texts[path.suffix](path))
 
 
@@ -75,31 +75,58 @@ def metrics_of_file(
       seed: seed of the replicas, and of the labels drawn for ece_noise_floor and
         consistency_p.
     """
+    return metrics_of(
+        read(path), bins, replicas=replicas, level=level, seed=seed, name=str(path)
+    )
+
+
+def metrics_of(
+    examples: Labelled,
+    bins: int = 10,
+    *,
+    replicas: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+    name: str = "predictions",
+) -> dict[str, Any]:
+    """Compute the metrics of checked predictions; see `metrics_of_file`."""
     if bins < 1:
         raise UserError(f"bins is {bins}; wanted at least 1")
     if seed < 0:
         raise UserError(f"seed is {seed}; wanted at least 0")
-    held = read(path)
-    if held.dropped:
+    if examples.dropped:
         logging.getLogger(__name__).warning(
-            "%s: %d rows without a label are left out", path, held.dropped
+            "%s: %d rows without a label are left out", name, examples.dropped
         )
-    own: dict[str, Any] = {"bins": bins, "soft": held.soft, "seed": seed}
-    out = metrics.compute_all(held.probs, held.labels, **own)
+    probs, labels = examples.probs, examples.labels
+    own: dict[str, Any] = {"bins": bins, "soft": examples.soft, "seed": seed}
+    out = metrics.compute_all(probs, labels, **own)
     if replicas:
         own |= {"replicas": replicas, "level": level}
-        out |= bootstrap.intervals(held.probs, held.labels, **own)
+        out |= bootstrap.intervals(probs, labels, **own)
     return out
 
 
-def _read_npz(path: epath.Path) -> Labelled:
-    held = npz.read(path)
-    kind = "probs" if "probs" in held else "logits"
-    if kind not in held or "labels" not in held:
+def of_arrays(
+    arrays: Mapping[str, Any], name: epath.PathLike = "predictions"
+) -> Labelled:
+    """Check the arrays of an `.npz` file, or such arrays in memory.
+
+    Args:
+      arrays: `labels`, `probs` or `logits`, and optionally `ids` and `soft`, as in
+        `read`.
+      name: what an error calls them.
+
+    Raises:
+      UserError: as in `read`.
+    """
+    path, found = epath.Path(name), {n: np.asarray(x) for n, x in arrays.items()}
+    kind = "probs" if "probs" in found else "logits"
+    if kind not in found or "labels" not in found:
         raise UserError(
-            f"{path} holds {sorted(held)}; wanted labels, and probs or logits"
+            f"{path} has {sorted(found)}; expected labels, and probs or logits"
         )
-    values, labels, ids = held[kind], held["labels"], held.get("ids")
+    values, labels, ids = found[kind], found["labels"], found.get("ids")
     if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] < 2:
         raise UserError(
             f"{path}: {kind} is {values.dtype}{list(values.shape)}; wanted numbers "
@@ -113,7 +140,7 @@ def _read_npz(path: epath.Path) -> Labelled:
     if ids is not None and ids.shape != labels.shape:
         raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
     values = values.astype(np.float64)
-    soft = _soft(path, held, values.shape, labels >= 0)
+    soft = _soft(path, found, values.shape, labels >= 0)
     if kind == "probs":
         out = _checked(path, lambda i: f"{path}: row {i}", values, labels, ids)
         return out._replace(soft=soft)

@@ -12,7 +12,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hypelora_jax import families, trees
-from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.interop import base as bases
@@ -58,9 +57,7 @@ def parameters(
             backbone, heads = load([named_key(key, "base") for key in inits])
         start = {} if backbone is None else {"backbone": backbone}
         parts = [
-            model_lib.split(
-                settings, model_lib.init_params(model, k, {**start, "head": h})
-            )
+            model.split(model.init(k, {**start, "head": h}))
             for k, h in zip(inits, heads, strict=True)
         ]
         return parts[0] if len(parts) == 1 else ensembles.stack(parts)
@@ -68,7 +65,7 @@ def parameters(
     data = np.stack([np.asarray(jax.random.key_data(key)) for key in inits])
     # Only a backbone that trains is an argument of the program; a frozen one is used
     # where it is, so that it is not copied.
-    trains = trees.matcher(model_lib.method(settings.method).trains)
+    trains = trees.matcher(model.parts.trains)
     paths = trees.flatten({"backbone": backbone or {}})
     inside = backbone if any(map(trains, paths)) else None
     shapes = jax.eval_shape(draw, data, inside, heads)
