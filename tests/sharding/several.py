@@ -6,6 +6,8 @@ from collections.abc import Callable
 from etils import epath
 
 from hypelora_jax import cli
+from hypelora_jax.config.settings import DataConfig
+from hypelora_jax.data import sources
 from hypelora_jax.errors import UserError
 from hypelora_jax.sharding import processes
 
@@ -29,4 +31,6 @@ if __name__ == "__main__":
     folder = epath.Path(apart)
     show_refusal(lambda: processes.check_shared(folder, seconds=1.0))
     show_refusal(lambda: processes.together(lambda: file_of_one(folder)))
+    wanted = DataConfig(source="tfds", task="rte", dir=apart)
+    show_refusal(lambda: sources.load(wanted, seed=0))
     sys.exit(cli.main(["train", *flags]))

@@ -105,10 +105,12 @@ def test_two_processes_are_one_run(tmp_path):
     ended = process.end(two)
     for done in ended:
         assert done.returncode == 0, done.stderr[-2000:]
-        first, second = re.findall("^refused: (.*)$", done.stdout, re.MULTILINE)
+        first, second, third = re.findall("^refused: (.*)$", done.stdout, re.MULTILINE)
         assert first.startswith("process 1 cannot read what process 0 wrote"), first
         assert "wanted one folder that all processes share" in first
         assert "missing" in second, "what one is refused, all are"
+        assert third.startswith("glue/rte is not in"), third
+        assert "several processes download nothing: run `hypelora prepare`" in third
     assert not list(tmp_path.glob("*/.token*"))
     sealed_by_all(epath.Path(workdir) / "checkpoints")
     record = json.loads((workdir / "config.json").read_text())

@@ -25,6 +25,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "file; by default that of the run in --workdir, which goes on",
     )
     flags.add_workdir(parser)
+    flags.add_offline(parser)
 
 
 def run(config: Settings | None, workdir: str) -> None:
