@@ -88,6 +88,7 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     from hypelora_jax.commands.shared import closing, continuation
     from hypelora_jax.evaluate import evaluation, summary
     from hypelora_jax.report import run_tables
+    from hypelora_jax.run import metric_writers, records
     from hypelora_jax.sharding import processes
     from hypelora_jax.train import loop
 
@@ -100,11 +101,14 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     session = processes.together(lambda: _opened(settings, folder, record))
     closing.print_table(run_tables.opening(session))
     begun_training = time.monotonic()
-    checkpoint, epochs = loop.train(session, folder, progress)
-    train_seconds = time.monotonic() - begun_training
-    fitted = evaluation.of_checkpoint(folder, session, checkpoint)
-    del checkpoint  # frees the optimizer's moments before evaluation
-    judged = summary.summary_of(fitted, session.datasets)
+    config = records.as_dict(settings)
+    with metric_writers.Writers(settings.log.writers, folder, config) as writers:
+        checkpoint, epochs = loop.train(session, folder, progress, writers)
+        train_seconds = time.monotonic() - begun_training
+        fitted = evaluation.of_checkpoint(folder, session, checkpoint)
+        del checkpoint  # frees the optimizer's moments before evaluation
+        judged = summary.summary_of(fitted, session.datasets)
+        writers.finish(judged)
     times = {
         "epochs": epochs,
         "seconds": round(time.monotonic() - started, 1),
