@@ -53,17 +53,18 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     ensemble uses one seed, so no two ensembles share a member.
 
     Raises:
-      UserError: a setting is not possible, or the folder contains another run, is in
-        use, or cannot be written.
+      UserError: a setting is not possible, a writer is not installed, or the folder
+        contains another run, is in use, or cannot be written.
       KeyboardInterrupt, Preempted: a stop was requested; the same call continues.
     """
     from hypelora_jax.commands.shared import continuation, names, seeds
-    from hypelora_jax.run import records
+    from hypelora_jax.run import metric_writers, records
     from hypelora_jax.run.paths import Run
     from hypelora_jax.sharding import processes
     from hypelora_jax.train.interruption import StopRequest
 
     names.check(settings)
+    metric_writers.check(settings.log.writers)
     settings = records.located(settings)
     if not processes.is_main():
         logging.set_verbosity(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Writers of scalars besides metrics.jsonl: TensorBoard, Weights & Biases, Trackio.
+"""Writers of scalars next to metrics.jsonl: TensorBoard, Weights & Biases, Trackio.
 
 A writer gets the config of a run, its scalars by step and its final metrics. To add
 one, write a function that opens it and add a line to `WRITERS`. Only process 0 writes.

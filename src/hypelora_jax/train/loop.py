@@ -64,7 +64,7 @@ def train(
       session: a session with data.
       run: the folder that checkpoints and metrics are written to.
       progress: show a progress bar.
-      writers: where scalars go besides metrics.jsonl; the caller closes them.
+      writers: where scalars go in addition to metrics.jsonl; the caller closes them.
 
     Returns:
       The checkpoint chosen by config.select_on, and the number of epochs trained.

@@ -35,7 +35,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
 
 
 def check(settings: Settings) -> None:
-    """Check all names, the packages of writers, and the kind of the uncertainty.
+    """Check all names, and that the method can give the kind of uncertainty.
 
     If `loss.objective` is not "auto", `loss.name` is not checked here, because an
     objective may define its own losses and resolves their names itself.
@@ -48,7 +48,6 @@ def check(settings: Settings) -> None:
             value = operator.attrgetter(path)(settings)
             for name in value if isinstance(value, tuple) else (value,):
                 choose(table, name, path)
-    metric_writers.check(settings.log.writers)
     averaging.check_kind(settings)
     _check_conditions(settings)
 
