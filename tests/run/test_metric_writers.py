@@ -4,7 +4,6 @@ import json
 
 import process
 import pytest
-from absl import logging
 from test_runs import few, rows
 
 from hypelora_jax.commands import train as runs
@@ -44,7 +43,6 @@ def told(monkeypatch):
 
 
 def test_every_writer_gets_everything_and_one_may_fail(told, tmp_path, caplog):
-    logging.set_verbosity(logging.WARNING)
     names = ("failing", "tensorboard", "recorder")
     settings = few(seed=7, method="lora", log={"writers": names})
     summary = runs.train(settings, str(tmp_path / "run"), progress=False)
