@@ -18,6 +18,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
     flags.add_workdir(parser)
     parser.add_argument("--method", default="temperature", choices=tuple(CALIBRATORS))
+    flags.add_offline(parser)
 
 
 def run(workdir: str, method: str) -> None:

@@ -33,6 +33,7 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="FILE",
         help=".npz of A, initial_A and initial_B, which the reference does not save",
     )
+    flags.add_offline(parser)
 
 
 def run(

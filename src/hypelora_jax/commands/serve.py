@@ -31,6 +31,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     _add_limits(parser)
     flags.add_answers(parser)
+    flags.add_offline(parser)
 
 
 def _add_limits(parser: ArgumentParser) -> None:

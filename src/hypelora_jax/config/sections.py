@@ -243,9 +243,12 @@ class LogConfig:
     """Logging."""
 
     every_steps: int = 10  # steps between two lines of metrics.jsonl
+    writers: tuple[str, ...] = ("tensorboard",)  # trackers: docs/tracking.md
 
     def __post_init__(self):
         at_least("log", self, every_steps=1)
+        if isinstance(self.writers, str):  # one name
+            object.__setattr__(self, "writers", (self.writers,))
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,16 @@ class Run:
         return self.path / ".lock"
 
     @property
+    def identity_file(self) -> epath.Path:
+        """The id by which Weights & Biases and Trackio know the run."""
+        return self.path / "tracking.json"
+
+    @property
+    def appends(self) -> bool:
+        """Whether files in it can be appended to, unlike those in object stores."""
+        return "://" not in str(self.path)
+
+    @property
     def tensorboard_dir(self) -> epath.Path:
         """TensorBoard events."""
         return self.path / "tb"

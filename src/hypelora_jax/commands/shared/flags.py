@@ -33,6 +33,12 @@ def add_workdirs(parser: ArgumentParser) -> None:
     )
 
 
+def add_offline(parser: ArgumentParser) -> None:
+    """Add --offline to a command that may download; `cli` reads it for all of them."""
+    about = "download nothing; stop if the model or the data are not here"
+    parser.add_argument("--offline", action="store_true", help=about)
+
+
 def add_new_output(parser: ArgumentParser) -> None:
     """Add --output for a new folder, which the command fills."""
     about = "folder to write; must not exist, or be empty"

@@ -40,7 +40,7 @@ def load(
     conditioned on, if any.
 
     Raises:
-      UserError: the data is missing or bad.
+      UserError: the data is missing or bad, or cannot be downloaded.
     """
     source = choose(SOURCES, config.source, FIELD)
     vectors = None
@@ -76,10 +76,10 @@ def load(
 
 
 def prepare(config: DataConfig) -> str:
-    """Download and prepare what a source needs, ahead of a job; return where it is.
+    """Download and prepare what a source needs, as `load` does; return where it is.
 
     Raises:
-      UserError: a download fails.
+      UserError: a download fails, or it is forbidden.
     """
     return choose(SOURCES, config.source, FIELD).prepare(config)
 
@@ -90,7 +90,7 @@ def _load_tfds(config: DataConfig, seed: int) -> Read:
 
 
 def _prepare_tfds(config: DataConfig) -> str:
-    return f"tfds glue/{config.task} in {glue.prepare_tfds(config)}"
+    return f"tfds glue/{config.task} in {glue.prepare_tfds(config).data_path}"
 
 
 def _load_glue_dir(config: DataConfig, seed: int) -> Read:
@@ -110,6 +110,7 @@ def _nothing(config: DataConfig) -> str:
 class Source(NamedTuple):
     """How a source is read, and how it is prepared ahead of a job.
 
+    `load` prepares what is not prepared yet, by the same function as `prepare`.
     `of_columns` also reads the column of vectors that `data.condition` names. It is
     None for sources whose columns the user does not name.
     """

