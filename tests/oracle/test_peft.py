@@ -124,7 +124,8 @@ ONE, TWO = "layer.1.attention.self.query", "layer.0.attention.self.query"
 THEIRS = {  # name -> fields of peft's config
     "one_site": {"rank_pattern": {ONE: 2}, "alpha_pattern": {TWO: 5}},
     "first_key": {
-        "rank_pattern": {r"layer\.[01]\..*": 3, "query": 6, "dense": 1},
+        # in the order of the alphabet, which peft sorts them into when it saves
+        "rank_pattern": {"dense": 1, r"layer\.[01]\..*": 3, "query": 6},
         "alpha_pattern": {r"^roberta.*\.1\..*query": 3, "query|output.dense": 12.5},
         "use_rslora": True,
     },
@@ -174,7 +175,7 @@ def sites_of(model):
     return {
         name.removeprefix("base_model.model."): (x.r["default"], x.scaling["default"])
         for name, x in model.named_modules()
-        if hasattr(x, "scaling")
+        if isinstance(x, peft.tuners.lora.LoraLayer)
     }
 
 
