@@ -6,7 +6,7 @@ layers and widths, never an array.
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
@@ -96,7 +96,9 @@ def _chosen(
 
 
 def _without(
-    chosen: dict[str, tuple[int, ...]], gone: dict[str, tuple[int, ...]], exclude: Any
+    chosen: dict[str, tuple[int, ...]],
+    gone: dict[str, tuple[int, ...]],
+    exclude: tuple[str, ...] | str,
 ) -> dict[str, tuple[int, ...]]:
     """Chosen sites without those of `lora.exclude`, which must be some of them."""
     left = {
