@@ -77,15 +77,15 @@ ALL = (0, 1, 2, 3)
 @pytest.mark.parametrize(
     "exclude, wanted",
     [
-        (("v",), {"q": ALL, "o": ALL}),
-        ("value", {"q": ALL, "o": ALL}),
+        (("v",), {"q": ALL, "o": ALL, "down": ALL}),
+        ("value", {"q": ALL, "o": ALL, "down": ALL}),
         (("output.dense", "query"), {"v": ALL}),
-        (r".*layer\.(0|3)\..*", dict.fromkeys(("q", "v", "o"), (1, 2))),
-        (r".*layer\.0\..*query", {"q": (1, 2, 3), "v": ALL, "o": ALL}),
+        (r".*layer\.(0|3)\..*", dict.fromkeys(("q", "v", "o", "down"), (1, 2))),
+        (r".*layer\.0\..*query", {"q": (1, 2, 3), "v": ALL, "o": ALL, "down": ALL}),
     ],
 )
 def test_exclude_takes_sites_from_the_targets(exclude, wanted):
-    got = sites(targets=("q", "v", "o"), exclude=exclude)
+    got = sites(targets=("q", "v", "o", "down"), exclude=exclude)
     assert {m: s.layers for m, s in got.items()} == wanted
 
 

@@ -84,7 +84,7 @@ def from_dict(tree: dict[str, Any]) -> Settings:
 
 
 def _freeze(value: Any) -> Any:
-    return tuple(map(_freeze, value)) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _present(tree: dict[str, Any]) -> dict[str, Any]:
