@@ -66,11 +66,12 @@ def test_accumulation_equals_the_large_batch(method):
     _, model, trainable, frozen = ready(method)
     batch = tiny.batch(rows=8)
     weight = np.ones(8, np.float32)
+    weight[0] = 2.5  # as an example of a weighted class
     weight[5:] = 0  # micro-batches of unequal weight: a mean of means would be wrong
     batch["weight"] = jnp.asarray(weight)
     loss, total, whole = grads_of(model, trainable, frozen, batch, 1)
     loss4, total4, cut = grads_of(model, trainable, frozen, batch, 4)
-    assert total == total4 == 5
+    assert total == total4 == 6.5
     np.testing.assert_allclose(loss, loss4, rtol=1e-5)
     chex.assert_trees_all_close(whole, cut, atol=1e-6)
 
