@@ -71,9 +71,42 @@ def test_bad_targets(fields, part):
         sites(**fields)
 
 
+ALL = (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "exclude, wanted",
+    [
+        (("v",), {"q": ALL, "o": ALL, "down": ALL}),
+        ("value", {"q": ALL, "o": ALL, "down": ALL}),
+        (("output.dense", "query"), {"v": ALL}),
+        (r".*layer\.(0|3)\..*", dict.fromkeys(("q", "v", "o", "down"), (1, 2))),
+        (r".*layer\.0\..*query", {"q": (1, 2, 3), "v": ALL, "o": ALL, "down": ALL}),
+    ],
+)
+def test_exclude_takes_sites_from_the_targets(exclude, wanted):
+    got = sites(targets=("q", "v", "o", "down"), exclude=exclude)
+    assert {m: s.layers for m, s in got.items()} == wanted
+
+
+@pytest.mark.parametrize(
+    "exclude, message",
+    [
+        (("up",), r"exclude \('up',\) matches no target; the targets are q, v"),
+        (r"layer\..*", "matches no target"),
+        (("gate",), "config.lora.exclude has 'gate'; this model has q"),
+        ("all-linear", "exclude 'all-linear' leaves no target"),
+        ("(", r"config.lora.exclude '\(' is no regex"),
+    ],
+)
+def test_an_exclusion_of_nothing_or_of_everything_is_refused(exclude, message):
+    with pytest.raises(UserError, match=message):
+        sites(exclude=exclude)
+
+
 def test_scale_by_hand():
-    assert lora.scale(LoraConfig(rank=16, alpha=8)) == 0.5
-    assert lora.scale(LoraConfig(rank=16, alpha=8, rslora=True)) == 2.0
+    assert lora.scale(alpha=8, rank=16) == 0.5
+    assert lora.scale(alpha=8, rank=16, rslora=True) == 2.0
 
 
 def test_init_has_zero_delta_and_peft_spread():

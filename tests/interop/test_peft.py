@@ -64,9 +64,37 @@ def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "mode", ["patterns", pytest.param("patterns_mlp", marks=pytest.mark.soak)]
+)
+def test_ranks_and_alphas_of_sites_leave_and_come_back_to_the_bit(mode, tmp_path):
+    run = step_zero.run_folder(tmp_path / "run", mode)
+    (first,) = exports.export(str(run), str(tmp_path / "first"))
+    fields, layer = fields_of(first), "roberta.encoder.layer."
+    q, v = "attention.self.query", "attention.self.value"
+    values = {f"{layer}{i}.{v}": 4 for i in (0, 1)}
+    assert fields["rank_pattern"] == {f"{layer}0.{q}": 1} | values
+    alphas = {f"{layer}{i}.{q}": 7.5 for i in (0, 1)}
+    assert fields["alpha_pattern"] == alphas | {f"{layer}1.{v}": 2}
+    assert (fields["r"], fields["lora_alpha"]) == (3, 5)
+    shapes = {n: x.shape for n, x in load_file(first / peft.TENSORS).items()}
+    of_up = [n for n in shapes if "intermediate" in n]
+    assert len(of_up) == 2 and all(".layer.1." in n for n in of_up)
+    assert shapes[f"{ROOT}{layer}0.{q}.lora_A.weight"] == (1, 32)
+    assert shapes[f"{ROOT}{layer}1.{v}.lora_B.weight"] == (32, 4)
+    back = imports.import_adapter(str(first), str(tmp_path / "back"))
+    (second,) = exports.export(str(back), str(tmp_path / "second"))
+    same_tensors(first, second)
+    assert fields_of(second)["rank_pattern"] == fields["rank_pattern"]
+    assert fields_of(second)["alpha_pattern"] == fields["alpha_pattern"]
+    got, wanted = (step_zero.logits(r, step_zero.batch()) for r in (back, run))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("mode", "task"),
     [
         ("hyper_and_static", "three"),
+        ("patterns_mlp", "three"),
         pytest.param("uneven", "regression", marks=pytest.mark.soak),
     ],
 )
@@ -160,15 +188,17 @@ def test_ranks_and_alphas_of_single_sites(rslora):
     for layer, (alpha, r) in enumerate(((3, 2), (8, 4))):
         site = f"{root}{layer}.attention.self.query"
         a, b = (tensors[f"{site}.lora_{f}.weight"] for f in "AB")
-        delta = 8 / root_of(4) * got.factors["q"]["a"][layer]
+        delta = alpha / root_of(r) * got.factors["q"]["a"][layer]
         delta = delta @ got.factors["q"]["b"][layer]
         np.testing.assert_allclose(delta, alpha / root_of(r) * (b @ a).T, 1e-4, 1e-5)
+    short = f"{root}0.attention.self.query"
+    assert got.lora.rank_pattern == ((short, 2),)
+    assert got.lora.alpha_pattern == ((short, 3),)
     head = {"dense": _zeros(32, 32), "out": _zeros(32, 2)}
     out, found = peft.to_peft(config, [(got.sites, got.factors)], head)
     fields = peft.make_config(got.lora, got.sites, found, config, "x")
-    short = f"{root}0.attention.self.query"
     assert fields["rank_pattern"] == {short: 2}
-    assert fields["alpha_pattern"][short] == pytest.approx(8 * root_of(2) / root_of(4))
+    assert fields["alpha_pattern"] == {short: 3}
     again = adapter.from_peft(
         config, fields, {peft_names.plain(n): x for n, x in out.items()}
     )
@@ -320,6 +350,12 @@ X = np.ones((4, 32), np.float32)
         ({"peft_type": "IA3"}, None, "peft_type='IA3'; wanted LORA"),
         ({"use_dora": True}, None, "use_dora=True; wanted plain LoRA"),
         ({"bias": "all"}, None, "bias='all'; wanted none"),
+        ({"kasa_config": {"beta": 1}}, None, "kasa_config={'beta': 1}; wanted plain"),
+        ({"r": None}, None, "has r=None; wanted a number"),
+        ({"r": 8}, None, "has factors of rank 4, but .* gives it rank 8"),
+        ({"rank_pattern": {"query": 2}}, None, "query has factors of rank 4"),
+        ({"rank_pattern": {"(": 2}}, None, r"rank_pattern '\(' is no regex"),
+        ({"alpha_pattern": {"query": "x"}}, None, "alpha_pattern is {'query': 'x'}"),
         ({"init_lora_weights": "pissa"}, None, "'pissa', which changes the base"),
         ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has lora_A alone"),
         ({}, {f"{ROOT}roberta.embeddings.word.weight": X}, "adapter holds 'roberta.em"),

@@ -3,6 +3,7 @@
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -55,8 +56,65 @@ def at_least(section: str, config: Any, **minimum: float) -> None:
             raise UserError(f"config.{where} is {got}; wanted at least {low}, finite")
 
 
+def _finite(got: Any) -> bool:
+    return type(got) in (int, float) and math.isfinite(got)
+
+
+def number_pairs(where: str, got: Any) -> tuple[tuple[str, float], ...]:
+    """Convert a dict from names to numbers, or pairs of them, to a tuple of pairs.
+
+    Raises:
+      UserError: it is something else, a number is not finite, or a name comes twice.
+    """
+    items = got.items() if isinstance(got, Mapping) else got
+    try:
+        found = tuple((k, x) for k, x in items)
+    except (TypeError, ValueError):
+        found = ((None, got),)
+    if not all(isinstance(k, str) and _finite(x) for k, x in found):
+        raise UserError(
+            f'{where} is {got!r}; wanted {{"NAME": NUMBER}}, with names of modules or '
+            "regexes of their names"
+        )
+    if len(dict(found)) < len(found):
+        raise UserError(f"{where} is {got!r}; wanted each name once")
+    return found
+
+
+def lora_ranges(config: Any) -> None:
+    """Check the numbers and names in the lora section."""
+    for key, rank in config.rank_pattern:
+        if type(rank) is not int or rank < 1:
+            raise UserError(
+                f"config.lora.rank_pattern has rank {rank!r} for {key!r}; wanted a "
+                "whole number of at least 1"
+            )
+    if not config.dropout < 1:
+        raise UserError(f"config.lora.dropout is {config.dropout}; wanted below 1")
+    for field in ("targets", "exclude"):
+        got = getattr(config, field)
+        names = (got,) if isinstance(got, str) else got
+        wrong = not all(isinstance(name, str) for name in names)
+        if wrong or (not got and field == "targets"):
+            raise UserError(
+                f"config.lora.{field} is {got!r}; wanted names or one regex"
+            )
+
+
+def _class_weights(got: Any) -> None:
+    if got in ("none", "balanced"):
+        return
+    numbers = isinstance(got, tuple) and all(_finite(x) and x > 0 for x in got)
+    if not numbers or not got:
+        raise UserError(
+            f"config.loss.class_weights is {got!r}; wanted none, balanced, or a number "
+            "above 0 for each class, such as (1.0, 9.0)"
+        )
+
+
 def loss_ranges(config: Any) -> None:
     """Check the ranges of the numbers in the loss section."""
+    _class_weights(config.class_weights)
     t = config.temperature
     number = isinstance(t, int | float) and not isinstance(t, bool)
     if t != "learned" and not (number and 0 < t < math.inf):

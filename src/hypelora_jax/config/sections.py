@@ -8,7 +8,14 @@ of options is a Literal. Creating a section with a wrong value raises a `UserErr
 from dataclasses import dataclass
 from typing import Literal
 
-from hypelora_jax.config.ranges import at_least, check, loss_ranges, optim_ranges
+from hypelora_jax.config.ranges import (
+    at_least,
+    check,
+    lora_ranges,
+    loss_ranges,
+    number_pairs,
+    optim_ranges,
+)
 from hypelora_jax.errors import UserError
 
 Remat = Literal["none", "layer"]
@@ -19,6 +26,7 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 Blending = Literal["replace", "add", "multiply"]
 Annealing = Literal["none", "linear", "geometric"]
 Labels = Literal["hard", "soft"]
+Patterns = dict[str, float] | tuple[tuple[str, float], ...]  # name or regex: number
 Link = Literal["mean_field", "probit", "mc"]
 
 
@@ -115,17 +123,17 @@ class LoraConfig:
     dropout: float = 0.0  # on the adapter's input
     targets: tuple[str, ...] | str = ("q", "v")  # names, or one regex
     layers: tuple[int, ...] | None = None  # adapted layers; None: all
+    exclude: tuple[str, ...] | str = ()  # targets to leave out: names, or one regex
+    rank_pattern: Patterns = ()  # ranks of single sites, {"query": 4} (docs/lora.md)
+    alpha_pattern: Patterns = ()  # alphas of single sites, {"query": 16}
 
     def __post_init__(self):
         check("lora", self)
+        for name in ("rank_pattern", "alpha_pattern"):  # dicts cannot be hashed
+            pairs = number_pairs(f"config.lora.{name}", getattr(self, name))
+            object.__setattr__(self, name, pairs)
         at_least("lora", self, rank=1, dropout=0)
-        if not self.dropout < 1:
-            raise UserError(f"config.lora.dropout is {self.dropout}; wanted below 1")
-        names = (self.targets,) if isinstance(self.targets, str) else self.targets
-        if not names or not all(isinstance(name, str) for name in names):
-            raise UserError(
-                f"config.lora.targets is {self.targets!r}; wanted names or one regex"
-            )
+        lora_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,7 @@ class LossConfig:
     anneal_share: float = 0.5  # share of all steps; T then stays at temperature_end
     temperature_end: float = 1.0  # T at the end of the annealing
     weight: float = 1.0  # weight of the main loss
+    class_weights: tuple[float, ...] | str = "none"  # or balanced, or one per class
     labels: Labels = "hard"  # soft: class shares, if the source has them
     smoothing: float = 0.0  # share of a label spread evenly over the classes
     gamma: float = 3.0  # focal only

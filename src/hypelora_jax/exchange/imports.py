@@ -156,6 +156,12 @@ def _of_reference(
 ) -> tuple[Settings, Params]:
     """Settings, and the parts of the tree that come from a reference hyper-network."""
     adapter.check_kind(source.fields)
+    for name in ("rank_pattern", "alpha_pattern"):
+        if got := source.fields.get(name):
+            raise UserError(
+                f"the adapter has {name}={got}; wanted one rank and alpha for all "
+                "sites of a hyper-network of the reference"
+            )
     base, fields = source.base.config, source.fields
     state = reference_state.sort(source.tensors, families.of(base))
     hyper = config.hyper if config else HyperConfig(a="fixed")

@@ -22,6 +22,7 @@ OF_CLASSES = {
     "smoothing": 0,
     "penalty": "none",
     "labels": "hard",
+    "class_weights": "none",
 }
 
 

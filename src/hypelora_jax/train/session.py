@@ -17,6 +17,7 @@ from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import buckets, conditions, sources
 from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
+from hypelora_jax.data.class_weights import class_weights
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.data.tokens import Tokenizer, tokenizer
@@ -53,6 +54,7 @@ class Session(NamedTuple):
     edges: tuple[int, ...] = ()  # lengths T of the buckets, in tokens
     steps_per_epoch: int = 1
     total_steps: int = 1  # of the whole run
+    class_weights: tuple[float, ...] = ()  # in the training loss; (): all classes 1
 
     @property
     def family(self) -> Family:
@@ -144,7 +146,7 @@ def with_data(session: Session, corpus: Corpus) -> Session:
     """Add tokenised splits, buckets and the number of steps to a session.
 
     Raises:
-      UserError: the corpus has no split train.
+      UserError: the corpus has no split train, or its classes cannot be weighted.
     """
     data, optim = session.settings.data, session.settings.optim
     datasets = {
@@ -159,12 +161,25 @@ def with_data(session: Session, corpus: Corpus) -> Session:
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
     logging.info("train: %s", describe(datasets["train"], edges, size))
     session = _with_conditions(session, datasets["train"])
+    weights = _class_weights(session, datasets["train"])
     return session._replace(
+        class_weights=weights,
         datasets=datasets,
         edges=edges,
         steps_per_epoch=per_epoch,
         total_steps=per_epoch * optim.num_epochs,
     )
+
+
+def _class_weights(session: Session, train: Dataset) -> tuple[float, ...]:
+    """Find the weights of the classes in the training loss, and log them."""
+    loss, names = session.settings.loss, session.task.labels
+    soft_NY = train.soft if loss.labels == "soft" else None
+    found = class_weights(loss.class_weights, names, train.label, soft_NY)
+    if found:
+        named = zip(names, found, strict=True)
+        logging.info("class weights: %s", ", ".join(f"{n} {x:.4g}" for n, x in named))
+    return found
 
 
 def _with_conditions(session: Session, train: Dataset) -> Session:
@@ -243,6 +258,8 @@ def data_of(session: Session) -> dict[str, Any]:
     """Return what a record says about the data, to compare when a run is resumed."""
     out: dict[str, Any] = {"task": session.task, "buckets": list(session.edges)}
     out["total_steps"] = session.total_steps
+    if session.class_weights:
+        out["class_weights"] = list(session.class_weights)
     train = session.datasets.get("train")
     if train is not None and train.condition is not None:
         out["condition"] = conditions.about(train.condition)

@@ -8,6 +8,7 @@ import optax
 
 from hypelora_jax import trees
 from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.data.class_weights import example_weights
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
@@ -63,16 +64,20 @@ class Training:
         forward = scoring.forward(session.model, session.mesh)
         self.forward = forward._replace(classify=stop.between(forward.classify))
         self.frozen = session.frozen
+        train, soft = session.datasets["train"], settings.loss.labels == "soft"
         self.data = train_iterator(
-            session.datasets["train"],
+            train,
             session.edges,
             self.optim.batch_size,
             keys(settings).data,
             self.optim.num_epochs,
-            soft=settings.loss.labels == "soft",
+            soft=soft,
             own=own_rows(self.optim.batch_size, session.mesh),
+            weight_N=example_weights(
+                session.class_weights, train.label, train.soft if soft else None
+            ),
         )
-        self.lengths = session.datasets["train"].lengths
+        self.lengths = train.lengths
         self.progress = Progress()
         self.pending_judge = False  # True if an epoch ended and was not evaluated
         self.guard = self._guard()
