@@ -146,6 +146,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.lora.rank = 8
     config.lora.alpha = row.alpha
     config.optim.lr, config.optim.head_lr = row.lr, 0.0  # they ignored a head rate
+    config.optim.trunk_lr = 0.0  # as lr
     config.optim.num_epochs = row.epochs
     config.optim.batch_size = row.rows * row.accumulate
     config.optim.accumulate = row.accumulate

@@ -32,7 +32,7 @@ def test_every_row_is_a_valid_run(run):
     assert config.model.path == f"FacebookAI/roberta-{size}"
     assert config.optim.batch_size % config.optim.accumulate == 0
     assert (config.optim.weight_decay, config.lora.rank) == (0.1, 8)
-    assert config.optim.head_lr == 0
+    assert config.optim.head_lr == config.optim.trunk_lr == 0
 
 
 @pytest.mark.parametrize(

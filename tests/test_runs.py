@@ -254,6 +254,20 @@ def test_a_record_older_than_a_field_has_its_default(tmp_path):
         records.check_same(tmp_path, other, record)
 
 
+def test_a_run_older_than_the_rate_of_the_trunk_goes_on_with_its_own(tmp_path, caplog):
+    now = few(optim={"trunk_lr": 1e-4})
+    record = {"config": records.as_dict(few())}
+    del record["config"]["optim"]["trunk_lr"]
+    with caplog.at_level("INFO", "absl"):
+        assert records.check_same(tmp_path, now, record) == few()
+        assert records.check_same(tmp_path, few(), record) == few()
+    said = [x.getMessage() for x in caplog.records]
+    assert said == ["config.optim.trunk_lr is 0.0, as when the run was begun"]
+    record = {"config": records.as_dict(few())}
+    with pytest.raises(UserError, match="trunk_lr is 0.0 there and 0.0001 here"):
+        records.check_same(tmp_path, now, record)
+
+
 def test_a_models_folder_is_no_workdir(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="no run's config.json"):

@@ -245,14 +245,22 @@ def test_decay_falls_on_kernels_and_static_factors_only():
         assert moved == (set(trees.flatten(params)) if decay_all else kernels)
 
 
-def test_the_head_has_its_own_rate():
-    config = OptimConfig(lr=1e-3, head_lr=1e-2, warmup=0.0, weight_decay=0.0, clip=0)
-    tx = optimizer.optimizer(config, 10)
-    params = {"head": {"kernel": jnp.ones(1)}, "lora": {"a": jnp.ones(1)}}
+def test_the_head_and_the_trunk_have_their_own_rates():
+    own = {"head_lr": 1e-2, "trunk_lr": 1e-4}
+    params = {
+        "head": {"kernel": jnp.ones(1)},
+        "lora": {"a": jnp.ones(1)},
+        "hyper": {"trunk": {"fc0": jnp.ones(1)}, "out": {"b": jnp.ones(1)}},
+    }
     grads = jax.tree.map(jnp.ones_like, params)
-    updates, _ = tx.update(grads, tx.init(params), params)
-    np.testing.assert_allclose(updates["head"]["kernel"], -1e-2, rtol=1e-4)
-    np.testing.assert_allclose(updates["lora"]["a"], -1e-3, rtol=1e-4)
+    for rates, head, trunk in ((own, 1e-2, 1e-4), ({}, 1e-3, 1e-3)):
+        plain = {"lr": 1e-3, "warmup": 0.0, "weight_decay": 0.0, "clip": 0}
+        tx = optimizer.optimizer(OptimConfig(**plain, **rates), 10)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        got = [float(x[0]) for x in trees.flatten(updates).values()]
+        wanted = dict.fromkeys(trees.flatten(params), -1e-3)
+        wanted |= {"head/kernel": -head, "hyper/trunk/fc0": -trunk}
+        np.testing.assert_allclose(got, list(wanted.values()), rtol=1e-4)
 
 
 def test_clipping_is_by_the_norm_over_all_trainables():

@@ -73,7 +73,7 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     # at_once: nothing here needs saving. The training loop has its own StopRequest,
     # which saves a checkpoint before it stops.
     with continuation.locked(folder), StopRequest(at_once=True):
-        seeds.claim(settings, workdir, folder)
+        settings = seeds.claim(settings, workdir, folder)
         if settings.num_seeds == 1:
             return _train_one(settings, folder, progress)
         one = functools.partial(_train_one, progress=progress)
@@ -93,7 +93,9 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     from hypelora_jax.sharding import processes
     from hypelora_jax.train import loop
 
-    record, done = processes.together(lambda: continuation.read(settings, folder))
+    settings, record, done = processes.together(
+        lambda: continuation.read(settings, folder)
+    )
     # Process 0 may write in the folder only after every process has read it.
     processes.barrier("the folder is read")
     if done is not None:

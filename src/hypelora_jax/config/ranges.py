@@ -137,15 +137,15 @@ def loss_ranges(config: Any) -> None:
 
 def optim_ranges(config: Any) -> None:
     """Check the ranges of the numbers in the optim section."""
-    at_least("optim", config, lr=0, head_lr=0, num_epochs=1, batch_size=1)
-    at_least("optim", config, accumulate=1, weight_decay=0, warmup=0, clip=0)
-    at_least("optim", config, patience=0, eps=0, b1=0, b2=0, skip_nonfinite=0)
-    if max(config.warmup, config.b1, config.b2) > 1 or (
-        config.head_lr and not config.lr
-    ):
+    at_least("optim", config, lr=0, head_lr=0, trunk_lr=0, num_epochs=1)
+    at_least("optim", config, batch_size=1, accumulate=1, weight_decay=0, warmup=0)
+    at_least("optim", config, clip=0, patience=0, eps=0, b1=0, b2=0, skip_nonfinite=0)
+    own_rate = config.head_lr or config.trunk_lr
+    if max(config.warmup, config.b1, config.b2) > 1 or (own_rate and not config.lr):
         raise UserError(
             "config.optim wants warmup, b1, b2 of at most 1, and lr above 0 where "
-            f"head_lr is; got {config.warmup}, {config.b1}, {config.b2}, {config.lr}"
+            "head_lr or trunk_lr is; got "
+            f"{config.warmup}, {config.b1}, {config.b2}, {config.lr}"
         )
     if config.batch_size % config.accumulate:
         raise UserError(

@@ -208,6 +208,7 @@ class OptimConfig:
 
     lr: float = 1e-3  # peak rate; configs set it by method
     head_lr: float = 0.0  # 0: the same as lr
+    trunk_lr: float = 0.0  # of the hyper-network's trunk; 0: the same as lr
     num_epochs: int = 3  # passes over train
     batch_size: int = 32  # examples per optimizer step
     accumulate: int = 1  # micro-batches per optimizer step

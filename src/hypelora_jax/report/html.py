@@ -59,8 +59,9 @@ HOW_TO_READ = {
         "was fitted; the smaller, the more the probabilities say."
     ),
     "curves": (
-        "Chosen: the step whose parameters were kept; seeds have a star each. Panels "
-        "share their axes."
+        "Train loss: a point for each logged step, and the running mean of as many "
+        "points as the legend says. Chosen: the step whose parameters were kept; seeds "
+        "have a star each. Panels share their axes."
     ),
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
@@ -23,6 +24,9 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.interop.base import Base
 from hypelora_jax.run.paths import Run
 
+# Fields newer than some records, which configs set to another value than the one that
+# says what training did before (their default).
+NEWER = ("optim.trunk_lr",)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -169,16 +173,31 @@ def task_of(record: dict[str, Any]) -> Task:
     return Task(**task | {n: tuple(task[n]) for n in ("labels", "metrics")})
 
 
+def _as_begun(settings: Settings, record: dict[str, Any]) -> Settings:
+    """Return the settings with fields of NEWER that the record lacks as they were."""
+    recorded, theirs = flat(record["config"]), as_dict(settings_of(record))
+    mine = as_dict(settings)
+    for field in NEWER:
+        section, _, name = field.rpartition(".")
+        got, kept = mine[section][name], theirs[section][name]
+        if field not in recorded and got != kept:
+            logging.info("config.%s is %s, as when the run was begun", field, kept)
+            mine[section][name] = kept
+    return settings_lib.from_dict(mine)
+
+
 def check_same(
     workdir: epath.PathLike, settings: Settings, record: dict[str, Any]
-) -> None:
-    """Check that the run in a folder has the same settings, so that it may resume.
+) -> Settings:
+    """Return the settings that the run in a folder goes on with, if they are the same.
 
     The mesh may differ, because a checkpoint of any mesh can be restored on any other.
+    A field of NEWER that the record lacks keeps its old meaning.
 
     Raises:
       UserError: a field differs; the message names the first one.
     """
+    settings = _as_begun(settings, record)
     # a field that is newer than the record gets its default value
     mine, theirs = flat(as_dict(settings)), flat(as_dict(settings_of(record)))
     for name in sorted(mine.keys() | theirs.keys()):
@@ -189,6 +208,7 @@ def check_same(
                 f"{workdir} holds another run: config.{name} is {theirs.get(name)!r} "
                 f"there and {mine.get(name)!r} here; choose another --workdir"
             )
+    return settings
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
