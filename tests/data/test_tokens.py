@@ -146,7 +146,7 @@ def test_vocab_json_and_merges(tmp_path):
 
 
 def test_missing_and_malformed_tokenizers(tmp_path):
-    with pytest.raises(UserError, match="has no tokenizer; wanted tokenizer.json"):
+    with pytest.raises(UserError, match="has no tokenizer; expected tokenizer.json"):
         tokenizer(tmp_path, ROBERTA.tokens, 1)
     roberta_folder(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')

@@ -138,7 +138,7 @@ def test_saved_states_that_cannot_be_taken_up(tmp_path):
     with pytest.raises(UserError, match="differs from that at .* in fc1.bias"):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
     path = saved_adapter(tmp_path / "saved", case, tensors)
-    with pytest.raises(UserError, match="saves no A; wanted --factors=FILE.npz"):
+    with pytest.raises(UserError, match="does not save A; expected --factors=FILE.npz"):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
     config = from_dict(CONFIG | {"hyper": {"a": "random"}})
     back = imports.import_adapter(str(path), str(tmp_path / "any"), model, config)

@@ -30,11 +30,12 @@ def _layers(wanted: tuple[int, ...] | None, num_layers: int, field: str) -> tupl
     for layer in wanted:
         if not 0 <= layer < num_layers:
             raise UserError(
-                f"config.{field} has layer {layer}; the model has 0 to {num_layers - 1}"
+                f"config.{field} has layer {layer}; the model has layers 0 to "
+                f"{num_layers - 1}"
             )
     if len(set(wanted)) != len(wanted) or not wanted:
         raise UserError(
-            f"config.{field} is {wanted}; wanted distinct layers, one or more"
+            f"config.{field} is {wanted}; expected one or more layers, each given once"
         )
     return tuple(wanted)
 
@@ -52,7 +53,9 @@ def _match(regex: str, layers: tuple, dims: Mapping, names: Mapping) -> dict:
     try:
         pattern = re.compile(regex)
     except re.error as e:
-        raise UserError(f"config.lora.targets {regex!r} is no regex: {e}") from e
+        raise UserError(
+            f"config.lora.targets {regex!r} is not a regular expression: {e}"
+        ) from e
     found = {
         m: tuple(i for i in layers if pattern.fullmatch(names[m].format(layer=i)))
         for m in dims
@@ -89,8 +92,8 @@ def sites(
         chosen = {_module(t, dims, names): layers for t in wanted}
     if not chosen:
         raise UserError(
-            f"config.lora.targets {targets!r} matches no projection; names look like "
-            f"{next(iter(names.values())).format(layer=0)}"
+            f"config.lora.targets {targets!r} matches no projection; the names look "
+            f"like {next(iter(names.values())).format(layer=0)}"
         )
     return {m: Site(*dims[m], chosen[m]) for m in MODULES if m in chosen}
 
@@ -108,7 +111,10 @@ def restrict(
         if own:
             kept[module] = site._replace(layers=own)
     if not kept:
-        raise UserError(f"config.hyper.layers {layers} holds no adapted layer")
+        raise UserError(
+            f"config.hyper.layers {layers} contains no layer that has an adapter; "
+            "expected at least one"
+        )
     return kept
 
 

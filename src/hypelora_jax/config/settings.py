@@ -56,7 +56,7 @@ class Settings:
         check("", self)
         at_least("", self, num_seeds=1, seed=0)
         if self.seed + self.num_seeds * self.uncertainty.samples > 2**31:
-            raise UserError(f"config.seed is {self.seed}; wanted below 2**31")
+            raise UserError(f"config.seed is {self.seed}; expected below 2**31")
 
 
 SECTIONS: dict[str, type] = {

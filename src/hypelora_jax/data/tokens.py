@@ -137,12 +137,12 @@ def _read_tokenizer(folder: epath.Path) -> tokenizers.Tokenizer:
             except Exception as e:  # the library raises bare Exception
                 why = " ".join(str(e).split())[:200]
                 raise UserError(
-                    f"{folder / names[0]} is no tokenizer ({why}); wanted one that "
-                    "`tokenizers` reads: fetch the file again"
+                    f"{folder / names[0]} is not a tokenizer ({why}); expected one "
+                    "that `tokenizers` reads. Fetch the file again"
                 ) from e
     raise UserError(
-        f"{folder} has no tokenizer; wanted tokenizer.json, or vocab.json with "
-        "merges.txt, or vocab.txt: copy them from the model's source"
+        f"{folder} has no tokenizer; expected tokenizer.json, or vocab.json with "
+        "merges.txt, or vocab.txt. Copy them from the model's source"
     )
 
 

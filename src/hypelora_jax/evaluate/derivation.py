@@ -52,7 +52,7 @@ def finished(derivation: Derivation) -> dict[str, Any] | None:
     records.check_same(target.path, derivation.fitted.session.settings, record)
     if (theirs := record.get("derived_from")) != str(source.path):
         raise UserError(
-            f"{target.path} holds a run of {theirs or 'its own training'}, not of "
+            f"{target.path} has a run of {theirs or 'its own training'}, not of "
             f"{source.path}; choose another --output"
         )
     if not target.summary_file.exists():

@@ -32,7 +32,9 @@ Answerer = Callable[[Dataset], Answer]
 def unanswered(data: Dataset) -> Answer:
     """Placeholder for `Fitted.answer` until `averaging.answerer` provides it."""
     del data
-    raise ValueError("the model has no answers yet; wanted averaging.answerer of it")
+    raise ValueError(
+        "this model cannot answer yet; set `answer` with averaging.answerer first"
+    )
 
 
 class Fitted(NamedTuple):

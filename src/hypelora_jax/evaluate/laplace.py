@@ -113,7 +113,7 @@ def check_size(features: int, classes: int) -> None:
     if (weights := features * classes) > MAX_WEIGHTS:
         raise UserError(
             f"config.uncertainty.kind=laplace: the last layer has {weights} weights; "
-            f"wanted at most {MAX_WEIGHTS}: use kind=mc_dropout or deep_ensemble"
+            f"expected at most {MAX_WEIGHTS}. Use kind=mc_dropout or deep_ensemble"
         )
 
 

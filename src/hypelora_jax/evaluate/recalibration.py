@@ -38,8 +38,8 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     loss = LossConfig(objective=records.settings_of(record).loss.objective)
     if not objectives.of(records.task_of(record), loss).probabilistic:
         raise UserError(
-            f"{workdir} predicts a number, which has no calibrator; wanted a run of "
-            "classes"
+            f"{workdir} predicts a number, which has no calibrator; expected a run "
+            "that predicts classes"
         )
     for split in ("calibration", "validation"):
         if calibration_split.examples(source, split) is None:
@@ -50,8 +50,8 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     )
     if held is None or judged is None:
         raise UserError(
-            f"{workdir} has no labels in calibration or validation; wanted both: give "
-            "data.calibration and data.validation with labels"
+            f"{workdir} has no labels in calibration or validation; expected both. "
+            "Give data.calibration and data.validation with labels"
         )
     new = evaluation.calibrated(old, *held[:2], method)
     _refresh(new)

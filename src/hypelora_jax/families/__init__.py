@@ -49,7 +49,7 @@ def of(config: EncoderConfig) -> Family:
     """
     if config.family not in FAMILIES:
         raise UserError(
-            f"model family is {config.family!r}; wanted one of {', '.join(FAMILIES)}"
+            f"model family is {config.family!r}; expected one of {', '.join(FAMILIES)}"
         )
     return FAMILIES[config.family]
 
@@ -79,5 +79,7 @@ def preset(name: str) -> EncoderConfig:
     """
     presets = {n: sizes for f in FAMILIES.values() for n, sizes in f.presets.items()}
     if name not in presets:
-        raise UserError(f"no preset {name!r}; wanted one of {', '.join(presets)}")
+        raise UserError(
+            f"there is no preset {name!r}; expected one of {', '.join(presets)}"
+        )
     return presets[name]

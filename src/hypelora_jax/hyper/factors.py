@@ -80,7 +80,7 @@ def _reference_heads(
 ) -> Params:
     if one_head:  # the Transformer's one head writes A for some slots, B for others
         if g.d_in != g.d_out:
-            raise ValueError("one head for A and B wants square sites")
+            raise ValueError("one head for A and B needs square sites")
         return {"ab": linear_init(named_key(key, "ab"), width, rank * g.d_out)}
     heads = {"b": linear_init(named_key(key, "b"), width, rank * g.d_out)}
     if a == "generated":

@@ -51,23 +51,24 @@ def check_kind(fields: Mapping[str, Any]) -> None:
     """
     kind = fields.get("peft_type")
     if kind != "LORA":
-        raise UserError(f"{CONFIG} has peft_type={kind!r}; wanted LORA")
+        raise UserError(f"{CONFIG} has peft_type={kind!r}; expected LORA")
     for name in _OTHER_KINDS:
         if fields.get(name):
             raise UserError(
-                f"{CONFIG} has {name}={fields[name]!r}; wanted plain LoRA: merge that "
-                "adapter with peft (merge_and_unload) and use it as --model"
+                f"{CONFIG} has {name}={fields[name]!r}; expected plain LoRA. Merge "
+                "that adapter with peft (merge_and_unload) and use it as --model"
             )
     if fields.get("bias", "none") != "none":
         raise UserError(
-            f"{CONFIG} has bias={fields['bias']!r}; wanted none: the backbone is frozen"
+            f"{CONFIG} has bias={fields['bias']!r}; expected none, because the "
+            "backbone is frozen"
         )
     start = fields.get("init_lora_weights", True)
     if isinstance(start, str) and start not in _PLAIN_INITS:
         raise UserError(
             f"{CONFIG} has init_lora_weights={start!r}, which changes the base's "
-            "weights; wanted plain LoRA: convert it with peft's save_pretrained("
-            "path_initial_model_for_weight_conversion=...)"
+            "weights; expected plain LoRA. Convert it with peft's "
+            "save_pretrained(path_initial_model_for_weight_conversion=...)"
         )
 
 
@@ -79,12 +80,12 @@ def _pairs(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
             pairs.setdefault(match[1], {})[match[2]] = x
     for name, pair in pairs.items():
         if len(pair) < 2:
-            raise UserError(f"{name} has lora_{min(pair)} alone; wanted both A and B")
+            raise UserError(f"{name} has only lora_{min(pair)}; expected both A and B")
         ranks = pair["A"].shape[0], pair["B"].shape[-1]
         if pair["A"].ndim != 2 or pair["B"].ndim != 2 or ranks[0] != ranks[1]:
             raise UserError(
                 f"{name} has lora_A {pair['A'].shape} and lora_B {pair['B'].shape}; "
-                "wanted (r, d_in) and (d_out, r)"
+                "expected (r, d_in) and (d_out, r)"
             )
     return pairs
 
@@ -121,7 +122,9 @@ def from_peft(
     found = {name: site_of(name, family) for name in pairs}
     rank = max((p["A"].shape[0] for n, p in pairs.items() if found[n]), default=0)
     if not rank:
-        raise UserError("the adapter has no LoRA factors of the encoder; wanted some")
+        raise UserError(
+            "the adapter has no LoRA factors of the encoder; expected at least one pair"
+        )
     lora = LoraConfig(
         rank=rank,
         alpha=float(fields["lora_alpha"]),
@@ -159,12 +162,16 @@ def _filled(
     got = pair["A"].shape[1], pair["B"].shape[0]
     if got != (d_in, d_out) or layer >= config.layers:
         raise UserError(
-            f"{name} adapts {got[0]} to {got[1]}; this base model has {config.layers} "
-            f"layers and {d_in} to {d_out} there: give the adapter's own --model"
+            f"{name} adapts {got[0]} to {got[1]}, but this base model has "
+            f"{config.layers} layers and {d_in} to {d_out} there; give the adapter's "
+            "own --model"
         )
     for x in pair.values():
         if x.dtype != np.float32 or not np.isfinite(x).all():
-            raise UserError(f"{name} holds no finite floats; wanted a whole adapter")
+            raise UserError(
+                f"{name} has values that are not finite floats; expected a whole "
+                "adapter"
+            )
     a, b = pair["A"].T, pair["B"].T
     if ratio != 1:
         b = (b * ratio).astype(np.float32)
@@ -208,15 +215,15 @@ def head_of(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
     for name, x in tensors.items():
         if name not in known:
             raise UserError(
-                f"the adapter holds {name!r}; wanted LoRA factors and the head of a "
-                f"{config.family} sequence classifier only"
+                f"the adapter has {name!r}; expected only LoRA factors and the head "
+                f"of a {config.family} sequence classifier"
             )
         part, leaf = known[name]
         head.setdefault(part, {})[leaf] = x.T.copy() if leaf == "kernel" else x
     for part, leaves in head.items():
         if len(leaves) < 2:
             raise UserError(
-                f"the adapter holds {min(leaves)} alone of the head's {part}; wanted "
+                f"the adapter has only {min(leaves)} of the head's {part}; expected "
                 "weight and bias"
             )
     return head
@@ -233,7 +240,7 @@ def _head_deltas(
     for name, pair in pairs.items():
         if f"{name}.weight" not in known:
             raise UserError(
-                f"the adapter adapts {name}; wanted projections of the encoder: "
+                f"the adapter adapts {name}; expected projections of the encoder: "
                 f"{', '.join(endings(families.of(config)).values())}"
             )
         scale = _scale_of(fields, name, pair["A"].shape[0])

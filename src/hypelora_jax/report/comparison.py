@@ -63,7 +63,7 @@ def compare(
       ValueError: an unknown stage.
     """
     if stage not in STAGES:
-        raise ValueError(f"stage is {stage!r}; wanted one of {STAGES}")
+        raise ValueError(f"stage is {stage!r}; expected one of {STAGES}")
     judged = [(m, [_judge(run, split, stage) for run in m.seeds]) for m in methods]
     judged = [(m, runs) for m, runs in judged if all(run.values for run in runs)]
     rows: list[Row] = []

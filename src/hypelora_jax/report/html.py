@@ -29,38 +29,40 @@ FIGURES = {
 Pictures = list[tuple[str, bytes]]  # alternative text, PNG
 HOW_TO_READ = {
     "methods": (
-        "In brackets: 95 % intervals. One seed: over examples (bootstrap), and the "
-        "difference to the first method is paired on the same examples; none with "
-        "0 replicas, as in the report that training writes. Several seeds: mean ± "
-        "standard deviation, interval and difference over seeds (Student's t, pairs "
-        "of equal seeds). No interval: no pairs. p is two-sided, at least 2 / (1 + "
-        "replicas), and not corrected for the number of comparisons. Lower is better "
-        "but for scores and accuracy. Where the true ECE is near 0 no interval of "
-        "the ECE covers it: see the noise floor."
+        "In brackets: 95 % intervals. With one seed they are over examples "
+        "(bootstrap), and the difference to the first method is paired on the same "
+        "examples; with 0 replicas, as in the report that training writes, there are "
+        "no intervals. With several seeds: mean ± standard deviation, interval and "
+        "difference over seeds (Student's t, pairs of equal seeds); without such "
+        "pairs there is no interval. p is two-sided, at least 2 / (1 + replicas), and "
+        "not corrected for the number of comparisons. Lower is better, except for "
+        "scores and accuracy. Where the true ECE is near 0 no interval of the ECE "
+        "covers it: see the noise floor."
     ),
     "checks": (
         "The noise floor is the ECE that a perfectly calibrated model would show on "
         "as many examples; p is the share of such models that show at least this ECE."
     ),
     "reliability": (
-        "A point is a bin: mean confidence, accuracy, area by its share of examples. "
-        "Band: 95 % bootstrap interval of the bin's accuracy. Hollow: fewer than ten "
-        "examples, or all right or all wrong; the bar is the Wilson interval. Squares "
-        "and broken lines: as trained; circles and full lines: after the post-hoc "
+        "Each point is a bin: its mean confidence, its accuracy, and as area its "
+        "share of examples. The band is the 95 % bootstrap interval of the bin's "
+        "accuracy. Hollow points have fewer than ten examples, or are all right or "
+        "all wrong; their bar is the Wilson interval. Squares and broken lines show "
+        "the model as trained, circles and full lines the model after the post-hoc "
         "calibrator."
     ),
     "risk_coverage": (
         "Errors among the answers that remain when only the most confident are given "
-        "(20 or more). Probabilities are those that predict gives."
+        "(20 or more). The probabilities are those that predict gives."
     ),
     "sets": (
-        "Sets hold the true class with at least the coverage asked for, on average "
+        "Sets contain the true class with at least the coverage asked for, on average "
         "over examples like those of the calibration split, on which their threshold "
-        "was fitted; the smaller, the more the probabilities say."
+        "was fitted. The smaller the sets, the more the probabilities say."
     ),
     "curves": (
-        "Chosen: the step whose parameters were kept; seeds have a star each. Panels "
-        "share their axes."
+        "Chosen: the step whose parameters were kept, with a star for each seed. "
+        "Panels share their axes."
     ),
 }
 
@@ -99,14 +101,16 @@ def write_report(
         does not end in .html.
     """
     if not series:
-        raise ValueError("no runs; wanted at least one to report on")
+        raise ValueError("there are no runs; expected at least one to report on")
     output, formats = epath.Path(output), tuple(formats)
     if wrong := [name for name in formats if name not in FORMATS]:
-        raise UserError(f"format {wrong[0]!r} is unknown; wanted {', '.join(FORMATS)}")
+        raise UserError(
+            f"format {wrong[0]!r} is unknown; expected some of {', '.join(FORMATS)}"
+        )
     if output.suffix not in (".html", ".htm"):
-        raise UserError(f"output is {output}; wanted a name that ends in .html")
+        raise UserError(f"output is {output}; expected a name that ends in .html")
     if replicas < 0:
-        raise UserError(f"replicas is {replicas}; wanted 0 or more")
+        raise UserError(f"replicas is {replicas}; expected 0 or more")
     split = _split(series, split)
     content = _content(series, split, replicas)
     drawn = _draw(series, split) if {"html", "png"} & {*formats} else {}
@@ -137,7 +141,7 @@ def _split(methods: Sequence[Series], wanted: str) -> str:
         return wanted
     if wanted != "validation":
         raise UserError(
-            f"no run has the split {wanted!r}; wanted one of {', '.join(there)}, or "
+            f"no run has the split {wanted!r}; expected one of {', '.join(there)}, or "
             f"run evaluate --split={wanted} first"
         )
     return next(iter(there))

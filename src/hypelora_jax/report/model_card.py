@@ -78,8 +78,8 @@ def _calibration(card: Card) -> str:
         )
     elif card.temperature is None:
         text = (
-            f"Not calibrated: a `{card.calibrator}` calibrator was fitted, which is no "
-            "temperature and not part of these files. A plain softmax gives the "
+            f"Not calibrated: the fitted calibrator is a `{card.calibrator}`, not a "
+            "temperature, and is not part of these files. A plain softmax gives the "
             "uncalibrated probabilities."
         )
     elif card.fitted is not None:

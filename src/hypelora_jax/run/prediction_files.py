@@ -44,10 +44,11 @@ def read(path: epath.PathLike) -> Labelled:
     texts = {".csv": prediction_rows.from_csv, ".jsonl": prediction_rows.from_jsonl}
     if path.suffix not in (".npz", *texts):
         raise UserError(
-            f"{path} ends in {path.suffix!r}; wanted predictions as .npz, .csv, .jsonl"
+            f"{path} ends in {path.suffix!r}; expected predictions as .npz, .csv or "
+            ".jsonl"
         )
     if not path.exists() or path.is_dir():
-        raise UserError(f"{path} is not a file; wanted a file of predictions")
+        raise UserError(f"{path} is not a file; expected a file of predictions")
     if path.suffix == ".npz":
         return _read_npz(path)
     return _from_rows(path, texts[path.suffix](path))
@@ -76,9 +77,9 @@ def metrics_of_file(
         consistency_p.
     """
     if bins < 1:
-        raise UserError(f"bins is {bins}; wanted at least 1")
+        raise UserError(f"bins is {bins}; expected at least 1")
     if seed < 0:
-        raise UserError(f"seed is {seed}; wanted at least 0")
+        raise UserError(f"seed is {seed}; expected at least 0")
     held = read(path)
     if held.dropped:
         logging.getLogger(__name__).warning(
@@ -97,21 +98,25 @@ def _read_npz(path: epath.Path) -> Labelled:
     kind = "probs" if "probs" in held else "logits"
     if kind not in held or "labels" not in held:
         raise UserError(
-            f"{path} holds {sorted(held)}; wanted labels, and probs or logits"
+            f"{path} has the arrays {sorted(held)}; expected labels, and probs or "
+            "logits"
         )
     values, labels, ids = held[kind], held["labels"], held.get("ids")
     if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] < 2:
         raise UserError(
-            f"{path}: {kind} is {values.dtype}{list(values.shape)}; wanted numbers "
+            f"{path}: {kind} is {values.dtype}{list(values.shape)}; expected numbers "
             "(N, Y) with Y at least 2 classes"
         )
     if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
         raise UserError(
-            f"{path}: labels is {labels.dtype}{list(labels.shape)}; wanted integers "
+            f"{path}: labels is {labels.dtype}{list(labels.shape)}; expected integers "
             f"[{len(values)}], one for each row of {kind}"
         )
     if ids is not None and ids.shape != labels.shape:
-        raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
+        raise UserError(
+            f"{path}: ids is {list(ids.shape)}; expected [{len(labels)}], one for "
+            "each label"
+        )
     values = values.astype(np.float64)
     soft = _soft(path, held, values.shape, labels >= 0)
     if kind == "probs":
@@ -119,7 +124,9 @@ def _read_npz(path: epath.Path) -> Labelled:
         return out._replace(soft=soft)
     _refuse(
         ~np.isfinite(values).all(axis=1),
-        lambda i: f"{path}: row {i}: logits {_show(values[i])}; wanted finite numbers",
+        lambda i: (
+            f"{path}: row {i}: logits {_show(values[i])}; expected finite numbers"
+        ),
     )
     probs = calibrators.softmax(values)
     out = _checked(path, lambda i: f"{path}: row {i}", probs, labels, ids)
@@ -138,7 +145,7 @@ def _soft(
     soft = held["soft"]
     if soft.dtype.kind not in "fiu" or soft.shape != shape:
         raise UserError(
-            f"{path}: soft is {soft.dtype}{list(soft.shape)}; wanted numbers "
+            f"{path}: soft is {soft.dtype}{list(soft.shape)}; expected numbers "
             f"{list(shape)}, a share for each class"
         )
     soft = soft.astype(np.float64)
@@ -149,13 +156,13 @@ def _soft(
 
 def _from_rows(path: epath.Path, read: list[prediction_rows.Row]) -> Labelled:
     if not read:
-        raise UserError(f"{path} has no rows; wanted at least one prediction")
+        raise UserError(f"{path} has no rows; expected at least one prediction")
     num_classes = len(read[0].probs)
     for row in read:
         if len(row.probs) != num_classes or num_classes < 2:
             raise UserError(
-                f"{path}:{row.line}: {len(row.probs)} probabilities; wanted "
-                f"{max(num_classes, 2)}, as many on every line"
+                f"{path}:{row.line}: the line has {len(row.probs)} probabilities; "
+                f"expected {max(num_classes, 2)}, as many on every line"
             )
     probs = np.array([row.probs for row in read], np.float64)
     labels = np.array([row.label for row in read], object)  # any size of integer
@@ -177,7 +184,7 @@ def _refuse(bad: np.ndarray, message: Callable[[int], str]) -> None:
 def _says(
     at: Callable[[int], str], rows: np.ndarray, wanted: str
 ) -> Callable[[int], str]:
-    return lambda i: f"{at(i)} {_show(rows[i])}; wanted {wanted}"
+    return lambda i: f"{at(i)} {_show(rows[i])}; expected {wanted}"
 
 
 def _checked(
@@ -194,13 +201,15 @@ def _checked(
     _refuse(
         ((labels < -1) | (labels >= num_classes)).astype(bool),
         lambda i: (
-            f"{at(i)}: label {labels[i]} is no class; wanted 0 to {num_classes - 1}, "
-            "or -1 for none"
+            f"{at(i)}: label {labels[i]} is not a class; expected 0 to "
+            f"{num_classes - 1}, or -1 for no label"
         ),
     )
     keep = (labels >= 0).astype(bool)
     if not keep.any():
-        raise UserError(f"{path} has no row with a label ({n} rows in all)")
+        raise UserError(
+            f"{path} has no row with a label ({n} rows in all); expected at least one"
+        )
     ids = None if ids is None else ids[keep]
     labels = labels[keep].astype(np.int64)
     return Labelled(probs[keep], labels, None, ids, n - len(labels))
@@ -211,4 +220,7 @@ def _row_checks(probs: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
     yield np.asarray(~np.isfinite(probs).all(axis=1)), "finite numbers"
     yield np.asarray((probs < 0).any(axis=1)), "no negative probability"
     off = np.asarray(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)
-    yield off, f"a sum of 1 within {SUM_TOLERANCE}: give logits as .npz, if they are"
+    yield (
+        off,
+        f"a sum of 1 within {SUM_TOLERANCE}. If these are logits, give them as .npz",
+    )

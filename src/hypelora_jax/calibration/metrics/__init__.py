@@ -115,7 +115,7 @@ def compute_all(
     n, num_classes = p.shape
     if zeros := int(np.sum(p[np.arange(n), y] == 0)):
         logging.getLogger(__name__).warning(
-            "%d of %d labels have probability 0: counted as %.1e in nll",
+            "%d of %d labels have probability 0; the nll counts each of them as %.1e",
             *(zeros, n, np.finfo(np.float64).tiny),
         )
     by_sums = sums.compute(sums.of_rows(p, y, bins))

@@ -53,8 +53,8 @@ def load(
     else:
         raise UserError(
             f"config.data.condition={config.condition} names a column, but "
-            f"data.source={config.source} has none of yours; wanted data.source=files, "
-            "or vectors by the ids of examples in condition.file"
+            f"data.source={config.source} has no columns of yours; expected "
+            "data.source=files, or vectors by the ids of examples in condition.file"
         )
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)

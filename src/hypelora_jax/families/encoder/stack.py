@@ -117,8 +117,8 @@ def _embedded(
     ids, limit = batch["ids"], layout.max_tokens(config)
     if ids.shape[-1] > limit:
         raise UserError(
-            f"a sequence of {ids.shape[-1]} tokens; this model has positions for"
-            f" {limit}: set data.max_length to that or less"
+            f"a sequence has {ids.shape[-1]} tokens, but this model has positions for "
+            f"{limit}; set data.max_length to that or less"
         )
     types = batch["types"] if layout.segments else jnp.zeros_like(ids)
     at = layout.positions(config, ids)
