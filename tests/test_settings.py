@@ -103,7 +103,7 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
         ({"uncertainty": {"samples": 0}}, "uncertainty.samples is 0"),
         (
             {"uncertainty": {"dropout": 1.0}},
-            "uncertainty.dropout is 1.0; expected 0 to",
+            "uncertainty.dropout is 1.0; expected 0 or more, and below 1",
         ),
         ({"seed": 2**31 - 5, "uncertainty": {"samples": 9}}, "below 2"),
     ],
@@ -117,10 +117,10 @@ def test_a_value_out_of_range_is_refused(tree, message):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"uncertainty": {"kind": "random_a"}}, "wants hyper.a=random and method"),
+        ({"uncertainty": {"kind": "random_a"}}, "needs hyper.a=random and method"),
         (
             {"method": "lora", "uncertainty": {"kind": "hyper_ensemble"}},
-            "wants hyper.cond=learned .* method=lora",
+            "needs hyper.cond=learned .* method=lora",
         ),
         (
             {"hyper": {"cond": "onehot"}, "uncertainty": {"kind": "hyper_ensemble"}},

@@ -151,7 +151,7 @@ def test_a_file_is_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "model").write_text("")
-    fault("model.path 'org/model' is no folder", "org/model")
+    fault("model.path 'org/model' is not a folder", "org/model")
 
 
 def test_an_empty_folder(tmp_path):

@@ -221,4 +221,4 @@ def test_nan_and_infinity(config, tensors, value):
 def test_an_integer_tensor(config, tensors):
     name = first(tensors, "key.weight")
     tensors[name] = tensors[name].astype(np.int32)
-    fault(config, tensors, f"tensor '{name}' holds int32; expected float32")
+    fault(config, tensors, f"tensor '{name}' has dtype int32; expected float32")

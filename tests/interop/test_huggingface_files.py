@@ -56,10 +56,10 @@ def test_an_index_that_points_elsewhere(tmp_path, trick):
 def test_an_index_and_shards_that_disagree(tmp_path):
     name = "classifier.dense.bias"
     sharded(tmp_path / "a", lambda where: where.pop(name))
-    no_files(tmp_path / "a", f"holds '{name}', which .* places in None")
+    no_files(tmp_path / "a", f"has '{name}', which .* places in None")
     other = "roberta.embeddings.word_embeddings.weight"
     sharded(tmp_path / "b", lambda where: where.update(extra=where[other]))
-    no_files(tmp_path / "b", "lacks 'extra'")
+    no_files(tmp_path / "b", "does not have 'extra'")
 
 
 def test_a_missing_shard_and_an_index_without_a_map(tmp_path):
@@ -97,15 +97,19 @@ def test_a_malformed_config(tmp_path, text, message):
     [
         ("hidden_size", None, "has no hidden_size"),
         ("num_hidden_layers", None, "has no num_hidden_layers"),
-        ("vocab_size", "40", "vocab_size='40'; expected an integer"),
+        ("vocab_size", "40", "vocab_size is '40'; expected an integer"),
         ("vocab_size", -1, "vocab_size is -1; expected an integer of at least 1"),
-        ("layer_norm_eps", float("nan"), "layer_norm_eps=nan; expected a number"),
-        ("num_attention_heads", True, "num_attention_heads=True; expected an integer"),
+        ("layer_norm_eps", float("nan"), "layer_norm_eps is nan; expected a number"),
+        (
+            "num_attention_heads",
+            True,
+            "num_attention_heads is True; expected an integer",
+        ),
         ("num_attention_heads", 5, "config.json: 5 heads do not divide"),
         ("hidden_act", "swish", "config.json: activation is 'swish'"),
-        ("hidden_dropout_prob", 1.0, "hidden_dropout_prob=1.0; expected a rate"),
+        ("hidden_dropout_prob", 1.0, "hidden_dropout_prob is 1.0; expected a rate"),
         ("position_embedding_type", "relative_key", "expected 'absolute'"),
-        ("is_decoder", True, "is_decoder=True; expected False"),
+        ("is_decoder", True, "is_decoder is True; expected False"),
     ],
 )
 def test_a_config_with_a_bad_field(tmp_path, field, value, message):

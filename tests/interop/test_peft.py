@@ -323,7 +323,7 @@ X = np.ones((4, 32), np.float32)
         ({"use_dora": True}, None, "use_dora=True; expected plain LoRA"),
         ({"bias": "all"}, None, "bias='all'; expected none"),
         ({"init_lora_weights": "pissa"}, None, "'pissa', which changes the base"),
-        ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has lora_A alone"),
+        ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has only lora_A"),
         ({}, {f"{ROOT}roberta.embeddings.word.weight": X}, "adapter has 'roberta.em"),
         (
             {},

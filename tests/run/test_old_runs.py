@@ -89,8 +89,7 @@ def test_an_unfinished_run_goes_on_to_the_same_losses(case, tmp_path, capsys):
     same(before, wanted[: len(before)])
     assert main(["train", f"--workdir={run}", *expected["train"]]) == 0
     assert (
-        f"going on from step {len(before)} of {len(wanted)}"
-        in capsys.readouterr().err
+        f"going on from step {len(before)} of {len(wanted)}" in capsys.readouterr().err
     )
     same(losses(run), wanted)
     assert json.loads((run / "summary.json").read_text())["step"] > 0

@@ -127,9 +127,9 @@ def test_refuses_text(tmp_path, name, text, message):
     [
         (
             {"labels": LABELS},
-            r"holds \['labels'\]; expected labels, and probs or logits",
+            r"has the arrays \['labels'\]; expected labels, and probs or logits",
         ),
-        ({"probs": PROBS}, r"holds \['probs'\]; expected labels"),
+        ({"probs": PROBS}, r"has the arrays \['probs'\]; expected labels"),
         ({"probs": PROBS.astype(object), "labels": LABELS}, "contains pickled objects"),
         ({"probs": PROBS, "labels": LABELS.astype(object)}, "contains pickled objects"),
         ({"probs": PROBS[:, :1], "labels": LABELS}, "at least 2 classes"),

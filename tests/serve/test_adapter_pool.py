@@ -67,7 +67,7 @@ def test_runs_without_one_backbone(run, tmp_path, monkeypatch, mode, more, messa
         (["--workdir=no_such_run"], "no_such_run"),
         ([], "required: --workdir"),
         (["--workdir={run}", "--workdir={run}"], "stands there twice"),
-        (["--workdir={run}", "--max_batch=0"], "--max_batch=0; expected at least 1"),
+        (["--workdir={run}", "--max_batch=0"], "--max_batch is 0; expected at least 1"),
         (["--workdir={run}", "--rate=-1"], "--rate is -1"),
         (["--workdir={run}", "--window_ms=nan"], "--window is nan"),
         (["--workdir={run}", "--port=99999"], "cannot listen at 127.0.0.1:99999"),

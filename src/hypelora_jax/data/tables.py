@@ -96,6 +96,6 @@ def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Tabl
             "some of each class out; give more, or files of data.calibration and "
             "validation"
         )
-    held = np.zeros(len(by_id), bool)
-    held[np.concatenate(out).astype(int)] = True
-    return take(table, np.flatnonzero(~held)), take(table, np.flatnonzero(held))
+    drawn = np.zeros(len(by_id), bool)
+    drawn[np.concatenate(out).astype(int)] = True
+    return take(table, np.flatnonzero(~drawn)), take(table, np.flatnonzero(drawn))

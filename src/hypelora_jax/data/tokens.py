@@ -104,8 +104,8 @@ def hugging_face_files(
     if roles.segments:
         fields["model_input_names"].insert(1, "token_type_ids")
     for role, names in _ROLES.items():
-        if held := [n for n in names if known.token_to_id(n) is not None]:
-            fields[role] = held[0]
+        if known_names := [n for n in names if known.token_to_id(n) is not None]:
+            fields[role] = known_names[0]
     config = json.dumps(fields, indent=1) + "\n"
     return {"tokenizer.json": text, "tokenizer_config.json": config}
 

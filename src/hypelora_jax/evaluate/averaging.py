@@ -163,19 +163,21 @@ def _last_layer(fitted: Fitted) -> np.ndarray:
     return np.concatenate([kernel, bias[None]])
 
 
-def fit_laplace(fitted: Fitted, train: Dataset, held: Dataset) -> laplace.Posterior:
+def fit_laplace(
+    fitted: Fitted, train: Dataset, calibration: Dataset
+) -> laplace.Posterior:
     """Fit the last layer's posterior on the training split, tau on the held-out one.
 
     Raises:
       UserError: as `check`.
     """
-    check(fitted.session, held.label)
+    check(fitted.session, calibration.label)
     mean_FY = _last_layer(fitted)
-    of, keep = features(fitted), has_label(held.label)
+    of, keep = features(fitted), has_label(calibration.label)
     t = fitted.uncalibrated
-    phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
+    phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, calibration))
     link = fitted.session.settings.uncertainty.link
-    return laplace.fit(phi_NF, mean_FY, held_NF[keep], held.label[keep], t, link)
+    return laplace.fit(phi_NF, mean_FY, held_NF[keep], calibration.label[keep], t, link)
 
 
 def _of_posterior(fitted: Fitted, state: laplace.Posterior) -> Answerer:
@@ -241,12 +243,12 @@ def load_posterior(run: Run, step: int) -> laplace.Posterior:
             f"{run.path} has no {path.name}; expected a finished run of "
             "uncertainty.kind=laplace. Run hypelora train with the same --workdir"
         )
-    held = npz.read(path)
+    arrays = npz.read(path)
     fields = set(laplace.Posterior._fields)
-    if not fields | {"step"} <= held.keys() or int(held["step"]) != step:
+    if not fields | {"step"} <= arrays.keys() or int(arrays["step"]) != step:
         raise UserError(
             f"{path} does not belong to the model of step {step}; delete summary.json "
             "and run hypelora train with the same --workdir to fit it again"
         )
-    one = {n: float(held[n]) for n in ("precision", "temperature")}
-    return laplace.Posterior(held["mean_FY"], held["cov_FYFY"], **one)
+    one = {n: float(arrays[n]) for n in ("precision", "temperature")}
+    return laplace.Posterior(arrays["mean_FY"], arrays["cov_FYFY"], **one)

@@ -66,8 +66,8 @@ def judge(
     calibrator, `calibrator` gives its kind.
     """
     judge = objective.judge
-    held = judge.update(judge.start(), logits_NY, label_N, soft_NY)
-    out = judge.result(held, partial(calibrators.apply, state))
+    totals = judge.update(judge.start(), logits_NY, label_N, soft_NY)
+    out = judge.result(totals, partial(calibrators.apply, state))
     if isinstance(state, calibrators.Temperature):
         out["temperature"] = state.temperature
     else:

@@ -176,8 +176,8 @@ def _named(
     where = "--conditions" if conditions else settings.condition.file
     if conditions is None:
         conditions = read(settings.condition.file)
-    held = records.open_record(str(fitted.run.path))[1].get("condition", {})
-    reader = Vectors(ConditionConfig(), tuple(held.get("shape", ())))
+    condition = records.open_record(str(fitted.run.path))[1].get("condition", {})
+    reader = Vectors(ConditionConfig(), tuple(condition.get("shape", ())))
     out: dict[str, Batch] = {}
     for name, vector in conditions.items():
         if what := reader.fault(vector):
@@ -282,8 +282,8 @@ def _all_sites(compact: Compact) -> Sites:
     out: Sites = {}
     for sites, _ in compact:
         for module, site in sites.items():
-            held = out[module].layers if module in out else ()
-            out[module] = site._replace(layers=tuple(sorted((*held, *site.layers))))
+            layers = out[module].layers if module in out else ()
+            out[module] = site._replace(layers=tuple(sorted((*layers, *site.layers))))
     return {m: out[m] for m in MODULES if m in out}
 
 

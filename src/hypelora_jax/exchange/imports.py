@@ -202,8 +202,10 @@ def _extra_factors(factors: str) -> dict[str, np.ndarray]:
         return {}
     try:
         with epath.Path(factors).expanduser().open("rb") as file:
-            with np.load(file, allow_pickle=False) as held:
-                return {n: held[n] for n in reference_state.FACTORS if n in held.files}
+            with np.load(file, allow_pickle=False) as arrays:
+                return {
+                    n: arrays[n] for n in reference_state.FACTORS if n in arrays.files
+                }
     except (OSError, ValueError) as e:
         raise UserError(f"{factors} cannot be read ({e}); expected an .npz file") from e
 
@@ -228,16 +230,16 @@ def _outputs(source: Source) -> int:
     """Number of outputs of the adapter's head, else of the base model's."""
     config, base = source.base.config, source.base
     name = f"{head_names(config)['out']}.weight"  # this layer has no prefix
-    held = source.tensors
-    if name not in held and base.folder is not None:
-        held = read_tensors(base.folder)
-    if name not in held:
+    tensors = source.tensors
+    if name not in tensors and base.folder is not None:
+        tensors = read_tensors(base.folder)
+    if name not in tensors:
         raise UserError(
             f"neither the adapter nor {base.name} has a trained head ({name}); "
             "expected the adapter of a sequence classifier. Save it with "
             "modules_to_save=['classifier']"
         )
-    return held[name].shape[0]
+    return tensors[name].shape[0]
 
 
 def _with(session: Session, own: Params) -> Session:

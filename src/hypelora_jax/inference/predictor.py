@@ -177,8 +177,8 @@ def _vectors(fitted: evaluation.Fitted, workdir: str) -> Vectors | None:
     if not fitted.session.model.reads:
         return None
     config, width = fitted.session.settings.condition, fitted.session.task.condition
-    held = records.open_record(workdir)[1].get("condition", {})
-    return Vectors(config, tuple(held.get("shape", (width or config.width,))))
+    condition = records.open_record(workdir)[1].get("condition", {})
+    return Vectors(config, tuple(condition.get("shape", (width or config.width,))))
 
 
 def check_conditions(

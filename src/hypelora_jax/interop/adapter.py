@@ -132,14 +132,14 @@ def from_peft(
         dropout=float(fields.get("lora_dropout") or 0),
     )
     whole = lora.alpha / (math.sqrt(rank) if lora.rslora else rank)
-    held: dict[tuple[str, int], dict[str, np.ndarray]] = {}
+    padded: dict[tuple[str, int], dict[str, np.ndarray]] = {}
     for name, site in found.items():
         if site is not None:
             ratio = _scale_of(fields, name, pairs[name]["A"].shape[0]) / whole
-            held[site] = _filled(name, pairs[name], site, config, rank, ratio)
-    sites = _sites(held, config)
+            padded[site] = _filled(name, pairs[name], site, config, rank, ratio)
+    sites = _sites(padded, config)
     factors = {
-        m: {f: np.stack([held[m, i][f] for i in s.layers]) for f in "ab"}
+        m: {f: np.stack([padded[m, i][f] for i in s.layers]) for f in "ab"}
         for m, s in sites.items()
     }
     deltas = _head_deltas(config, fields, {n: pairs[n] for n in pairs if not found[n]})
@@ -179,9 +179,9 @@ def _filled(
     return {"a": np.pad(a, ((0, 0), (0, more))), "b": np.pad(b, ((0, more), (0, 0)))}
 
 
-def _sites(held: Iterable[tuple[str, int]], config: EncoderConfig) -> Sites:
-    dims, held = families.of(config).sites(config), list(held)
-    layers = {m: tuple(sorted(i for n, i in held if n == m)) for m in MODULES}
+def _sites(adapted: Iterable[tuple[str, int]], config: EncoderConfig) -> Sites:
+    dims, adapted = families.of(config).sites(config), list(adapted)
+    layers = {m: tuple(sorted(i for n, i in adapted if n == m)) for m in MODULES}
     return {m: Site(*dims[m], own) for m, own in layers.items() if own}
 
 

@@ -153,12 +153,16 @@ def _content(methods: Sequence[Series], split: str, replicas: int) -> _Content:
     stages = comparison.STAGES if calibrated else comparison.STAGES[:1]
     rows, sections = {}, []
     for stage in stages:
-        held = comparison.compare(methods, split, stage, replicas)
-        if held:
-            rows[split, stage] = held
-            sections.append((result_tables.table(f"{split}, {stage}", held), "methods"))
-    for (_, stage), held in rows.items():
-        checked = result_tables.checks(f"{split}, {stage}: is the error noise?", held)
+        compared = comparison.compare(methods, split, stage, replicas)
+        if compared:
+            rows[split, stage] = compared
+            sections.append(
+                (result_tables.table(f"{split}, {stage}", compared), "methods")
+            )
+    for (_, stage), compared in rows.items():
+        checked = result_tables.checks(
+            f"{split}, {stage}: is the error noise?", compared
+        )
         sections += [(checked, "checks")] if checked else []
     covered = result_tables.sets(methods, split)
     sections += [(covered, "sets")] if covered else []
@@ -173,11 +177,11 @@ def _page(
     split: str,
 ) -> str:
     body = [f"<h1>{escape(content.title)}</h1>", *_sections(content)]
-    for name, held in drawn.items():
+    for name, pictures in drawn.items():
         title = FIGURES[name] + ("" if name == "curves" else f", {split}")
         body.append(f"<h2>{escape(title)}</h2>")
-        body.append(markup.panels(held) if held else NOTHING)
-        body += [markup.note(HOW_TO_READ[name])] if held else []
+        body.append(markup.panels(pictures) if pictures else NOTHING)
+        body += [markup.note(HOW_TO_READ[name])] if pictures else []
     runs = _named(methods)
     body.append("<h2>All metrics</h2>")
     splits = dict.fromkeys(name for run in runs for name in run.metrics)
@@ -248,8 +252,8 @@ def _diagrams(methods: Sequence[Series], split: str) -> Iterator[tuple[str, Figu
 
 
 def _panels(methods: Sequence[Series], split: str) -> list[reliability.Panel]:
-    held = [reliability.panel_of(method, split) for method in methods]
-    return [panel for panel in held if panel is not None]
+    panels = [reliability.panel_of(method, split) for method in methods]
+    return [panel for panel in panels if panel is not None]
 
 
 def _write_pictures(
@@ -263,9 +267,9 @@ def _write_pictures(
         "reliability": lambda: reliability.diagram(_panels(methods, split)),
         "curves": lambda: curves.training(methods),
     }
-    for name, held in pictures.items():
-        if not held:
+    for name, panels in pictures.items():
+        if not panels:
             continue
-        figure = together[name]() if len(held) > 1 else None
-        data = held[0][1] if figure is None else figures.png(figure)
+        figure = together[name]() if len(panels) > 1 else None
+        data = panels[0][1] if figure is None else figures.png(figure)
         output.with_name(f"{output.stem}_{name}.png").write_bytes(data)

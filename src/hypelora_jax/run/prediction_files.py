@@ -80,28 +80,28 @@ def metrics_of_file(
         raise UserError(f"bins is {bins}; expected at least 1")
     if seed < 0:
         raise UserError(f"seed is {seed}; expected at least 0")
-    held = read(path)
-    if held.dropped:
+    labelled = read(path)
+    if labelled.dropped:
         logging.getLogger(__name__).warning(
-            "%s: %d rows without a label are left out", path, held.dropped
+            "%s: %d rows without a label are left out", path, labelled.dropped
         )
-    own: dict[str, Any] = {"bins": bins, "soft": held.soft, "seed": seed}
-    out = metrics.compute_all(held.probs, held.labels, **own)
+    own: dict[str, Any] = {"bins": bins, "soft": labelled.soft, "seed": seed}
+    out = metrics.compute_all(labelled.probs, labelled.labels, **own)
     if replicas:
         own |= {"replicas": replicas, "level": level}
-        out |= bootstrap.intervals(held.probs, held.labels, **own)
+        out |= bootstrap.intervals(labelled.probs, labelled.labels, **own)
     return out
 
 
 def _read_npz(path: epath.Path) -> Labelled:
-    held = npz.read(path)
-    kind = "probs" if "probs" in held else "logits"
-    if kind not in held or "labels" not in held:
+    arrays = npz.read(path)
+    kind = "probs" if "probs" in arrays else "logits"
+    if kind not in arrays or "labels" not in arrays:
         raise UserError(
-            f"{path} has the arrays {sorted(held)}; expected labels, and probs or "
+            f"{path} has the arrays {sorted(arrays)}; expected labels, and probs or "
             "logits"
         )
-    values, labels, ids = held[kind], held["labels"], held.get("ids")
+    values, labels, ids = arrays[kind], arrays["labels"], arrays.get("ids")
     if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] < 2:
         raise UserError(
             f"{path}: {kind} is {values.dtype}{list(values.shape)}; expected numbers "
@@ -118,7 +118,7 @@ def _read_npz(path: epath.Path) -> Labelled:
             "each label"
         )
     values = values.astype(np.float64)
-    soft = _soft(path, held, values.shape, labels >= 0)
+    soft = _soft(path, arrays, values.shape, labels >= 0)
     if kind == "probs":
         out = _checked(path, lambda i: f"{path}: row {i}", values, labels, ids)
         return out._replace(soft=soft)
@@ -135,14 +135,14 @@ def _read_npz(path: epath.Path) -> Labelled:
 
 def _soft(
     path: epath.Path,
-    held: dict[str, np.ndarray],
+    arrays: dict[str, np.ndarray],
     shape: tuple[int, int],
     keep: np.ndarray,
 ) -> np.ndarray | None:
     """Return the shares of raters of the labelled rows, if the file has them."""
-    if "soft" not in held:
+    if "soft" not in arrays:
         return None
-    soft = held["soft"]
+    soft = arrays["soft"]
     if soft.dtype.kind not in "fiu" or soft.shape != shape:
         raise UserError(
             f"{path}: soft is {soft.dtype}{list(soft.shape)}; expected numbers "

@@ -200,14 +200,14 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
     _check_slots(session, shape[1:])
     if not condition.standardise:
         return session
-    held = session.frozen["cond"]["standard"]
+    standard = session.frozen["cond"]["standard"]
     found = dict(zip(("mean", "std"), conditions.moments(given), strict=True))
     placed = rules.place(
         {
             n: np.broadcast_to(found[n].astype(x.dtype), x.shape)
-            for n, x in held.items()
+            for n, x in standard.items()
         },
-        jax.tree.map(lambda x: x.sharding, held),
+        jax.tree.map(lambda x: x.sharding, standard),
     )
     cond = {**session.frozen["cond"], "standard": placed}
     return session._replace(frozen={**session.frozen, "cond": cond})

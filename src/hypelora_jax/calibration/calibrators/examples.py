@@ -43,9 +43,9 @@ def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
 
 def nonempty(logits: Any, label: Any, weight: Any = None) -> Examples:
     """As `checked`, but raise a UserError if there is no example."""
-    held = checked(logits, label, weight)
-    if not len(held.label_N):
+    found = checked(logits, label, weight)
+    if not len(found.label_N):
         raise UserError(
             "no example has a label; expected at least one to fit this calibrator"
         )
-    return held
+    return found

@@ -59,9 +59,9 @@ def load(
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)
-        kept, held = hold_out(splits["train"], size, seed, salt=0)
+        kept, calibration = hold_out(splits["train"], size, seed, salt=0)
         others = {name: table for name, table in splits.items() if name != "train"}
-        splits = Splits({"train": kept, "calibration": held, **others})
+        splits = Splits({"train": kept, "calibration": calibration, **others})
     if config.max_examples and "train" in splits:
         rows = np.arange(min(config.max_examples, len(splits["train"].ids)))
         splits["train"] = take(splits["train"], rows)

@@ -85,13 +85,13 @@ def load(
 
 def _hold_out_validation(splits: Splits, seed: int) -> Splits:
     train = splits["train"]
-    kept, held = hold_out(train, max(round(len(train.ids) / 10), 1), seed, salt=1)
+    kept, validation = hold_out(train, max(round(len(train.ids) / 10), 1), seed, salt=1)
     logging.info(
         "no validation file, so %d of %d train examples are held out for validation",
-        len(held.ids),
+        len(validation.ids),
         len(train.ids),
     )
-    return Splits({**splits, "train": kept, "validation": held})
+    return Splits({**splits, "train": kept, "validation": validation})
 
 
 def read_raw(
