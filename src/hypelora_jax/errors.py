@@ -8,7 +8,7 @@ Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
-    """A user error; one line says what was given, what is wanted, and how to fix it."""
+    """A user error; one line says what was given, what was expected and what to do."""
 
 
 class Preempted(Exception):

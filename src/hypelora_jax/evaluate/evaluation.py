@@ -40,7 +40,7 @@ def open_fitted(workdir: str) -> Fitted:
         settings,
         records.task_of(record),
         record["model"]["revision"],
-        fitting_mesh(settings.mesh),  # for the devices present now, not in training
+        fitting_mesh(settings.mesh),  # for the devices of now, not of the training
     )
     records.check_weights(run.path, session.base, record)
     session = session._replace(

@@ -18,8 +18,8 @@ from hypelora_jax.types import Params
 class Answer(NamedTuple):
     """Predictions of N examples.
 
-    softmax(logits / T) is the averaged probability, T the training temperature of the
-    run (1 unless it learned one); a regression's logit is the mean score.
+    softmax(logits / T) is the averaged probability, where T is the training temperature
+    of the run (1 unless it learned one). A regression's logit is the mean score.
     """
 
     logits: np.ndarray  # (N, Y)

@@ -1,7 +1,8 @@
 """Transformer architectures and the heads that read them, as values of two tables.
 
 A family defines all that other packages need: sizes, blocks, names, shardings and
-tokens. Adapters are arguments; methods, data and files of runs may not come in.
+tokens. Adapters are arguments. Heads read the description of a task; otherwise this
+package knows nothing of methods, data or run folders.
 """
 
 from collections.abc import Callable

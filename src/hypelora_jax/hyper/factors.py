@@ -65,8 +65,9 @@ def init_heads(
     """Initialise the output heads of every group as `config.init` says.
 
     `reference` is torch's default. `zero` makes the delta zero at step 0 but lets the
-    factors train: B's kernel and bias are zero. Half the variance of A is a LoRA draw
-    in each site's bias, and half is generated, so its entries have LoRA's spread.
+    factors train: B's kernel and bias are zero. Half the variance of A comes from a
+    LoRA draw in each site's bias and half is generated, so that its entries have the
+    spread of LoRA's.
     """
     make = _reference_heads if config.init == "reference" else _zero_heads
     return {

@@ -34,8 +34,9 @@ class Stream(NamedTuple):
 def formats(stream: Stream) -> tuple[Format, Format]:
     """Return the formats of input and output.
 
-    The suffix of a file names its format; else --format does. Otherwise the input is
-    JSON lines, and the output has the format of the input.
+    The suffix of a file names its format. A file without a known suffix has the format
+    of --format. Without either, the input is JSON lines, and the output has the format
+    of the input.
 
     Raises:
       UserError: --format is unknown, or contradicts the suffixes of both files.

@@ -55,7 +55,7 @@ ENVIRONMENT = {  # libtpu then asks neither metadata server nor network for a TP
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so plans may run at once
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so plans may run side by side
 }
 
 

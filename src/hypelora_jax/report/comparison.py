@@ -53,7 +53,7 @@ def compare(
     """Compare the methods that have metrics of a split, one row for each.
 
     Args:
-      methods: the first one that has metrics is the one the others are compared with.
+      methods: the others are compared with the first one that has metrics.
       split: split of the predictions.
       stage: "as trained" (probabilities without the post-hoc calibrator), or
         "calibrated" (the probabilities that `predict` gives).

@@ -119,7 +119,11 @@ def _shared(batch: Mapping[str, Any]) -> bool:
 
 
 def pin_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Pin a batch, inside jit, to the shardings of `batch_shardings`."""
+    """Pin a batch, inside jit, to the shardings of `batch_shardings`.
+
+    They depend on the batch (conditions of single rows are cut, shared ones are not),
+    so the `in_shardings` of a jitted function cannot name them in advance.
+    """
     where = batch_shardings(mesh, batch)
     return jax.lax.with_sharding_constraint(dict(batch), where)
 

@@ -1,7 +1,7 @@
 """Post-hoc calibrators by name, fitted on the raw logits of a held-out split.
 
-This package sees only logits and labels. Files, and the choice of the split, may not
-come in.
+This package sees only logits and labels. Files, and the choice of the split, are left
+to its callers.
 
 Every fit takes `(logits_NY, label_N, weight_N=None)`, runs in float64 on the host and
 raises UserError for logits that are not finite and labels that are not classes. Every

@@ -1,7 +1,7 @@
 """Calibration metrics of probabilities, as single functions and all of them at once.
 
-This package sees only arrays, and its modules do not import this file. Resampling may
-not come in; `calibration.bootstrap` does it.
+This package sees only arrays, and its modules do not import this file. Resampling
+belongs to `calibration.bootstrap`.
 
 Every metric takes `(probs_NY, label_N, weight_N=None)` and is written once for numpy
 and jax arrays. The type of the arrays decides where and how precisely it is computed.

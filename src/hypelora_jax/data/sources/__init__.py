@@ -1,7 +1,7 @@
 """Sources: corpora by name, with a calibration split held out of train.
 
 A source reads files or packages and returns a task and tables of texts and labels.
-Tokens and batches, which are made from the texts, may not come in.
+Tokens and batches are made from the texts elsewhere in `data`.
 """
 
 from collections.abc import Callable

@@ -70,6 +70,7 @@ def encoder(
 
         def body(x, row):
             params, lora, index = row
+            # the scan has one body for all layers, so the index makes their keys differ
             at = None if layers_key is None else fold_in(layers_key, index)
             # pinned, so that the compiler does not sum all rows over `fsdp`
             params, mask = _cast(params, dtype), batch["mask"]
