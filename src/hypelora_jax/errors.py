@@ -69,7 +69,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 _WAY_OUT = {
-    errno.ENOSPC: "free some, then run the same command again",
+    errno.ENOSPC: "free some space, then run the same command again",
     errno.ENOENT: "expected a file or folder that exists",
     errno.ENOTDIR: "a part of that path is a file; expected folders",
     errno.EEXIST: "choose another name",

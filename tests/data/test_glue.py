@@ -171,7 +171,7 @@ def test_tfds_runs_its_own_builder(tmp_path, monkeypatch):
     )
     for name in ("rte", "stsb", "mnli"):
         by_tfds = DataConfig(source="tfds", task=name, dir=str(tmp_path / "tfds"))
-        with pytest.raises(UserError, match="run `hypelora prepare`"):
+        with pytest.raises(UserError, match="Run `hypelora prepare`"):
             sources.load(by_tfds, seed=0)
         assert "tfds" in sources.prepare(by_tfds)
         ours = sources.load(config(tmp_path / "raw", name), seed=0)

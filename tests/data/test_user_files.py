@@ -128,7 +128,7 @@ BAD = {  # file's name, what it holds, message
     "ragged": (
         "v.csv",
         text_of("text,label", "a,n", "b"),
-        "v.csv:3: 1 fields; expected",
+        "v.csv:3: the row has 1 fields; expected",
     ),
     "ragged+": ("v.csv", text_of("text,label", "a,n", "b,c,y"), "v.csv:3: 3 fields"),
     "quote": ("v.csv", text_of("text,label", "a,n", '"b,y'), "v.csv:3: .*RFC 4180"),
@@ -138,7 +138,11 @@ BAD = {  # file's name, what it holds, message
         text_of('{"text": "a", "label": "n"}', "{"),
         "v.jsonl:2: not J",
     ),
-    "list": ("v.jsonl", text_of("[1]"), "v.jsonl:1: a JSON list; expected one object"),
+    "list": (
+        "v.jsonl",
+        text_of("[1]"),
+        "v.jsonl:1: the line is a JSON list; expected one object",
+    ),
     "number": (
         "v.jsonl",
         text_of('{"text": 3, "label": "n"}'),
@@ -158,7 +162,7 @@ BAD = {  # file's name, what it holds, message
     "digits": (
         "v.jsonl",
         text_of('{"text": "a", "label": 1' + "0" * 5000 + "}"),
-        "v.jsonl:1: not JSON",
+        "v.jsonl:1: the line is not JSON",
     ),
     "twice": ("v.csv", text_of("text,label,text", "a,n,b"), "has two columns 'text'"),
     "breaks": (

@@ -53,9 +53,9 @@ def test_json_lines_with_blank_lines_a_mark_and_no_last_newline(tmp_path):
         (b'{"text": "\xff"}', "not UTF-8"),
         (b"\xff\xfe{\x00", "not UTF-8"),
         (b'{"texts": "a"}', "'text' is None; expected a text"),
-        (b'{"text": " "}', "'text' is ' '; expected a text, not empty"),
+        (b'{"text": " "}', "'text' is ' '; expected a text that is not empty"),
         (b'{"text": ["a"]}', "'text' is ['a']; expected a text"),
-        (b'{"text": "\\ud800"}', "'text' is '\\ud800'; not Unicode"),
+        (b'{"text": "\\ud800"}', "'text' is '\\ud800'; it is not Unicode"),
         (b'{"n": ' + b"1" * 5000 + b"}", "not JSON"),
     ],
 )
@@ -96,7 +96,7 @@ def test_tsv_names_columns_and_keeps_commas(tmp_path):
         (b"a,1,2", "3 fields; expected 2 as in the header"),
         (b"alone", "1 fields; expected 2"),
         (b"\xff,1", "not UTF-8"),
-        (b'"",1', "'text' is ''; expected a text, not empty"),
+        (b'"",1', "'text' is ''; expected a text that is not empty"),
         (b'"two\nlines', ""),  # both are named
     ],
 )

@@ -193,7 +193,7 @@ def test_half_a_character_in_another_cell(run, tmp_path, capsys):
     assert predict(run, flag) == 0
     assert json.loads(capsys.readouterr().out)["x"] == "\ud800"
     assert predict(run, flag, "--on-error=skip", f"--output={tmp_path}/out.csv") == 0
-    assert "line 1: has a cell that is not Unicode" in capsys.readouterr().err
+    assert "line 1: it has a cell that is not Unicode" in capsys.readouterr().err
 
 
 def test_cut_texts_are_counted_in_one_line(run, tmp_path, capsys):

@@ -131,7 +131,9 @@ def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / GIB:.1f} GiB free here"
     ok = free >= MIN_DISK
-    yield Finding("disk", ok, text if ok else f"{text}; free some, or use another disk")
+    yield Finding(
+        "disk", ok, text if ok else f"{text}; use another disk, or free some space"
+    )
 
 
 def _caches() -> Iterator[Finding]:

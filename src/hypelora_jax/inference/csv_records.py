@@ -44,7 +44,7 @@ def records(lines: Lines, delimiter: str) -> Iterator[Record | Bad | None]:
         cells, what = _cells(taken, following, delimiter)
         width = width or len(cells)
         if cells and len(cells) != width:
-            what = f"the row has {len(cells)} fields; expected {width} as in the header"
+            what = f"it has {len(cells)} fields; expected {width} as in the header"
         if what:
             again.extendleft(reversed(taken[1:]))
             yield Bad(first.number, what, first.read)

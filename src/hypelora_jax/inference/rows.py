@@ -160,17 +160,17 @@ def _object(line: Line) -> dict[str, Any] | Bad:
     except UnicodeDecodeError as e:
         return Bad(
             line.number,
-            f"the line is not UTF-8 ({e.reason}); save it as UTF-8",
+            f"it is not UTF-8 ({e.reason}); save it as UTF-8",
             line.read,
         )
     except (ValueError, RecursionError) as e:
         return Bad(
             line.number,
-            f'the line is not JSON ({e}); expected {{"text": ...}}',
+            f'it is not JSON ({e}); expected {{"text": ...}}',
             line.read,
         )
     if not isinstance(cells, dict):
-        what = f"the line is a JSON {type(cells).__name__}; expected an object"
+        what = f"it is a JSON {type(cells).__name__}; expected an object"
         return Bad(line.number, f'{what}, {{"text": ...}}', line.read)
     return cells
 
@@ -185,9 +185,7 @@ def _table_rows(
         if record is None or isinstance(record, Bad):
             yield record
         elif any(map(broken, record.cells)):
-            yield Bad(
-                record.line, "the row is not UTF-8; save it as UTF-8", record.read
-            )
+            yield Bad(record.line, "it is not UTF-8; save it as UTF-8", record.read)
         else:
             cells = dict(zip(header, record.cells, strict=True))
             yield _row(record.line, cells, columns, record.read, wanted)

@@ -67,14 +67,14 @@ def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
     def row(cells: Cells, answer: Fields) -> str:
         if extra := [name for name in cells if name not in empty]:
             raise UserError(
-                f"the line has {shown(extra[0])}, which the first lines and so the "
-                "header do not have; expected JSON lines as output. Use "
+                f"it has {shown(extra[0])}, which is not in the first lines and "
+                "so not in the header; expected JSON lines as output. Use "
                 "--output=FILE.jsonl"
             )
         both = joined(empty | cells, blank | flat(answer))
         if broken(text := line(map(_cell, both.values()))):
             raise UserError(
-                "the line has a cell that is not Unicode; expected whole characters"
+                "it has a cell that is not Unicode; expected whole characters"
             )
         return text
 

@@ -182,9 +182,7 @@ def from_json(text: str) -> Any:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise UserError(
-            f"the calibrator is not valid JSON ({e}); fit it again"
-        ) from None
+        raise UserError(f"the calibrator is not JSON ({e}); fit it again") from None
     name = values.pop("kind", None) if isinstance(values, dict) else None
     if not isinstance(name, str) or name not in CALIBRATORS:
         known = ", ".join(sorted(CALIBRATORS))

@@ -175,7 +175,9 @@ def _text_fault(cells: dict[str, Any], columns: list[str]) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:  # JSON can contain half a character, "\\ud800"
-            return f"column {name} is not Unicode text; expected whole characters"
+            return (
+                f"the text of column {name} is not Unicode; expected whole characters"
+            )
     return ""
 
 
