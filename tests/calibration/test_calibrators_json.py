@@ -81,7 +81,7 @@ def test_json_round_trip_of_a_fit(name):
         ('{"kind": "isotonic", "x": [[]], "y": [[]]}', "do not fall"),
         (
             '{"kind": "isotonic", "x": [0.2], "y": [1]}',
-            "'x' does not consist of lists of numbers",
+            "no lists of numbers as 'x'",
         ),
         (
             '{"kind": "histogram", "edges": [[0.5]], "values": [[0.5]]}',

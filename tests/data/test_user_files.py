@@ -110,7 +110,7 @@ BAD = {  # file's name, what it holds, message
     "column": (
         "v.csv",
         text_of("body,label", "a,n"),
-        "no column text or sentence.*, only body, label; name the column",
+        "no column text or sentence.*; it has body, label. Name the column",
     ),
     "nolabel": ("v.csv", text_of("text,y", "a,n"), "no column label; it has text, y"),
     "unknown": (
@@ -130,13 +130,17 @@ BAD = {  # file's name, what it holds, message
         text_of("text,label", "a,n", "b"),
         "v.csv:3: the row has 1 fields; expected",
     ),
-    "ragged+": ("v.csv", text_of("text,label", "a,n", "b,c,y"), "v.csv:3: 3 fields"),
+    "ragged+": (
+        "v.csv",
+        text_of("text,label", "a,n", "b,c,y"),
+        "v.csv:3: the row has 3 fields",
+    ),
     "quote": ("v.csv", text_of("text,label", "a,n", '"b,y'), "v.csv:3: .*RFC 4180"),
     "quote_tsv": ("v.tsv", text_of("text\tlabel", '"b" c\ty'), "v.tsv:2: .*RFC 4180"),
     "json": (
         "v.jsonl",
         text_of('{"text": "a", "label": "n"}', "{"),
-        "v.jsonl:2: not J",
+        "v.jsonl:2: the line is not J",
     ),
     "list": (
         "v.jsonl",
@@ -172,7 +176,7 @@ BAD = {  # file's name, what it holds, message
     ),
     "suffix": ("v.xls", text_of("a"), "suffix '.xls'; expected one of .csv, .tsv, .js"),
     "parquet": ("v.parquet", text_of("nonsense"), "v.parquet is not a Parquet file"),
-    "pair": ("v.csv", text_of("text,text_b,label", "a,b,n"), "has two texts an exam"),
+    "pair": ("v.csv", text_of("text,text_b,label", "a,b,n"), "has two texts per exam"),
 }
 
 
@@ -220,7 +224,7 @@ def test_fields_of_the_config_are_checked(tmp_path):
         load(train=path, text="body")
     with pytest.raises(UserError, match="no column 'second'"):
         load(train=path, text_b="second")
-    with pytest.raises(UserError, match="has one text an example; expected two"):
+    with pytest.raises(UserError, match="has one text per example; expected two"):
         load(train=path, validation=write(tmp_path / "v.csv", numbered("ny")))
 
 

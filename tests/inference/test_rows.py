@@ -134,7 +134,7 @@ def test_random_garbage_among_rows_loses_no_row(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"id,label\n1,a\n", "has no column text or sentence, only id, label; name"),
+        (b"id,label\n1,a\n", "has no column text or sentence; it has id, label. Name"),
         (b"text,n,text\n", "two columns 'text'"),
         (b'"text\n', "input line 1: unexpected end"),
     ],

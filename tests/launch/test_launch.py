@@ -179,12 +179,15 @@ def test_the_jobset_names_image_command_topology_and_grace_time(launch, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topology=v5e", "--", *FLAGS], "expected one of v5e, v5p, v6e and a shape"),
+        (
+            ["--topology=v5e", "--", *FLAGS],
+            "expected one of v5e, v5p, v6e with a shape",
+        ),
         (
             ["--topology=v5e:4x4", "--name=A b", "--", *FLAGS],
             "expected lower-case letters",
         ),
-        (["--topology=v5e:4x4", "--", "--config=smoke"], "no --workdir"),
+        (["--topology=v5e:4x4", "--", "--config=smoke"], "--workdir is missing"),
     ],
 )
 def test_a_wrong_jobset_is_one_line(launch, arguments, message):

@@ -102,18 +102,22 @@ def test_float16_logits_are_read_in_float64(tmp_path):
         ("x.jsonl", '{"label": true, "probs": [1, 0]}', ":1: label is True"),
         ("x.jsonl", '{"label": 0, "probs": 1}', ":1: probs is not a list of numbers"),
         ("x.jsonl", '{"label": 0, "probs": [1, "0"]}', ":1: probs is not a list"),
-        ("x.jsonl", '{"label": 0, "probs": [1]}', ":1: 1 probabilities; expected 2"),
+        (
+            "x.jsonl",
+            '{"label": 0, "probs": [1]}',
+            ":1: the line has 1 probabilities; expected 2",
+        ),
         ("x.jsonl", '{"label": 0, "probs": [1, NaN]}', ":1: .*expected finite numbers"),
         ("x.jsonl", '{"label": 1%s, "probs": [1, 0]}' % ("0" * 30), "is not a class"),
         ("x.jsonl", '{"label": 0, "probs": [1%s, 0]}' % ("0" * 400), "too large"),
         (
             "x.jsonl",
             '{"label": 0, "probs": [1, 0]}\n{"label": 0, "probs": [1, 0, 0]}',
-            ":2: 3 probabilities; expected 2",
+            ":2: the line has 3 probabilities; expected 2",
         ),
         ("x.npz", "label", "x.npz is not an .npz file"),
         ("x.npz", b"PK\x03\x04 cut short", "x.npz is not a readable .npz file"),
-        ("x.pkl", "", "ends in '.pkl'; expected predictions as .npz, .csv, .jsonl"),
+        ("x.pkl", "", "ends in '.pkl'; expected predictions as .npz, .csv or .jsonl"),
     ],
 )
 def test_refuses_text(tmp_path, name, text, message):

@@ -113,7 +113,7 @@ def read(how: Format, lines: Lines, wanted: Names) -> tuple[list[str] | None, Ro
     if wanted.condition and wanted.condition not in header:
         raise UserError(
             f"the header of the input has no column {wanted.condition}, the condition "
-            f"of each text, only {listed(header)}; add it"
+            f"of each text; it has {listed(header)}. Add it"
         )
     return header, _table_rows(found, header, columns, wanted)
 
@@ -130,8 +130,8 @@ def _columns(header: list[str], wanted: Names) -> list[str]:
         found = [name for name in asked if name in header]
         if asked and not found:
             raise UserError(
-                f"the header of the input has no column {' or '.join(asked)}, only "
-                f"{listed(header)}; name the column with --{flag}=COLUMN"
+                f"the header of the input has no column {' or '.join(asked)}; it has "
+                f"{listed(header)}. Name the column with --{flag}=COLUMN"
             )
         out += found[:1]
     return out

@@ -82,8 +82,7 @@ def _array(field: str, value: Any) -> np.ndarray | float:
         array = None
     if array is None or not np.isfinite(array).all():
         raise UserError(
-            f"the calibrator's {field!r} does not consist of finite numbers; fit it "
-            "again"
+            f"the calibrator has no finite numbers as {field!r}; fit it again"
         )
     return float(array) if array.ndim == 0 else array
 
@@ -92,9 +91,7 @@ def _list_of_arrays(field: str, value: Any) -> tuple[np.ndarray, ...]:
     arrays = [_array(field, v) for v in value] if isinstance(value, list) else []
     lists = tuple(a for a in arrays if isinstance(a, np.ndarray) and a.ndim == 1)
     if len(lists) < len(arrays):
-        raise UserError(
-            f"the calibrator's {field!r} does not consist of lists of numbers"
-        )
+        raise UserError(f"the calibrator has no lists of numbers as {field!r}")
     return lists
 
 

@@ -77,7 +77,7 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
 def _column(path: epath.Path, header: list[str], name: str) -> int:
     if name not in header:
         raise UserError(
-            f"{path} has no column {name!r}, only {listed(header)}; expected GLUE's "
+            f"{path} has no column {name!r}; it has {listed(header)}. Expected GLUE's "
             "official TSV layout"
         )
     return header.index(name)

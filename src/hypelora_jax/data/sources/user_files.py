@@ -159,7 +159,7 @@ def _required(
     asked = getattr(config, what)
     wanted = repr(asked) if asked else " or ".join(COLUMNS[what])
     raise UserError(
-        f"{path} has no column {wanted}, only {listed(header)}; name the column with "
+        f"{path} has no column {wanted}; it has {listed(header)}. Name the column with "
         f"--config.data.{what}=COLUMN"
     )
 

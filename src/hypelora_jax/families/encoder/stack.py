@@ -66,11 +66,10 @@ def encoder(
     def layers(params, lora, batch, key, row_B, keep):
         x = _embedded(layout, config, params["embed"], batch).astype(dtype)
         x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
-        layers_key = maybe(key, "layers")
+        layers_key = maybe(key, "layers")  # the scan's one body folds in the layer
 
         def body(x, row):
             params, lora, index = row
-            # the scan has one body for all layers, so the index makes their keys differ
             at = None if layers_key is None else fold_in(layers_key, index)
             # pinned, so that the compiler does not sum all rows over `fsdp`
             params, mask = _cast(params, dtype), batch["mask"]
