@@ -113,7 +113,7 @@ def test_lengths_reach_max_length_by_doubling():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("a text", "texts is the text 'a text'; expected a list of texts"),
+        ("a text", "texts is the single text 'a text'; expected a list of texts"),
         (["a"], r"texts\[0\] is 'a'; expected a pair of texts"),
         ([("a", "b"), ("a", "b", "c")], r"texts\[1\] is .*; expected a pair"),
         ([("a", "")], "expected a text that is not empty"),

@@ -166,7 +166,8 @@ def test_a_bad_line_is_fatal_and_what_is_answered_is_kept(run, tmp_path, capsys)
     assert predict(run, f"--input={path}", f"--output={out}") == 2
     err = capsys.readouterr().err.splitlines()
     assert (
-        err[-1].endswith("out with --on-error=skip") and "input line 4: 2 fi" in err[-1]
+        err[-1].endswith("out with --on-error=skip")
+        and "input line 4: it has 2 fi" in err[-1]
     )
     assert out.read_text() == "old" and f"so far are in {out}.part" in err[-2]
     assert [
@@ -181,7 +182,7 @@ def test_a_key_the_header_lacks_is_a_bad_line(run, tmp_path, capsys):
     rows = [{"text": "ab"}] * 64 + [{"text": "cd", "new": 1}, {"text": "ef"}]
     flag = as_jsonl(tmp_path / "in.jsonl", rows)
     assert predict(run, flag, f"--output={tmp_path}/out.csv") == 2
-    assert "input line 65: has 'new', which the first" in capsys.readouterr().err
+    assert "input line 65: it has 'new', which is not" in capsys.readouterr().err
     out = tmp_path / "out.csv"
     assert predict(run, flag, f"--output={out}", "--on-error=skip") == 0
     assert len(read_table(out.read_text())) == 65
@@ -215,7 +216,7 @@ def test_abstention_gives_no_label(run, model, tmp_path, capsys):
         assert row["abstained"] == ("false" if sure else "true")
     assert "20 of 40 texts got no label" in err
     assert predict(run, flag, "--abstain=2") == 2
-    assert "--abstain is 2; expected above 0, at most 1" in capsys.readouterr().err
+    assert "--abstain is 2; expected above 0 and at most 1" in capsys.readouterr().err
 
 
 def test_pairs_and_numbers(tmp_path, capsys):

@@ -106,7 +106,7 @@ def test_a_malformed_config(tmp_path, text, message):
             "num_attention_heads is True; expected an integer",
         ),
         ("num_attention_heads", 5, "config.json: 5 heads do not divide"),
-        ("hidden_act", "swish", "config.json: activation is 'swish'"),
+        ("hidden_act", "swish", "config.json: the activation is 'swish'"),
         ("hidden_dropout_prob", 1.0, "hidden_dropout_prob is 1.0; expected a rate"),
         ("position_embedding_type", "relative_key", "expected 'absolute'"),
         ("is_decoder", True, "is_decoder is True; expected False"),
@@ -125,7 +125,7 @@ def test_a_missing_config(tmp_path):
 
 def test_saving_under_a_file_and_in_an_unknown_dtype(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*file/x .*choose another"):
+    with pytest.raises(UserError, match="cannot write .*file/x .*Choose another"):
         huggingface.save_model(tmp_path / "file" / "x", ROBERTA, make_params(ROBERTA))
     with pytest.raises(UserError, match="dtype is 'int8'; expected one of float32"):
         huggingface.save_model(tmp_path, ROBERTA, make_params(ROBERTA), "int8")

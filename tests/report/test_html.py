@@ -177,7 +177,9 @@ def test_what_cannot_be_reported_is_refused(make_run, tmp_path):
     with pytest.raises(ValueError, match="no runs"):
         html.write_report([], tmp_path / "report.html")
     methods = [series.load(make_run("a"))]
-    with pytest.raises(UserError, match="format 'pdf' is unknown; expected html, md"):
+    with pytest.raises(
+        UserError, match="format 'pdf' is unknown; expected some of html, md"
+    ):
         html.write_report(methods, tmp_path / "report.html", formats=("pdf",))
     with pytest.raises(
         UserError, match="report.md; expected a name that ends in .html"
