@@ -265,7 +265,7 @@ def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys)
     assert "leaves out what tells sites apart" in line
     for flags, wanted in (
         (("--config.condition.source=none",), "condition.source=none reads no"),
-        (("--config.method=lora",), "method=lora has none; leave them out"),
+        (("--config.method=lora",), "method=lora has no hyper-network; leave them"),
         (("--config.condition.join=foo",), "condition.join is 'foo'; expected one of"),
     ):
         assert wanted in refused(*flags)
@@ -357,7 +357,7 @@ def test_a_file_goes_by_the_ids_of_examples_without_a_column(tmp_path, capsys):
     files = conditioned.write(tmp_path, "vector")
     assert cli.main(["train", *files, *given]) == 2
     err = capsys.readouterr().err
-    assert "both have 0" in err and "--config.data.condition=COLUMN" in err
+    assert "both have the id 0" in err and "--config.data.condition=COLUMN" in err
     assert cli.main(["train", *small, *given, *SHAPE[:2], epochs(1)]) == 0
     record = records.read_record(Run.open(tmp_path / "run"))
     assert record["condition"]["distinct"] == 1

@@ -57,7 +57,7 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
 
 def test_data_of_other_classes_is_refused(tmp_path):
     config = from_dict(CONFIG | {"data": CONFIG["data"] | {"num_classes": 3}})
-    with pytest.raises(UserError, match="head has 2 outputs, the data 3"):
+    with pytest.raises(UserError, match="head has 2 outputs, but the data has 3"):
         imports.import_adapter(
             str(golden.ROOT / "peft_adapter"),
             str(tmp_path / "run"),
