@@ -61,8 +61,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> SimpleNamespace:
         if name not in defaults or not equals:
             known = ", ".join(f"{k}={v}" for k, v in defaults.items()) or "none"
             raise UserError(
-                f"config argument {item!r} is unknown; known ones and their defaults: "
-                f"{known}"
+                f"config argument {item!r} is unknown; the known arguments and their "
+                f"defaults are {known}"
             )
         out[name] = _typed(name, value, type(defaults[name]))
     return SimpleNamespace(**out)
@@ -75,7 +75,7 @@ def _typed(name: str, value: str, kind: type) -> Any:
         return kind(value)
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"config argument {name}={value}; wanted {kind.__name__}"
+            f"config argument {name}={value}; expected {kind.__name__}"
         ) from error
 
 

@@ -237,7 +237,7 @@ def test_a_folder_of_seeds_and_one_of_a_run_refuse_each_other(finished, tmp_path
         ({"optim": {"warmup": 2.0}}, "at most 1"),
         ({"optim": {"lr": float("inf")}}, "finite"),
         ({"data": {"max_examples": -5}}, "max_examples is -5"),
-        ({"lora": {"targets": ("q", 5)}}, "wanted names"),
+        ({"lora": {"targets": ("q", 5)}}, "expected names"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(sections, part):
@@ -270,7 +270,7 @@ def test_a_run_older_than_the_rate_of_the_trunk_goes_on_with_its_own(tmp_path, c
 
 def test_a_models_folder_is_no_workdir(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="no run's config.json"):
+    with pytest.raises(UserError, match="not the config.json of a run"):
         runs.train(few(), str(tmp_path), progress=False)
 
 

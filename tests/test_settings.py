@@ -56,7 +56,7 @@ def test_a_value_outside_the_choices_is_refused_with_the_choices(name):
     with pytest.raises(UserError, match=f"config.{name} is 'nonsense'") as caught:
         names.check(from_dict(of_path(name, "nonsense")))
     wanted = (CHOICES | names.TABLES)[name]
-    assert str(caught.value).endswith(f"; wanted one of {', '.join(wanted)}")
+    assert str(caught.value).endswith(f"; expected one of {', '.join(wanted)}")
 
 
 def test_a_name_of_a_table_is_for_the_table_to_refuse():
@@ -87,7 +87,7 @@ def test_a_deleted_field_is_read_at_its_old_default_alone(monkeypatch):
 @pytest.mark.parametrize("name", ["", *SECTIONS])
 def test_an_unknown_field_is_refused_with_the_known_ones(name):
     tree = {name: {"nonsense": 1}} if name else {"nonsense": 1}
-    with pytest.raises(UserError, match="has no field 'nonsense'; wanted one of"):
+    with pytest.raises(UserError, match="has no field 'nonsense'; expected one of"):
         from_dict(tree)
 
 
@@ -111,9 +111,9 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
         ({"lora": {"alpha_pattern": [["q", 1], ["q", 2]]}}, "wanted each name once"),
         ({"hyper": {"widths": []}}, "hyper.widths"),
         ({"hyper": {"widths": [0]}}, "hyper.widths"),
-        ({"hyper": {"widths": [2.5]}}, "wanted whole numbers"),
-        ({"blend": {"alpha": 1.5}}, "wanted 0 to 1"),
-        ({"blend": {"b": "multiply"}}, "wanted b_init=lora"),
+        ({"hyper": {"widths": [2.5]}}, "expected whole numbers"),
+        ({"blend": {"alpha": 1.5}}, "expected 0 to 1"),
+        ({"blend": {"b": "multiply"}}, "expected b_init=lora"),
         ({"loss": {"temperature": 0.0}}, "loss.temperature"),
         ({"loss": {"temperature": "cold"}}, "loss.temperature"),
         ({"loss": {"temperature": True}}, "loss.temperature"),
@@ -133,7 +133,10 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
         ({"optim": {"batch_size": 32, "accumulate": 5}}, "divisible by accumulate"),
         ({"ckpt": {"keep": 0}}, "ckpt.keep"),
         ({"uncertainty": {"samples": 0}}, "uncertainty.samples is 0"),
-        ({"uncertainty": {"dropout": 1.0}}, "uncertainty.dropout is 1.0; wanted 0 to"),
+        (
+            {"uncertainty": {"dropout": 1.0}},
+            "uncertainty.dropout is 1.0; expected 0 or more, and below 1",
+        ),
         ({"seed": 2**31 - 5, "uncertainty": {"samples": 9}}, "below 2"),
     ],
 )
@@ -146,10 +149,10 @@ def test_a_value_out_of_range_is_refused(tree, message):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"uncertainty": {"kind": "random_a"}}, "wants hyper.a=random and method"),
+        ({"uncertainty": {"kind": "random_a"}}, "needs hyper.a=random and method"),
         (
             {"method": "lora", "uncertainty": {"kind": "hyper_ensemble"}},
-            "wants hyper.cond=learned .* method=lora",
+            "needs hyper.cond=learned .* method=lora",
         ),
         (
             {"hyper": {"cond": "onehot"}, "uncertainty": {"kind": "hyper_ensemble"}},

@@ -74,8 +74,8 @@ def _run(argv: Sequence[str]) -> bool | None:
         args["config"] = load_settings(args["config"], overrides)
     elif overrides:
         raise UserError(
-            f"{name} got {overrides[0]}, but reads the config of the run in --workdir; "
-            "wanted no --config flags"
+            f"{name} got {overrides[0]}, but it reads the config of the run in "
+            "--workdir; expected no --config flags"
         )
     log_to_stderr()
     with files.offline(offline):

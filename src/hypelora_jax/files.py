@@ -123,11 +123,11 @@ def read_json(
         value = json.loads(epath.Path(path).read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as e:
         raise UserError(
-            f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object: "
-            f"{way_out}"
+            f"{path} cannot be read ({str(e).splitlines()[0]}); expected a JSON "
+            f"object; {way_out}"
         ) from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object; {way_out}")
+        raise UserError(f"{path} is not a JSON object; {way_out}")
     return value
 
 
@@ -149,10 +149,10 @@ def check_empty(
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"{given} is a file; wanted a folder that is not there yet")
+        raise UserError(f"{given} is a file; expected a folder that does not exist yet")
     if any(file.name not in but for file in folder.iterdir()):
         raise UserError(
-            f"{given} is not empty; nothing there is overwritten: choose another "
+            f"{given} is not empty, and nothing in it is overwritten; choose another "
             f"{flag}, or empty it yourself"
         )
 

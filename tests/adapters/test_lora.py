@@ -61,9 +61,9 @@ def test_layers_to_adapt():
     [
         ({"targets": ("gate",)}, "'gate'"),
         ({"targets": r"nothing\..*"}, "matches no projection"),
-        ({"targets": r"(unclosed.*"}, "no regex"),
-        ({"layers": (4,)}, "has layer 4; the model has 0 to 3"),
-        ({"layers": (1, 1)}, "distinct layers"),
+        ({"targets": r"(unclosed.*"}, "not a regular expression"),
+        ({"layers": (4,)}, "has layer 4; the model has layers 0 to 3"),
+        ({"layers": (1, 1)}, "one or more layers, each given once"),
     ],
 )
 def test_bad_targets(fields, part):
@@ -192,5 +192,5 @@ def test_restrict_and_without_cut_the_sites_in_two():
     own = sites_lib.restrict(everything, (3, 1), LAYERS)
     assert own["q"].layers == (3, 1)
     assert sites_lib.without(everything, own)["up"].layers == (0, 2)
-    with pytest.raises(UserError, match="holds no adapted layer"):
+    with pytest.raises(UserError, match="contains no layer that has an adapter"):
         sites_lib.restrict(sites(layers=(0,)), (2,), LAYERS)

@@ -76,7 +76,7 @@ def test_no_train_file_fails_only_when_train_is_needed(tmp_path):
     (tmp_path / "QNLI" / "train.tsv").unlink()
     splits = sources.load(config(tmp_path, "qnli"), seed=0).splits
     assert len(splits["validation"].ids) == 6
-    with pytest.raises(UserError, match="no split 'train'; there is validation, test"):
+    with pytest.raises(UserError, match="no split 'train', only validation, test"):
         splits["train"]
 
 
@@ -95,7 +95,10 @@ def break_bytes(path):
 @pytest.mark.parametrize(
     ("breaks", "message"),
     [
-        (break_label, r"dev.tsv:2: label '2'; wanted one of unacceptable, acceptable"),
+        (
+            break_label,
+            r"dev.tsv:2: label '2'; expected one of unacceptable, acceptable",
+        ),
         (break_text, r"dev.tsv:1: the text is empty"),
         (break_bytes, r"dev.tsv:1: byte 0xff is not UTF-8"),
         (lambda path: path.write_text(""), r"dev.tsv is empty"),
@@ -126,7 +129,7 @@ def test_missing_column_folder_and_task(tmp_path):
         sources.load(config(tmp_path, "rte"), seed=0)
     with pytest.raises(UserError, match="has no folder CoLA"):
         sources.load(config(tmp_path, "cola"), seed=0)
-    with pytest.raises(UserError, match="task is 'nope'; wanted one of cola, sst2"):
+    with pytest.raises(UserError, match="task is 'nope'; expected one of cola, sst2"):
         sources.load(config(tmp_path, "nope"), seed=0)
 
 

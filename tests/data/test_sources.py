@@ -62,7 +62,7 @@ def test_max_examples_cuts_train_after_the_hold_out():
 
 def test_missing_split_is_one_line():
     splits = sources.load(DataConfig(source="synthetic"), seed=0).splits
-    with pytest.raises(UserError, match="no split 'dev'; there is train, cal"):
+    with pytest.raises(UserError, match="no split 'dev', only train, cal"):
         splits["dev"]
 
 
@@ -92,7 +92,7 @@ def test_synthetic_entropy_is_logged_and_classes_are_bounded(caplog):
     caplog.set_level("INFO")
     sources.load(DataConfig(source="synthetic"), seed=0)
     assert "synthetic train: entropy 0.3" in caplog.text
-    with pytest.raises(UserError, match="num_classes is 15; wanted 2 to 14"):
+    with pytest.raises(UserError, match="num_classes is 15; expected 2 to 14"):
         sources.load(DataConfig(source="synthetic", num_classes=15), seed=0)
 
 

@@ -159,7 +159,7 @@ def test_saved_predictions_that_lack_an_array_are_one_line(run):
     with pytest.raises(UserError, match="predictions.npz has no logits; run evaluate"):
         calibration_split.examples(Run.open(run))
     np.savez(file, labels=np.array([0, 1]), logits=np.zeros((3, 2)))
-    with pytest.raises(UserError, match=r"'labels': \[2\]\}; wanted logits and soft"):
+    with pytest.raises(UserError, match=r"'labels': \[2\]\}; expected logits and soft"):
         calibration_split.examples(Run.open(run))
 
 
@@ -202,12 +202,15 @@ def test_predict_emits_sets(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["predict", "--coverage=2"], "--coverage is 2; wanted above 0, below 1"),
+        (["predict", "--coverage=2"], "--coverage is 2; expected above 0 and below 1"),
         (["predict", "--coverage=much"], "argument --coverage: invalid float value"),
         (["predict", "--coverage=0.9", "--sets=best"], "invalid choice: 'best'"),
         (["calibrate", "--method=magic"], "invalid choice: 'magic'"),
-        (["predict", "--sets=aps"], "--sets=aps says which sets, but none are asked"),
-        (["predict", "--by_class"], "wanted --coverage=0.9 beside it"),
+        (
+            ["predict", "--sets=aps"],
+            "--sets=aps chooses the kind of sets, but no sets are",
+        ),
+        (["predict", "--by_class"], "expected --coverage=0.9 beside it"),
         (["metrics", "--level=0.9"], "without replicas there are none"),
     ],
 )

@@ -57,7 +57,7 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
 
 def test_data_of_other_classes_is_refused(tmp_path):
     config = from_dict(CONFIG | {"data": CONFIG["data"] | {"num_classes": 3}})
-    with pytest.raises(UserError, match="head has 2 outputs, the data 3"):
+    with pytest.raises(UserError, match="head has 2 outputs, but the data has 3"):
         imports.import_adapter(
             str(golden.ROOT / "peft_adapter"),
             str(tmp_path / "run"),
@@ -138,7 +138,7 @@ def test_saved_states_that_cannot_be_taken_up(tmp_path):
     with pytest.raises(UserError, match="differs from that at .* in fc1.bias"):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
     path = saved_adapter(tmp_path / "saved", case, tensors)
-    with pytest.raises(UserError, match="saves no A; wanted --factors=FILE.npz"):
+    with pytest.raises(UserError, match="does not save A; expected --factors=FILE.npz"):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
     config = from_dict(CONFIG | {"hyper": {"a": "random"}})
     back = imports.import_adapter(str(path), str(tmp_path / "any"), model, config)

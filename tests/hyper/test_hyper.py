@@ -285,9 +285,9 @@ def test_given_conditioning_that_is_absent_or_misshaped_is_refused():
     for batch in ({}, *({"condition": x} for x in wrong)):
         with pytest.raises(UserError, match=r"\(U, 5\) or \(U, 6, 5\)"):
             built.parts.cond.apply({}, batch)
-    with pytest.raises(UserError, match="wants a vector with each example"):
+    with pytest.raises(UserError, match="needs a vector with each example"):
         tiny.model(tiny.settings(condition={"source": "given"}))
-    with pytest.raises(UserError, match="condition.join .*'add'; wanted one of"):
+    with pytest.raises(UserError, match="condition.join .*'add'; expected one of"):
         tiny.model(tiny.settings(condition=GIVEN | {"join": "add"}))
 
 

@@ -261,7 +261,9 @@ def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no temperature was fitted"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     monkeypatch.setattr(export_record, "temperature_of", lambda run: (None, "isotonic"))
-    with pytest.raises(UserError, match="'isotonic', which no division"):
+    with pytest.raises(
+        UserError, match="'isotonic', which cannot be written as a division"
+    ):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     assert [p.name for p in tmp_path.iterdir()] == ["run"], "nothing half written"
     monkeypatch.undo()
@@ -288,10 +290,10 @@ def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
 def test_methods_without_an_adapter_leave_merged_only(tmp_path):
     config = step_zero.settings(method="head")
     run = str(step_zero.save(tmp_path / "run", step_zero.session(config)))
-    with pytest.raises(UserError, match="trains no adapter; wanted --format=merged"):
+    with pytest.raises(UserError, match="trains no adapter; expected --format=merged"):
         exports.export(run, str(tmp_path / "out"))
     exports.export(run, str(tmp_path / "out"), "merged")
-    with pytest.raises(UserError, match="format is 'onnx'; wanted one of peft"):
+    with pytest.raises(UserError, match="format is 'onnx'; expected one of peft"):
         exports.export(run, str(tmp_path / "other"), "onnx")
 
 
@@ -303,7 +305,7 @@ def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
     assert [p.name for p in out] == ["seed_0", "seed_1", "seed_2"]
     out = exports.export(str(seeds), str(tmp_path / "two"), only=["seed_0", "seed_2"])
     assert [p.name for p in out] == ["seed_0", "seed_2"]
-    with pytest.raises(UserError, match="no 'seed_7'; wanted some of seed_0"):
+    with pytest.raises(UserError, match="no 'seed_7'; choose among seed_0"):
         exports.export(str(seeds), str(tmp_path / "none"), only=["seed_7"])
     config = step_zero.settings("mlp", condition={"source": "given", "width": 5})
     made = step_zero.session(config)
@@ -317,7 +319,7 @@ def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
     b = "base_model.model.roberta.encoder.layer.0.attention.self.query.lora_B.weight"
     first, second = (load_file(p / peft.TENSORS)[b] for p in out[:2])
     assert np.abs(first - second).max() > 0
-    with pytest.raises(UserError, match="wanted --conditions=FILE.npz"):
+    with pytest.raises(UserError, match="expected --conditions=FILE.npz"):
         exports.export(run, str(tmp_path / "nothing"))
     for name in ("../up", ".hidden", "a/b", ""):
         with pytest.raises(UserError, match="cannot name a folder"):
@@ -357,8 +359,8 @@ X = np.ones((4, 32), np.float32)
         ({"rank_pattern": {"(": 2}}, None, r"rank_pattern '\(' is no regex"),
         ({"alpha_pattern": {"query": "x"}}, None, "alpha_pattern is {'query': 'x'}"),
         ({"init_lora_weights": "pissa"}, None, "'pissa', which changes the base"),
-        ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has lora_A alone"),
-        ({}, {f"{ROOT}roberta.embeddings.word.weight": X}, "adapter holds 'roberta.em"),
+        ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has only lora_A"),
+        ({}, {f"{ROOT}roberta.embeddings.word.weight": X}, "adapter has 'roberta.em"),
         (
             {},
             {f"{NINTH}.lora_A.weight": X, f"{NINTH}.lora_B.weight": X.T},
@@ -369,7 +371,7 @@ X = np.ones((4, 32), np.float32)
             {f"{ROOT}classifier.out_proj.bias": np.ones(3, "f")},
             "out/bias has shape",
         ),
-        ({}, {f"{FIRST}.lora_A.weight": X * np.nan}, "no finite floats"),
+        ({}, {f"{FIRST}.lora_A.weight": X * np.nan}, "not finite floats"),
     ],
 )
 def test_adapters_that_cannot_come_in(fields, tensors, message, tmp_path):
@@ -383,7 +385,7 @@ def test_folders_that_are_no_adapter(tmp_path):
         imports.import_adapter(str(BASE), str(tmp_path / "run"))
     path = adapter_with(tmp_path)
     (path / peft.TENSORS).rename(path / "adapter_model.bin")
-    with pytest.raises(UserError, match="a pickle; wanted"):
+    with pytest.raises(UserError, match="a pickle; expected"):
         imports.import_adapter(str(path), str(tmp_path / "run"), str(BASE))
 
 

@@ -109,7 +109,7 @@ def test_two_processes_are_one_run(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         first, second, third = re.findall("^refused: (.*)$", done.stdout, re.MULTILINE)
         assert first.startswith("process 1 cannot read what process 0 wrote"), first
-        assert "wanted one folder that all processes share" in first
+        assert "expected one folder that all processes share" in first
         assert "missing" in second, "what one is refused, all are"
         assert third.startswith("glue/rte is not in"), third
         assert "several processes download nothing: run `hypelora prepare`" in third
@@ -260,7 +260,7 @@ def test_chips_of_a_tpu_vm_are_seen(tmp_path, monkeypatch):
     "text", ["yes", "host:1,2", "host:1,2,2", "host,2,0", "h:1,a,b"]
 )
 def test_a_wrong_way_to_the_others_is_refused(text):
-    with pytest.raises(UserError, match="wanted auto, off or HOST:PORT,COUNT,RANK"):
+    with pytest.raises(UserError, match="expected auto, off or HOST:PORT,COUNT,RANK"):
         processes.initialize(text)
 
 

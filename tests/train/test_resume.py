@@ -173,7 +173,7 @@ def test_a_finished_run_says_so_and_another_config_is_refused(unbroken):
     assert again.returncode == 0 and "finished" in again.stderr
     other = process.run(*args, "--config.optim.lr=0.5")
     assert other.returncode == 2
-    assert "holds another run: config.optim.lr" in other.stderr.splitlines()[-1]
+    assert "has another run: config.optim.lr" in other.stderr.splitlines()[-1]
 
 
 LONG = (*process.TINY, "--config.optim.num_epochs=30")  # 180 steps, 90 saves

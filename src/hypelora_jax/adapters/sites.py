@@ -30,11 +30,12 @@ def _layers(wanted: tuple[int, ...] | None, num_layers: int, field: str) -> tupl
     for layer in wanted:
         if not 0 <= layer < num_layers:
             raise UserError(
-                f"config.{field} has layer {layer}; the model has 0 to {num_layers - 1}"
+                f"config.{field} has layer {layer}; the model has layers 0 to "
+                f"{num_layers - 1}"
             )
     if len(set(wanted)) != len(wanted) or not wanted:
         raise UserError(
-            f"config.{field} is {wanted}; wanted distinct layers, one or more"
+            f"config.{field} is {wanted}; expected one or more layers, each given once"
         )
     return tuple(wanted)
 
@@ -166,7 +167,10 @@ def restrict(
         if own:
             kept[module] = site._replace(layers=own)
     if not kept:
-        raise UserError(f"config.hyper.layers {layers} holds no adapted layer")
+        raise UserError(
+            f"config.hyper.layers {layers} contains no layer that has an adapter; "
+            "expected at least one"
+        )
     return kept
 
 

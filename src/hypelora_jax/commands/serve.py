@@ -73,7 +73,7 @@ def run(
         if (e.name or "").startswith("hypelora_jax"):
             raise
         raise UserError(
-            f"serve needs {e.name}, which is not installed; wanted the extra: "
+            f"serve needs {e.name}, which is not installed; install the extra with "
             "pip install 'hypelora-jax[serve]'"
         ) from e
 

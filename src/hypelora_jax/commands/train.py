@@ -38,8 +38,8 @@ def run(config: Settings | None, workdir: str) -> None:
         record = records.read_record(Run.open(workdir))
         if record is None:
             raise UserError(
-                f"the following argument is required: --config ({workdir} holds no "
-                "run to go on with); see hypelora train --help"
+                f"the following argument is required: --config ({workdir} has no run "
+                "to continue); see hypelora train --help"
             )
         config = records.settings_of(record)
     train(config, workdir)

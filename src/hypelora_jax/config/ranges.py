@@ -35,11 +35,11 @@ def check(section: str, config: Any) -> None:
         allowed = choices(hint)
         if allowed and got not in allowed:
             raise UserError(
-                f"config.{where} is {got!r}; wanted one of {', '.join(allowed)}"
+                f"config.{where} is {got!r}; expected one of {', '.join(allowed)}"
             )
         of_ints = isinstance(got, tuple) and tuple[int, ...] in _options(hint)
         if of_ints and not all(type(x) is int for x in got):
-            raise UserError(f"config.{where} is {got}; wanted whole numbers")
+            raise UserError(f"config.{where} is {got}; expected whole numbers")
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
@@ -53,7 +53,9 @@ def at_least(section: str, config: Any, **minimum: float) -> None:
         got = getattr(config, name)
         if not low <= got < math.inf:  # NaN fails too
             where = f"{section}.{name}" if section else name
-            raise UserError(f"config.{where} is {got}; wanted at least {low}, finite")
+            raise UserError(
+                f"config.{where} is {got}; expected at least {low}, and finite"
+            )
 
 
 def _finite(got: Any) -> bool:
@@ -118,11 +120,14 @@ def loss_ranges(config: Any) -> None:
     t = config.temperature
     number = isinstance(t, int | float) and not isinstance(t, bool)
     if t != "learned" and not (number and 0 < t < math.inf):
-        raise UserError(f"config.loss.temperature is {t!r}; wanted > 0 or learned")
+        raise UserError(
+            f"config.loss.temperature is {t!r}; expected a number above 0, or learned"
+        )
     if config.anneal != "none" and not number:
         raise UserError(
-            f"config.loss.anneal is {config.anneal!r} and loss.temperature learned; "
-            "wanted the number it starts at, or anneal=none"
+            f"config.loss.anneal is {config.anneal!r} and loss.temperature is "
+            "learned; expected the number at which annealing starts as "
+            "loss.temperature, or loss.anneal=none"
         )
     at_least("loss", config, smoothing=0, gamma=0, penalty_weight=0, margin=0)
     at_least("loss", config, soft_bins=1, anneal_share=0)
@@ -130,8 +135,9 @@ def loss_ranges(config: Any) -> None:
     at_least("loss", config, bin_temperature=1e-9)
     if not config.smoothing < 1 or config.anneal_share > 1:
         raise UserError(
-            "config.loss wants smoothing below 1 and anneal_share of at most 1; got "
-            f"{config.smoothing}, {config.anneal_share}"
+            f"config.loss.smoothing is {config.smoothing} and loss.anneal_share is "
+            f"{config.anneal_share}; expected smoothing below 1, and anneal_share of "
+            "at most 1"
         )
 
 
@@ -149,8 +155,8 @@ def optim_ranges(config: Any) -> None:
         )
     if config.batch_size % config.accumulate:
         raise UserError(
-            f"config.optim.batch_size is {config.batch_size}, accumulate is "
-            f"{config.accumulate}; wanted a batch size divisible by accumulate"
+            f"config.optim.batch_size is {config.batch_size} and accumulate is "
+            f"{config.accumulate}; expected a batch size divisible by accumulate"
         )
 
 
@@ -159,5 +165,5 @@ def no_unknown(where: str, got: dict[str, Any], wanted: Any) -> None:
     names = sorted(f.name for f in fields(wanted))
     if unknown := sorted(set(got) - set(names)):
         raise UserError(
-            f"{where} has no field {unknown[0]!r}; wanted one of {', '.join(names)}"
+            f"{where} has no field {unknown[0]!r}; expected one of {', '.join(names)}"
         )

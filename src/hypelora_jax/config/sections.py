@@ -65,7 +65,9 @@ class HyperConfig:
         check("hyper", self)
         at_least("hyper", self, cond_dim=1, width=1, heads=1, depth=1, ff=1, dropout=0)
         if not self.widths or min(self.widths) < 1:
-            raise UserError(f"config.hyper.widths is {self.widths}; wanted >= 1")
+            raise UserError(
+                f"config.hyper.widths is {self.widths}; expected widths of at least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -104,11 +106,11 @@ class BlendConfig:
     def __post_init__(self):
         check("blend", self)
         if not 0 <= self.alpha <= 1:
-            raise UserError(f"config.blend.alpha is {self.alpha}; wanted 0 to 1")
+            raise UserError(f"config.blend.alpha is {self.alpha}; expected 0 to 1")
         if self.b == "multiply" and self.b_init == "zero":
             raise UserError(
                 "config.blend.b=multiply with blend.b_init=zero multiplies B by zero, "
-                "so the adapter and its gradient stay zero; wanted b_init=lora, or "
+                "so the adapter and its gradient stay zero; expected b_init=lora, or "
                 "blend.b=replace or add"
             )
 
@@ -198,7 +200,7 @@ class DataConfig:
         if not 0 < self.calibration_fraction < 1:
             raise UserError(
                 f"config.data.calibration_fraction is {self.calibration_fraction}; "
-                "wanted above 0 and below 1"
+                "expected above 0 and below 1"
             )
 
 
@@ -285,4 +287,6 @@ class UncertaintyConfig:
         at_least("uncertainty", self, samples=1)
         if not 0 <= (self.dropout or 0.0) < 1:
             got = self.dropout
-            raise UserError(f"config.uncertainty.dropout is {got}; wanted 0 to below 1")
+            raise UserError(
+                f"config.uncertainty.dropout is {got}; expected 0 or more, and below 1"
+            )

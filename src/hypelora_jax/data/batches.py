@@ -138,8 +138,9 @@ def _labels(data: Dataset, soft: bool) -> np.ndarray:
         return data.label
     if data.soft is None:
         raise UserError(
-            "soft labels are asked for and this source has none; wanted movie_reviews "
-            "or synthetic as config.data.source, or config.loss.labels=hard"
+            "soft labels are asked for, but this source has none; expected "
+            "movie_reviews or synthetic as config.data.source, or "
+            "config.loss.labels=hard"
         )
     return data.soft
 

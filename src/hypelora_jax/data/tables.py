@@ -32,8 +32,8 @@ class Splits(dict[str, Table]):
     def __missing__(self, name: str) -> Table:
         have = ", ".join(self) or "none"
         raise UserError(
-            f"the data has no split {name!r}; there is {have}: "
-            "give its file or choose another split"
+            f"the data has no split {name!r}, only {have}; give its file, or choose "
+            "another split"
         )
 
 
@@ -92,9 +92,10 @@ def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Tabl
         out.append(by_id[rng.permutation(stratum)[:n]])
     if not sum(map(len, out)):
         raise UserError(
-            f"train has {len(by_id)} examples in {len(out)} classes; too few to hold "
-            "some of each out: give more, or files of data.calibration and validation"
+            f"train has {len(by_id)} examples in {len(out)} classes, too few to hold "
+            "some of each class out; give more, or files of data.calibration and "
+            "validation"
         )
-    held = np.zeros(len(by_id), bool)
-    held[np.concatenate(out).astype(int)] = True
-    return take(table, np.flatnonzero(~held)), take(table, np.flatnonzero(held))
+    drawn = np.zeros(len(by_id), bool)
+    drawn[np.concatenate(out).astype(int)] = True
+    return take(table, np.flatnonzero(~drawn)), take(table, np.flatnonzero(drawn))

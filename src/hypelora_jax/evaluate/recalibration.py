@@ -38,22 +38,22 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     loss = LossConfig(objective=records.settings_of(record).loss.objective)
     if not objectives.of(records.task_of(record), loss).probabilistic:
         raise UserError(
-            f"{workdir} predicts a number, which has no calibrator; wanted a run of "
-            "classes"
+            f"{workdir} predicts a number, which has no calibrator; expected a run "
+            "that predicts classes"
         )
     for split in ("calibration", "validation"):
         if calibration_split.examples(source, split) is None:
             evaluation.evaluate(workdir, split)
     old = evaluation.open_fitted(workdir)
-    held, judged = (
+    calibration, judged = (
         calibration_split.examples(source, s) for s in ("calibration", "validation")
     )
-    if held is None or judged is None:
+    if calibration is None or judged is None:
         raise UserError(
-            f"{workdir} has no labels in calibration or validation; wanted both: give "
-            "data.calibration and data.validation with labels"
+            f"{workdir} has no labels in calibration or validation; expected both. "
+            "Give data.calibration and data.validation with labels"
         )
-    new = evaluation.calibrated(old, *held[:2], method)
+    new = evaluation.calibrated(old, *calibration[:2], method)
     _refresh(new)
     states = (old.calibrator, new.calibrator)
     was, now = map(calibrators.describe, states)
@@ -67,9 +67,9 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     return result | {"difference": change}
 
 
-def _shown(held: Labelled) -> tuple[str, ...]:
+def _shown(data: Labelled) -> tuple[str, ...]:
     """SHOWN, and the distance to the raters' shares if there are any."""
-    return SHOWN if held.soft is None else (*SHOWN, "soft_tv")
+    return SHOWN if data.soft is None else (*SHOWN, "soft_tv")
 
 
 def _refresh(fitted: Fitted) -> None:
@@ -88,8 +88,8 @@ def _refresh(fitted: Fitted) -> None:
         )
 
 
-def _with_intervals(probs_NY: np.ndarray, held: Labelled) -> dict[str, Any]:
+def _with_intervals(probs_NY: np.ndarray, data: Labelled) -> dict[str, Any]:
     """Metrics of probabilities, with bootstrap intervals for those in SHOWN."""
-    rows, soft = (probs_NY, held.labels), held.soft
-    intervals = bootstrap.intervals(*rows, soft=soft, names=_shown(held))
+    rows, soft = (probs_NY, data.labels), data.soft
+    intervals = bootstrap.intervals(*rows, soft=soft, names=_shown(data))
     return metrics.compute_all(*rows, soft=soft) | intervals

@@ -86,7 +86,7 @@ def import_adapter(
     files.write_json(run.config_file, record_of(session))
     loop.begin(session, run)
     _calibrator(source, run)
-    logging.info("imported %s into %s: step 0 of a run", adapter_dir, workdir)
+    logging.info("imported %s into %s as step 0 of a run", adapter_dir, workdir)
     return run.path
 
 
@@ -95,7 +95,7 @@ def _source(path: epath.Path, model: str) -> Source:
     note = files.read_json(path / RECORD) if (path / RECORD).exists() else None
     name = model or fields.get("base_model_name_or_path") or ""
     if not name:
-        raise UserError(f"{path} names no base model; wanted --model=PATH")
+        raise UserError(f"{path} does not name its base model; expected --model=PATH")
     revision = "main" if model else fields.get("revision") or "main"
     name = "minilm" if name == bases.MINILM else name
     return Source(fields, tensors, note, bases.resolve(name, revision))
@@ -208,10 +208,12 @@ def _extra_factors(factors: str) -> dict[str, np.ndarray]:
         return {}
     try:
         with epath.Path(factors).expanduser().open("rb") as file:
-            with np.load(file, allow_pickle=False) as held:
-                return {n: held[n] for n in reference_state.FACTORS if n in held.files}
+            with np.load(file, allow_pickle=False) as arrays:
+                return {
+                    n: arrays[n] for n in reference_state.FACTORS if n in arrays.files
+                }
     except (OSError, ValueError) as e:
-        raise UserError(f"{factors} cannot be read ({e}); wanted an .npz file") from e
+        raise UserError(f"{factors} cannot be read ({e}); expected an .npz file") from e
 
 
 def _task(source: Source, corpus: Corpus | None) -> Task:
@@ -220,9 +222,9 @@ def _task(source: Source, corpus: Corpus | None) -> Task:
     if corpus is not None:
         if corpus.task.num_outputs != outputs:
             raise UserError(
-                f"the adapter's head has {outputs} outputs, the data "
-                f"{corpus.task.num_outputs} ({', '.join(corpus.task.labels)}); wanted "
-                "the data it was trained for: choose another --config"
+                f"the adapter's head has {outputs} outputs, but the data has "
+                f"{corpus.task.num_outputs} ({', '.join(corpus.task.labels)}); "
+                "expected the data it was trained for. Choose another --config"
             )
         return corpus.task
     if source.note is not None:
@@ -234,16 +236,16 @@ def _outputs(source: Source) -> int:
     """Number of outputs of the adapter's head, else of the base model's."""
     config, base = source.base.config, source.base
     name = f"{head_names(config)['out']}.weight"  # this layer has no prefix
-    held = source.tensors
-    if name not in held and base.folder is not None:
-        held = read_tensors(base.folder)
-    if name not in held:
+    tensors = source.tensors
+    if name not in tensors and base.folder is not None:
+        tensors = read_tensors(base.folder)
+    if name not in tensors:
         raise UserError(
-            f"neither the adapter nor {base.name} has a trained head ({name}); wanted "
-            "the adapter of a sequence classifier: save it with "
+            f"neither the adapter nor {base.name} has a trained head ({name}); "
+            "expected the adapter of a sequence classifier. Save it with "
             "modules_to_save=['classifier']"
         )
-    return held[name].shape[0]
+    return tensors[name].shape[0]
 
 
 def _with(session: Session, own: Params) -> Session:
@@ -254,8 +256,8 @@ def _with(session: Session, own: Params) -> Session:
         if path not in flat or flat[path].shape != x.shape:
             got = flat[path].shape if path in flat else "no such leaf"
             raise UserError(
-                f"the adapter's {path} has shape {x.shape}; the model has {got}: give "
-                "the base model it was trained on as --model"
+                f"the adapter's {path} has shape {x.shape}, but the model has {got}; "
+                "give the base model it was trained on as --model"
             )
         flat[path] = np.asarray(x, np.float32)
     for part, delta in deltas.items():

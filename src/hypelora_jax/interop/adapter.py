@@ -64,14 +64,15 @@ def check_kind(fields: Mapping[str, Any]) -> None:
             raise UserError(f"{CONFIG} has {name}={got!r}; wanted a number")
     if fields.get("bias", "none") != "none":
         raise UserError(
-            f"{CONFIG} has bias={fields['bias']!r}; wanted none: the backbone is frozen"
+            f"{CONFIG} has bias={fields['bias']!r}; expected none, because the "
+            "backbone is frozen"
         )
     start = fields.get("init_lora_weights", True)
     if isinstance(start, str) and start not in _PLAIN_INITS:
         raise UserError(
             f"{CONFIG} has init_lora_weights={start!r}, which changes the base's "
-            "weights; wanted plain LoRA: convert it with peft's save_pretrained("
-            "path_initial_model_for_weight_conversion=...)"
+            "weights; expected plain LoRA. Convert it with peft's "
+            "save_pretrained(path_initial_model_for_weight_conversion=...)"
         )
 
 
@@ -83,12 +84,12 @@ def _pairs(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
             pairs.setdefault(match[1], {})[match[2]] = x
     for name, pair in pairs.items():
         if len(pair) < 2:
-            raise UserError(f"{name} has lora_{min(pair)} alone; wanted both A and B")
+            raise UserError(f"{name} has only lora_{min(pair)}; expected both A and B")
         ranks = pair["A"].shape[0], pair["B"].shape[-1]
         if pair["A"].ndim != 2 or pair["B"].ndim != 2 or ranks[0] != ranks[1]:
             raise UserError(
                 f"{name} has lora_A {pair['A'].shape} and lora_B {pair['B'].shape}; "
-                "wanted (r, d_in) and (d_out, r)"
+                "expected (r, d_in) and (d_out, r)"
             )
     return pairs
 
@@ -152,7 +153,7 @@ def from_peft(
         if key is not None
     }
     factors = {
-        m: {f: np.stack([held[m, i][f] for i in s.layers]) for f in "ab"}
+        m: {f: np.stack([padded[m, i][f] for i in s.layers]) for f in "ab"}
         for m, s in sites.items()
     }
     rest = {n: pair for n, pair in found.items() if site[n] is None}
@@ -194,20 +195,24 @@ def _filled(
     got = pair["A"].shape[1], pair["B"].shape[0]
     if got != (d_in, d_out) or layer >= config.layers:
         raise UserError(
-            f"{name} adapts {got[0]} to {got[1]}; this base model has {config.layers} "
-            f"layers and {d_in} to {d_out} there: give the adapter's own --model"
+            f"{name} adapts {got[0]} to {got[1]}, but this base model has "
+            f"{config.layers} layers and {d_in} to {d_out} there; give the adapter's "
+            "own --model"
         )
     for x in pair.values():
         if x.dtype != np.float32 or not np.isfinite(x).all():
-            raise UserError(f"{name} holds no finite floats; wanted a whole adapter")
+            raise UserError(
+                f"{name} has values that are not finite floats; expected a whole "
+                "adapter"
+            )
     a, b = pair["A"].T, pair["B"].T
     more = rank - a.shape[1]
     return {"a": np.pad(a, ((0, 0), (0, more))), "b": np.pad(b, ((0, more), (0, 0)))}
 
 
-def _sites(held: Iterable[tuple[str, int]], config: EncoderConfig) -> Sites:
-    dims, held = families.of(config).sites(config), list(held)
-    layers = {m: tuple(sorted(i for n, i in held if n == m)) for m in MODULES}
+def _sites(adapted: Iterable[tuple[str, int]], config: EncoderConfig) -> Sites:
+    dims, adapted = families.of(config).sites(config), list(adapted)
+    layers = {m: tuple(sorted(i for n, i in adapted if n == m)) for m in MODULES}
     return {m: Site(*dims[m], own) for m, own in layers.items() if own}
 
 
@@ -241,15 +246,15 @@ def head_of(config: EncoderConfig, tensors: Mapping[str, np.ndarray]) -> Params:
     for name, x in tensors.items():
         if name not in known:
             raise UserError(
-                f"the adapter holds {name!r}; wanted LoRA factors and the head of a "
-                f"{config.family} sequence classifier only"
+                f"the adapter has {name!r}; expected only LoRA factors and the head "
+                f"of a {config.family} sequence classifier"
             )
         part, leaf = known[name]
         head.setdefault(part, {})[leaf] = x.T.copy() if leaf == "kernel" else x
     for part, leaves in head.items():
         if len(leaves) < 2:
             raise UserError(
-                f"the adapter holds {min(leaves)} alone of the head's {part}; wanted "
+                f"the adapter has only {min(leaves)} of the head's {part}; expected "
                 "weight and bias"
             )
     return head
@@ -266,7 +271,7 @@ def _head_deltas(
     for name, pair in pairs.items():
         if f"{name}.weight" not in known:
             raise UserError(
-                f"the adapter adapts {name}; wanted projections of the encoder: "
+                f"the adapter adapts {name}; expected projections of the encoder: "
                 f"{', '.join(endings(families.of(config)).values())}"
             )
         rank, alpha = _scaling_of(fields, name, pair["A"].shape[0])

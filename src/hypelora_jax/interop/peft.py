@@ -151,24 +151,24 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     if not (folder / CONFIG).exists():
         raise UserError(
-            f"{folder} has no {CONFIG}; wanted the folder of a peft adapter, "
-            "as its save_pretrained writes it"
+            f"{folder} has no {CONFIG}; expected the folder of a peft adapter, as its "
+            "save_pretrained writes it"
         )
     fields = read_json(folder / CONFIG)
     if not (folder / TENSORS).exists():
         pickled = (folder / "adapter_model.bin").exists()
         got = "only adapter_model.bin, a pickle" if pickled else "no weights"
         raise UserError(
-            f"{folder} has {got}; wanted {TENSORS}: load the adapter with peft where "
-            "you trust it and call save_pretrained"
+            f"{folder} has {got}; expected {TENSORS}. Load the adapter with peft "
+            "where you trust it and call save_pretrained"
         )
     tensors: dict[str, np.ndarray] = {}
     for name, x in read_file(folder / TENSORS).items():
         short = plain(name)
         if short in tensors:
             raise UserError(
-                f"{folder / TENSORS} holds {short} twice; wanted one adapter: export "
-                "one of them"
+                f"{folder / TENSORS} has {short} twice; expected one adapter. Export "
+                "only one of them"
             )
         if ".original_module." not in short:  # the untrained head of older versions
             tensors[short] = x

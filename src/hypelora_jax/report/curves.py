@@ -52,17 +52,17 @@ def highest(methods: Sequence[Series]) -> Limits:
     """Highest loss and ECE of all panels, because panels of one report share axes."""
     rows = [row for m in methods for run in m.seeds for row in run.curve]
     loss = [row.get("loss") for row in rows if row.get("split") == "train"]
-    held = [row for row in rows if row.get("split") == "validation"]
-    loss += [row.get("nll") for row in held]
-    ece = [row.get("ece") for row in held]
+    evaluated = [row for row in rows if row.get("split") == "validation"]
+    loss += [row.get("nll") for row in evaluated]
+    ece = [row.get("ece") for row in evaluated]
     tops = (max((x for x in xs if x is not None), default=1.0) for xs in (loss, ece))
     loss_top, ece_top = (top or 1.0 for top in tops)
     return loss_top, ece_top
 
 
 def _points(rows: list[dict[str, Any]], key: str, unit: float) -> tuple[list, list]:
-    held = [row for row in rows if row.get(key) is not None]
-    return [row["step"] / unit for row in held], [row[key] for row in held]
+    logged = [row for row in rows if row.get(key) is not None]
+    return [row["step"] / unit for row in logged], [row[key] for row in logged]
 
 
 def window(n: int) -> int:
@@ -174,17 +174,17 @@ def risk_coverage(methods: Sequence[Series], split: str) -> Figure | None:
     """
     drawn = []
     for method in methods:
-        if held := all_examples(method, split):
-            drawn.append((method, held))
+        if by_seed := all_examples(method, split):
+            drawn.append((method, by_seed))
     if not drawn:
         return None
 
     def draw(axes: Sequence[Axes]) -> None:
-        for number, (method, held) in enumerate(drawn):
-            least = min(FEWEST / min(len(x.labels) for x in held), 1)
+        for number, (method, by_seed) in enumerate(drawn):
+            least = min(FEWEST / min(len(x.labels) for x in by_seed), 1)
             coverage = np.linspace(least, 1, POINTS)
             risks = [
-                metrics.risk_at_coverage(x.final, x.labels, coverage) for x in held
+                metrics.risk_at_coverage(x.final, x.labels, coverage) for x in by_seed
             ]
             _risk(axes[0], number, method.name, coverage, np.array(risks))
         axes[0].set(xlabel="coverage", ylabel="errors among answers", xlim=(0, 1.01))

@@ -126,7 +126,9 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except ValueError:
             if number < len(lines):
-                raise UserError(f"{path}:{number}: no JSON; remove the line") from None
+                raise UserError(
+                    f"{path}:{number}: the line is not JSON; remove it"
+                ) from None
     return rows
 
 

@@ -42,8 +42,9 @@ class Run:
             probe.unlink()
         except OSError as e:
             raise UserError(
-                f"cannot write workdir {workdir}: {e.strerror or e}; wanted a folder, "
-                "or a place for one, that this user may write: choose another --workdir"
+                f"cannot write workdir {workdir}: {e.strerror or e}; expected a "
+                "folder that this user may write, or a place for one. Choose another "
+                "--workdir"
             ) from e
         return run
 
@@ -157,7 +158,7 @@ def _number(path: epath.Path) -> str:
 
 def unique_names(
     workdirs: Sequence[epath.PathLike],
-    twice: str = "{} is given twice; wanted each --workdir once",
+    twice: str = "{} is given twice; expected each --workdir once",
 ) -> list[str]:
     """Name each run by the last parts of its path, as few as tell all runs apart.
 

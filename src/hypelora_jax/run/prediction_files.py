@@ -44,10 +44,11 @@ def read(path: epath.PathLike) -> Labelled:
     texts = {".csv": prediction_rows.from_csv, ".jsonl": prediction_rows.from_jsonl}
     if path.suffix not in (".npz", *texts):
         raise UserError(
-            f"{path} ends in {path.suffix!r}; wanted predictions as .npz, .csv, .jsonl"
+            f"{path} ends in {path.suffix!r}; expected predictions as .npz, .csv or "
+            ".jsonl"
         )
     if not path.exists() or path.is_dir():
-        raise UserError(f"{path} is not a file; wanted a file of predictions")
+        raise UserError(f"{path} is not a file; expected a file of predictions")
     if path.suffix == ".npz":
         return of_arrays(npz.read(path), path)
     return _from_rows(path, texts[path.suffix](path))
@@ -91,7 +92,7 @@ def metrics_of(
 ) -> dict[str, Any]:
     """Compute the metrics of checked predictions; see `metrics_of_file`."""
     if bins < 1:
-        raise UserError(f"bins is {bins}; wanted at least 1")
+        raise UserError(f"bins is {bins}; expected at least 1")
     if seed < 0:
         raise UserError(f"seed is {seed}; wanted at least 0")
     if examples.dropped:
@@ -129,16 +130,19 @@ def of_arrays(
     values, labels, ids = found[kind], found["labels"], found.get("ids")
     if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] < 2:
         raise UserError(
-            f"{path}: {kind} is {values.dtype}{list(values.shape)}; wanted numbers "
+            f"{path}: {kind} is {values.dtype}{list(values.shape)}; expected numbers "
             "(N, Y) with Y at least 2 classes"
         )
     if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
         raise UserError(
-            f"{path}: labels is {labels.dtype}{list(labels.shape)}; wanted integers "
+            f"{path}: labels is {labels.dtype}{list(labels.shape)}; expected integers "
             f"[{len(values)}], one for each row of {kind}"
         )
     if ids is not None and ids.shape != labels.shape:
-        raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
+        raise UserError(
+            f"{path}: ids is {list(ids.shape)}; expected [{len(labels)}], one for "
+            "each label"
+        )
     values = values.astype(np.float64)
     soft = _soft(path, found, values.shape, labels >= 0)
     if kind == "probs":
@@ -146,7 +150,9 @@ def of_arrays(
         return out._replace(soft=soft)
     _refuse(
         ~np.isfinite(values).all(axis=1),
-        lambda i: f"{path}: row {i}: logits {_show(values[i])}; wanted finite numbers",
+        lambda i: (
+            f"{path}: row {i}: logits {_show(values[i])}; expected finite numbers"
+        ),
     )
     probs = calibrators.softmax(values)
     out = _checked(path, lambda i: f"{path}: row {i}", probs, labels, ids)
@@ -155,17 +161,17 @@ def of_arrays(
 
 def _soft(
     path: epath.Path,
-    held: dict[str, np.ndarray],
+    arrays: dict[str, np.ndarray],
     shape: tuple[int, int],
     keep: np.ndarray,
 ) -> np.ndarray | None:
     """Return the shares of raters of the labelled rows, if the file has them."""
-    if "soft" not in held:
+    if "soft" not in arrays:
         return None
-    soft = held["soft"]
+    soft = arrays["soft"]
     if soft.dtype.kind not in "fiu" or soft.shape != shape:
         raise UserError(
-            f"{path}: soft is {soft.dtype}{list(soft.shape)}; wanted numbers "
+            f"{path}: soft is {soft.dtype}{list(soft.shape)}; expected numbers "
             f"{list(shape)}, a share for each class"
         )
     soft = soft.astype(np.float64)
@@ -176,13 +182,13 @@ def _soft(
 
 def _from_rows(path: epath.Path, read: list[prediction_rows.Row]) -> Labelled:
     if not read:
-        raise UserError(f"{path} has no rows; wanted at least one prediction")
+        raise UserError(f"{path} has no rows; expected at least one prediction")
     num_classes = len(read[0].probs)
     for row in read:
         if len(row.probs) != num_classes or num_classes < 2:
             raise UserError(
-                f"{path}:{row.line}: {len(row.probs)} probabilities; wanted "
-                f"{max(num_classes, 2)}, as many on every line"
+                f"{path}:{row.line}: the line has {len(row.probs)} probabilities; "
+                f"expected {max(num_classes, 2)}, as many on every line"
             )
     probs = np.array([row.probs for row in read], np.float64)
     labels = np.array([row.label for row in read], object)  # any size of integer
@@ -204,7 +210,7 @@ def _refuse(bad: np.ndarray, message: Callable[[int], str]) -> None:
 def _says(
     at: Callable[[int], str], rows: np.ndarray, wanted: str
 ) -> Callable[[int], str]:
-    return lambda i: f"{at(i)} {_show(rows[i])}; wanted {wanted}"
+    return lambda i: f"{at(i)} {_show(rows[i])}; expected {wanted}"
 
 
 def _checked(
@@ -221,13 +227,15 @@ def _checked(
     _refuse(
         ((labels < -1) | (labels >= num_classes)).astype(bool),
         lambda i: (
-            f"{at(i)}: label {labels[i]} is no class; wanted 0 to {num_classes - 1}, "
-            "or -1 for none"
+            f"{at(i)}: label {labels[i]} is not a class; expected 0 to "
+            f"{num_classes - 1}, or -1 for no label"
         ),
     )
     keep = (labels >= 0).astype(bool)
     if not keep.any():
-        raise UserError(f"{path} has no row with a label ({n} rows in all)")
+        raise UserError(
+            f"{path} has no row with a label ({n} rows in all); expected at least one"
+        )
     ids = None if ids is None else ids[keep]
     labels = labels[keep].astype(np.int64)
     return Labelled(probs[keep], labels, None, ids, n - len(labels))
@@ -238,4 +246,7 @@ def _row_checks(probs: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
     yield np.asarray(~np.isfinite(probs).all(axis=1)), "finite numbers"
     yield np.asarray((probs < 0).any(axis=1)), "no negative probability"
     off = np.asarray(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)
-    yield off, f"a sum of 1 within {SUM_TOLERANCE}: give logits as .npz, if they are"
+    yield (
+        off,
+        f"a sum of 1 within {SUM_TOLERANCE}. If these are logits, give them as .npz",
+    )

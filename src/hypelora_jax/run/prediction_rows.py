@@ -39,13 +39,13 @@ def from_csv(path: epath.Path) -> list[Row]:
         wanted = [f"prob_{i}" for i in range(len(columns))]
         if "label" not in header or len(columns) < 2 or set(columns) != set(wanted):
             raise UserError(
-                f"{path}:1: columns are {header}; wanted label, prob_0, prob_1, ... "
-                "without gaps"
+                f"{path}:1: the columns are {header}; expected label, prob_0, prob_1, "
+                "... without gaps"
             )
         return [_csv_row(path, reader.line_num, row, wanted) for row in reader]
     except csv.Error as e:
         raise UserError(
-            f"{path}:{reader.line_num}: {e}; wanted CSV with RFC 4180 quotes"
+            f"{path}:{reader.line_num}: {e}; expected CSV with RFC 4180 quotes"
         ) from None
 
 
@@ -54,15 +54,15 @@ def _csv_row(
 ) -> Row:
     if None in row or None in row.values():
         raise UserError(
-            f"{path}:{line}: the row has more or fewer values than the header; wanted "
-            f"{len([k for k in row if k is not None])}"
+            f"{path}:{line}: the row has more or fewer values than the header; "
+            f"expected {len([k for k in row if k is not None])}"
         )
     try:
         probs = [float(row[name]) for name in columns]
         return Row(line, int(row["label"]), probs, row.get("id"))
     except ValueError as e:
         raise UserError(
-            f"{path}:{line}: {e}; wanted a class number as label and numbers as "
+            f"{path}:{line}: {e}; expected a class number as label and numbers as "
             "probabilities"
         ) from None
 
@@ -78,20 +78,20 @@ def from_jsonl(path: epath.Path) -> list[Row]:
 
 
 def _json_row(path: epath.Path, line: int, text: str) -> Row:
-    wanted = 'wanted {"label": 0, "probs": [0.9, 0.1]}'
+    wanted = 'expected {"label": 0, "probs": [0.9, 0.1]}'
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
-        raise UserError(f"{path}:{line}: no JSON; {wanted}") from None
+        raise UserError(f"{path}:{line}: the line is not JSON; {wanted}") from None
     if not isinstance(row, dict):
-        raise UserError(f"{path}:{line}: no JSON object; {wanted}")
+        raise UserError(f"{path}:{line}: the line is not a JSON object; {wanted}")
     if missing := [name for name in ("label", "probs") if name not in row]:
         raise UserError(f"{path}:{line}: {missing[0]} is missing; {wanted}")
     label, probs = row["label"], row["probs"]
     if type(label) is not int:
         raise UserError(f"{path}:{line}: label is {label!r}; {wanted}")
     if not isinstance(probs, list) or not all(type(p) in (int, float) for p in probs):
-        raise UserError(f"{path}:{line}: probs are no list of numbers; {wanted}")
+        raise UserError(f"{path}:{line}: probs is not a list of numbers; {wanted}")
     try:
         values = [float(p) for p in probs]
     except OverflowError:

@@ -38,8 +38,8 @@ def read(path: epath.PathLike) -> Predictions:
     if not fits:
         got = {k: list(x.shape) for k, x in out._asdict().items() if x is not None}
         raise UserError(
-            f"{path} has shapes {got}; wanted logits and soft [N, Y], labels and ids "
-            "[N]: run evaluate again"
+            f"{path} has shapes {got}; expected logits and soft [N, Y], labels and "
+            "ids [N]. Run evaluate again"
         )
     return out
 

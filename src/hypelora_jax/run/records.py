@@ -140,8 +140,8 @@ def read_record(run: Run) -> dict[str, Any] | None:
     record = files.read_json(path, "restore the file or start in another --workdir")
     if not {"config", "task", "model", "total_steps"} <= record.keys():
         raise UserError(
-            f"{path} is no run's config.json (a model's, perhaps); wanted a folder of "
-            "a run, or an empty one: choose another --workdir"
+            f"{path} is not the config.json of a run (perhaps of a model); expected a "
+            "folder of a run, or an empty one. Choose another --workdir"
         )
     return record
 
@@ -156,7 +156,7 @@ def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
     record = read_record(run)
     if record is None:
         raise UserError(
-            f"{workdir} holds no config.json; wanted the --workdir of a trained run "
+            f"{workdir} has no config.json; expected the --workdir of a trained run "
             "(with num_seeds > 1, one of its seed_* folders)"
         )
     return run, record
@@ -205,7 +205,7 @@ def check_same(
             continue
         if mine.get(name) != theirs.get(name):
             raise UserError(
-                f"{workdir} holds another run: config.{name} is {theirs.get(name)!r} "
+                f"{workdir} has another run: config.{name} is {theirs.get(name)!r} "
                 f"there and {mine.get(name)!r} here; choose another --workdir"
             )
     return settings
@@ -240,13 +240,13 @@ def check_data(
     if now.get("condition") != then.get("condition"):
         raise UserError(
             "the vectors that examples are conditioned on have changed since "
-            f"{workdir} was begun; restore them, or choose another --workdir"
+            f"{workdir} was started; restore them, or choose another --workdir"
         )
     for name in now:
         if now.get(name) != then.get(name):
             raise UserError(
-                f"the data has changed since {workdir} was begun ({name} is "
-                f"{now.get(name)}, then {then.get(name)}); restore it, or choose "
+                f"the data has changed since {workdir} was started ({name} was "
+                f"{then.get(name)} and is now {now.get(name)}); restore it, or choose "
                 "another --workdir"
             )
 
@@ -259,7 +259,8 @@ def check_weights(workdir: epath.PathLike, base: Base, record: dict[str, Any]) -
     """
     if (got := weights_sha256(base)) != record["model"]["sha256"]:
         raise UserError(
-            f"the weights of {base.name} have changed since {workdir} was begun "
-            f"(sha256 {got[:12]}, then {record['model']['sha256'][:12]}); restore "
-            "them, or choose another --workdir"
+            f"the weights of {base.name} have changed since {workdir} was started "
+            f"(their sha256 is {got[:12]} now and was "
+            f"{record['model']['sha256'][:12]} then); restore them, or choose another "
+            "--workdir"
         )

@@ -125,7 +125,9 @@ def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> 
     while step < session.total_steps:
         if patience and training.progress.bad_epochs >= patience:
             logging.info(
-                "no better epoch for %d: stopped after %d", patience, step // per_epoch
+                "no better epoch for %d epochs; stopped after epoch %d",
+                patience,
+                step // per_epoch,
             )
             return
         batch = next(training.data)
@@ -224,7 +226,7 @@ def _end_epoch(training: Training, log: MetricLog, step: int) -> None:
     split = _split_of(select_on)
     if not judged.get(split):
         raise UserError(
-            f"the split {split} has no labels to choose a model by; wanted "
+            f"the split {split} has no labels to choose a model by; expected "
             "config.select_on=calibration"
         )
     found = rank(session, step, judged[split])

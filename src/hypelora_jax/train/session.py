@@ -98,8 +98,8 @@ def max_length(settings: Settings, base: bases.Base) -> int:
     wanted = settings.data.max_length
     if wanted > limit:
         raise UserError(
-            f"config.data.max_length is {wanted}; {base.name} has room for {limit} "
-            "tokens: set data.max_length to that or less"
+            f"config.data.max_length is {wanted}, but {base.name} has room for "
+            f"{limit} tokens; set data.max_length to that or less"
         )
     return wanted
 
@@ -131,8 +131,9 @@ def open_session(
     words = tokenizer(base.folder, roles, base.config.pad_id)
     if words.vocab_size > base.config.vocab:
         raise UserError(
-            f"the tokenizer of {base.name} has {words.vocab_size} tokens and the model "
-            f"{base.config.vocab}; wanted a tokenizer.json made for this model"
+            f"the tokenizer of {base.name} has {words.vocab_size} tokens, but the "
+            f"model has {base.config.vocab}; expected a tokenizer.json made for this "
+            "model"
         )
     return Session(settings, base, task, words, model, mesh, trainable, frozen)
 
@@ -193,14 +194,14 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
     reads = "condition" in session.model.reads
     if given is None and reads:
         raise UserError(
-            "the data have no conditions, which the model reads; wanted "
+            "the model reads conditions, but the data have none; expected "
             "--config.data.condition=COLUMN or --config.condition.file=FILE.npz"
         )
     if given is not None and not reads:
         raise UserError(
-            f"the data have conditions, but config.condition.source={condition.source} "
-            "reads none; wanted condition.source=given, or no data.condition and "
-            "condition.file"
+            "the data have conditions, but "
+            f"config.condition.source={condition.source} reads none; expected "
+            "condition.source=given, or no data.condition and condition.file"
         )
     if given is None:
         return session
@@ -214,14 +215,14 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
     _check_slots(session, shape[1:])
     if not condition.standardise:
         return session
-    held = session.frozen["cond"]["standard"]
+    standard = session.frozen["cond"]["standard"]
     found = dict(zip(("mean", "std"), conditions.moments(given), strict=True))
     placed = rules.place(
         {
             n: np.broadcast_to(found[n].astype(x.dtype), x.shape)
-            for n, x in held.items()
+            for n, x in standard.items()
         },
-        jax.tree.map(lambda x: x.sharding, held),
+        jax.tree.map(lambda x: x.sharding, standard),
     )
     cond = {**session.frozen["cond"], "standard": placed}
     return session._replace(frozen={**session.frozen, "cond": cond})
@@ -233,14 +234,16 @@ def _check_slots(session: Session, shape: tuple[int, ...]) -> None:
     slots = 0 if hyper is None else hyper.slots
     if len(shape) == 2 and shape[0] != slots:
         raise UserError(
-            f"each condition of the data has {shape[0]} vectors; wanted one for each "
-            f"of the {slots} slots of the hyper-network, or one list of numbers for all"
+            f"each condition of the data has {shape[0]} vectors; expected one for "
+            f"each of the {slots} slots of the hyper-network, or one list of numbers "
+            "for all"
         )
     if len(shape) == 1 and not JOINS[join].describes:
         raise UserError(
-            f"config.condition.join={join} leaves out what tells sites apart, and each "
-            "condition of the data is one list of numbers for all sites; wanted one "
-            f"list for each of the {slots} slots, or condition.join=concat"
+            f"config.condition.join={join} leaves out what tells sites apart, but "
+            "each condition of the data is one list of numbers for all sites; "
+            f"expected one list for each of the {slots} slots, or "
+            "condition.join=concat"
         )
 
 

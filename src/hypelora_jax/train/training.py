@@ -125,7 +125,7 @@ class Training:
         if not all_finite(self.state.params):
             raise UserError(
                 f"the parameters are not finite after step {int(self.state.step)}; "
-                f"{last_good(self.checkpoints.latest_settled())}: lower "
+                f"{last_good(self.checkpoints.latest_settled())}. Lower "
                 "config.optim.lr, or raise optim.warmup"
             )
         self.progress = self.progress._replace(skipped=self.guard.skipped)
@@ -151,8 +151,9 @@ class Training:
         )
         if not np.isfinite(own_KNY).all():
             raise UserError(
-                f"the logits of {split} are not finite at step {int(self.state.step)}; "
-                "the run diverged: lower config.optim.lr, or raise optim.warmup"
+                f"the logits of {split} are not finite at step "
+                f"{int(self.state.step)}; the run diverged. Lower config.optim.lr, or "
+                "raise optim.warmup"
             )
         logits_NY, t = ensembles.pool(session.settings, trainable, own_KNY)
         objective = session.model.objective
@@ -211,8 +212,8 @@ def chosen(session: Session, checkpoints: Checkpoints) -> Checkpoint:
     step = checkpoints.best()
     if step is None:
         raise UserError(
-            f"{checkpoints.directory.parent} holds no complete checkpoint; wanted a "
-            "run trained for an epoch at least: run hypelora train with the same "
+            f"{checkpoints.directory.parent} has no complete checkpoint; expected a "
+            "run trained for at least one epoch. Run hypelora train with the same "
             "--workdir"
         )
     own = extras(session.frozen)

@@ -42,8 +42,8 @@ def read(
     begun = checkpoints.exists() and any(checkpoints.iterdir())
     if record is None and begun:
         raise UserError(
-            f"{folder.path} holds checkpoints and no config.json that says of what; "
-            "choose another --workdir, or delete that folder"
+            f"{folder.path} has checkpoints, but no config.json that says how they "
+            "were trained; choose another --workdir, or delete that folder"
         )
     if record is None or not begun:
         return settings, None, None  # a run without a checkpoint starts again

@@ -77,6 +77,6 @@ def check_sets(coverage: float | None, sets: str | None, by_class: bool) -> None
     if coverage is None and (sets or by_class):
         flag = f"--sets={sets}" if sets else "--by_class"
         raise UserError(
-            f"{flag} says which sets, but none are asked for; wanted --coverage=0.9 "
-            f"beside it, or no {flag}"
+            f"{flag} chooses the kind of sets, but no sets are asked for; expected "
+            f"--coverage=0.9 beside it, or no {flag}"
         )

@@ -60,12 +60,12 @@ def _check_conditions(settings: Settings) -> None:
         return
     if model.method(settings.method).network is None:
         raise UserError(
-            "config.condition and data.condition say what a hyper-network reads, and "
-            f"method={settings.method} has none; leave them out"
+            "config.condition and data.condition set what a hyper-network reads, but "
+            f"method={settings.method} has no hyper-network; leave them out"
         )
     if config.source == blank.source:
         raise UserError(
-            f"config.condition or data.condition is set, but condition.source="
-            f"{config.source} reads no conditions; wanted condition.source=given, or "
-            "none of these fields"
+            "config.condition or data.condition is set, but "
+            f"condition.source={config.source} reads no conditions; expected "
+            "condition.source=given, or none of these fields"
         )

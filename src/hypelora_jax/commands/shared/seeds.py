@@ -32,13 +32,13 @@ def claim(settings: Settings, workdir: str, folder: Run) -> Settings:
     if settings.num_seeds == 1:
         if record.exists():
             raise UserError(
-                f"{workdir} holds a run of several seeds; choose another --workdir, or "
-                "the num_seeds it was begun with"
+                f"{workdir} has a run of several seeds; choose another --workdir, or "
+                "give the num_seeds it was started with"
             )
         return settings
     if folder.config_file.exists():
         raise UserError(
-            f"{folder.path} holds a run of one seed; choose another --workdir for "
+            f"{folder.path} has a run of one seed; choose another --workdir for "
             f"num_seeds={settings.num_seeds}"
         )
     if record.exists():

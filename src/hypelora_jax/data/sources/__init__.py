@@ -1,7 +1,7 @@
 """Sources: corpora by name, with a calibration split held out of train.
 
 A source reads files or packages and returns a task and tables of texts and labels.
-Tokens and batches, which are made from the texts, may not come in.
+Tokens and batches are made from the texts elsewhere in `data`.
 """
 
 from collections.abc import Callable
@@ -53,15 +53,15 @@ def load(
     else:
         raise UserError(
             f"config.data.condition={config.condition} names a column, but "
-            f"data.source={config.source} has none of yours; wanted data.source=files, "
-            "or vectors by the ids of examples in condition.file"
+            f"data.source={config.source} has no columns of yours; expected "
+            "data.source=files, or vectors by the ids of examples in condition.file"
         )
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)
-        kept, held = hold_out(splits["train"], size, seed, salt=0)
+        kept, calibration = hold_out(splits["train"], size, seed, salt=0)
         others = {name: table for name, table in splits.items() if name != "train"}
-        splits = Splits({"train": kept, "calibration": held, **others})
+        splits = Splits({"train": kept, "calibration": calibration, **others})
     if config.max_examples and "train" in splits:
         rows = np.arange(min(config.max_examples, len(splits["train"].ids)))
         splits["train"] = take(splits["train"], rows)

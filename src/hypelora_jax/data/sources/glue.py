@@ -27,7 +27,8 @@ def load_dir(config: DataConfig) -> Splits:
     if not config.dir or not folder.is_dir():
         raise UserError(
             f"config.data.dir is {config.dir!r}, which has no folder {glue.folder}; "
-            f"wanted GLUE's layout ({glue.folder}/{glue.splits['validation'][0]}, ...)"
+            f"expected GLUE's layout ({glue.folder}/{glue.splits['validation'][0]}, "
+            "...)"
         )
     splits, bad = Splits(), BadRows(config.on_bad_row)
     for split, (name, _) in glue.splits.items():
@@ -61,11 +62,11 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
         where = f"{path}:{n + (1 if bare else 2)}"
         text = [cells[i] for i in columns]
         if not any(x.strip() for x in text):
-            bad.add(where, "the text is empty; wanted text")
+            bad.add(where, "the text is empty; expected a text")
             continue
         label = _no_label(glue) if hidden else _label(glue, cells[label_at])
         if label is None:
-            bad.add(where, f"label {shown(cells[label_at])}; wanted {_wanted(glue)}")
+            bad.add(where, f"label {shown(cells[label_at])}; expected {_wanted(glue)}")
             continue
         ids.append(n)
         texts.append(text)
@@ -78,8 +79,8 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
 def _column(path: epath.Path, header: list[str], name: str) -> int:
     if name not in header:
         raise UserError(
-            f"{path} has no column {name!r}; it has {listed(header)}: "
-            "wanted GLUE's official TSV layout"
+            f"{path} has no column {name!r}; it has {listed(header)}. Expected GLUE's "
+            "official TSV layout"
         )
     return header.index(name)
 
@@ -115,7 +116,7 @@ def _table(
     where: str,
 ) -> Table:
     if not ids:
-        raise UserError(f"{where} has no examples; wanted at least one")
+        raise UserError(f"{where} has no examples; expected at least one")
     kind = np.int32 if glue.task.labels else np.float32
     return Table(
         np.asarray(ids, np.int64),
@@ -152,8 +153,8 @@ def prepare_tfds(config: DataConfig) -> Any:
     except Exception as e:  # errors of TFDS have no other common base class
         why = " ".join(str(e).split())[:200]
         raise UserError(
-            f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); wanted "
-            "a download: check the network, or use data.source=glue_dir"
+            f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); "
+            "expected a download. Check the network, or use data.source=glue_dir"
         ) from e
     return builder
 
