@@ -147,7 +147,7 @@ def test_without_its_line_in_the_table_a_name_is_refused(tmp_path, capsys):
         folder = tmp_path / entry
         argv = ["train", "--config=smoke", f"--workdir={folder}", *SMALL, *flags]
         assert cli.main(argv) == 2, entry
-        assert "wanted one of" in capsys.readouterr().err
+        assert "expected one of" in capsys.readouterr().err
 
 
 def test_the_names_of_the_entries_mean_nothing_else(monkeypatch):

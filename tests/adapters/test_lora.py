@@ -96,7 +96,7 @@ def test_exclude_takes_sites_from_the_targets(exclude, wanted):
         (r"layer\..*", "matches no target"),
         (("gate",), "config.lora.exclude has 'gate'; this model has q"),
         ("all-linear", "exclude 'all-linear' leaves no target"),
-        ("(", r"config.lora.exclude '\(' is no regex"),
+        ("(", r"config.lora.exclude '\(' is not a regular"),
     ],
 )
 def test_an_exclusion_of_nothing_or_of_everything_is_refused(exclude, message):

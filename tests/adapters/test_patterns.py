@@ -50,7 +50,7 @@ def test_a_key_that_matches_no_site_is_refused_with_the_sites(key):
             "sites are q (bert.encoder.layer.1.attention.self.query), v "
             "(bert.encoder.layer.1.attention.self.value) in layers 1, 2"
         )
-    with pytest.raises(UserError, match=r"lora.rank_pattern '\(' is no regex"):
+    with pytest.raises(UserError, match=r"lora.rank_pattern '\(' is not a regular"):
         scaling(rank_pattern={"(": 2})
 
 

@@ -42,7 +42,7 @@ def test_numbers_are_taken_as_they_are_and_none_is_no_weight():
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ((1.0, 2.0, 3.0), "has 3 numbers; wanted 2, one for each class: no, yes"),
+        ((1.0, 2.0, 3.0), "has 3 numbers; expected 2, one for each class: no, yes"),
         ("balanced", "train has no example of the class 'yes'"),
     ],
 )

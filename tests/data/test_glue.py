@@ -174,7 +174,7 @@ def test_what_tfds_did_not_finish_is_not_there(tmp_path, downloads, fault):
     with pytest.raises((UserError, KeyboardInterrupt)) as error:
         sources.load(wanted, seed=0)
     if isinstance(error.value, UserError):
-        assert "(OSError: no route to host); wanted a download" in str(error.value)
+        assert "(OSError: no route to host); expected a download" in str(error.value)
     with files.offline(), pytest.raises(UserError, match="glue/rte is not in"):
         sources.load(wanted, seed=0)
     assert len(sources.load(wanted, seed=0).splits["validation"].ids) == 6

@@ -65,7 +65,7 @@ def test_only_by_the_command(tmp_path, capsys):
     assert "there is no 'seed_7'; choose among seed_0" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert export(seeds / "seed_0", tmp_path / "none", "--only=seed_0") == 2
-    assert "has one adapter; wanted no choice" in capsys.readouterr().err
+    assert "has one adapter; leave the choice ['seed_0'] out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
+from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.adapters.sites import Site
 from hypelora_jax.config.loading import load_settings

@@ -89,7 +89,7 @@ def test_a_writer_that_is_not_installed_is_refused_at_once(monkeypatch, tmp_path
     settings = few(log={"writers": ("tensorboard", "wandb")})
     assert refusal(settings, tmp_path / "run") == (
         "config.log.writers has wandb, but the package no_such_package is not "
-        "installed; wanted the extra: pip install -e '.[wandb]', or log.writers "
+        "installed; expected the extra: pip install -e '.[wandb]', or log.writers "
         "without wandb"
     )
     assert not (tmp_path / "run").exists()

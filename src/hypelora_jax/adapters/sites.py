@@ -62,7 +62,7 @@ def regex(where: str, text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as e:
-        raise UserError(f"{where} {text!r} is no regex: {e}") from e
+        raise UserError(f"{where} {text!r} is not a regular expression: {e}") from e
 
 
 def _match(

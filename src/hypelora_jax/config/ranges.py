@@ -75,11 +75,11 @@ def number_pairs(where: str, got: Any) -> tuple[tuple[str, float], ...]:
         found = ((None, got),)
     if not all(isinstance(k, str) and _finite(x) for k, x in found):
         raise UserError(
-            f'{where} is {got!r}; wanted {{"NAME": NUMBER}}, with names of modules or '
-            "regexes of their names"
+            f'{where} is {got!r}; expected {{"NAME": NUMBER}}, with names of modules '
+            "or regular expressions for them"
         )
     if len(dict(found)) < len(found):
-        raise UserError(f"{where} is {got!r}; wanted each name once")
+        raise UserError(f"{where} is {got!r}; expected each name once")
     return found
 
 
@@ -88,18 +88,19 @@ def lora_ranges(config: Any) -> None:
     for key, rank in config.rank_pattern:
         if type(rank) is not int or rank < 1:
             raise UserError(
-                f"config.lora.rank_pattern has rank {rank!r} for {key!r}; wanted a "
+                f"config.lora.rank_pattern has rank {rank!r} for {key!r}; expected a "
                 "whole number of at least 1"
             )
     if not config.dropout < 1:
-        raise UserError(f"config.lora.dropout is {config.dropout}; wanted below 1")
+        raise UserError(f"config.lora.dropout is {config.dropout}; expected below 1")
     for field in ("targets", "exclude"):
         got = getattr(config, field)
         names = (got,) if isinstance(got, str) else got
         wrong = not all(isinstance(name, str) for name in names)
         if wrong or (not got and field == "targets"):
             raise UserError(
-                f"config.lora.{field} is {got!r}; wanted names or one regex"
+                f"config.lora.{field} is {got!r}; expected names, or one "
+                "regular expression"
             )
 
 
@@ -109,8 +110,8 @@ def _class_weights(got: Any) -> None:
     numbers = isinstance(got, tuple) and all(_finite(x) and x > 0 for x in got)
     if not numbers or not got:
         raise UserError(
-            f"config.loss.class_weights is {got!r}; wanted none, balanced, or a number "
-            "above 0 for each class, such as (1.0, 9.0)"
+            f"config.loss.class_weights is {got!r}; expected none, balanced, or a "
+            "number above 0 for each class, such as (1.0, 9.0)"
         )
 
 
@@ -149,9 +150,9 @@ def optim_ranges(config: Any) -> None:
     own_rate = config.head_lr or config.trunk_lr
     if max(config.warmup, config.b1, config.b2) > 1 or (own_rate and not config.lr):
         raise UserError(
-            "config.optim wants warmup, b1, b2 of at most 1, and lr above 0 where "
-            "head_lr or trunk_lr is; got "
-            f"{config.warmup}, {config.b1}, {config.b2}, {config.lr}"
+            f"config.optim has warmup {config.warmup}, b1 {config.b1}, b2 {config.b2} "
+            f"and lr {config.lr}; expected warmup, b1 and b2 of at most 1, and lr "
+            "above 0 if head_lr or trunk_lr is"
         )
     if config.batch_size % config.accumulate:
         raise UserError(

@@ -33,7 +33,7 @@ def class_weights(
     if wanted != "balanced":
         if len(wanted) != len(names):
             raise UserError(
-                f"config.loss.class_weights has {len(wanted)} numbers; wanted "
+                f"config.loss.class_weights has {len(wanted)} numbers; expected "
                 f"{len(names)}, one for each class: {', '.join(names)}"
             )
         return tuple(float(x) for x in wanted)
@@ -45,7 +45,7 @@ def class_weights(
         if not count:
             raise UserError(
                 f"config.loss.class_weights is balanced, but train has no example of "
-                f"the class {name!r}; wanted one of each class, or a number for each"
+                f"the class {name!r}; expected one of each class, or a number for each"
             )
     return tuple((count_Y.sum() / (len(names) * count_Y)).tolist())
 

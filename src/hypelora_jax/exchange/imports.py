@@ -159,7 +159,7 @@ def _of_reference(
     for name in ("rank_pattern", "alpha_pattern"):
         if got := source.fields.get(name):
             raise UserError(
-                f"the adapter has {name}={got}; wanted one rank and alpha for all "
+                f"the adapter has {name}={got}; expected one rank and alpha for all "
                 "sites of a hyper-network of the reference"
             )
     base, fields = source.base.config, source.fields

@@ -52,16 +52,16 @@ def check_kind(fields: Mapping[str, Any]) -> None:
     """
     kind = fields.get("peft_type")
     if kind != "LORA":
-        raise UserError(f"{CONFIG} has peft_type={kind!r}; wanted LORA")
+        raise UserError(f"{CONFIG} has peft_type={kind!r}; expected LORA")
     for name, value in fields.items():
         if value and name not in _KNOWN:
             raise UserError(
-                f"{CONFIG} has {name}={value!r}; wanted plain LoRA: merge that "
+                f"{CONFIG} has {name}={value!r}; expected plain LoRA: merge that "
                 "adapter with peft (merge_and_unload) and use it as --model"
             )
     for name in ("r", "lora_alpha"):
         if type(got := fields.get(name)) not in (int, float):
-            raise UserError(f"{CONFIG} has {name}={got!r}; wanted a number")
+            raise UserError(f"{CONFIG} has {name}={got!r}; expected a number")
     if fields.get("bias", "none") != "none":
         raise UserError(
             f"{CONFIG} has bias={fields['bias']!r}; expected none, because the "
@@ -119,7 +119,7 @@ def _scaling_of(fields: Mapping[str, Any], name: str, rank: int) -> tuple[int, f
     if rank != wanted:
         raise UserError(
             f"{name} has factors of rank {rank}, but {CONFIG} gives it rank {wanted} "
-            "(r, rank_pattern); wanted the config that was saved with the factors"
+            "(r, rank_pattern); expected the config that was saved with the factors"
         )
     alphas = _pattern(fields, "alpha_pattern")
     return rank, float(_value(alphas, name, fields["lora_alpha"]))
@@ -141,13 +141,13 @@ def from_peft(
     site = {name: site_of(name, family) for name in found}
     own = {key: found[name] for name, key in site.items() if key is not None}
     if not own:
-        raise UserError("the adapter has no LoRA factors of the encoder; wanted some")
+        raise UserError("the adapter has no LoRA factors of the encoder; expected some")
     scaling = {
         name: _scaling_of(fields, name, pair["A"].shape[0])
         for name, pair in found.items()
     }
     sites, rank = _sites(own, config), max(p["A"].shape[0] for p in own.values())
-    held = {
+    padded = {
         key: _filled(name, found[name], key, config, rank)
         for name, key in site.items()
         if key is not None

@@ -51,7 +51,7 @@ def check(names: Sequence[str]) -> None:
         if importlib.util.find_spec(kind.package) is None:
             raise UserError(
                 f"config.log.writers has {name}, but the package {kind.package} is not "
-                f"installed; wanted the extra: pip install -e '.[{kind.extra}]', or "
+                f"installed; expected the extra: pip install -e '.[{kind.extra}]', or "
                 f"log.writers without {name}"
             )
 
@@ -95,7 +95,7 @@ class Writers:
             except Exception as error:  # each package has classes of its own
                 raise UserError(
                     f"config.log.writers: {name} cannot start ({_reason(error)}); "
-                    "wanted it set up (docs/tracking.md), or log.writers without it"
+                    "expected it set up (docs/tracking.md), or log.writers without it"
                 ) from error
             self._open[name] = opened
 

@@ -94,7 +94,7 @@ def metrics_of(
     if bins < 1:
         raise UserError(f"bins is {bins}; expected at least 1")
     if seed < 0:
-        raise UserError(f"seed is {seed}; wanted at least 0")
+        raise UserError(f"seed is {seed}; expected at least 0")
     if examples.dropped:
         logging.getLogger(__name__).warning(
             "%s: %d rows without a label are left out", name, examples.dropped
