@@ -15,9 +15,10 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import (
     calibration_split,
     evaluation,
+    file_calibration,
     recalibration,
 )
-from hypelora_jax.run import calibrator, results
+from hypelora_jax.run import calibrator, prediction_files, results
 from hypelora_jax.run.paths import Run
 
 NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
@@ -95,6 +96,22 @@ def check_rewritten(method, run, capsys):
     assert again.keys() == after.keys()
     assert again["nll"] == pytest.approx(after["nll"], abs=1e-6)
     assert again["conformal"]["thr"] == after["conformal"]["thr"]
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_a_file_of_predictions_is_calibrated_as_its_run(method, run, tmp_path):
+    recalibration.calibrate(str(run), method)
+    state = calibrator.read(Run.open(run))
+    out, files = tmp_path / "out.npz", run / "eval"
+    own = [files / split / "predictions.npz" for split in ("calibration", "validation")]
+    got = file_calibration.calibrate(str(own[0]), method, str(own[1]), str(out))
+    assert got["state"] == json.loads(calibrators.to_json(state))
+    logits, labels = arrays(run)
+    found = npz.read(out)
+    np.testing.assert_array_equal(found["probs"], calibrators.apply(state, logits))
+    np.testing.assert_array_equal(found["labels"], labels)
+    of_run, of_file = read(run), prediction_files.metrics_of_file(out)
+    assert of_file == {name: of_run[name] for name in of_file}
 
 
 def test_calibrate_shows_before_and_after(run, capsys):

@@ -42,6 +42,31 @@ def test_reads_text(tmp_path, name, text):
     assert got.logits is None and got.dropped == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "text,input_label,label,confidence,prob_no,prob_yes\n"
+                  "a,no,no,.9,.9,.1\nb,yes,yes,.75,.25,.75\nc,yes,no,.5,.5,.5\n"
+                  "d,,no,.9,.9,.1\n"),
+        ("x.csv", "input_label,label,confidence,prob_0,prob_1\n"
+                  "0,0,.9,.9,.1\n1,1,.75,.25,.75\n1,0,.5,.5,.5\n,0,.9,.9,.1\n"),
+        ("x.jsonl", '{"input_label": 0, "label": "0", "confidence": 0.9, '
+                    '"probs": {"0": 0.9, "1": 0.1}}\n'
+                    '{"input_label": "1", "label": "1", "confidence": 0.75, '
+                    '"probs": {"0": 0.25, "1": 0.75}}\n'
+                    '{"input_label": 1.0, "label": null, "confidence": 0.5, '
+                    '"probs": {"0": 0.5, "1": 0.5}}\n'
+                    '{"input_label": null, "label": "0", "confidence": 0.9, '
+                    '"probs": {"0": 0.9, "1": 0.1}}\n'),
+    ],
+)  # fmt: skip
+def test_what_predict_wrote_is_judged_by_the_true_labels(tmp_path, name, text):
+    got = prediction_files.read(_write(tmp_path, name, text))
+    np.testing.assert_array_equal(got.probs, PROBS)
+    np.testing.assert_array_equal(got.labels, LABELS)
+    assert got.dropped == 1
+
+
 def test_reads_ids(tmp_path):
     path = _write(tmp_path, "x.csv", "id,label,prob_0,prob_1\na,-1,1,0\nb,1,0,1\n")
     assert list(prediction_files.read(path).ids) == ["b"]
@@ -110,6 +135,33 @@ def test_float16_logits_are_read_in_float64(tmp_path):
             "x.jsonl",
             '{"label": 0, "probs": [1, 0]}\n{"label": 0, "probs": [1, 0, 0]}',
             ":2: 3 probabilities; wanted 2",
+        ),
+        (
+            "x.csv",
+            "label,confidence,prob_0,prob_1\n0,1,1,0\n",
+            ":1: label is a prediction here, .*wanted the true label as input_label",
+        ),
+        (
+            "x.jsonl",
+            '{"label": "a", "confidence": 1, "probs": {"a": 1, "b": 0}}',
+            ":1: label is a prediction here, .*wanted the true label as input_label",
+        ),
+        (
+            "x.csv",
+            "input_label,label,confidence,prob_a,prob_b\nc,a,1,1,0\n",
+            ":2: input_label is 'c'; wanted one of the classes a, b",
+        ),
+        (
+            "x.jsonl",
+            '{"input_label": 0, "label": 0, "confidence": 1, "probs": [1, 0]}',
+            ":1: probs are no object",
+        ),
+        (
+            "x.jsonl",
+            '{"input_label": "a", "label": "a", "confidence": 1, "probs": {"a": 1, '
+            '"b": 0}}\n{"input_label": "a", "label": "a", "confidence": 1, '
+            '"probs": {"b": 0, "a": 1}}',
+            r":2: classes are \['b', 'a'\]; wanted \['a', 'b'\] as on line 1",
         ),
         ("x.npz", "label", "x.npz is no .npz file"),
         ("x.npz", b"PK\x03\x04 cut short", "x.npz is no readable .npz file"),

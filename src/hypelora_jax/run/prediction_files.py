@@ -1,18 +1,43 @@
-"""Reads a user's predictions from `.npz`, `.csv` or `.jsonl`, and computes metrics."""
+"""Reads and writes predictions as `.npz`, `.csv` or `.jsonl`; metrics of such files."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from hypelora_jax import files
 from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.data import npz
 from hypelora_jax.errors import UserError
-from hypelora_jax.run import prediction_rows
+from hypelora_jax.run import prediction_rows, row_checks
+from hypelora_jax.run.prediction_rows import Row
 
-SUM_TOLERANCE = 1e-3  # for rows of probabilities, which files often have rounded
+TEXTS = {
+    ".csv": (prediction_rows.from_csv, prediction_rows.to_csv),
+    ".jsonl": (prediction_rows.from_jsonl, prediction_rows.to_jsonl),
+}
+ARRAYS = ("probs", "logits", "labels", "ids", "soft")  # of an .npz
+
+
+class Contents(NamedTuple):
+    """All rows of a file, in its order."""
+
+    probs: np.ndarray  # (N, Y) float64, rows sum to 1
+    labels: np.ndarray  # (N,) int64, 0 .. Y - 1, or -1 for a row without a label
+    logits: np.ndarray | None = None  # (N, Y) float64, if the file has logits
+    ids: np.ndarray | None = None  # (N,) if the file names its rows
+    soft: np.ndarray | None = None  # (N, Y) shares of raters, if the file has them
+    columns: Mapping[str, Any] = {}  # whatever else the file has, by name
+    classes: tuple[str, ...] = ()  # names, if `predict` wrote the file
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Logits (N, Y), or else log probabilities, as a calibrator takes them."""
+        if self.logits is not None:
+            return self.logits
+        return np.log(np.maximum(self.probs, np.finfo(np.float64).tiny))
 
 
 class Labelled(NamedTuple):
@@ -27,30 +52,127 @@ class Labelled(NamedTuple):
 
 
 def read(path: epath.PathLike) -> Labelled:
+    """Read the labelled rows of a file; the others are left out and counted.
+
+    Raises:
+      UserError: as in `contents`, or no row has a label.
+    """
+    return labelled(path, contents(path))
+
+
+def contents(path: epath.PathLike) -> Contents:
     """Read the predictions in a file; its suffix names the format.
 
     - `.npz` has `probs` or `logits` (N, Y), `labels` (N,), and optionally `ids` (N,)
       and `soft` (N, Y), the shares of raters; pickled arrays are refused.
     - `.csv` has a header with `label, prob_0, prob_1, ...` and optionally `id`.
     - `.jsonl` has `{"label": 0, "probs": [...]}` on each line, optionally with `id`.
+    - `.csv` or `.jsonl` that `hypelora predict` wrote has `confidence`; its true labels
+      are in `input_label`, and its classes have names.
 
-    The label -1 means that a row has no label; such rows are left out and counted.
+    The label -1 means that a row has no label.
 
     Raises:
       UserError: the file is missing, malformed or empty, a row's numbers are not
         probabilities, or its label is not a class. The message names the row's line.
     """
     path = epath.Path(path)
-    texts = {".csv": prediction_rows.from_csv, ".jsonl": prediction_rows.from_jsonl}
-    if path.suffix not in (".npz", *texts):
-        raise UserError(
-            f"{path} ends in {path.suffix!r}; wanted predictions as .npz, .csv, .jsonl"
-        )
+    check_suffix(path)
     if not path.exists() or path.is_dir():
         raise UserError(f"{path} is not a file; wanted a file of predictions")
-    if path.suffix == ".npz":
-        return _read_npz(path)
-    return _from_rows(path, texts[path.suffix](path))
+    if path.suffix in TEXTS:
+        return _from_rows(path, TEXTS[path.suffix][0](path))
+    return _read_npz(path)
+
+
+def check_suffix(path: epath.PathLike) -> None:
+    """Check that the suffix of a path names a format.
+
+    Raises:
+      UserError: it does not.
+    """
+    if (suffix := epath.Path(path).suffix) not in (".npz", *TEXTS):
+        raise UserError(
+            f"{path} ends in {suffix!r}; wanted predictions as .npz, .csv, .jsonl"
+        )
+
+
+def labelled(path: epath.PathLike, held: Contents) -> Labelled:
+    """Return the rows that have a label, and how many have none.
+
+    Raises:
+      UserError: no row has a label.
+    """
+    keep, n = held.labels >= 0, len(held.labels)
+    if not keep.any():
+        raise UserError(f"{path} has no row with a label ({n} rows in all)")
+    logits, ids, soft = (
+        None if x is None else x[keep] for x in (held.logits, held.ids, held.soft)
+    )
+    dropped = n - int(keep.sum())
+    return Labelled(held.probs[keep], held.labels[keep], logits, ids, dropped, soft)
+
+
+def write(path: epath.PathLike, held: Contents) -> None:
+    """Write probabilities, labels and all else that a file had; it appears whole.
+
+    The suffix names the format, which need not be that of the file it was read from.
+    Logits are not written. A warning names what else is left out: what the format has
+    no place for, and the sets and abstentions of `predict`, which were made from other
+    probabilities.
+
+    Raises:
+      UserError: the suffix names no format.
+    """
+    path = epath.Path(path)
+    check_suffix(path)
+    if path.suffix in TEXTS:
+        rows, left = _rows(held)
+        files.write_whole(path, TEXTS[path.suffix][1](rows))
+    else:
+        arrays, left = _arrays(held)
+        npz.write(path, arrays)
+    if left:
+        logging.getLogger(__name__).warning(
+            "%s is written without %s", path, ", ".join(left)
+        )
+
+
+def _rows(held: Contents) -> tuple[list[Row], list[str]]:
+    """(rows of a text file, names of what is left out)."""
+    n, own = len(held.labels), {} if held.ids is None else {"id": held.ids}
+    left = [] if held.soft is None else ["soft"]
+    cells: dict[str, list] = {}
+    for name, column in {**own, **held.columns}.items():
+        fits = not isinstance(column, np.ndarray)
+        fits = fits or (column.shape == (n,) and column.dtype.kind in "biufU")
+        if not fits or prediction_rows.is_taken(name, bool(held.classes)):
+            left.append(name)
+            continue
+        cells[name] = column.tolist() if isinstance(column, np.ndarray) else column
+    probs, labels = held.probs.tolist(), held.labels.tolist()
+    rows = [
+        Row(i, labels[i], probs[i], {k: x[i] for k, x in cells.items()}, held.classes)
+        for i in range(n)
+    ]
+    return rows, left
+
+
+def _arrays(held: Contents) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(arrays of an .npz, names of what is left out)."""
+    arrays, left = {"probs": held.probs, "labels": held.labels}, list[str]()
+    own = {"ids": held.ids, "soft": held.soft}
+    arrays |= {name: x for name, x in own.items() if x is not None}
+    for name, column in held.columns.items():
+        if name in ARRAYS or (held.classes and name in prediction_rows.STALE):
+            left.append(name)
+        elif name == "id":
+            continue  # it is in `ids`
+        elif isinstance(column, np.ndarray):
+            arrays[name] = column
+        else:
+            arrays[name] = np.array([prediction_rows.cell(x) for x in column], str)
+    return arrays, left
 
 
 def metrics_of_file(
@@ -92,7 +214,7 @@ def metrics_of_file(
     return out
 
 
-def _read_npz(path: epath.Path) -> Labelled:
+def _read_npz(path: epath.Path) -> Contents:
     held = npz.read(path)
     kind = "probs" if "probs" in held else "logits"
     if kind not in held or "labels" not in held:
@@ -114,16 +236,15 @@ def _read_npz(path: epath.Path) -> Labelled:
         raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
     values = values.astype(np.float64)
     soft = _soft(path, held, values.shape, labels >= 0)
-    if kind == "probs":
-        out = _checked(path, lambda i: f"{path}: row {i}", values, labels, ids)
-        return out._replace(soft=soft)
-    _refuse(
-        ~np.isfinite(values).all(axis=1),
-        lambda i: f"{path}: row {i}: logits {_show(values[i])}; wanted finite numbers",
-    )
-    probs = calibrators.softmax(values)
-    out = _checked(path, lambda i: f"{path}: row {i}", probs, labels, ids)
-    return out._replace(logits=values[labels >= 0], soft=soft)
+    logits = values if kind == "logits" else None
+    if logits is not None:
+        row_checks.check_logits(lambda i: f"{path}: row {i}: logits", values)
+        values = calibrators.softmax(values)
+    row_checks.check_probs(lambda i: f"{path}: row {i}: probs", values)
+    classes = values.shape[1]
+    labels = row_checks.checked_labels(lambda i: f"{path}: row {i}", labels, classes)
+    columns = {name: x for name, x in held.items() if name not in ARRAYS}
+    return Contents(values, labels, logits, ids, soft, columns)
 
 
 def _soft(
@@ -132,7 +253,7 @@ def _soft(
     shape: tuple[int, int],
     keep: np.ndarray,
 ) -> np.ndarray | None:
-    """Return the shares of raters of the labelled rows, if the file has them."""
+    """Return the shares of raters, if the file has them; labelled rows are checked."""
     if "soft" not in held:
         return None
     soft = held["soft"]
@@ -142,73 +263,32 @@ def _soft(
             f"{list(shape)}, a share for each class"
         )
     soft = soft.astype(np.float64)
-    for bad, wanted in _row_checks(soft):
-        _refuse(bad & keep, _says(lambda i: f"{path}: row {i}: soft", soft, wanted))
-    return soft[keep]
+    row_checks.check_probs(lambda i: f"{path}: row {i}: soft", soft, keep)
+    return soft
 
 
-def _from_rows(path: epath.Path, read: list[prediction_rows.Row]) -> Labelled:
+def _from_rows(path: epath.Path, read: list[Row]) -> Contents:
     if not read:
         raise UserError(f"{path} has no rows; wanted at least one prediction")
-    num_classes = len(read[0].probs)
+    num_classes, classes = len(read[0].probs), read[0].classes
     for row in read:
         if len(row.probs) != num_classes or num_classes < 2:
             raise UserError(
                 f"{path}:{row.line}: {len(row.probs)} probabilities; wanted "
                 f"{max(num_classes, 2)}, as many on every line"
             )
+        if row.classes != classes:
+            raise UserError(
+                f"{path}:{row.line}: classes are {list(row.classes)}; wanted "
+                f"{list(classes)} as on line {read[0].line}"
+            )
     probs = np.array([row.probs for row in read], np.float64)
+    row_checks.check_probs(lambda i: f"{path}:{read[i].line}: probs", probs)
     labels = np.array([row.label for row in read], object)  # any size of integer
-    ids = None if read[0].id is None else np.array([str(row.id) for row in read])
-    return _checked(path, lambda i: f"{path}:{read[i].line}", probs, labels, ids)
-
-
-def _show(row: np.ndarray) -> str:
-    shown = ", ".join(f"{x:.6g}" for x in row[:6])
-    return f"[{shown}, ...]" if len(row) > 6 else f"[{shown}]"
-
-
-def _refuse(bad: np.ndarray, message: Callable[[int], str]) -> None:
-    """Raise a UserError for the first bad row, if there is one."""
-    if bad.any():
-        raise UserError(message(int(np.argmax(bad))))
-
-
-def _says(
-    at: Callable[[int], str], rows: np.ndarray, wanted: str
-) -> Callable[[int], str]:
-    return lambda i: f"{at(i)} {_show(rows[i])}; wanted {wanted}"
-
-
-def _checked(
-    path: epath.Path,
-    at: Callable[[int], str],
-    probs: np.ndarray,
-    labels: np.ndarray,
-    ids: np.ndarray | None,
-) -> Labelled:
-    """Check that rows are distributions and labels valid; return the labelled rows."""
-    n, num_classes = probs.shape
-    for bad, wanted in _row_checks(probs):
-        _refuse(bad, _says(lambda i: f"{at(i)}: probs", probs, wanted))
-    _refuse(
-        ((labels < -1) | (labels >= num_classes)).astype(bool),
-        lambda i: (
-            f"{at(i)}: label {labels[i]} is no class; wanted 0 to {num_classes - 1}, "
-            "or -1 for none"
-        ),
+    labels = row_checks.checked_labels(
+        lambda i: f"{path}:{read[i].line}", labels, num_classes
     )
-    keep = (labels >= 0).astype(bool)
-    if not keep.any():
-        raise UserError(f"{path} has no row with a label ({n} rows in all)")
-    ids = None if ids is None else ids[keep]
-    labels = labels[keep].astype(np.int64)
-    return Labelled(probs[keep], labels, None, ids, n - len(labels))
-
-
-def _row_checks(probs: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-    """Yield which rows fail, and what is wanted; checks may rely on earlier ones."""
-    yield np.asarray(~np.isfinite(probs).all(axis=1)), "finite numbers"
-    yield np.asarray((probs < 0).any(axis=1)), "no negative probability"
-    off = np.asarray(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)
-    yield off, f"a sum of 1 within {SUM_TOLERANCE}: give logits as .npz, if they are"
+    names = dict.fromkeys(name for row in read for name in row.cells)
+    columns = {name: [row.cells.get(name) for row in read] for name in names}
+    ids = np.array([str(x) for x in columns["id"]]) if "id" in columns else None
+    return Contents(probs, labels, None, ids, None, columns, classes)
