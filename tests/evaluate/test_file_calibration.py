@@ -8,6 +8,7 @@ import pytest
 
 from hypelora_jax import cli
 from hypelora_jax.calibration import calibrators, metrics
+from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import file_calibration
 from hypelora_jax.run import prediction_files
 
@@ -135,6 +136,25 @@ def test_rows_of_predict_stay_rows_of_predict(write, folder, tmp_path, caplog):
     assert [float(r["confidence"]) for r in table] == list(probs.max(axis=1))
     assert table[7]["text"] == "text 7"
     assert "set" not in table[7] and "is written without set" in caplog.text
+
+
+@pytest.mark.parametrize("write", [".csv", ".jsonl"])
+def test_predictions_without_labels_are_applied_to(write, folder, tmp_path):
+    lines = (folder / "new_predicted.jsonl").read_text().splitlines()
+    rows_of = [json.loads(line) for line in lines]
+    for row in rows_of:
+        del row["input_label"]
+    new, out = tmp_path / "new.jsonl", tmp_path / f"out{write}"
+    new.write_text("".join(json.dumps(row) + "\n" for row in rows_of))
+    fit = str(folder / "fit_predicted.jsonl")
+    got = file_calibration.calibrate(fit, "vector", str(new), str(out))
+    assert got["judged"] == "cross-fitted"
+    held = prediction_files.contents(out)
+    assert (held.labels == -1).all() and held.classes == CLASSES
+    with pytest.raises(UserError, match="its label is a prediction; wanted the true"):
+        prediction_files.read(out)
+    with pytest.raises(UserError, match="its label is a prediction; wanted the true"):
+        file_calibration.calibrate(str(out))
 
 
 def test_own_rows_are_judged_by_fits_on_the_others(folder, capsys):

@@ -139,12 +139,12 @@ def test_float16_logits_are_read_in_float64(tmp_path):
         (
             "x.csv",
             "label,confidence,prob_0,prob_1\n0,1,1,0\n",
-            ":1: label is a prediction here, .*wanted the true label as input_label",
+            "so its label is a prediction; wanted the true labels as input_label",
         ),
         (
             "x.jsonl",
             '{"label": "a", "confidence": 1, "probs": {"a": 1, "b": 0}}',
-            ":1: label is a prediction here, .*wanted the true label as input_label",
+            "so its label is a prediction; wanted the true labels as input_label",
         ),
         (
             "x.csv",

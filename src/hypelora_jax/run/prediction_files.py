@@ -101,8 +101,15 @@ def labelled(path: epath.PathLike, held: Contents) -> Labelled:
     """Return the rows that have a label, and how many have none.
 
     Raises:
-      UserError: no row has a label.
+      UserError: no row has a label, or the only labels are predictions.
     """
+    true = prediction_rows.TRUE_LABEL
+    if held.classes and true not in held.columns:
+        raise UserError(
+            f"{path} has a confidence, as rows of predict have, so its label is a "
+            f"prediction; wanted the true labels as {true}: predict a file that has "
+            f"labels, or add a column {true}"
+        )
     keep, n = held.labels >= 0, len(held.labels)
     if not keep.any():
         raise UserError(f"{path} has no row with a label ({n} rows in all)")

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +47,7 @@ def from_csv(path: epath.Path) -> list[Row]:
     try:
         header = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = header
-        classes = _classes_of(path, header) if CONFIDENCE in header else ()
+        classes = _classes_of(header) if CONFIDENCE in header else ()
         columns = [name for name in header if re.fullmatch(rf"{PROB}\d+", name)]
         wanted = [f"{PROB}{i}" for i in range(len(columns))]
         if classes:
@@ -64,20 +64,9 @@ def from_csv(path: epath.Path) -> list[Row]:
         ) from None
 
 
-def _classes_of(path: epath.Path, header: Sequence[str]) -> tuple[str, ...]:
+def _classes_of(header: Sequence[str]) -> tuple[str, ...]:
     """Names of the classes in the header of a table that `predict` wrote."""
-    _check_labelled(f"{path}:1", header)
     return tuple(name.removeprefix(PROB) for name in header if name.startswith(PROB))
-
-
-def _check_labelled(where: str, names: Iterable[str]) -> None:
-    """Check that rows of `predict` have a true label next to the predicted one."""
-    if TRUE_LABEL not in names:
-        raise UserError(
-            f"{where}: label is a prediction here, as there is a {CONFIDENCE}; wanted "
-            f"the true label as {TRUE_LABEL}: predict a file that has labels, or write "
-            f"your labels into a column {TRUE_LABEL}"
-        )
 
 
 def _csv_row(
@@ -96,7 +85,7 @@ def _csv_row(
     try:
         probs = [float(row[name]) for name in columns]
         if classes:
-            label = _true_class(f"{path}:{line}", row[TRUE_LABEL], classes)
+            label = _true_class(f"{path}:{line}", row.get(TRUE_LABEL), classes)
             return _predicted(line, label, probs, cells, classes)
         return Row(line, int(cells.pop("label")), probs, cells)
     except ValueError as e:
@@ -156,12 +145,11 @@ def _json_row(path: epath.Path, line: int, text: str) -> Row:
         raise UserError(f"{path}:{line}: {missing[0]} is missing; {wanted}")
     label, probs, classes = row["label"], row["probs"], ()
     if CONFIDENCE in row:
-        _check_labelled(f"{path}:{line}", row)
         wanted = 'wanted {"CLASS": 0.9, ...} as predict writes them'
         if not isinstance(probs, dict):
             raise UserError(f"{path}:{line}: probs are no object; {wanted}")
         classes, probs = tuple(probs), list(probs.values())
-        label = _true_class(f"{path}:{line}", row[TRUE_LABEL], classes)
+        label = _true_class(f"{path}:{line}", row.get(TRUE_LABEL), classes)
     if type(label) is not int:
         raise UserError(f"{path}:{line}: label is {label!r}; {wanted}")
     if not isinstance(probs, list) or not all(type(p) in (int, float) for p in probs):
