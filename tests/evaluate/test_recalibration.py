@@ -114,6 +114,26 @@ def test_a_file_of_predictions_is_calibrated_as_its_run(method, run, tmp_path):
     assert of_file == {name: of_run[name] for name in of_file}
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_what_predict_writes_is_judged_and_calibrated(suffix, run, tmp_path):
+    labels = evaluation.open_fitted(str(run)).session.task.labels
+    true, given = [labels[i % 3] for i in range(30)] + [None], tmp_path / "in.jsonl"
+    rows = [{"text": f"badu {i}", "label": y} for i, y in enumerate(true)]
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, new = tmp_path / f"out{suffix}", tmp_path / f"new{suffix}"
+    flags = [f"--workdir={run}", f"--input={given}", f"--output={out}"]
+    assert cli.main(["predict", *flags]) == 0
+    held = prediction_files.contents(out)
+    assert held.classes == labels
+    assert list(held.labels) == [i % 3 for i in range(30)] + [-1]
+    fitted = file_calibration.calibrate(str(out), "identity", str(out), str(new))
+    assert fitted["after"]["n"] == 30
+    first, again = (path.read_text().splitlines()[0] for path in (out, new))
+    if suffix == ".csv":
+        assert first == again, "the columns are those of predict, in its order"
+    np.testing.assert_allclose(prediction_files.read(new).probs, held.probs[:30])
+
+
 def test_calibrate_shows_before_and_after(run, capsys):
     t = calibrators.describe(calibrator.read(Run.open(run)))
     assert cli.main(["calibrate", f"--workdir={run}", "--method=vector"]) == 0

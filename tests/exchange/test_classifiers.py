@@ -1,6 +1,7 @@
 """Fine-tuned classifiers as runs: their labels, their logits, and what follows."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -149,6 +150,22 @@ def test_data_are_judged_in_the_order_of_the_outputs_and_trained_on(
     (out,) = exports.export(run, str(tmp_path / "out"), "merged")
     fields = json.loads((out / "config.json").read_text())
     assert fields["id2label"] == dict(zip("012", LABELS, strict=True))
+
+
+def test_paths_mean_the_same_in_any_folder(model, tmp_path, monkeypatch, capsys):
+    rows = [f"a text of {i},{LABELS[i % 3]}" for i in range(60)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    shutil.copytree(model, tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--config=files:method=head", "--config.data.train=train.csv"]
+    flags += ["--config.optim.num_epochs=1", "--config.data.max_length=32"]
+    assert cli.main(["import", "--model=model", "--workdir=run", *flags]) == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert cli.main(["evaluate", "--workdir=../run"]) == 0
+    assert cli.main(["train", "--workdir=../run"]) == 0
+    held = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert held["method"] == "head"
 
 
 def test_an_over_confident_classifier_is_calibrated(tmp_path, capsys):

@@ -53,7 +53,7 @@ def import_classifier(
     base = bases.resolve(model, config.model.revision if config else "main")
     labels = classifier_labels.read(base)
     note = imported_run.note_of(base.folder) if base.folder else None
-    settings = _settings(base, note, config)
+    settings = records.located(_settings(base, note, config))
     _check_start(settings)
     corpus = imported_run.corpus_of(settings, asked=config is not None)
     settings, corpus = _with_classes(settings, corpus, labels)

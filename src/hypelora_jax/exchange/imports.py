@@ -61,7 +61,7 @@ def import_adapter(
     run = Run.create(workdir)
     files.check_empty(run.path, "--workdir", workdir)
     source = _source(epath.Path(adapter_dir).expanduser(), model)
-    wanted = _begun(source, config)
+    wanted = records.located(_begun(source, config))
     corpus = imported_run.corpus_of(wanted, asked=config is not None)
     if reference_state.is_reference(source.tensors):
         settings, own = _of_reference(source, wanted, config, factors)
