@@ -109,6 +109,11 @@ def test_one_output_is_a_regression(tmp_path):
     classifiers.import_classifier(model, str(tmp_path / "run"))
     (answer,) = said(tmp_path / "run", ["A text."])
     assert set(answer) == {"label", "score"}
+    task = evaluation.open_fitted(str(tmp_path / "run")).session.task
+    assert task.labels == () and task.kind == "regression"
+    with pytest.raises(UserError, match="data are classes, and the model predicts a n"):
+        config = from_dict(CONFIG | HEAD)
+        classifiers.import_classifier(model, str(tmp_path / "other"), config)
 
 
 @pytest.fixture(scope="module")
