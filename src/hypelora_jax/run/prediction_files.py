@@ -242,7 +242,9 @@ def _read_npz(path: epath.Path) -> Contents:
     if ids is not None and ids.shape != labels.shape:
         raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
     values = values.astype(np.float64)
-    soft = _soft(path, held, values.shape, labels >= 0)
+    soft = held.get("soft")
+    if soft is not None:
+        soft = row_checks.checked_soft(str(path), soft, values.shape, labels >= 0)
     logits = values if kind == "logits" else None
     if logits is not None:
         row_checks.check_logits(lambda i: f"{path}: row {i}: logits", values)
@@ -252,26 +254,6 @@ def _read_npz(path: epath.Path) -> Contents:
     labels = row_checks.checked_labels(lambda i: f"{path}: row {i}", labels, classes)
     columns = {name: x for name, x in held.items() if name not in ARRAYS}
     return Contents(values, labels, logits, ids, soft, columns)
-
-
-def _soft(
-    path: epath.Path,
-    held: dict[str, np.ndarray],
-    shape: tuple[int, int],
-    keep: np.ndarray,
-) -> np.ndarray | None:
-    """Return the shares of raters, if the file has them; labelled rows are checked."""
-    if "soft" not in held:
-        return None
-    soft = held["soft"]
-    if soft.dtype.kind not in "fiu" or soft.shape != shape:
-        raise UserError(
-            f"{path}: soft is {soft.dtype}{list(soft.shape)}; wanted numbers "
-            f"{list(shape)}, a share for each class"
-        )
-    soft = soft.astype(np.float64)
-    row_checks.check_probs(lambda i: f"{path}: row {i}: soft", soft, keep)
-    return soft
 
 
 def _from_rows(path: epath.Path, read: list[Row]) -> Contents:

@@ -48,6 +48,24 @@ def checked_labels(at: Place, label_N: np.ndarray, num_classes: int) -> np.ndarr
     return label_N.astype(np.int64)
 
 
+def checked_soft(
+    path: str, soft: np.ndarray, shape: tuple[int, int], keep_N: np.ndarray
+) -> np.ndarray:
+    """Return shares of raters in float64 after a check of the rows in `keep_N`.
+
+    Raises:
+      UserError: they do not have that shape, or a row is not a distribution.
+    """
+    if soft.dtype.kind not in "fiu" or soft.shape != shape:
+        raise UserError(
+            f"{path}: soft is {soft.dtype}{list(soft.shape)}; wanted numbers "
+            f"{list(shape)}, a share for each class"
+        )
+    soft_NY = soft.astype(np.float64)
+    check_probs(lambda i: f"{path}: row {i}: soft", soft_NY, keep_N)
+    return soft_NY
+
+
 def _faults(probs_NY: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
     """Yield which rows fail, and what is wanted; checks may rely on earlier ones."""
     yield np.asarray(~np.isfinite(probs_NY).all(axis=1)), "finite numbers"
