@@ -93,11 +93,11 @@ def _check_classes(path: str, given: Contents, apply: str, target: Contents) -> 
         )
 
 
-def _labelled(held: Contents) -> Labelled:
+def _labelled(rows: Contents) -> Labelled:
     """Return the rows with a label, with scores that a calibrator takes."""
-    keep_N = held.labels >= 0
-    soft = None if held.soft is None else held.soft[keep_N]
-    return Labelled(held.scores[keep_N], held.labels[keep_N], soft)
+    keep_N = rows.labels >= 0
+    soft = None if rows.soft is None else rows.soft[keep_N]
+    return Labelled(rows.scores[keep_N], rows.labels[keep_N], soft)
 
 
 def _judged(

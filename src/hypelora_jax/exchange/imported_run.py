@@ -40,7 +40,7 @@ def model_path(base: bases.Base) -> str:
 
 
 def corpus_of(settings: Settings, asked: bool) -> Corpus | None:
-    """The data, or None if none is named or the recorded data is missing here."""
+    """The data; None if the settings name no file, or recorded data is missing here."""
     if settings.data.source == "files" and not settings.data.train and not asked:
         return None
     try:

@@ -97,30 +97,30 @@ def check_suffix(path: epath.PathLike) -> None:
         )
 
 
-def labelled(path: epath.PathLike, held: Contents) -> Labelled:
+def labelled(path: epath.PathLike, found: Contents) -> Labelled:
     """Return the rows that have a label, and how many have none.
 
     Raises:
       UserError: no row has a label, or the only labels are predictions.
     """
     true = prediction_rows.TRUE_LABEL
-    if held.classes and true not in held.columns:
+    if found.classes and true not in found.columns:
         raise UserError(
             f"{path} has a confidence, as rows of predict have, so its label is a "
             f"prediction; wanted the true labels as {true}: predict a file that has "
             f"labels, or add a column {true}"
         )
-    keep, n = held.labels >= 0, len(held.labels)
+    keep, n = found.labels >= 0, len(found.labels)
     if not keep.any():
         raise UserError(f"{path} has no row with a label ({n} rows in all)")
     logits, ids, soft = (
-        None if x is None else x[keep] for x in (held.logits, held.ids, held.soft)
+        None if x is None else x[keep] for x in (found.logits, found.ids, found.soft)
     )
     dropped = n - int(keep.sum())
-    return Labelled(held.probs[keep], held.labels[keep], logits, ids, dropped, soft)
+    return Labelled(found.probs[keep], found.labels[keep], logits, ids, dropped, soft)
 
 
-def write(path: epath.PathLike, held: Contents) -> None:
+def write(path: epath.PathLike, found: Contents) -> None:
     """Write probabilities, labels and all else that a file had; it appears whole.
 
     The suffix names the format, which need not be that of the file it was read from.
@@ -134,10 +134,10 @@ def write(path: epath.PathLike, held: Contents) -> None:
     path = epath.Path(path)
     check_suffix(path)
     if path.suffix in TEXTS:
-        rows, left = _rows(held)
+        rows, left = _rows(found)
         files.write_whole(path, TEXTS[path.suffix][1](rows))
     else:
-        arrays, left = _arrays(held)
+        arrays, left = _arrays(found)
         npz.write(path, arrays)
     if left:
         logging.getLogger(__name__).warning(
@@ -145,33 +145,33 @@ def write(path: epath.PathLike, held: Contents) -> None:
         )
 
 
-def _rows(held: Contents) -> tuple[list[Row], list[str]]:
+def _rows(found: Contents) -> tuple[list[Row], list[str]]:
     """(rows of a text file, names of what is left out)."""
-    n, own = len(held.labels), {} if held.ids is None else {"id": held.ids}
-    left = [] if held.soft is None else ["soft"]
+    n, own = len(found.labels), {} if found.ids is None else {"id": found.ids}
+    left = [] if found.soft is None else ["soft"]
     cells: dict[str, list] = {}
-    for name, column in {**own, **held.columns}.items():
+    for name, column in {**own, **found.columns}.items():
         fits = not isinstance(column, np.ndarray)
         fits = fits or (column.shape == (n,) and column.dtype.kind in "biufU")
-        if not fits or prediction_rows.is_taken(name, bool(held.classes)):
+        if not fits or prediction_rows.is_taken(name, bool(found.classes)):
             left.append(name)
             continue
         cells[name] = column.tolist() if isinstance(column, np.ndarray) else column
-    probs, labels = held.probs.tolist(), held.labels.tolist()
+    probs, labels = found.probs.tolist(), found.labels.tolist()
     rows = [
-        Row(i, labels[i], probs[i], {k: x[i] for k, x in cells.items()}, held.classes)
+        Row(i, labels[i], probs[i], {k: x[i] for k, x in cells.items()}, found.classes)
         for i in range(n)
     ]
     return rows, left
 
 
-def _arrays(held: Contents) -> tuple[dict[str, np.ndarray], list[str]]:
+def _arrays(found: Contents) -> tuple[dict[str, np.ndarray], list[str]]:
     """(arrays of an .npz, names of what is left out)."""
-    arrays, left = {"probs": held.probs, "labels": held.labels}, list[str]()
-    own = {"ids": held.ids, "soft": held.soft}
+    arrays, left = {"probs": found.probs, "labels": found.labels}, list[str]()
+    own = {"ids": found.ids, "soft": found.soft}
     arrays |= {name: x for name, x in own.items() if x is not None}
-    for name, column in held.columns.items():
-        if name in ARRAYS or (held.classes and name in prediction_rows.STALE):
+    for name, column in found.columns.items():
+        if name in ARRAYS or (found.classes and name in prediction_rows.STALE):
             left.append(name)
         elif name == "id":
             continue  # it is in `ids`
@@ -208,27 +208,27 @@ def metrics_of_file(
         raise UserError(f"bins is {bins}; wanted at least 1")
     if seed < 0:
         raise UserError(f"seed is {seed}; wanted at least 0")
-    held = read(path)
-    if held.dropped:
+    found = read(path)
+    if found.dropped:
         logging.getLogger(__name__).warning(
-            "%s: %d rows without a label are left out", path, held.dropped
+            "%s: %d rows without a label are left out", path, found.dropped
         )
-    own: dict[str, Any] = {"bins": bins, "soft": held.soft, "seed": seed}
-    out = metrics.compute_all(held.probs, held.labels, **own)
+    own: dict[str, Any] = {"bins": bins, "soft": found.soft, "seed": seed}
+    out = metrics.compute_all(found.probs, found.labels, **own)
     if replicas:
         own |= {"replicas": replicas, "level": level}
-        out |= bootstrap.intervals(held.probs, held.labels, **own)
+        out |= bootstrap.intervals(found.probs, found.labels, **own)
     return out
 
 
 def _read_npz(path: epath.Path) -> Contents:
-    held = npz.read(path)
-    kind = "probs" if "probs" in held else "logits"
-    if kind not in held or "labels" not in held:
+    found = npz.read(path)
+    kind = "probs" if "probs" in found else "logits"
+    if kind not in found or "labels" not in found:
         raise UserError(
-            f"{path} holds {sorted(held)}; wanted labels, and probs or logits"
+            f"{path} holds {sorted(found)}; wanted labels, and probs or logits"
         )
-    values, labels, ids = held[kind], held["labels"], held.get("ids")
+    values, labels, ids = found[kind], found["labels"], found.get("ids")
     if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] < 2:
         raise UserError(
             f"{path}: {kind} is {values.dtype}{list(values.shape)}; wanted numbers "
@@ -242,7 +242,7 @@ def _read_npz(path: epath.Path) -> Contents:
     if ids is not None and ids.shape != labels.shape:
         raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
     values = values.astype(np.float64)
-    soft = held.get("soft")
+    soft = found.get("soft")
     if soft is not None:
         soft = row_checks.checked_soft(str(path), soft, values.shape, labels >= 0)
     logits = values if kind == "logits" else None
@@ -252,7 +252,7 @@ def _read_npz(path: epath.Path) -> Contents:
     row_checks.check_probs(lambda i: f"{path}: row {i}: probs", values)
     classes = values.shape[1]
     labels = row_checks.checked_labels(lambda i: f"{path}: row {i}", labels, classes)
-    columns = {name: x for name, x in held.items() if name not in ARRAYS}
+    columns = {name: x for name, x in found.items() if name not in ARRAYS}
     return Contents(values, labels, logits, ids, soft, columns)
 
 
