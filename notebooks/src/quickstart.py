@@ -178,5 +178,5 @@ print(f"{calibrator(asked)[0, 1]:.2f}")  # after: 0.57
 # - files: `hypelora predict --workdir=... --input=in.csv --output=out.csv`
 # - your own data: `hypelora train --config=files --config.data.train=train.csv ...`
 # - compare runs: `hypelora report --workdir=... --workdir=... --output=report.html`
-# - take the adapter elsewhere: the notebook `calibrate_your_adapter`
+# - take the adapter elsewhere: the notebook `calibrate_your_model`
 # - the paper's tables: the notebook `reproduce_hypelora`

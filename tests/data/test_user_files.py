@@ -97,6 +97,19 @@ def test_real_numbers_make_a_regression(tmp_path):
     assert load(train=whole, task="regression").task.kind == "regression"
 
 
+def test_classes_that_train_lacks_and_their_order(tmp_path):
+    path = write(tmp_path / "a.csv", numbered(["n", "y"] * 20))
+    names = ("y", "maybe", "n")
+    corpus = load(train=path, validation=path, classes=names)
+    assert corpus.task.labels == names
+    np.testing.assert_array_equal(corpus.splits["validation"].label[:3], [2, 0, 2])
+    with pytest.raises(UserError, match="a.csv:3: unknown label 'y'; expected one of"):
+        load(train=path, classes=("n", "no"))
+    real = write(tmp_path / "b.csv", numbered([1, 2.5] * 20))
+    with pytest.raises(UserError, match="labels of the data are numbers; expected"):
+        load(train=real, classes=("1", "2.5"))
+
+
 def text_of(*lines):
     return lambda path: path.write_text("\n".join(lines) + "\n")
 

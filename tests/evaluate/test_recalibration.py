@@ -15,9 +15,11 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import (
     calibration_split,
     evaluation,
+    file_calibration,
+    file_metrics,
     recalibration,
 )
-from hypelora_jax.run import calibrator, results
+from hypelora_jax.run import calibrator, prediction_files, results
 from hypelora_jax.run.paths import Run
 
 NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
@@ -95,6 +97,42 @@ def check_rewritten(method, run, capsys):
     assert again.keys() == after.keys()
     assert again["nll"] == pytest.approx(after["nll"], abs=1e-6)
     assert again["conformal"]["thr"] == after["conformal"]["thr"]
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_a_file_of_predictions_is_calibrated_as_its_run(method, run, tmp_path):
+    recalibration.calibrate(str(run), method)
+    state = calibrator.read(Run.open(run))
+    out, files = tmp_path / "out.npz", run / "eval"
+    own = [files / split / "predictions.npz" for split in ("calibration", "validation")]
+    got = file_calibration.calibrate(str(own[0]), method, str(own[1]), str(out))
+    assert got["state"] == json.loads(calibrators.to_json(state))
+    logits, labels = arrays(run)
+    found = npz.read(out)
+    np.testing.assert_array_equal(found["probs"], calibrators.apply(state, logits))
+    np.testing.assert_array_equal(found["labels"], labels)
+    of_run, of_file = read(run), file_metrics.metrics_of_file(out)
+    assert of_file == {name: of_run[name] for name in of_file}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_what_predict_writes_is_judged_and_calibrated(suffix, run, tmp_path):
+    labels = evaluation.open_fitted(str(run)).session.task.labels
+    true, given = [labels[i % 3] for i in range(30)] + [None], tmp_path / "in.jsonl"
+    rows = [{"text": f"badu {i}", "label": y} for i, y in enumerate(true)]
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, new = tmp_path / f"out{suffix}", tmp_path / f"new{suffix}"
+    flags = [f"--workdir={run}", f"--input={given}", f"--output={out}"]
+    assert cli.main(["predict", *flags]) == 0
+    held = prediction_files.contents(out)
+    assert held.classes == labels
+    assert list(held.labels) == [i % 3 for i in range(30)] + [-1]
+    fitted = file_calibration.calibrate(str(out), "identity", str(out), str(new))
+    assert fitted["after"]["n"] == 30
+    first, again = (path.read_text().splitlines()[0] for path in (out, new))
+    if suffix == ".csv":
+        assert first == again, "the columns are those of predict, in its order"
+    np.testing.assert_allclose(prediction_files.read(new).probs, held.probs[:30])
 
 
 def test_calibrate_shows_before_and_after(run, capsys):

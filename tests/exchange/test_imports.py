@@ -1,6 +1,7 @@
 """Imported adapters as runs: trained on, judged; the reference's saved states."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
     assert page.stat().st_size > 1000
     again = runs.train(from_dict(record["config"]), str(back), progress=False)
     assert again == summary
+
+
+def test_paths_are_recorded_so_that_they_mean_the_same_in_any_folder(
+    tmp_path, monkeypatch
+):
+    shutil.copytree(golden.ROOT / "base", tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    imports.import_adapter(str(golden.ROOT / "peft_adapter"), "run", "base")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    opened = evaluation.open_fitted(str(tmp_path / "run"))
+    assert opened.session.settings.model.path == str(tmp_path / "base")
 
 
 def test_data_of_other_classes_is_refused(tmp_path):

@@ -6,6 +6,7 @@ from etils import epath
 
 from hypelora_jax.calibration import metrics
 from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate import file_metrics
 from hypelora_jax.run import prediction_files, predictions
 
 PROBS = np.array([[0.9, 0.1], [0.25, 0.75], [0.5, 0.5]])
@@ -40,6 +41,31 @@ def test_reads_text(tmp_path, name, text):
     np.testing.assert_array_equal(got.probs, PROBS)
     np.testing.assert_array_equal(got.labels, LABELS)
     assert got.logits is None and got.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.csv", "text,input_label,label,confidence,prob_no,prob_yes\n"
+                  "a,no,no,.9,.9,.1\nb,yes,yes,.75,.25,.75\nc,yes,no,.5,.5,.5\n"
+                  "d,,no,.9,.9,.1\n"),
+        ("x.csv", "input_label,label,confidence,prob_0,prob_1\n"
+                  "0,0,.9,.9,.1\n1,1,.75,.25,.75\n1,0,.5,.5,.5\n,0,.9,.9,.1\n"),
+        ("x.jsonl", '{"input_label": 0, "label": "0", "confidence": 0.9, '
+                    '"probs": {"0": 0.9, "1": 0.1}}\n'
+                    '{"input_label": "1", "label": "1", "confidence": 0.75, '
+                    '"probs": {"0": 0.25, "1": 0.75}}\n'
+                    '{"input_label": 1.0, "label": null, "confidence": 0.5, '
+                    '"probs": {"0": 0.5, "1": 0.5}}\n'
+                    '{"input_label": null, "label": "0", "confidence": 0.9, '
+                    '"probs": {"0": 0.9, "1": 0.1}}\n'),
+    ],
+)  # fmt: skip
+def test_what_predict_wrote_is_judged_by_the_true_labels(tmp_path, name, text):
+    got = prediction_files.read(_write(tmp_path, name, text))
+    np.testing.assert_array_equal(got.probs, PROBS)
+    np.testing.assert_array_equal(got.labels, LABELS)
+    assert got.dropped == 1
 
 
 def test_reads_ids(tmp_path):
@@ -114,6 +140,33 @@ def test_float16_logits_are_read_in_float64(tmp_path):
             "x.jsonl",
             '{"label": 0, "probs": [1, 0]}\n{"label": 0, "probs": [1, 0, 0]}',
             ":2: the line has 3 probabilities; expected 2",
+        ),
+        (
+            "x.csv",
+            "label,confidence,prob_0,prob_1\n0,1,1,0\n",
+            "so its label is a prediction; expected the true labels as input_label",
+        ),
+        (
+            "x.jsonl",
+            '{"label": "a", "confidence": 1, "probs": {"a": 1, "b": 0}}',
+            "so its label is a prediction; expected the true labels as input_label",
+        ),
+        (
+            "x.csv",
+            "input_label,label,confidence,prob_a,prob_b\nc,a,1,1,0\n",
+            ":2: input_label is 'c'; expected one of the classes a, b",
+        ),
+        (
+            "x.jsonl",
+            '{"input_label": 0, "label": 0, "confidence": 1, "probs": [1, 0]}',
+            ":1: probs is not an object",
+        ),
+        (
+            "x.jsonl",
+            '{"input_label": "a", "label": "a", "confidence": 1, "probs": {"a": 1, '
+            '"b": 0}}\n{"input_label": "a", "label": "a", "confidence": 1, '
+            '"probs": {"b": 0, "a": 1}}',
+            r":2: classes are \['b', 'a'\]; expected \['a', 'b'\] as on line 1",
         ),
         ("x.npz", "label", "x.npz is not an .npz file"),
         ("x.npz", b"PK\x03\x04 cut short", "x.npz is not a readable .npz file"),
@@ -201,17 +254,17 @@ def test_metrics_of_a_file(tmp_path, caplog):
         "label,prob_0,prob_1\n0,.9,.1\n-1,.9,.1\n1,.25,.75\n1,.5,.5\n",
     )
     with caplog.at_level(logging.WARNING):
-        got = prediction_files.metrics_of_file(path, bins=5)
+        got = file_metrics.metrics_of_file(path, bins=5)
     assert got == metrics.compute_all(PROBS, LABELS, 5)
     assert "1 rows without a label are left out" in caplog.text
     with pytest.raises(UserError, match="bins is 0; expected at least 1"):
-        prediction_files.metrics_of_file(path, bins=0)
+        file_metrics.metrics_of_file(path, bins=0)
 
 
 def test_metrics_of_a_file_with_intervals(tmp_path):
     path = _npz(tmp_path, probs=PROBS, labels=LABELS)
-    plain = prediction_files.metrics_of_file(path)
-    got = prediction_files.metrics_of_file(path, replicas=5)
+    plain = file_metrics.metrics_of_file(path)
+    got = file_metrics.metrics_of_file(path, replicas=5)
     assert list(got) == list(plain)
     for name, value in got.items():
         if isinstance(value, dict):
@@ -220,7 +273,7 @@ def test_metrics_of_a_file_with_intervals(tmp_path):
             assert value == plain[name]
     assert isinstance(got["ece"], dict) and got["n"] == 3
     with pytest.raises(UserError, match="replicas is -1; expected at least 2"):
-        prediction_files.metrics_of_file(path, replicas=-1)
+        file_metrics.metrics_of_file(path, replicas=-1)
 
 
 def test_shares_of_raters_are_read(tmp_path):
@@ -228,7 +281,7 @@ def test_shares_of_raters_are_read(tmp_path):
     labels = np.array([0, 1, -1])
     path = _npz(tmp_path, probs=PROBS, labels=labels, soft=soft)
     np.testing.assert_array_equal(prediction_files.read(path).soft, soft[:2])
-    got = prediction_files.metrics_of_file(path)
+    got = file_metrics.metrics_of_file(path)
     assert got["soft_tv"] == pytest.approx(0.4 / 2)
     path = _npz(tmp_path, logits=PROBS, labels=labels, soft=soft[:, :1])
     with pytest.raises(

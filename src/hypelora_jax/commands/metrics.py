@@ -26,7 +26,7 @@ def run(
             f"--level={level:g} is the level of intervals, and without replicas there "
             "are none; expected --replicas=1000 beside it, or no --level"
         )
-    from hypelora_jax.run.prediction_files import metrics_of_file
+    from hypelora_jax.evaluate.file_metrics import metrics_of_file
 
     if replicas:
         files.keep_compiled()

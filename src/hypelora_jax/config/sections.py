@@ -184,6 +184,7 @@ class DataConfig:
     text: str = ""  # files: column; found by name if empty
     text_b: str = ""  # files: column of the second text of a pair
     label: str = ""  # files: column; found by name if empty
+    classes: tuple[str, ...] = ()  # in the order of their ids; (): the source's order
     condition: str = ""  # files: column of the vectors, or of ids in condition.file
     max_length: int = 128  # tokens; longer texts are cut
     calibration_fraction: float = 0.1  # share of train; at least 100 and at most 2,000
@@ -197,6 +198,11 @@ class DataConfig:
         check("data", self)
         at_least("data", self, max_length=4, num_classes=2, num_examples=32)
         at_least("data", self, max_examples=0)
+        if len(set(self.classes)) < len(self.classes) or len(self.classes) == 1:
+            raise UserError(
+                f"config.data.classes is {self.classes}; expected two or more "
+                "different names, or () for the order of the source"
+            )
         if not 0 < self.calibration_fraction < 1:
             raise UserError(
                 f"config.data.calibration_fraction is {self.calibration_fraction}; "

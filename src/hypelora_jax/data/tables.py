@@ -59,6 +59,34 @@ def take(table: Table, rows: np.ndarray) -> Table:
     )
 
 
+def with_classes(corpus: Corpus, classes: tuple[str, ...]) -> Corpus:
+    """Give the classes of a corpus the ids of these names, which may be more.
+
+    Raises:
+      UserError: a class of the corpus is not among them, or it has numbers for labels.
+    """
+    task, splits = corpus
+    if not task.labels or not set(task.labels) <= set(classes):
+        has = ", ".join(task.labels) or "numbers"
+        raise UserError(
+            f"config.data.classes is {', '.join(classes)}, but the labels of the data "
+            f"are {has}; expected each class of the data, in the order of the ids"
+        )
+    to = np.array([classes.index(name) for name in task.labels])
+
+    def moved(table: Table) -> Table:
+        label, soft = table.label.copy(), table.soft
+        label[label >= 0] = to[label[label >= 0]]
+        if soft is not None:
+            wide = np.zeros((len(soft), len(classes)), soft.dtype)
+            wide[:, to] = soft
+            soft = wide
+        return table._replace(label=label, soft=soft)
+
+    splits = Splits({name: moved(table) for name, table in splits.items()})
+    return Corpus(task._replace(labels=classes), splits)
+
+
 def _strata(label: np.ndarray) -> list[np.ndarray]:
     """Return the rows of each class; for numbers, of each tenth in order of value."""
     if np.issubdtype(label.dtype, np.integer):

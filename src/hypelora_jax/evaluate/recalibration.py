@@ -26,9 +26,7 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
 
     Returns:
       `method`; `was` and `calibrator`, which describe the old and the new calibrator;
-      `before` and `after`, metrics of the validation split; and `difference`, after -
-      before with intervals and p-values. The metrics in SHOWN (and soft_tv, if there
-      are shares of raters) have intervals.
+      `judged`, the split that is compared, validation; and what `compared` returns.
 
     Raises:
       UserError: there is no run, it is a regression, or labels are missing in the
@@ -56,15 +54,31 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     new = evaluation.calibrated(old, *calibration[:2], method)
     _refresh(new)
     states = (old.calibrator, new.calibrator)
-    was, now = map(calibrators.describe, states)
-    probs = [calibrators.apply(state, judged.logits) for state in states]
-    before, after = (_with_intervals(p, judged) for p in probs)
-    result: dict[str, Any] = {"method": method, "was": was, "calibrator": now}
-    result |= {"before": before, "after": after}
+    before, after = (calibrators.apply(state, judged.logits) for state in states)
+    about = {"method": method, **described(*states), "judged": "validation"}
+    return about | compared(before, after, judged)
+
+
+def described(old: Any, new: Any) -> dict[str, str]:
+    """Describe the old and the new calibrator, as `was` and `calibrator`."""
+    return {"was": calibrators.describe(old), "calibrator": calibrators.describe(new)}
+
+
+def compared(
+    before_NY: np.ndarray, after_NY: np.ndarray, judged: Labelled
+) -> dict[str, Any]:
+    """Compare two sets of probabilities (N, Y) of the same rows.
+
+    Returns:
+      `before` and `after`, their metrics, and `difference`, after - before with
+      intervals and p-values. The metrics in SHOWN (and soft_tv, if there are shares of
+      raters) have intervals.
+    """
+    before, after = (_with_intervals(p, judged) for p in (before_NY, after_NY))
     change = bootstrap.paired(
-        probs[1], probs[0], judged.labels, soft=judged.soft, names=_shown(judged)
+        after_NY, before_NY, judged.labels, soft=judged.soft, names=_shown(judged)
     )
-    return result | {"difference": change}
+    return {"before": before, "after": after, "difference": change}
 
 
 def _shown(data: Labelled) -> tuple[str, ...]:

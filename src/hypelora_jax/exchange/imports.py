@@ -1,7 +1,6 @@
 """Imports a peft adapter or the reference's hyper-network as a run at step 0."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,35 +8,23 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import families, files, trees
+from hypelora_jax import families, files
 from hypelora_jax import model as model_lib
-from hypelora_jax.calibration import calibrators
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.sections import AMode
 from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.exchange.export_record import RECORD
+from hypelora_jax.exchange import imported_run
 from hypelora_jax.interop import adapter, peft, reference_state
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop.huggingface import read_tensors
 from hypelora_jax.interop.tensor_paths import head_names
-from hypelora_jax.run import calibrator, records
+from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
-from hypelora_jax.sharding import rules
-from hypelora_jax.train import loop
-from hypelora_jax.train.session import (
-    Session,
-    load_corpus,
-    open_session,
-    record_of,
-    with_data,
-)
+from hypelora_jax.train.session import open_session
 from hypelora_jax.types import Params
-
-_EDGES = (16, 32, 64, 128, 256)  # bucket lengths of a run without data
-KEPT = ("seed", "seed_scope", "select_on", "data", "optim", "mesh", "ckpt", "log")
 
 
 class Source(NamedTuple):
@@ -74,25 +61,22 @@ def import_adapter(
     run = Run.create(workdir)
     files.check_empty(run.path, "--workdir", workdir)
     source = _source(epath.Path(adapter_dir).expanduser(), model)
-    wanted = _begun(source, config)
-    corpus = _corpus(wanted, asked=config is not None)
+    wanted = records.located(_begun(source, config))
+    corpus = imported_run.corpus_of(wanted, asked=config is not None)
     if reference_state.is_reference(source.tensors):
         settings, own = _of_reference(source, wanted, config, factors)
     else:
         settings, own = _of_lora(source, wanted)
     task = _task(source, corpus)
-    session = _with(open_session(settings, task, source.base.revision or None), own)
-    session = _with_buckets(session, corpus)
-    files.write_json(run.config_file, record_of(session))
-    loop.begin(session, run)
-    _calibrator(source, run)
+    session = open_session(settings, task, source.base.revision or None)
+    imported_run.begin(imported_run.with_params(session, own), corpus, run, source.note)
     logging.info("imported %s into %s as step 0 of a run", adapter_dir, workdir)
     return run.path
 
 
 def _source(path: epath.Path, model: str) -> Source:
     fields, tensors = peft.read(path)
-    note = files.read_json(path / RECORD) if (path / RECORD).exists() else None
+    note = imported_run.note_of(path)
     name = model or fields.get("base_model_name_or_path") or ""
     if not name:
         raise UserError(f"{path} does not name its base model; expected --model=PATH")
@@ -112,8 +96,7 @@ def _begun(source: Source, config: Settings | None) -> Settings:
             families.of(source.base.config).max_tokens(source.base.config),
         )
         own = Settings(data=DataConfig(source="files", max_length=longest))
-    path = source.base.name
-    path = "minilm" if path == bases.MINILM and not source.base.revision else path
+    path = imported_run.model_path(source.base)
     model = dataclasses.replace(own.model, path=path)
     if not source.base.revision:
         model = dataclasses.replace(model, revision="main")
@@ -125,21 +108,8 @@ def _begun(source: Source, config: Settings | None) -> Settings:
         method=own.method if static else "lora",
         model=model,
         loss=own.loss,
-        **{name: getattr(own, name) for name in KEPT},
+        **{name: getattr(own, name) for name in imported_run.KEPT},
     )
-
-
-def _corpus(settings: Settings, asked: bool) -> Corpus | None:
-    """The data, or None if none is named or the recorded data is missing here."""
-    if settings.data.source == "files" and not settings.data.train and not asked:
-        return None
-    try:
-        return load_corpus(settings)
-    except UserError as error:
-        if asked:
-            raise
-        logging.warning("without data: %s", error)
-        return None
 
 
 def _of_lora(source: Source, wanted: Settings) -> tuple[Settings, Params]:
@@ -246,45 +216,3 @@ def _outputs(source: Source) -> int:
             "modules_to_save=['classifier']"
         )
     return tensors[name].shape[0]
-
-
-def _with(session: Session, own: Params) -> Session:
-    """The session with the adapter's parameters in place of the drawn ones."""
-    params = trees.union(session.trainable, session.frozen)
-    flat, deltas = trees.flatten(params), own.pop("head_deltas", {})
-    for path, x in trees.flatten(own).items():
-        if path not in flat or flat[path].shape != x.shape:
-            got = flat[path].shape if path in flat else "no such leaf"
-            raise UserError(
-                f"the adapter's {path} has shape {x.shape}, but the model has {got}; "
-                "give the base model it was trained on as --model"
-            )
-        flat[path] = np.asarray(x, np.float32)
-    for part, delta in deltas.items():
-        kernel = np.asarray(flat[f"head/{part}/kernel"], np.float64)
-        flat[f"head/{part}/kernel"] = (kernel + delta).astype(np.float32)
-    params = trees.unflatten(flat)
-    where = rules.shardings(
-        params, session.mesh, families.of(session.base.config).shardings
-    )
-    params = rules.place(params, where)
-    trainable, frozen = session.model.split(params)
-    return session._replace(trainable=trainable, frozen=frozen)
-
-
-def _with_buckets(session: Session, corpus: Corpus | None) -> Session:
-    """The session with its data, or with default buckets if there is no data."""
-    if corpus is not None:
-        return with_data(session, corpus)
-    longest = session.settings.data.max_length
-    return session._replace(edges=(*(e for e in _EDGES if e < longest), longest))
-
-
-def _calibrator(source: Source, run: Run) -> None:
-    """Write the calibrator that our export recorded.
-
-    A calibrated export records none, because its head is already divided.
-    """
-    fitted = source.note["calibrator"] if source.note else None
-    if fitted:
-        calibrator.write(run, calibrators.from_json(json.dumps(fitted)))

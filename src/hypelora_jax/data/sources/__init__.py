@@ -20,6 +20,7 @@ from hypelora_jax.data.tables import (
     calibration_size,
     hold_out,
     take,
+    with_classes,
 )
 from hypelora_jax.data.tasks import Task, glue_task
 from hypelora_jax.errors import UserError, choose
@@ -36,8 +37,8 @@ def load(
     If the source has no calibration split and no `data.calibration` file is given, one
     is held out of train. It is a stratified draw, fixed by seed and ids. Its size is
     `calibration_fraction` of train, limited to 100 to 2,000 examples and at most half.
-    `max_examples` then cuts train. `condition` says which vectors the examples are
-    conditioned on, if any.
+    `max_examples` then cuts train. `data.classes` gives the classes their ids.
+    `condition` says which vectors the examples are conditioned on, if any.
 
     Raises:
       UserError: the data is missing or bad, or cannot be downloaded.
@@ -56,6 +57,8 @@ def load(
             f"data.source={config.source} has no columns of yours; expected "
             "data.source=files, or vectors by the ids of examples in condition.file"
         )
+    if config.classes and task.labels != config.classes:
+        task, splits = with_classes(Corpus(task, splits), config.classes)
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)

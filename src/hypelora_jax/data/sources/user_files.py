@@ -223,21 +223,21 @@ def _task(train: Raw, config: DataConfig) -> Task:
         return NUMBERS._replace(pair=pair)
     if numeric:  # NaN and infinity among whole numbers are not classes
         labels = [x for x in labels if math.isfinite(float(x))]
-    classes = _sorted_classes({_class_name(x) for x in labels})
+    classes = config.classes or _sorted_classes({_class_name(x) for x in labels})
     if len(classes) < 2:
         raise UserError(
             f"{config.train} has {len(classes)} class{'es' * (not classes)} "
             f"({listed(classes)}); expected two or more different labels to train on"
         )
     metrics = ("accuracy", "f1") if len(classes) == 2 else CLASSES.metrics
-    return CLASSES._replace(labels=tuple(classes), metrics=metrics, pair=pair)
+    return CLASSES._replace(labels=classes, metrics=metrics, pair=pair)
 
 
-def _sorted_classes(names: set[str]) -> list[str]:
+def _sorted_classes(names: set[str]) -> tuple[str, ...]:
     """Sort class names by value if all are whole numbers, else alphabetically."""
     numbers = [_number(x) for x in names]
     whole = all(x is not None and x.is_integer() for x in numbers)
-    return sorted(names, key=float) if whole else sorted(names)
+    return tuple(sorted(names, key=float) if whole else sorted(names))
 
 
 def _check_pairs(task: Task, raws: dict[str, Raw], paths: dict[str, str]) -> None:
