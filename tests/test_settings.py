@@ -96,6 +96,7 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
     [
         ({"lora": {"rank": 0}}, "lora.rank is 0; expected at least 1"),
         ({"lora": {"dropout": 1.0}}, "expected below 1"),
+        ({"lora": {"alpha": float("nan")}}, "lora.alpha is nan; expected at least 0"),
         ({"lora": {"layers": ["a"]}}, "expected whole numbers"),
         ({"lora": {"targets": []}}, "lora.targets is (); expected names, or one"),
         ({"lora": {"exclude": [1]}}, "lora.exclude is (1,); expected names, or one"),

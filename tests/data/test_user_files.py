@@ -103,7 +103,9 @@ def test_classes_that_train_lacks_and_their_order(tmp_path):
     corpus = load(train=path, validation=path, classes=names)
     assert corpus.task.labels == names
     np.testing.assert_array_equal(corpus.splits["validation"].label[:3], [2, 0, 2])
-    with pytest.raises(UserError, match="a.csv:3: unknown label 'y'; expected one of"):
+    with pytest.raises(
+        UserError, match="a.csv:3: unknown label 'y'; expected a class of train"
+    ):
         load(train=path, classes=("n", "no"))
     real = write(tmp_path / "b.csv", numbered([1, 2.5] * 20))
     with pytest.raises(UserError, match="labels of the data are numbers; expected"):

@@ -134,7 +134,7 @@ class LoraConfig:
         for name in ("rank_pattern", "alpha_pattern"):  # dicts cannot be hashed
             pairs = number_pairs(f"config.lora.{name}", getattr(self, name))
             object.__setattr__(self, name, pairs)
-        at_least("lora", self, rank=1, dropout=0)
+        at_least("lora", self, rank=1, alpha=0, dropout=0)
         lora_ranges(self)
 
 

@@ -94,7 +94,9 @@ def _names(path: str, fields: Mapping[str, Any]) -> list[str]:
     named = fields.get("id2label")
     if named is None:
         return []
-    wanted = 'wanted {"0": NAME, "1": NAME, ...} with a different name for each output'
+    wanted = (
+        'expected {"0": NAME, "1": NAME, ...} with a different name for each output'
+    )
     if not isinstance(named, dict) or not named:
         raise UserError(f"{path} has id2label={named!r}; {wanted}")
     if missing := [i for i in range(len(named)) if str(i) not in named]:
