@@ -159,7 +159,7 @@ bad = ["two hours that I want back", "a dull plot", "I hated it", "a waste of ti
 bad += ["the worst in years", "a bore", "stupid and cruel", "not worth seeing"]
 batch = base.batch(good + bad, labels=[1] * 8 + [0] * 8)  # int32 and bool arrays
 for _ in range(10):
-    state, info = step(state, frozen, batch)
+    state, info = step(state, frozen, batch)  # the old state is donated
 
 params = trees.union(state.params, frozen)
 lora = hypelora_jax.adapter(model, params)  # the hyper-network writes A and B

@@ -119,7 +119,7 @@ def test_the_padding_of_lower_ranks_stays_zero(method, rslora):
         method, lora=PATTERNS | {"rslora": rslora}, optim={"weight_decay": 0.3}
     )
     model = tiny.model(config)
-    trainable, frozen = model_lib.split(config, tiny.params(config, model))
+    trainable, frozen = model.split(tiny.params(config, model))
     tx, step = stepper(config, model)
     state = init_state(trainable, tx, jax.random.key(0))
     start = jax.tree.map(np.asarray, trees.union(trainable, frozen)["lora"])

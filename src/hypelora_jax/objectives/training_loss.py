@@ -45,9 +45,9 @@ def _scaled(config: LossConfig) -> Callable[[Params, jax.Array], jax.Array]:
     def annealed(params: Params, logits_BY: jax.Array) -> jax.Array:
         if "temperature" not in params:
             raise ValueError(
-                f"config.loss.anneal is {config.anneal!r}, but the parameters have no "
-                "temperature; expected losses.at_temperature(T of the step) in the "
-                "tree"
+                f"config.loss.anneal is {config.anneal!r}, but this step has no "
+                "schedule of the temperature; use hypelora train, or pass "
+                "`temperature` to train.step.build_step"
             )
         z_BY = widen(logits_BY)
         return z_BY / params["temperature"].astype(z_BY.dtype)
