@@ -234,7 +234,14 @@ def test_a_folder_of_seeds_and_one_of_a_run_refuse_each_other(finished, tmp_path
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**40}, "below 2"),
         ({"optim": {"patience": -1}}, "patience is -1"),
-        ({"optim": {"warmup": 2.0}}, "at most 1"),
+        ({"optim": {"warmup": 2.0}}, "optim.warmup is 2.0; expected at most 1$"),
+        ({"optim": {"b2": 2.0}}, "optim.b2 is 2.0; expected at most 1$"),
+        (
+            {"optim": {"lr": 0.0, "trunk_lr": 0.1}},
+            "optim.trunk_lr is 0.1, but config.optim.lr is 0.0; expected lr above 0",
+        ),
+        ({"loss": {"smoothing": 1.0}}, "loss.smoothing is 1.0; expected below 1$"),
+        ({"loss": {"anneal_share": 2.0}}, "anneal_share is 2.0; expected at most 1$"),
         ({"optim": {"lr": float("inf")}}, "finite"),
         ({"data": {"max_examples": -5}}, "max_examples is -5"),
         ({"lora": {"targets": ("q", 5)}}, "expected names"),
@@ -264,7 +271,9 @@ def test_a_run_older_than_the_rate_of_the_trunk_goes_on_with_its_own(tmp_path, c
     said = [x.getMessage() for x in caplog.records]
     assert said == ["config.optim.trunk_lr is 0.0, as when the run was begun"]
     record = {"config": records.as_dict(few())}
-    with pytest.raises(UserError, match="trunk_lr is 0.0 there and 0.0001 here"):
+    with pytest.raises(
+        UserError, match="is 0.0 there and 0.0001 here; give 0.0 to continue"
+    ):
         records.check_same(tmp_path, now, record)
 
 

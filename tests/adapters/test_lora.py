@@ -62,7 +62,7 @@ def test_layers_to_adapt():
         ({"targets": ("gate",)}, "'gate'"),
         ({"targets": r"nothing\..*"}, "matches no projection"),
         ({"targets": r"(unclosed.*"}, "not a regular expression"),
-        ({"layers": (4,)}, "has layer 4; the model has layers 0 to 3"),
+        ({"layers": (4,)}, "has layer 4; expected 0 to 3, the layers"),
         ({"layers": (1, 1)}, "one or more layers, each given once"),
     ],
 )
@@ -92,9 +92,12 @@ def test_exclude_takes_sites_from_the_targets(exclude, wanted):
 @pytest.mark.parametrize(
     "exclude, message",
     [
-        (("up",), r"exclude \('up',\) matches no target; the targets are q, v"),
+        (("up",), r"exclude \('up',\) matches no target; expected some of q, v, or"),
         (r"layer\..*", "matches no target"),
-        (("gate",), "config.lora.exclude has 'gate'; this model has q"),
+        (
+            ("gate",),
+            "config.lora.exclude has 'gate'; expected modules of this model: q",
+        ),
         ("all-linear", "exclude 'all-linear' leaves no target"),
         ("(", r"config.lora.exclude '\(' is not a regular"),
     ],

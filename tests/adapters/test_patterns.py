@@ -46,9 +46,10 @@ def test_a_key_that_matches_no_site_is_refused_with_the_sites(key):
         with pytest.raises(UserError) as caught:
             scaling(layers=(1, 2), **{field: {"query": 2, key: 3}})
         assert str(caught.value) == (
-            f"config.lora.{field} has {key!r}, which matches no adapted site; the "
-            "sites are q (bert.encoder.layer.1.attention.self.query), v "
-            "(bert.encoder.layer.1.attention.self.value) in layers 1, 2"
+            f"config.lora.{field} has {key!r}, which matches no adapted site; "
+            "expected the name of one of them, or a regular expression for it: q "
+            "(bert.encoder.layer.1.attention.self.query), v "
+            "(bert.encoder.layer.1.attention.self.value), in layers 1, 2"
         )
     with pytest.raises(UserError, match=r"lora.rank_pattern '\(' is not a regular"):
         scaling(rank_pattern={"(": 2})

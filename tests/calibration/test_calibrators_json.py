@@ -60,7 +60,7 @@ def test_json_round_trip_of_a_fit(name):
         ('{"kind": "temperature", "temperature": true}', "temperature True; expected"),
         ('{"kind": "temperature", "temperature": "2"}', "temperature '2'; expected"),
         ('{"kind": "temperature", "temperature": 2, "n": "3"}', "n '3'; expected"),
-        ('{"kind": "identity", "t": 1}', "unknown field 't'"),
+        ('{"kind": "identity", "t": 1}', "unknown field 't'; expected only its kind"),
         ('{"kind": "vector", "scale": [1, 1], "bias": [1]}', "for \\[1, 2\\] classes"),
         ('{"kind": "vector", "scale": [1, "x"], "bias": [1, 2]}', "numbers as 'scale'"),
         ('{"kind": "vector", "scale": [1, true], "bias": [1, 2]}', "numbers as 'scale"),

@@ -145,5 +145,5 @@ def test_refuses_what_is_no_logit_label_or_weight():
         fit(np.array([[0.0, math.inf], [0.0, 1.0]]), np.array([0, 1]))
     with pytest.raises(UserError, match="labels run from -1 to 1; expected 0 to 1"):
         fit(np.zeros((2, 2)), np.array([-1, 1]))
-    with pytest.raises(UserError, match="weight is negative"):
+    with pytest.raises(UserError, match="weight is -1.0; expected a finite number"):
         fit(np.zeros((2, 2)), np.array([0, 1]), np.array([1, -1]))

@@ -108,7 +108,7 @@ def test_classes_that_train_lacks_and_their_order(tmp_path):
     ):
         load(train=path, classes=("n", "no"))
     real = write(tmp_path / "b.csv", numbered([1, 2.5] * 20))
-    with pytest.raises(UserError, match="labels of the data are numbers; expected"):
+    with pytest.raises(UserError, match="are numbers; expected no data.classes, or"):
         load(train=real, classes=("1", "2.5"))
 
 

@@ -240,7 +240,7 @@ def test_predict_emits_sets(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["predict", "--coverage=2"], "--coverage is 2; expected above 0 and below 1"),
+        (["predict", "--coverage=2"], "coverage is 2; expected above 0 and below 1"),
         (["predict", "--coverage=much"], "argument --coverage: invalid float value"),
         (["predict", "--coverage=0.9", "--sets=best"], "invalid choice: 'best'"),
         (["calibrate", "--method=magic"], "invalid choice: 'magic'"),
@@ -285,7 +285,7 @@ def test_a_regression_has_neither(run, trained):
     number = evaluation.open_fitted(str(trained)).session.task._replace(
         kind="regression", labels=()
     )
-    with pytest.raises(UserError, match="--coverage=0.9 asks for sets of classes"):
+    with pytest.raises(UserError, match="coverage=0.9 asks for sets of classes"):
         calibration_split.threshold(
             Run.open(run),
             number,

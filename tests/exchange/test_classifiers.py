@@ -111,7 +111,8 @@ def test_one_output_is_a_regression(tmp_path):
     assert set(answer) == {"label", "score"}
     task = evaluation.open_fitted(str(tmp_path / "run")).session.task
     assert task.labels == () and task.kind == "regression"
-    with pytest.raises(UserError, match="data are classes, and the model predicts a n"):
+    wanted = "data are classes, and the model predicts a n.*set config.data.task=regr"
+    with pytest.raises(UserError, match=wanted):
         config = from_dict(CONFIG | HEAD)
         classifiers.import_classifier(model, str(tmp_path / "other"), config)
 
@@ -260,15 +261,30 @@ def test_configs_that_do_not_start_from_the_classifier_are_refused(model, tmp_pa
             classifiers.import_classifier(model, str(tmp_path / "run"), config)
         assert "\n" not in str(error.value)
 
-    refused("num_seeds=2 is more than one model", num_seeds=2)
-    kind = {"kind": "deep_ensemble"}
-    refused("uncertainty.kind=deep_ensemble is more than one", uncertainty=kind)
+    refused("num_seeds=2 asks for several models, .*; leave it out$", num_seeds=2)
+    kind = {"kind": "deep_ensemble"}  # it has to be trained
+    refused("kind=deep_ensemble averages .*; leave it out$", uncertainty=kind)
+    kind = {"kind": "mc_dropout"}
+    refused("leave it out, and run .* --kind=mc_dropout", uncertainty=kind)
+    refused("kind is 'no_such'; expected one of none", uncertainty={"kind": "no_such"})
     refused("hyper.init=reference starts with an", hyper={"init": "reference"})
     blend = {"b": "add", "b_init": "lora", "alpha": 0.5}
     refused("blend.b_init=lora starts with an adapter", blend=blend)
-    refused("head.kind is regression, and the model", head={"kind": "regression"})
+    refused(
+        "kind is 'regression', but .* of kind 'classes'; leave",
+        head={"kind": "regression"},
+    )
     others = DATA | {"num_classes": 5}
     refused("classes of the data are class_b, .*, the labels of the model", data=others)
+
+
+def test_the_task_that_fits_the_model_is_named():
+    classifier_labels.check_kind((), ())
+    classifier_labels.check_kind(NAMES, ("neg", "pos"))
+    with pytest.raises(UserError, match=r"numbers, .* a class; .*task=classification;"):
+        classifier_labels.check_kind(NAMES, ())
+    with pytest.raises(UserError, match=r"classes, .* a number; .*task=regression;"):
+        classifier_labels.check_kind((), ("0.5", "1.5"))
 
 
 def test_the_command_wants_one_of_both(model, tmp_path, capsys):

@@ -216,7 +216,7 @@ def test_abstention_gives_no_label(run, model, tmp_path, capsys):
         assert row["abstained"] == ("false" if sure else "true")
     assert "20 of 40 texts got no label" in err
     assert predict(run, flag, "--abstain=2") == 2
-    assert "--abstain is 2; expected above 0 and at most 1" in capsys.readouterr().err
+    assert "abstain is 2; expected above 0 and at most 1" in capsys.readouterr().err
 
 
 def test_pairs_and_numbers(tmp_path, capsys):

@@ -103,15 +103,19 @@ def test_float16_logits_are_read_in_float64(tmp_path):
         ("x.csv", "label,prob_0,prob_1\nyes,1,0\n", ":2: .*'yes'; expected a class"),
         ("x.csv", "label,prob_0,prob_1\n0,1,\n", ":2: .*expected .* numbers"),
         ("x.csv", "label,prob_0,prob_1\n0,1,0\n\n0,nan,0\n", ":4: .*expected finite"),
-        ("x.csv", "label,prob_0,prob_1\n0,1.5,-.5\n", ":2: .*no negative"),
-        ("x.csv", "label,prob_0,prob_1\n0,.5,.4\n", ":2: .*a sum of 1 within 0.001"),
+        (
+            "x.csv",
+            "label,prob_0,prob_1\n0,1.5,-.5\n",
+            ":2: .*no negative .*pass softmax",
+        ),
+        ("x.csv", "label,prob_0,prob_1\n0,.5,.4\n", ":2: .*a sum of 1 .*pass softmax"),
         (
             "x.csv",
             "label,prob_0,prob_1\n2,.5,.5\n",
             ":2: label 2 is not a class; .*0 to 1",
         ),
         ("x.csv", "label,prob_0,prob_1\n-2,.5,.5\n", ":2: label -2 is not a class"),
-        ("x.csv", "label,prob_0,prob_1\n-1,.5,.5\n", "no row with a label .1 rows"),
+        ("x.csv", "label,prob_0,prob_1\n-1,.5,.5\n", "no row .* Add the true labels"),
         ("x.csv", 'label,prob_0,prob_1\n"0,.5,.5\n', "expected CSV with RFC 4180"),
         (
             "x.csv",
@@ -131,7 +135,7 @@ def test_float16_logits_are_read_in_float64(tmp_path):
         (
             "x.jsonl",
             '{"label": 0, "probs": [1]}',
-            ":1: the line has 1 probabilities; expected 2",
+            ":1: the line has 1 probability; expected two or more classes",
         ),
         ("x.jsonl", '{"label": 0, "probs": [1, NaN]}', ":1: .*expected finite numbers"),
         ("x.jsonl", '{"label": 1%s, "probs": [1, 0]}' % ("0" * 30), "is not a class"),
@@ -139,17 +143,17 @@ def test_float16_logits_are_read_in_float64(tmp_path):
         (
             "x.jsonl",
             '{"label": 0, "probs": [1, 0]}\n{"label": 0, "probs": [1, 0, 0]}',
-            ":2: the line has 3 probabilities; expected 2",
+            ":2: the line has 3 probabilities; expected 2, as on line 1",
         ),
         (
             "x.csv",
             "label,confidence,prob_0,prob_1\n0,1,1,0\n",
-            "so its label is a prediction; expected the true labels as input_label",
+            "expected the true labels in a column input_label. Add it, or predict",
         ),
         (
             "x.jsonl",
             '{"label": "a", "confidence": 1, "probs": {"a": 1, "b": 0}}',
-            "so its label is a prediction; expected the true labels as input_label",
+            "expected the true labels in a column input_label. Add it, or predict",
         ),
         (
             "x.csv",
@@ -184,9 +188,10 @@ def test_refuses_text(tmp_path, name, text, message):
     [
         (
             {"labels": LABELS},
-            r"has the arrays \['labels'\]; expected labels, and probs or logits",
+            r"has the arrays \['labels'\]; expected probs or logits as well$",
         ),
-        ({"probs": PROBS}, r"has the arrays \['probs'\]; expected labels"),
+        ({"probs": PROBS}, r"has the arrays \['probs'\]; expected labels as"),
+        ({"ids": LABELS}, "expected labels, and probs or logits as well$"),
         ({"probs": PROBS.astype(object), "labels": LABELS}, "contains pickled objects"),
         ({"probs": PROBS, "labels": LABELS.astype(object)}, "contains pickled objects"),
         ({"probs": PROBS[:, :1], "labels": LABELS}, "at least 2 classes"),
@@ -209,6 +214,16 @@ def test_refuses_npz(tmp_path, arrays, message):
     with pytest.raises(UserError, match=message) as e:
         prediction_files.read(path)
     assert "\n" not in str(e.value)
+
+
+def test_logits_next_to_probs_are_ignored_with_a_word(tmp_path, caplog):
+    path = _npz(tmp_path, probs=PROBS, logits=PROBS * 9, labels=LABELS)
+    found = prediction_files.contents(path)
+    assert found.logits is None
+    np.testing.assert_array_equal(found.probs, PROBS)
+    assert (
+        "both probs and logits; probs are used, and logits are ignored" in caplog.text
+    )
 
 
 def test_refuses_what_is_no_file(tmp_path):
@@ -289,5 +304,6 @@ def test_shares_of_raters_are_read(tmp_path):
     ):
         prediction_files.read(path)
     path = _npz(tmp_path, probs=PROBS, labels=LABELS, soft=soft)
-    with pytest.raises(UserError, match=r"row 2: soft \[9, 9\]; expected a sum of 1"):
+    sums = r"row 2: soft \[9, 9\]; expected a sum of 1 within 0.001$"
+    with pytest.raises(UserError, match=sums):
         prediction_files.read(path)

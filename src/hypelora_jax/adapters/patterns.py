@@ -32,11 +32,15 @@ class Scaling(NamedTuple):
     ranks: Ranks
 
 
-NONE = Scaling(1.0, 1, {})  # of a model without an adapter
+# Of a model without an adapter: it has no factors, and 1 is the least rank there is.
+NONE = Scaling(1.0, 1, {})
 
 
 def matches(key: str, name: str) -> bool:
-    """Whether peft takes the key of a pattern for the module of this name."""
+    """Return whether peft applies a pattern's key to the module of this name.
+
+    The key, a regex, must match the whole name or its end after a dot.
+    """
     return re.match(rf"(.*\.)?({key})$", name) is not None
 
 
@@ -61,12 +65,12 @@ def values(
     """
     out, used = {}, set()
     for key in pattern:
-        regex(f"config.{field}", key)
+        regex(f"config.{field}", key)  # raises if the key is not a regex
     for module, site in of.items():
         for layer in site.layers:
             name = names[module].format(layer=layer)
             keys = [k for k in pattern if k == module or matches(k, name)]
-            used |= set(keys)
+            used |= set(keys)  # a key that an earlier one hides counts as used
             out[module, layer] = pattern[keys[0]] if keys else default
     for key in pattern:
         if key not in used:
@@ -74,8 +78,9 @@ def values(
                 f"{m} ({names[m].format(layer=s.layers[0])})" for m, s in of.items()
             )
             raise UserError(
-                f"config.{field} has {key!r}, which matches no adapted site; the sites "
-                f"are {', '.join(known)} in layers {_span(of)}"
+                f"config.{field} has {key!r}, which matches no adapted site; expected "
+                "the name of one of them, or a regular expression for it: "
+                f"{', '.join(known)}, in layers {_span(of)}"
             )
     return out
 
@@ -105,7 +110,9 @@ def alphas(
 def scaling(
     config: LoraConfig, of: Sites, num_layers: int, names: Mapping[str, str]
 ) -> Scaling:
-    """Find the rank and scale of every site; both are one number if they are equal.
+    """Return the rank and scale of every site.
+
+    Each is one number if all sites have the same.
 
     Args:
       config: rank, alpha, their patterns, and rsLoRA.

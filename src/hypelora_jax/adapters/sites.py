@@ -30,8 +30,8 @@ def _layers(wanted: tuple[int, ...] | None, num_layers: int, field: str) -> tupl
     for layer in wanted:
         if not 0 <= layer < num_layers:
             raise UserError(
-                f"config.{field} has layer {layer}; the model has layers 0 to "
-                f"{num_layers - 1}"
+                f"config.{field} has layer {layer}; expected 0 to {num_layers - 1}, "
+                "the layers of this model"
             )
     if len(set(wanted)) != len(wanted) or not wanted:
         raise UserError(
@@ -50,7 +50,9 @@ def _modules(
     if found:
         return found
     known = ", ".join(f"{m} ({names[m].rsplit('.', 1)[-1]})" for m in dims)
-    raise UserError(f"config.{field} has {target!r}; this model has {known}")
+    raise UserError(
+        f"config.{field} has {target!r}; expected modules of this model: {known}"
+    )
 
 
 def regex(where: str, text: str) -> re.Pattern[str]:
@@ -108,14 +110,14 @@ def _without(
     }
     if left == chosen:
         raise UserError(
-            f"config.lora.exclude {exclude!r} matches no target; the targets are "
-            f"{', '.join(chosen)}"
+            f"config.lora.exclude {exclude!r} matches no target; expected some of "
+            f"{', '.join(chosen)}, or no exclude"
         )
     left = {m: own for m, own in left.items() if own}
     if not left:
         raise UserError(
-            f"config.lora.exclude {exclude!r} leaves no target; the targets are "
-            f"{', '.join(chosen)}: exclude fewer"
+            f"config.lora.exclude {exclude!r} leaves no target; expected it to leave "
+            f"at least one of {', '.join(chosen)}"
         )
     return left
 
@@ -145,8 +147,9 @@ def sites(
     chosen = _chosen("lora.targets", config.targets, layers, dims, names, first=True)
     if not chosen:
         raise UserError(
-            f"config.lora.targets {config.targets!r} matches no projection; names look "
-            f"like {next(iter(names.values())).format(layer=0)}"
+            f"config.lora.targets {config.targets!r} matches no projection; expected a "
+            "regular expression for whole names, such as "
+            f"{next(iter(names.values())).format(layer=0)}"
         )
     if config.exclude:
         gone = _chosen("lora.exclude", config.exclude, layers, dims, names)

@@ -58,6 +58,15 @@ def at_least(section: str, config: Any, **minimum: float) -> None:
             )
 
 
+def at_most(section: str, config: Any, **maximum: float) -> None:
+    """Check that fields are not above their maximum; NaN is for `at_least` to find."""
+    for name, high in maximum.items():
+        if (got := getattr(config, name)) > high:
+            raise UserError(
+                f"config.{section}.{name} is {got}; expected at most {high}"
+            )
+
+
 def _finite(got: Any) -> bool:
     return type(got) in (int, float) and math.isfinite(got)
 
@@ -134,11 +143,10 @@ def loss_ranges(config: Any) -> None:
     at_least("loss", config, soft_bins=1, anneal_share=0)
     at_least("loss", config, temperature_end=1e-3, kernel_width=1e-6)
     at_least("loss", config, bin_temperature=1e-9)
-    if not config.smoothing < 1 or config.anneal_share > 1:
+    at_most("loss", config, anneal_share=1)
+    if not config.smoothing < 1:
         raise UserError(
-            f"config.loss.smoothing is {config.smoothing} and loss.anneal_share is "
-            f"{config.anneal_share}; expected smoothing below 1, and anneal_share of "
-            "at most 1"
+            f"config.loss.smoothing is {config.smoothing}; expected below 1"
         )
 
 
@@ -147,13 +155,13 @@ def optim_ranges(config: Any) -> None:
     at_least("optim", config, lr=0, head_lr=0, trunk_lr=0, num_epochs=1)
     at_least("optim", config, batch_size=1, accumulate=1, weight_decay=0, warmup=0)
     at_least("optim", config, clip=0, patience=0, eps=0, b1=0, b2=0, skip_nonfinite=0)
-    own_rate = config.head_lr or config.trunk_lr
-    if max(config.warmup, config.b1, config.b2) > 1 or (own_rate and not config.lr):
-        raise UserError(
-            f"config.optim has warmup {config.warmup}, b1 {config.b1}, b2 {config.b2} "
-            f"and lr {config.lr}; expected warmup, b1 and b2 of at most 1, and lr "
-            "above 0 if head_lr or trunk_lr is"
-        )
+    at_most("optim", config, warmup=1, b1=1, b2=1)
+    for name in ("head_lr", "trunk_lr"):
+        if (rate := getattr(config, name)) and not config.lr:
+            raise UserError(
+                f"config.optim.{name} is {rate}, but config.optim.lr is {config.lr}; "
+                f"expected lr above 0 as well, or no {name}"
+            )
     if config.batch_size % config.accumulate:
         raise UserError(
             f"config.optim.batch_size is {config.batch_size} and accumulate is "

@@ -165,7 +165,7 @@ def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> 
                 raise UserError(
                     "config.condition.file is looked up by the ids of examples, but "
                     f"{name} and {seen[one]} both have the id {one}; name a column of "
-                    "ids with --config.data.condition=COLUMN"
+                    "ids with config.data.condition=COLUMN"
                 )
             seen[one] = name
     out = Splits()
@@ -175,7 +175,7 @@ def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> 
                 raise UserError(
                     f"{config.file} has no vector for the id {one}, an example of "
                     f"{name}; expected a vector for every example, or a column of ids "
-                    "named with --config.data.condition=COLUMN"
+                    "named with config.data.condition=COLUMN"
                 )
         rows = [vectors.vector(one) for one in table.ids.tolist()]
         out[name] = table._replace(condition=np.stack(rows))

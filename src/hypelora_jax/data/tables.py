@@ -67,10 +67,16 @@ def with_classes(corpus: Corpus, classes: tuple[str, ...]) -> Corpus:
     """
     task, splits = corpus
     if not task.labels or not set(task.labels) <= set(classes):
-        has = ", ".join(task.labels) or "numbers"
+        what = f"config.data.classes is {', '.join(classes)}"
+        if not task.labels:
+            raise UserError(
+                f"{what}, but the labels of the data are numbers; expected no "
+                "data.classes, or data.task=classification if the numbers in your "
+                "files stand for classes"
+            )
         raise UserError(
-            f"config.data.classes is {', '.join(classes)}, but the labels of the data "
-            f"are {has}; expected each class of the data, in the order of the ids"
+            f"{what}, but the labels of the data are {', '.join(task.labels)}; "
+            "expected all classes of the data. The first name is class 0"
         )
     to = np.array([classes.index(name) for name in task.labels])
 

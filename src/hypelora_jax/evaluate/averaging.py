@@ -207,7 +207,7 @@ def with_kind(session: Session, config: UncertaintyConfig) -> Session:
         if choose(KINDS, kind, "uncertainty.kind").trained:
             raise UserError(
                 f"uncertainty.kind={kind} must be trained and cannot be chosen "
-                f"afterwards; train a run with --config.uncertainty.kind={kind}"
+                f"afterwards; train a run with config.uncertainty.kind={kind}"
             )
     settings = dataclasses.replace(session.settings, uncertainty=config)
     check_kind(settings)

@@ -101,12 +101,12 @@ def threshold(run: Run, task: Task, state: Any, wanted: SetMaker) -> Threshold:
     """
     if not task.labels:
         raise UserError(
-            f"--coverage={wanted.coverage:g} asks for sets of classes, but this run "
-            "predicts a number; leave the flag out"
+            f"coverage={wanted.coverage:g} asks for sets of classes, but this run "
+            "predicts a number; leave it out"
         )
     if not 0 < wanted.coverage < 1:
         raise UserError(
-            f"--coverage is {wanted.coverage:g}; expected above 0 and below 1"
+            f"coverage is {wanted.coverage:g}; expected above 0 and below 1"
         )
     calibration = examples(run)
     if calibration is None:

@@ -47,9 +47,10 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
         calibration_split.examples(source, s) for s in ("calibration", "validation")
     )
     if calibration is None or judged is None:
+        split = "calibration" if calibration is None else "validation"
         raise UserError(
-            f"{workdir} has no labels in calibration or validation; expected both. "
-            "Give data.calibration and data.validation with labels"
+            f"{workdir} has no labels in the split {split}; expected some. Give "
+            f"config.data.{split} with labels"
         )
     new = evaluation.calibrated(old, *calibration[:2], method)
     _refresh(new)

@@ -121,6 +121,27 @@ def _unnamed(outputs: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{i}" for i in range(outputs))
 
 
+def check_kind(labels: Sequence[str], found: Sequence[str]) -> None:
+    """Check that data have classes if a classifier has labels, and else numbers.
+
+    Raises:
+      UserError: they have the other kind of labels.
+    """
+    if bool(found) == bool(labels):
+        return
+    if found:
+        has, wants, task = "classes", "a number", "regression"
+        when = "the labels of your files are numbers"
+    else:
+        has, wants, task = "numbers", "a class", "classification"
+        when = "the numbers in your files stand for classes"
+    raise UserError(
+        f"the labels of the data are {has}, and the model predicts {wants}; expected "
+        f"data for a {task}. If {when}, set config.data.task={task}; otherwise choose "
+        "another config"
+    )
+
+
 def of_data(labels: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
     """Name a classifier's labels, in the order of its logits, as the data names them.
 

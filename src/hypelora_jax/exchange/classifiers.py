@@ -18,14 +18,17 @@ from hypelora_jax.config.settings import (
 )
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task, unnamed
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
+from hypelora_jax.evaluate import averaging
 from hypelora_jax.exchange import classifier_labels, imported_run
 from hypelora_jax.interop import base as bases
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train.session import open_session
 
-METHOD = "head"  # without a config: the backbone stays the model's and is not copied
+# Without a config. Only the head trains, so the run does not copy the backbone: it is
+# read from the files of the model.
+METHOD = "head"
 
 
 def import_classifier(
@@ -41,8 +44,9 @@ def import_classifier(
         and tokenizer.
       workdir: folder that does not exist or is empty.
       config: gives method, data, optimizer and loss; the model comes from `model`. None
-        takes the data of our export, if it is one. Without data the run predicts and
-        exports but cannot be evaluated or trained.
+        takes them from the record that `hypelora export` wrote, with method `head`.
+        Without such a record the run has no data: it predicts and exports, but cannot
+        be evaluated or trained.
 
     Raises:
       UserError: the model is not a sequence classifier, its labels are not those of the
@@ -71,9 +75,11 @@ def import_classifier(
 def _settings(
     base: bases.Base, note: dict[str, Any] | None, config: Settings | None
 ) -> Settings:
-    """Settings of the run: those of the config, else of our export, else without data.
+    """Return the settings of the run.
 
-    An export is one model, so only some sections of its run's config still apply.
+    They come from the config, else from the record of an export, else they are defaults
+    without data. An export is one model, so only some sections of its run's config
+    still apply.
     """
     path = imported_run.model_path(base)
     if config is not None:
@@ -84,7 +90,9 @@ def _settings(
         own = Settings(data=DataConfig(source="files", max_length=longest))
     else:
         own = settings_lib.from_dict(note["config"])
+    # method `head` reads no conditions
     own = dataclasses.replace(own, data=dataclasses.replace(own.data, condition=""))
+    # a recorded revision is that of the base model, and `path` is another model
     return Settings(
         method=METHOD,
         model=dataclasses.replace(own.model, path=path, revision="main"),
@@ -94,20 +102,13 @@ def _settings(
 
 
 def _check_start(settings: Settings) -> None:
-    """Check that the run starts from the classifier, and from one of it.
+    """Check that the run starts as the classifier itself, and as a single model.
 
     Raises:
       UserError: the config asks for several models, or for an adapter that is not zero
         at step 0.
     """
-    kind = settings.uncertainty.kind
-    if settings.num_seeds > 1 or kind != UncertaintyConfig().kind:
-        field = f"uncertainty.kind={kind}"
-        field = f"num_seeds={settings.num_seeds}" if settings.num_seeds > 1 else field
-        raise UserError(
-            f"config.{field} is more than one model; expected one to import: leave it "
-            "out, and use hypelora uncertainty on the run"
-        )
+    _check_single(settings)
     if model_lib.method(settings.method).network is None:
         return
     blend, zero = settings.blend, HyperConfig().init
@@ -121,6 +122,24 @@ def _check_start(settings: Settings) -> None:
         )
 
 
+def _check_single(settings: Settings) -> None:
+    """Check that the settings ask for one model, which predicts by itself."""
+    if settings.num_seeds > 1:
+        raise UserError(
+            f"config.num_seeds={settings.num_seeds} asks for several models, but an "
+            "import makes a run of one; leave it out"
+        )
+    kind = settings.uncertainty.kind
+    if kind == UncertaintyConfig().kind:
+        return
+    later = choose(averaging.KINDS, kind, "uncertainty.kind").derived
+    way_out = f", and run hypelora uncertainty --kind={kind} on the new run"
+    raise UserError(
+        f"config.uncertainty.kind={kind} averages over several models, but an import "
+        f"makes a run of one; leave it out{way_out if later else ''}"
+    )
+
+
 def _with_classes(
     settings: Settings, corpus: Corpus | None, labels: tuple[str, ...]
 ) -> tuple[Settings, Corpus | None]:
@@ -132,19 +151,14 @@ def _with_classes(
     if corpus is None:
         return settings, None
     found = corpus.task.labels
-    if bool(found) != bool(labels):
-        has, wants = ("classes", "a number") if found else ("numbers", "a class")
-        raise UserError(
-            f"the labels of the data are {has}, and the model predicts {wants}; "
-            "expected data of the model's kind: choose another --config, or for your "
-            "files set --config.data.task=classification or regression"
-        )
+    classifier_labels.check_kind(labels, found)
     if not labels:
         return settings, corpus
     classes = classifier_labels.of_data(labels, found)
     if classes == found:
         return settings, corpus
     logging.info("classes in the order of the model: %s", ", ".join(classes))
+    # read the data again, as a later command reads it with these settings
     data = dataclasses.replace(settings.data, classes=classes)
     settings = dataclasses.replace(settings, data=data)
     return settings, imported_run.corpus_of(settings, asked=True)
@@ -159,8 +173,8 @@ def _check_head(settings: Settings, task: Task) -> None:
     own = families.head_kind(HeadConfig().kind, task)
     if families.head_kind(settings.head.kind, task) != own:
         raise UserError(
-            f"config.head.kind is {settings.head.kind}, and the model brings its head; "
-            f"expected {own}: leave it out"
+            f"config.head.kind is {settings.head.kind!r}, but the model comes with a "
+            f"head of kind {own!r}; leave head.kind out"
         )
 
 

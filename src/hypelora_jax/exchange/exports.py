@@ -85,7 +85,10 @@ def export(
         if set(made) != {""}:
             made = _chosen(made, () if seeds else only)
         elif only and not seeds:
-            raise UserError(f"{workdir} has one adapter; leave the choice {only} out")
+            raise UserError(
+                f"{workdir} has one adapter, so there is nothing to choose; leave "
+                "--only out"
+            )
         for part, adapted in made.items():
             names = [n for n in (name, part) if n]
             last = target.joinpath(*names)
@@ -102,7 +105,10 @@ def _seeds(path: Run) -> dict[str, str]:
 def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
     for name in only:
         if name not in named:
-            raise UserError(f"there is no {name!r}; choose among {', '.join(named)}")
+            raise UserError(
+                f"there is no seed, member or condition {name!r}; expected one of "
+                f"{', '.join(named)}"
+            )
     return {name: x for name, x in named.items() if not only or name in only}
 
 
@@ -197,7 +203,10 @@ def _head(fitted: Fitted, params: Params, calibrated: bool) -> Params:
     if not calibrated:
         return head
     if not fitted.session.model.objective.probabilistic:
-        raise UserError("--calibrated needs a classification; this run is a regression")
+        raise UserError(
+            "--calibrated divides the logits of classes, but this run predicts a "
+            "number; leave it out"
+        )
     divisor, kind = export_record.temperature_of(fitted)
     if (averages := fitted.session.settings.uncertainty.kind) != "none":
         raise UserError(

@@ -119,8 +119,8 @@ def given(settings: Settings, slots: int) -> Conditioner:
     if not config.width:
         raise UserError(
             "config.condition.source=given needs a vector with each example; name "
-            "their column with --config.data.condition=COLUMN, or a file of them with "
-            "--config.condition.file=FILE.npz (for hypelora plan: condition.width)"
+            "their column with config.data.condition=COLUMN, or a file of them with "
+            "config.condition.file=FILE.npz (for hypelora plan: condition.width)"
         )
 
     def init(key: Key) -> Params:

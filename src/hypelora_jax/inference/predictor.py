@@ -216,11 +216,11 @@ def _check_abstention(fitted: evaluation.Fitted, abstain: float | None) -> None:
         return
     if not fitted.probabilistic:
         raise UserError(
-            f"--abstain={abstain:g} asks for a confidence, but this run predicts a "
-            "number; leave the flag out"
+            f"abstain={abstain:g} asks for a confidence, but this run predicts a "
+            "number; leave it out"
         )
     if not 0 < abstain <= 1:
-        raise UserError(f"--abstain is {abstain:g}; expected above 0 and at most 1")
+        raise UserError(f"abstain is {abstain:g}; expected above 0 and at most 1")
 
 
 def answer(

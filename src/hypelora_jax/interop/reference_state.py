@@ -64,7 +64,11 @@ def sort(tensors: Mapping[str, np.ndarray], family: Family) -> ReferenceState:
     for name in clones:
         site = site_of(name, family)
         if site is None:
-            raise UserError(f"{name} is not a known projection")
+            known = ", ".join(family.names.modules.values())
+            raise UserError(
+                f"{name} is not a projection of this base model; expected one of "
+                f"{known}"
+            )
         found.append(site)
     modules = tuple(m for m in MODULES if any(m == n for n, _ in found))
     layers = tuple(sorted({layer for _, layer in found}))

@@ -85,7 +85,7 @@ def build(
     name = default if config.name == "auto" else config.name
     if name not in table:
         raise UserError(
-            f"config.loss.name is {name!r}, but the task's labels are {labels}; "
+            f"config.loss.name is {name!r}, which is not a loss for {labels}; "
             f"expected one of {', '.join(table)}, or auto"
         )
     if not config.weight > 0:

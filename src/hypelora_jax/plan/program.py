@@ -123,7 +123,8 @@ def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
     if settings.data.max_length > families.of(config).max_tokens(config):
         raise UserError(
             f"config.data.max_length is {settings.data.max_length}, but {path} has "
-            f"room for {families.of(config).max_tokens(config)} tokens"
+            f"room for {families.of(config).max_tokens(config)} tokens; set "
+            "data.max_length to that or less"
         )
     return config, num_outputs(settings)
 

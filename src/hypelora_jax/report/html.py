@@ -143,7 +143,7 @@ def _split(methods: Sequence[Series], wanted: str) -> str:
     if wanted != "validation":
         raise UserError(
             f"no run has the split {wanted!r}; expected one of {', '.join(there)}, or "
-            f"run evaluate --split={wanted} first"
+            f"run hypelora evaluate --split={wanted} first"
         )
     return next(iter(there))
 

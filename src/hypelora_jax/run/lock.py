@@ -41,7 +41,7 @@ def hold(run: Run) -> Iterator[None]:
             file.seek(0)
             raise UserError(
                 f"{workdir} is in use by {_owner(file.read())}; expected one run per "
-                "folder. Wait for that run or stop it, or choose another --workdir"
+                "folder. Wait for that run or stop it, or choose another workdir"
             ) from e
         except OSError as e:
             logging.info(

@@ -44,7 +44,7 @@ class Run:
             raise UserError(
                 f"cannot write workdir {workdir}: {e.strerror or e}; expected a "
                 "folder that this user may write, or a place for one. Choose another "
-                "--workdir"
+                "workdir"
             ) from e
         return run
 

@@ -67,10 +67,11 @@ def contents(path: epath.PathLike) -> Contents:
       and `soft` (N, Y), the shares of raters; pickled arrays are refused.
     - `.csv` has a header with `label, prob_0, prob_1, ...` and optionally `id`.
     - `.jsonl` has `{"label": 0, "probs": [...]}` on each line, optionally with `id`.
-    - `.csv` or `.jsonl` that `hypelora predict` wrote has `confidence`; its true labels
-      are in `input_label`, and its classes have names.
+    - A `.csv` or `.jsonl` with a column `confidence` was written by `hypelora predict`:
+      its true labels are in `input_label`, and its classes have names.
 
-    The label -1 means that a row has no label.
+    The label -1 means that a row has no label. If an `.npz` has both `probs` and
+    `logits`, `probs` is used and `logits` is ignored, which is logged.
 
     Raises:
       UserError: the file is missing, malformed or empty, a row's numbers are not
@@ -89,7 +90,7 @@ def check_suffix(path: epath.PathLike) -> None:
     """Check that the suffix of a path names a format.
 
     Raises:
-      UserError: it does not.
+      UserError: the suffix is another one.
     """
     if (suffix := epath.Path(path).suffix) not in (".npz", *TEXTS):
         raise UserError(
@@ -106,14 +107,15 @@ def labelled(path: epath.PathLike, found: Contents) -> Labelled:
     true = prediction_rows.TRUE_LABEL
     if found.classes and true not in found.columns:
         raise UserError(
-            f"{path} has a confidence, as rows of predict have, so its label is a "
-            f"prediction; expected the true labels as {true}: predict a file that has "
-            f"labels, or add a column {true}"
+            f"{path} was written by hypelora predict (it has a column confidence), so "
+            f"its label is a prediction; expected the true labels in a column {true}. "
+            "Add it, or predict a file that has labels"
         )
     keep, n = found.labels >= 0, len(found.labels)
     if not keep.any():
         raise UserError(
-            f"{path} has no row with a label ({n} rows in all); expected at least one"
+            f"{path} has no row with a label ({n} rows in all); expected at least "
+            "one. Add the true labels"
         )
     logits, ids, soft = (
         None if x is None else x[keep] for x in (found.logits, found.ids, found.soft)
@@ -123,10 +125,11 @@ def labelled(path: epath.PathLike, found: Contents) -> Labelled:
 
 
 def write(path: epath.PathLike, found: Contents) -> None:
-    """Write probabilities, labels and all else that a file had; it appears whole.
+    """Write probabilities, labels, ids, soft labels and other columns.
 
-    The suffix names the format, which need not be that of the file it was read from.
-    Logits are not written. A warning names what else is left out: what the format has
+    The file is replaced in one step, so no reader sees half of it. The suffix names
+    the format, which need not be that of the file it was read from. Logits are not
+    written. A warning names what else is left out: what the format has
     no place for, and the sets and abstentions of `predict`, which were made from other
     probabilities.
 
@@ -190,18 +193,24 @@ def of_arrays(
     """Check the arrays of an `.npz` file, or such arrays in memory.
 
     Args:
-      arrays: `labels`, `probs` or `logits`, and optionally `ids` and `soft`.
-      name: what an error calls them.
+      arrays: `labels`, `probs` or `logits`, and optionally `ids` and `soft`. If both
+        `probs` and `logits` are there, `logits` is ignored, which is logged.
+      name: what error messages call the arrays.
 
     Raises:
       UserError: as in `contents`.
     """
     path, found = epath.Path(name), {n: np.asarray(x) for n, x in arrays.items()}
     kind = "probs" if "probs" in found else "logits"
-    if kind not in found or "labels" not in found:
+    there = {"labels": "labels" in found, "probs or logits": kind in found}
+    if lacks := [names for names, given in there.items() if not given]:
         raise UserError(
-            f"{path} has the arrays {sorted(found)}; expected labels, and probs or "
-            "logits"
+            f"{path} has the arrays {sorted(found)}; expected {', and '.join(lacks)} "
+            "as well"
+        )
+    if {"probs", "logits"} <= found.keys():
+        logging.getLogger(__name__).warning(
+            "%s has both probs and logits; probs are used, and logits are ignored", path
         )
     values, labels, ids = found[kind], found["labels"], found.get("ids")
     if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] < 2:
@@ -239,10 +248,15 @@ def _from_rows(path: epath.Path, read: list[Row]) -> Contents:
         raise UserError(f"{path} has no rows; expected at least one prediction")
     num_classes, classes = len(read[0].probs), read[0].classes
     for row in read:
-        if len(row.probs) != num_classes or num_classes < 2:
+        if num_classes < 2:
+            raise UserError(
+                f"{path}:{row.line}: the line has {num_classes} probability; expected "
+                "two or more classes"
+            )
+        if len(row.probs) != num_classes:
             raise UserError(
                 f"{path}:{row.line}: the line has {len(row.probs)} probabilities; "
-                f"expected {max(num_classes, 2)}, as many on every line"
+                f"expected {num_classes}, as on line {read[0].line}"
             )
         if row.classes != classes:
             raise UserError(

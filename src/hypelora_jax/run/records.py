@@ -137,11 +137,11 @@ def read_record(run: Run) -> dict[str, Any] | None:
     path = run.config_file
     if not path.exists():
         return None
-    record = files.read_json(path, "restore the file or start in another --workdir")
+    record = files.read_json(path, "restore the file or start in another workdir")
     if not {"config", "task", "model", "total_steps"} <= record.keys():
         raise UserError(
             f"{path} is not the config.json of a run (perhaps of a model); expected a "
-            "folder of a run, or an empty one. Choose another --workdir"
+            "folder of a run, or an empty one. Choose another workdir"
         )
     return record
 
@@ -156,7 +156,7 @@ def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
     record = read_record(run)
     if record is None:
         raise UserError(
-            f"{workdir} has no config.json; expected the --workdir of a trained run "
+            f"{workdir} has no config.json; expected the folder of a trained run "
             "(with num_seeds > 1, one of its seed_* folders)"
         )
     return run, record
@@ -206,7 +206,8 @@ def check_same(
         if mine.get(name) != theirs.get(name):
             raise UserError(
                 f"{workdir} has another run: config.{name} is {theirs.get(name)!r} "
-                f"there and {mine.get(name)!r} here; choose another --workdir"
+                f"there and {mine.get(name)!r} here; give "
+                f"{theirs.get(name)!r} to continue that run, or choose another workdir"
             )
     return settings
 
@@ -240,14 +241,14 @@ def check_data(
     if now.get("condition") != then.get("condition"):
         raise UserError(
             "the vectors that examples are conditioned on have changed since "
-            f"{workdir} was started; restore them, or choose another --workdir"
+            f"{workdir} was started; restore them, or choose another workdir"
         )
     for name in now:
         if now.get(name) != then.get(name):
             raise UserError(
                 f"the data has changed since {workdir} was started ({name} was "
                 f"{then.get(name)} and is now {now.get(name)}); restore it, or choose "
-                "another --workdir"
+                "another workdir"
             )
 
 
@@ -262,5 +263,5 @@ def check_weights(workdir: epath.PathLike, base: Base, record: dict[str, Any]) -
             f"the weights of {base.name} have changed since {workdir} was started "
             f"(their sha256 is {got[:12]} now and was "
             f"{record['model']['sha256'][:12]} then); restore them, or choose another "
-            "--workdir"
+            "workdir"
         )

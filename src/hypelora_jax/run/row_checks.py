@@ -7,6 +7,10 @@ import numpy as np
 from hypelora_jax.errors import UserError
 
 SUM_TOLERANCE = 1e-3  # for rows of probabilities, which files often have rounded
+LOGITS = (
+    ". If these are logits, pass softmax(logits), or in a file the array `logits` of "
+    "an .npz"
+)
 Place = Callable[[int], str]  # number of a row -> where it is in the file
 
 
@@ -20,16 +24,14 @@ def check_logits(at: Place, logits_NY: np.ndarray) -> None:
     _refuse(bad_N, at, logits_NY, "finite numbers")
 
 
-def check_probs(
-    at: Place, probs_NY: np.ndarray, keep_N: np.ndarray | None = None
-) -> None:
-    """Check that rows sum to 1 without negative numbers; `keep_N` are those to check.
+def check_probs(at: Place, probs_NY: np.ndarray) -> None:
+    """Check that rows of probabilities sum to 1 without negative numbers.
 
     Raises:
       UserError: a row does not; the message says where it is and shows it.
     """
-    for bad_N, wanted in _faults(probs_NY):
-        _refuse(bad_N if keep_N is None else bad_N & keep_N, at, probs_NY, wanted)
+    for bad_N, wanted in _faults(probs_NY, LOGITS):
+        _refuse(bad_N, at, probs_NY, wanted)
 
 
 def checked_labels(at: Place, label_N: np.ndarray, num_classes: int) -> np.ndarray:
@@ -62,19 +64,22 @@ def checked_soft(
             f"{list(shape)}, a share for each class"
         )
     soft_NY = soft.astype(np.float64)
-    check_probs(lambda i: f"{path}: row {i}: soft", soft_NY, keep_N)
+    for bad_N, wanted in _faults(soft_NY):
+        _refuse(bad_N & keep_N, lambda i: f"{path}: row {i}: soft", soft_NY, wanted)
     return soft_NY
 
 
-def _faults(probs_NY: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-    """Yield which rows fail, and what is wanted; checks may rely on earlier ones."""
+def _faults(
+    probs_NY: np.ndarray, way_out: str = ""
+) -> Iterator[tuple[np.ndarray, str]]:
+    """Yield which rows fail, and what is expected; checks may rely on earlier ones.
+
+    `way_out` follows where the numbers are finite but no probabilities.
+    """
     yield np.asarray(~np.isfinite(probs_NY).all(axis=1)), "finite numbers"
-    yield np.asarray((probs_NY < 0).any(axis=1)), "no negative probability"
+    yield np.asarray((probs_NY < 0).any(axis=1)), f"no negative number{way_out}"
     off_N = np.asarray(np.abs(probs_NY.sum(axis=1) - 1) > SUM_TOLERANCE)
-    yield (
-        off_N,
-        f"a sum of 1 within {SUM_TOLERANCE}. If these are logits, give them as .npz",
-    )
+    yield off_N, f"a sum of 1 within {SUM_TOLERANCE}{way_out}"
 
 
 def _refuse(bad_N: np.ndarray, at: Place, rows_NY: np.ndarray, wanted: str) -> None:

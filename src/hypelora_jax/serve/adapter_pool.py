@@ -54,7 +54,7 @@ def names_of(workdirs: Sequence[str]) -> dict[str, str]:
     Raises:
       UserError: the same folder is given twice.
     """
-    twice = "--workdir={} stands there twice; expected each run once"
+    twice = "--workdir={} is given twice; expected each run once"
     return dict(zip(unique_names(workdirs, twice), workdirs, strict=True))
 
 

@@ -195,7 +195,7 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
     if given is None and reads:
         raise UserError(
             "the model reads conditions, but the data have none; expected "
-            "--config.data.condition=COLUMN or --config.condition.file=FILE.npz"
+            "config.data.condition=COLUMN or config.condition.file=FILE.npz"
         )
     if given is not None and not reads:
         raise UserError(

@@ -120,7 +120,7 @@ def apply(state: Any, logits_NY: Array) -> Any:
     if wanted not in (None, got):
         raise UserError(
             f"the calibrator was fitted for {wanted} classes, but the logits have "
-            f"{got}; fit it again with hypelora calibrate"
+            f"{got}; expected {wanted}. Fit a calibrator on logits of these classes"
         )
     return CALIBRATORS[kind(state)].apply(state, logits_NY)
 
@@ -189,7 +189,10 @@ def from_json(text: str) -> Any:
         raise UserError(f"the calibrator has kind {name!r}; expected one of {known}")
     cls: Any = CALIBRATORS[name].state  # a NamedTuple
     if unknown := sorted(set(values) - set(cls._fields)):
-        raise UserError(f"calibrator {name} has an unknown field {unknown[0]!r}")
+        raise UserError(
+            f"calibrator {name} has an unknown field {unknown[0]!r}; expected only "
+            f"{', '.join(cls._fields) or 'its kind'}"
+        )
     if cls is Temperature:
         return states.temperature(values)
     if missing := [field for field in cls._fields if field not in values]:

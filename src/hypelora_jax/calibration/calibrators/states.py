@@ -91,7 +91,9 @@ def _list_of_arrays(field: str, value: Any) -> tuple[np.ndarray, ...]:
     arrays = [_array(field, v) for v in value] if isinstance(value, list) else []
     lists = tuple(a for a in arrays if isinstance(a, np.ndarray) and a.ndim == 1)
     if len(lists) < len(arrays):
-        raise UserError(f"the calibrator has no lists of numbers as {field!r}")
+        raise UserError(
+            f"the calibrator has no lists of numbers as {field!r}; fit it again"
+        )
     return lists
 
 

@@ -61,7 +61,7 @@ def load(
     if not config.train:
         raise UserError(
             "config.data.train is empty; expected a file of examples (.csv, .tsv, "
-            ".jsonl, .parquet). Set --config.data.train=FILE"
+            ".jsonl, .parquet). Set config.data.train=FILE"
         )
     names = ("train", "validation", "calibration", "test")
     paths = {n: getattr(config, n) for n in names if getattr(config, n)}
@@ -160,7 +160,7 @@ def _required(
     wanted = repr(asked) if asked else " or ".join(COLUMNS[what])
     raise UserError(
         f"{path} has no column {wanted}; it has {listed(header)}. Name the column with "
-        f"--config.data.{what}=COLUMN"
+        f"config.data.{what}=COLUMN"
     )
 
 
