@@ -26,6 +26,7 @@ def version() -> str:
 DEMO: list[str] = []
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30"]
 TORCH = ["torch>=2.5", "transformers>=4.50", "peft>=0.15"]
+TRACKERS = {"wandb": ["wandb>=0.31"], "trackio": ["trackio>=0.43"]}
 METRICS = [  # to compare ours with
     "netcal>=1.4",
     "relplot>=1.0",
@@ -63,7 +64,14 @@ setup(
             "setuptools>=77",  # builds the wheel that is tested
             *SERVE,  # tested over real HTTP; light beside what is there
         ],
-        "oracle": [*TORCH, *METRICS, "betacal>=1.1", "mapie>=1.0"],
+        "oracle": [
+            *TORCH,
+            *METRICS,
+            "betacal>=1.1",
+            "mapie>=1.0",
+            *TRACKERS["wandb"],
+            *TRACKERS["trackio"],
+        ],
         "bench": [*TORCH, *METRICS],
         "docs": [
             "ipykernel>=6",
@@ -74,6 +82,7 @@ setup(
         ],
         "plan": ["libtpu>=0.0.52"],
         "serve": SERVE,
+        **TRACKERS,
         "cuda": ["jax[cuda]"],
         "tpu": ["jax[tpu]"],
     },

@@ -73,7 +73,7 @@ def netcals(probs, labels, bins=10):
         try:
             import netcal.metrics as theirs
         except ImportError:
-            sys.exit("no netcal; wanted it: pip install 'hypelora-jax[bench]'")
+            sys.exit("netcal is not installed; run pip install 'hypelora-jax[bench]'")
     measures = (
         theirs.ECE(bins),
         theirs.ECE(bins, equal_intervals=False),

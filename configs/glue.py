@@ -7,7 +7,7 @@
 Arguments: `task` (cola sst2 mrpc qqp stsb mnli qnli rte wnli), `method`, `a`. The data
 come from tensorflow-datasets, or with `glue_dir` from a folder in GLUE's official TSV
 layout (`CoLA/train.tsv`, ...). Hardware: 2 CPU cores; an epoch of CoLA takes about a
-minute. On CoLA, three seeds, HypeLoRA should reach an MCC of 0.176 ± 0.026 and LoRA
+minute. On CoLA, three seeds, HypeLoRA should reach an MCC of 0.177 ± 0.017 and LoRA
 0.189 ± 0.011, both at lr 1e-3 (docs/results.md).
 """
 

@@ -146,6 +146,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.lora.rank = 8
     config.lora.alpha = row.alpha
     config.optim.lr, config.optim.head_lr = row.lr, 0.0  # they ignored a head rate
+    config.optim.trunk_lr = 0.0  # as lr
     config.optim.num_epochs = row.epochs
     config.optim.batch_size = row.rows * row.accumulate
     config.optim.accumulate = row.accumulate
@@ -158,17 +159,17 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def _row(arg: SimpleNamespace) -> Row:
     if arg.size not in PATHS:
-        raise UserError(f"size is {arg.size!r}; wanted one of {', '.join(PATHS)}")
+        raise UserError(f"size is {arg.size!r}; expected one of {', '.join(PATHS)}")
     method = METHODS.get(arg.method)
     hyper = method is not None and method.network is not None
     name = f"{arg.method} {arg.a}" if hyper else arg.method
     rows = ROWS.get(("base" if hyper else arg.size, name))
     if rows is None:
         known = ", ".join(dict.fromkeys(name for _, name in ROWS))
-        raise UserError(f"the paper has no runs of {name}; wanted one of {known}")
+        raise UserError(f"the paper has no runs of {name}; expected one of {known}")
     if arg.task not in rows:
         raise UserError(
-            f"the paper has no run of {name} on {arg.task!r}; wanted one of "
+            f"the paper has no run of {name} on {arg.task!r}; expected one of "
             f"{', '.join(rows)}"
         )
     return rows[arg.task]

@@ -28,4 +28,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optim.num_epochs = 4
     config.optim.lr = 1e-2
     config.optim.head_lr = 0.0  # as lr: random weights need no protection
+    config.optim.trunk_lr = 0.0  # as lr: at less it hardly moves in so few steps
     return config

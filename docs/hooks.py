@@ -38,8 +38,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def repository() -> str:
     """Address of the repository, the one value in pyproject.toml."""
-    held = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return held["tool"]["hypelora"]["repository"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return project["tool"]["hypelora"]["repository"]
 
 
 def flags_of(command: str) -> str:

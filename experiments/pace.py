@@ -154,8 +154,8 @@ def fit(paces: Mapping[str, Pace], minutes: float, epochs: int) -> Length:
             return Length(few, batches * batch)
     least = seconds(Length(few, LEAST * batch)) / 60
     raise UserError(
-        f"{minutes:.1f} minutes are too few for {', '.join(paces)}; wanted at least "
-        f"{least:.1f} for them on this machine, or fewer runs"
+        f"{minutes:.1f} minutes are too few for {', '.join(paces)}; expected at least "
+        f"{least:.1f} minutes on this machine. Give more minutes, or fewer runs"
     )
 
 

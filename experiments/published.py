@@ -60,8 +60,8 @@ def cells(method: Series, names: Sequence[str], replicas: int) -> dict[str, Cell
     held = all_examples(method, SPLIT)
     if held is None:
         raise UserError(
-            f"{method.name} has no labelled predictions of {SPLIT}; wanted a finished "
-            "run of classes"
+            f"{method.name} has no labelled predictions of {SPLIT}; expected a "
+            "finished run of a classification task"
         )
     of_task = [name for name in names if name in scores.SCORES]
     found = []

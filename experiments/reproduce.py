@@ -94,8 +94,8 @@ class Record:
         self.held = files.read_json(self._path) if self._path.exists() else new
         if self.held["asked"] != asked:
             raise UserError(
-                f"{args.workdir} was begun with {self.held['asked']}, now there is "
-                f"{asked}; wanted the same flags, or another --workdir"
+                f"{args.workdir} was started with {self.held['asked']}, and now "
+                f"{asked} is asked for; give the same flags, or another --workdir"
             )
 
     def length(self, task: str) -> pace.Length | None:
@@ -131,7 +131,7 @@ class Record:
                 if known is not None:
                     pace.say(f"{task}/{row}", pace.Pace(**known), length)
                 else:
-                    told = "%s/%s: %d epochs of %d examples, as was measured before"
+                    told = "%s/%s: %d epochs of %d examples, as measured before"
                     logging.info(told, task, row, *length)
 
 
@@ -264,7 +264,10 @@ def arguments() -> argparse.Namespace:
     add("--workdir", type=Path, default=Path("runs/paper"))
     args, args.overrides = parser.parse_known_args()
     if wrong := [x for x in args.overrides if not re.match(r"--config\.[\w.]+=", x)]:
-        parser.error(f"unknown: {wrong[0]}; wanted the flags above, --config.X.Y=VALUE")
+        parser.error(
+            f"unknown argument {wrong[0]}; expected a flag that --help lists, or "
+            "--config.X.Y=VALUE"
+        )
     args.seeds = args.seeds or int(args.budget > 0)
     if args.lr_scale is None:
         args.lr_scale = LR_SCALE.get(args.backbone, 1.0)
@@ -273,9 +276,15 @@ def arguments() -> argparse.Namespace:
     args.rows = tuple(filter(None, args.rows.split(","))) or ROWS[args.table]
     for name, known in (("tasks", TASKS["1"]), ("rows", tuple(NAMES))):
         if wrong := [x for x in getattr(args, name) if x not in known]:
-            parser.error(f"--{name} has {wrong[0]}; wanted some of {', '.join(known)}")
+            parser.error(
+                f"--{name} has the unknown value {wrong[0]}; expected some of "
+                f"{', '.join(known)}"
+            )
     if args.budget < 0 or args.seeds < 0 or args.lr_scale <= 0:
-        parser.error("wanted --budget and --seeds of at least 0, --lr_scale above 0")
+        parser.error(
+            "--budget, --seeds or --lr_scale is out of range; expected --budget and "
+            "--seeds of at least 0, and --lr_scale above 0"
+        )
     return args
 
 

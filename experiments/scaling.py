@@ -73,7 +73,9 @@ def plan(method: str, topology: str, count: int, cache: Path) -> dict:
             check=False,
         )
         if run.returncode not in (0, 1):
-            sys.exit(f"scaling: hypelora plan exited {run.returncode} for {topology}")
+            sys.exit(
+                f"scaling: hypelora plan exited with {run.returncode} for {topology}"
+            )
         file.write_text(run.stdout)
     return json.loads(file.read_text())
 

@@ -90,7 +90,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 def page(profile):
     """A tab of a browser with a profile of its own."""
     program = shutil.which("chromium")
-    assert program, "no chromium; wanted it: apt-get install -y chromium"
+    assert program, "no chromium; expected it: apt-get install -y chromium"
     (read, to_browser), (from_browser, write) = os.pipe(), os.pipe()
     command = [
         *(sys.executable, "-c", _AS_3_AND_4, str(read), str(write), program),

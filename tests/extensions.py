@@ -1,35 +1,31 @@
-"""One new entry for each of the five tables, as a user of the library would write it.
+"""New entries of the tables, as a user of the library would write them.
 
-`install` puts them into their tables and does nothing else. As a script, this file runs
-commands of `hypelora` with these entries: a JSON list of argument lists on stdin.
+They are the examples of docs/extending, and a family with a stack of its own. `install`
+puts them into their tables and does nothing else. As a script, this file runs commands
+of `hypelora` with these entries: a JSON list of argument lists on stdin.
 """
 
 import json
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import pytest
+import snippets
 from jax.sharding import PartitionSpec as P
 
-from hypelora_jax import cli, families, hyper, model, objectives
+from hypelora_jax import cli, families
 from hypelora_jax.data.tokens import TokenRoles, bert_pairs
 from hypelora_jax.families.family import Family, Names, SequenceLayout
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import named_key
-from hypelora_jax.types import (
-    Backbone,
-    Conditioner,
-    Conditions,
-    Head,
-    Judge,
-    Method,
-    Objective,
-)
+from hypelora_jax.types import Backbone
 
-# ---- a family: two layers that mix each token with the mean of its text
+PAGES = ("backbone", "head", "conditioning", "objective", "method", "loss")
+
+# A family with a stack of its own: two layers that mix each token with the mean of its
+# text.
 
 
 def backbone(
@@ -116,91 +112,15 @@ TOY = Family(
 )
 
 
-# ---- a head: the mean of the tokens, one layer
-
-
-def mean_head(family: Family, config: EncoderConfig, task: Any, dtype: str) -> Head:
-    del family, dtype
-
-    def init(key):
-        kernel = 0.1 * jax.random.normal(key, (config.width, task.num_outputs))
-        return {"out": {"kernel": kernel, "bias": jnp.zeros(task.num_outputs)}}
-
-    def features(params, hidden_BTD):
-        del params
-        return jnp.mean(hidden_BTD.astype(jnp.float32), axis=-2)
-
-    def apply(params, hidden_BTD, batch, key=None):
-        del key
-        mask_BT1 = batch["mask"][..., None].astype(jnp.float32)
-        total = jnp.sum(hidden_BTD * mask_BT1, axis=-2)
-        mean = total / jnp.maximum(jnp.sum(mask_BT1, axis=-2), 1)
-        out = jnp.einsum("...i,io->...o", mean, params["out"]["kernel"])
-        return out + jnp.broadcast_to(params["out"]["bias"], out.shape)
-
-    return Head(init, apply, features)
-
-
-# ---- a conditioner: one learned vector added to the description of every site
-
-
-def shared_vector(settings: Any, slots: int) -> Conditioner:
-    described = hyper.CONDITIONERS["none"](settings, slots)
-
-    def init(key):
-        own = jax.random.normal(named_key(key, "shared"), (described.width,))
-        return {**described.init(key), "shared": own}
-
-    def apply(params, batch, key=None):
-        vectors_USC, row_B = described.apply(params, batch, key)
-        shared = jnp.broadcast_to(params["shared"], vectors_USC.shape)
-        return Conditions(vectors_USC + shared, row_B)
-
-    return Conditioner(init, apply, {}, described.width)
-
-
-# ---- an objective: the absolute error of a number
-
-
-def absolute_error(config: Any, names: Any) -> Objective:
-    del config, names
-
-    def sums(model, params, adapter, batch, key):
-        score_B = model.classify(params, adapter, batch, key)[:, 0]
-        error_B = jnp.abs(score_B - batch["label"]) * batch["weight"]
-        return jnp.sum(error_B), jnp.sum(batch["weight"])
-
-    def update(state, logits_NY, label_N, soft_NY=None):
-        del soft_NY
-        keep = ~np.isnan(label_N)
-        error_N = np.abs(np.asarray(logits_NY, np.float64)[keep, 0] - label_N[keep])
-        return state + np.array([error_N.sum(), len(error_N)])
-
-    def result(state, probabilities):
-        del probabilities
-        total, n = state
-        return {"n": int(n), "mae": float(total / n)} if n else {}
-
-    judge = Judge(lambda: np.zeros(2), update, np.add, result)
-    return Objective(lambda key: {}, ("label", "weight"), sums, judge, "mae", False)
-
-
-# ---- a method: the biases of the backbone and the head (BitFit)
-
-BIASES = Method(("backbone/.*/bias", "head/.*"), network=None, adapts=False, lr=1e-3)
-
-
-def install(setitem: Callable[[dict, str, Any], Any] = dict.__setitem__) -> None:
-    """Put each entry into its table."""
-    setitem(families.FAMILIES, "toy", TOY)
-    setitem(families.HEADS, "mean", mean_head)
-    setitem(hyper.CONDITIONERS, "shared_vector", shared_vector)
-    setitem(objectives.OBJECTIVES, "absolute_error", absolute_error)
-    setitem(model.METHODS, "biases", BIASES)
+def install(patch: pytest.MonkeyPatch) -> None:
+    """Put each entry into its table, until the patch ends."""
+    patch.setitem(families.FAMILIES, "toy", TOY)
+    for page in PAGES:
+        snippets.install(f"docs/extending/{page}.md", patch)
 
 
 if __name__ == "__main__":
-    install()
+    install(pytest.MonkeyPatch())
     for argv in json.load(sys.stdin):
         if code := cli.main(argv):
             sys.exit(code)

@@ -46,6 +46,22 @@ def rows(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
+def board(workdir: Path) -> list[tuple[str, int, float]]:
+    """(tag, step, value) of each scalar in TensorBoard's files."""
+    from tensorboardX.proto import event_pb2  # imports torch if that is there
+
+    found = []
+    for path in sorted((workdir / "tb").iterdir()):
+        data = path.read_bytes()
+        while data:  # length, its sum, an event, its sum
+            size = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            values = event.summary.value
+            found += [(v.tag, event.step, v.simple_value) for v in values]
+            data = data[16 + size :]
+    return found
+
+
 def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
     """Returns as soon as a step stands in metrics.jsonl."""
     limit = time.monotonic() + 900

@@ -20,6 +20,12 @@ TASKS = {
     "regression": Task("toy", "regression", (), ("pearson",), True),
 }
 HYPER = {"widths": (11, 7), "cond_dim": 5, "width": 16, "heads": 2, "depth": 1}
+PATTERNS = {  # sites of three ranks and three alphas, and one that is left out
+    "targets": ("q", "v", "up"),
+    "exclude": r".*layer\.0\.intermediate.*",
+    "rank_pattern": {r"layer\.0\..*query": 1, "value": 4},
+    "alpha_pattern": {"q": 7.5, r"layer\.1\.attention.self.value": 2},
+}
 MODES = {  # name -> (method, sections)
     "lora": ("lora", {}),
     "lora_frozen_a": ("lora_frozen_a", {}),
@@ -44,6 +50,15 @@ MODES = {  # name -> (method, sections)
         },
     ),
     "rslora": ("hyper_mlp", {"lora": {"rslora": True, "targets": "all-linear"}}),
+    "patterns": ("lora", {"lora": PATTERNS}),
+    "patterns_mlp": (
+        "hyper_mlp",
+        {"hyper": {"layers": (1,)}, "lora": PATTERNS | {"rslora": True}},
+    ),
+    "patterns_transformer": (
+        "hyper_transformer",
+        {"hyper": {"ff": 24}, "lora": PATTERNS},
+    ),
 }
 
 

@@ -41,25 +41,34 @@ def one_line(capsys) -> str:
         ([*RUN, "--config.optm.lr=1"], "no field 'optm.lr'; did you mean 'optim'?"),
         ([*RUN, "--config.method.x=1"], "no field 'method.x'"),
         ([*RUN, "--config.optim=1"], "config.optim is a section"),
-        ([*RUN, "--config.optim.lr=fast"], "optim.lr is 'fast'; wanted float"),
+        ([*RUN, "--config.optim.lr=fast"], "optim.lr is 'fast'; expected float"),
         ([*RUN, "--config.optim.lr"], "--config.optim.lr"),
-        ([*RUN, "--config.seed", "1.5"], "config.seed is '1.5'; wanted int"),
-        ([*RUN, "--config.optim.decay_all=2"], "decay_all is '2'; wanted bool"),
+        ([*RUN, "--config.seed", "1.5"], "config.seed is '1.5'; expected int"),
+        ([*RUN, "--config.optim.decay_all=2"], "decay_all is '2'; expected bool"),
         ([*RUN, "--config.hyper.widths=a,b"], "hyper.widths"),
         ([*RUN, "--config.loss.temperature=cold"], "loss.temperature is 'cold'"),
-        ([*RUN, "--config.hyper.a=made"], "hyper.a is 'made'; wanted one of generated"),
-        (["train", "--config=smoke:method=loar", "--workdir=x"], "wanted one of full"),
+        (
+            [*RUN, "--config.hyper.a=made"],
+            "hyper.a is 'made'; expected one of generated",
+        ),
+        (
+            ["train", "--config=smoke:method=loar", "--workdir=x"],
+            "expected one of full",
+        ),
         (
             ["train", "--config=smoke:mthd=lora", "--workdir=x"],
             "'mthd=lora' is unknown",
         ),
-        (["train", "--config=smke", "--workdir=x"], "no config 'smke'; wanted one of"),
+        (
+            ["train", "--config=smke", "--workdir=x"],
+            "no config 'smke'; expected one of",
+        ),
         (
             ["train", "--config=no/such.py", "--workdir=x"],
             "no config file 'no/such.py'",
         ),
         (["train", "--config=no/such", "--workdir=x"], "no config file 'no/such'"),
-        (["evaluate", "--workdir=x", "--config.seed=1"], "wanted no --config flags"),
+        (["evaluate", "--workdir=x", "--config.seed=1"], "expected no --config flags"),
         (["metrics", "--predictions=no_such.npz"], "no_such.npz"),
         (["report", "--workdir=no_such_run"], "no_such_run"),
         (["evaluate", "--workdir=no_such_run"], "no_such_run"),
@@ -76,7 +85,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(argv, message, capsys):
     [
         ("def get_config(arg", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError"),
-        ("x = 1", "defines no get_config"),
+        ("x = 1", "does not define get_config"),
         ("def get_config(arg=None):\n    return arg.x", "AttributeError"),
         ("def get_config(arg=None):\n    return {}", "returned dict"),
     ],
@@ -212,7 +221,7 @@ def test_a_config_file_is_taken_by_its_path(tmp_path):
     )
     assert cli.load_config(str(path)).seed == 1
     assert cli.load_config(f"{path}:seed=5", ["--config.optim.lr=1"]).seed == 5
-    with pytest.raises(UserError, match="seed=five; wanted int"):
+    with pytest.raises(UserError, match="seed=five; expected int"):
         cli.load_config(f"{path}:seed=five")
 
 
@@ -240,7 +249,7 @@ def test_the_seed_of_metrics_counts_without_replicas_too(tmp_path, capsys):
     changed = {name for name in plain if plain[name] != other[name]}
     assert changed == {"ece_noise_floor", "consistency_p"}
     assert cli.main(["metrics", f"--predictions={path}", "--seed=-1"]) == 2
-    assert "seed is -1; wanted at least 0" in capsys.readouterr().err
+    assert "seed is -1; expected at least 0" in capsys.readouterr().err
 
 
 def test_a_run_from_training_to_report(tmp_path, capsys):
@@ -266,7 +275,7 @@ def test_a_run_from_training_to_report(tmp_path, capsys):
     before = out.read_text()
     capsys.readouterr()
     assert cli.main(predict) == 2
-    assert "input line 2: not UTF-8" in capsys.readouterr().err
+    assert "input line 2: it is not UTF-8" in capsys.readouterr().err
     assert out.read_text() == before  # a failure leaves the old results
     kept = json.loads((tmp_path / "out.jsonl.part").read_text())  # and the new ones
     assert kept["text"] == "one"

@@ -83,7 +83,7 @@ def test_a_loss_that_is_not_finite_names_step_ids_and_checkpoint(explosive, tmp_
     done = process.run(*explosive, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr[-2000:]
     line = last_line(done.stderr)
-    found = re.search(r"not finite at step (\d+) \(ids ([^)]*)\); (.*): look", line)
+    found = re.search(r"not finite at step (\d+) \(ids ([^)]*)\); (.*)\. Look", line)
     step, ids = int(found[1]), found[2].split(", ")
     assert len(ids) == 16 and str(BAD) in ids
     good = f"the last good checkpoint is step {step - 1}"
@@ -113,7 +113,7 @@ def test_a_damaged_config_json_is_named(tmp_path, damage, capsys):
 def test_commands_on_a_folder_without_a_run(tmp_path, capsys):
     for command in ("evaluate", "predict", "report"):
         assert cli.main([command, f"--workdir={tmp_path}"]) == 2
-        assert "holds no config.json" in capsys.readouterr().err
+        assert "has no config.json" in capsys.readouterr().err
 
 
 def test_rows_after_the_checkpoint_and_half_rows_are_dropped(tmp_path):
@@ -204,8 +204,8 @@ def test_own_data_from_files_to_predictions(suffix, tmp_path, capsys, monkeypatc
 @pytest.mark.parametrize(
     "line, part",
     [
-        ("{", "input line 2: not JSON"),
-        ("[]", "input line 2: a JSON list; wanted an object"),
+        ("{", "input line 2: it is not JSON"),
+        ("[]", "input line 2: it is a JSON list; expected an object"),
         ("{}", "input line 2: 'text' is None"),
         ('{"text": ""}', "input line 2: 'text' is ''"),
         ('{"text": 3}', "input line 2: 'text' is 3"),

@@ -101,8 +101,8 @@ def test_evaluate_predict_and_serve_give_the_same_numbers(decided, tmp_path, cap
     inside = probabilities(model.predict(texts, np.array(given)))
     np.testing.assert_allclose(inside, wanted[:20], atol=1e-6)
     for wrong, line in (
-        (None, "wanted a list with one condition for each of the 20 texts"),
-        (given[:3], "there are 20 texts and 3 conditions"),
+        (None, "expected a list with one condition for each of the 20 texts"),
+        (given[:3], "there are 20 texts but 3 conditions"),
         ([[1.0]] * 20, r"conditions\[0\]: the condition has shape \(1,\)"),
     ):
         with pytest.raises(UserError, match=line):
@@ -116,8 +116,11 @@ def test_evaluate_predict_and_serve_give_the_same_numbers(decided, tmp_path, cap
         assert about[0]["condition"] == [WIDTH]
         for wrong, line in (
             ({"text": "good"}, "the condition is missing"),
-            ({"text": "good", "condition": [1.0]}, "has shape (1,); wanted (6,)"),
-            ({"text": "good", "condition": "film"}, "wanted a list of finite numbers"),
+            ({"text": "good", "condition": [1.0]}, "has shape (1,); expected (6,)"),
+            (
+                {"text": "good", "condition": "film"},
+                "expected a list of finite numbers",
+            ),
         ):
             status, said = serving.ask(port, wrong)
             assert status == 422 and line in said["error"], said
@@ -210,11 +213,11 @@ def test_rows_share_the_vectors_of_a_file_and_each_leaves_as_an_adapter(
     wrong = (f"--output={tmp_path / 'c'}", f"--conditions={tmp_path / 'narrow.npz'}")
     assert cli.main(["export", f"--workdir={run}", *wrong]) == 2
     err = capsys.readouterr().err
-    assert "--conditions, a: the condition has shape (3,); wanted (6,)" in err
+    assert "--conditions, a: the condition has shape (3,); expected (6,)" in err
     (tmp_path / "narrow.npz").rename(tmp_path / "domains.npz")
     assert cli.main(["predict", *flags]) == 2
     err = capsys.readouterr().err.splitlines()[-1]
-    assert "domains.npz: the condition has shape (3,); wanted (6,)" in err
+    assert "domains.npz: the condition has shape (3,); expected (6,)" in err
 
 
 def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys):
@@ -231,7 +234,7 @@ def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys)
 
     text = "train.jsonl:3: the condition"
     for vector, wanted in (
-        ([1.0] * 5, f"{text} has shape (5,); wanted (6,)"),
+        ([1.0] * 5, f"{text} has shape (5,); expected (6,)"),
         (None, f"{text} is missing"),
         ([1.0] * 5 + [float("inf")], f"{text} has a number"),
         ([1.0] * 5 + [float("nan")], "not finite"),
@@ -240,8 +243,8 @@ def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys)
         (["1.0"] * 6, f"{text} is"),
         ([True] * 6, f"{text} is"),
         ([[1.0], [1.0, 2.0]], f"{text} is"),
-        ([], f"{text} is []; wanted a list of finite numbers"),
-        ("film", f"{text} is 'film'; wanted a list of finite numbers, or an id"),
+        ([], f"{text} is []; expected a list of finite numbers"),
+        ("film", f"{text} is 'film'; expected a list of finite numbers, or an id"),
         ("[1, 2]", "which JSON lines and Parquet can hold"),
         ([[[1.0]]], f"{text} has shape (1, 1, 1)"),
     ):
@@ -252,18 +255,18 @@ def test_a_vector_that_cannot_be_used_is_named_by_file_and_row(tmp_path, capsys)
     line = refused("--config.condition.distinct=3")
     assert "distinct is 3, but train has 640 distinct conditions" in line
     line = refused("--config.condition.width=4")
-    assert "train.jsonl:1: the condition has 6 numbers; wanted 4" in line
+    assert "train.jsonl:1: the condition has 6 numbers; expected 4" in line
     assert "no column 'nothing'" in refused("--config.data.condition=nothing")
     line = refused("--config.data.condition=")
-    assert "wants a vector with each example" in line
+    assert "needs a vector with each example" in line
     line = refused(f"--config.condition.file={tmp_path / 'none.npz'}")
     assert "none.npz does not exist" in line
     line = refused("--config.condition.join=replace")
     assert "leaves out what tells sites apart" in line
     for flags, wanted in (
         (("--config.condition.source=none",), "condition.source=none reads no"),
-        (("--config.method=lora",), "method=lora has none; leave them out"),
-        (("--config.condition.join=foo",), "condition.join is 'foo'; wanted one of"),
+        (("--config.method=lora",), "method=lora has no hyper-network; leave them"),
+        (("--config.condition.join=foo",), "condition.join is 'foo'; expected one of"),
     ):
         assert wanted in refused(*flags)
     for field in ("data.condition=condition", "condition.standardise=true"):
@@ -281,7 +284,7 @@ def test_vectors_for_slots_that_the_network_does_not_have(tmp_path, capsys):
     args = ("train", *data, f"--config.data.train={path}", *GIVEN)
     assert cli.main([*args, f"--workdir={tmp_path / 'run'}"]) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "has 3 vectors; wanted one for each of the 4 slots" in line
+    assert "has 3 vectors; expected one for each of the 4 slots" in line
 
 
 @pytest.mark.parametrize(
@@ -291,13 +294,13 @@ def test_vectors_for_slots_that_the_network_does_not_have(tmp_path, capsys):
         ({"ids": ["a", "b"], "vectors": [[1.0]]}, "ids (2,) and vectors (1, 1)"),
         ({"ids": ["a", "a"], "vectors": [[1.0], [2.0]]}, "the id 'a' twice"),
         ({"ids": ["a", "b"], "vectors": [[1.0], [np.nan]]}, "row 1 (id b)"),
-        ({"ids": ["a"], "vectors": [["x"]]}, "wanted one vector of numbers or more"),
-        ({"ids": ["a"], "vectors": [[True]]}, "wanted one vector of numbers or more"),
+        ({"ids": ["a"], "vectors": [["x"]]}, "expected one vector of numbers or more"),
+        ({"ids": ["a"], "vectors": [[True]]}, "expected one vector of numbers or more"),
         ({"ids": np.zeros(0), "vectors": np.zeros((0, 4))}, "0 numbers in all"),
         ({"ids": ["a"], "vectors": [[1e300]]}, "row 0 (id a) has a number that is not"),
         (
             {"names": ["a"], "vectors": [[1.0]]},
-            "has the arrays names, vectors and lacks",
+            "has the arrays names, vectors but not",
         ),
     ],
 )
@@ -316,18 +319,19 @@ def test_another_kind_of_file_is_refused(content, tmp_path, capsys):
     flags = conditioned.with_ids(tmp_path)
     (tmp_path / "domains.npz").write_bytes(content)
     assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
-    assert "domains.npz is no .npz file; wanted" in capsys.readouterr().err
+    assert "domains.npz is not an .npz file; expected" in capsys.readouterr().err
     with (tmp_path / "domains.npz").open("wb") as file:
         np.save(file, np.ones((2, 3)))
     assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
-    assert "domains.npz is no .npz file; wanted" in capsys.readouterr().err
+    assert "domains.npz is not an .npz file; expected" in capsys.readouterr().err
 
 
 def test_a_width_that_a_file_does_not_have_is_refused(tmp_path, capsys):
     flags = (*conditioned.with_ids(tmp_path), "--config.condition.width=5")
     assert cli.main(["train", *flags, f"--workdir={tmp_path / 'run'}"]) == 2
     assert (
-        "domains.npz: the condition has 6 numbers; wanted 5" in capsys.readouterr().err
+        "domains.npz: the condition has 6 numbers; expected 5"
+        in capsys.readouterr().err
     )
 
 
@@ -349,11 +353,11 @@ def test_a_file_goes_by_the_ids_of_examples_without_a_column(tmp_path, capsys):
     small = ("--config=smoke", "--config.data.num_examples=64")
     no_column = ("train", *small, *given, "--config.data.condition=vector")
     assert cli.main(list(no_column)) == 2
-    assert "wanted data.source=files" in capsys.readouterr().err
+    assert "expected data.source=files" in capsys.readouterr().err
     files = conditioned.write(tmp_path, "vector")
     assert cli.main(["train", *files, *given]) == 2
     err = capsys.readouterr().err
-    assert "both have 0" in err and "--config.data.condition=COLUMN" in err
+    assert "both have the id 0" in err and "config.data.condition=COLUMN" in err
     assert cli.main(["train", *small, *given, *SHAPE[:2], epochs(1)]) == 0
     record = records.read_record(Run.open(tmp_path / "run"))
     assert record["condition"]["distinct"] == 1

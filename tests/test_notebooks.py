@@ -1,6 +1,7 @@
 """Notebooks: made from their sources, and every cell runs, at smoke size."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import venv
@@ -13,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-NAMES = ("quickstart", "calibrate_your_adapter", "reproduce_hypelora")
+NAMES = ("quickstart", "calibrate_your_model", "reproduce_hypelora")
 # The sizes of other tests, so that each of these programs is compiled once.
 SMALL = " ".join(flag for flag in process.TINY[1:] if "data" in flag or "optim" in flag)
 
@@ -31,7 +32,7 @@ def choices(name: str, folder: Path) -> dict:
     """What replaces the values of the cell tagged `parameters`."""
     if name == "quickstart":
         return {"CONFIG": "smoke", "FLAGS": SMALL, "WORKDIR": str(folder / "run")}
-    if name == "calibrate_your_adapter":
+    if name == "calibrate_your_model":
         own = {"CONFIG": "smoke:method=lora", "FLAGS": SMALL, "TRAIN_FLAGS": ""}
         return own | {"FOLDER": str(folder / "work"), "METHODS": ("isotonic",)}
     own = {"BACKBONE": "random:tiny", "BUDGET": 0, "WORKDIR": str(folder / "paper")}
@@ -95,11 +96,16 @@ def test_every_cell_runs(name, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     if name == "quickstart":
         assert '"ece_noise_floor"' in out and space["TEXTS"][0] in out
-    if name == "calibrate_your_adapter":
+    if name == "calibrate_your_model":
         assert "divided by" in out.lower(), "the model card says what was done"
         work = tmp_path / "work"
         assert (work / "model" / "model.safetensors").exists()
         assert (work / "peft" / "adapter_model.safetensors").exists()
+        own = json.loads((work / "run/eval/validation/metrics.json").read_text())
+        file = json.loads(out.splitlines()[-1])
+        assert file == {n: own[n] for n in file}, "predictions alone give the same"
+        back = work / "classifier" / "eval/validation/metrics.json"
+        assert json.loads(back.read_text())["nll"] == pytest.approx(own["nll"])
     if name == "reproduce_hypelora":
         assert "63.94 ± 0.21" in out, "the paper's LoRA on CoLA"
         assert (tmp_path / "paper" / "figure2.png").exists()

@@ -32,7 +32,7 @@ def test_every_row_is_a_valid_run(run):
     assert config.model.path == f"FacebookAI/roberta-{size}"
     assert config.optim.batch_size % config.optim.accumulate == 0
     assert (config.optim.weight_decay, config.lora.rank) == (0.1, 8)
-    assert config.optim.head_lr == 0
+    assert config.optim.head_lr == config.optim.trunk_lr == 0
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,13 @@ def test_models_have_as_many_weights_as_the_authors(arguments, network):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("size=huge",), "size is 'huge'; wanted one of base, large"),
-        (("task=wnli",), "no run of hyper_mlp generated on 'wnli'; wanted one of cola"),
-        (("a=random",), "no runs of hyper_mlp random; wanted one of full, lora"),
-        (("method=head",), "no runs of head; wanted one of full, lora"),
+        (("size=huge",), "size is 'huge'; expected one of base, large"),
+        (
+            ("task=wnli",),
+            "no run of hyper_mlp generated on 'wnli'; expected one of cola",
+        ),
+        (("a=random",), "no runs of hyper_mlp random; expected one of full, lora"),
+        (("method=head",), "no runs of head; expected one of full, lora"),
         (("sise=large",), "argument 'sise=large' is unknown"),
     ],
 )

@@ -234,10 +234,15 @@ def test_a_folder_of_seeds_and_one_of_a_run_refuse_each_other(finished, tmp_path
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**40}, "below 2"),
         ({"optim": {"patience": -1}}, "patience is -1"),
-        ({"optim": {"warmup": 2.0}}, "at most 1"),
+        ({"optim": {"warmup": 2.0}}, "optim.warmup is 2.0; expected at most 1$"),
+        ({"optim": {"b2": 2.0}}, "optim.b2 is 2.0; expected at most 1$"),
+        (
+            {"optim": {"lr": 0.0, "trunk_lr": 0.1}},
+            "optim.trunk_lr is 0.1, but config.optim.lr is 0.0; expected lr above 0",
+        ),
         ({"optim": {"lr": float("inf")}}, "finite"),
         ({"data": {"max_examples": -5}}, "max_examples is -5"),
-        ({"lora": {"targets": ("q", 5)}}, "wanted names"),
+        ({"lora": {"targets": ("q", 5)}}, "expected names"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(sections, part):
@@ -254,9 +259,25 @@ def test_a_record_older_than_a_field_has_its_default(tmp_path):
         records.check_same(tmp_path, other, record)
 
 
+def test_a_run_older_than_the_rate_of_the_trunk_goes_on_with_its_own(tmp_path, caplog):
+    now = few(optim={"trunk_lr": 1e-4})
+    record = {"config": records.as_dict(few())}
+    del record["config"]["optim"]["trunk_lr"]
+    with caplog.at_level("INFO", "absl"):
+        assert records.check_same(tmp_path, now, record) == few()
+        assert records.check_same(tmp_path, few(), record) == few()
+    said = [x.getMessage() for x in caplog.records]
+    assert said == ["config.optim.trunk_lr is 0.0, as when the run was begun"]
+    record = {"config": records.as_dict(few())}
+    with pytest.raises(
+        UserError, match="is 0.0 there and 0.0001 here; give 0.0 to continue"
+    ):
+        records.check_same(tmp_path, now, record)
+
+
 def test_a_models_folder_is_no_workdir(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="no run's config.json"):
+    with pytest.raises(UserError, match="not the config.json of a run"):
         runs.train(few(), str(tmp_path), progress=False)
 
 

@@ -1,10 +1,11 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
 from hypelora_jax.commands.shared import names
-from hypelora_jax.config import ranges
+from hypelora_jax.config import loading, ranges
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import SECTIONS, Settings, from_dict
 from hypelora_jax.errors import UserError
@@ -16,6 +17,21 @@ def test_json_of_settings_gives_the_settings_back():
     assert settings.lora.layers == (0, 2) and settings.lora.targets == ("q",)
     assert from_dict(json.loads(json.dumps(dataclasses.asdict(settings)))) == settings
     assert hash(settings) == hash(from_dict(tree))  # static arguments must hash
+
+
+def test_patterns_are_dicts_on_the_command_line_and_in_files_and_pairs_in_json():
+    wanted = (("query", 4), (r"layer\.1\..*", 2))
+    flag = "--config.lora.rank_pattern=" + repr(dict(wanted))
+    flags = [flag, "--config.loss.class_weights=1,9.5", "--config.lora.exclude=v"]
+    settings = loading.load_settings("common", flags)
+    assert settings.lora.rank_pattern == wanted and settings.lora.exclude == "v"
+    assert settings.loss.class_weights == (1, 9.5)
+    config = loading.load_config("common")
+    config.lora.rank_pattern = dict(wanted)
+    assert from_dict(config.to_dict()).lora.rank_pattern == wanted
+    saved = json.loads(json.dumps(dataclasses.asdict(settings)))
+    assert saved["lora"]["rank_pattern"] == [list(pair) for pair in wanted]
+    assert from_dict(saved) == settings and hash(from_dict(saved)) == hash(settings)
 
 
 def test_nothing_given_is_the_defaults():
@@ -40,7 +56,7 @@ def test_a_value_outside_the_choices_is_refused_with_the_choices(name):
     with pytest.raises(UserError, match=f"config.{name} is 'nonsense'") as caught:
         names.check(from_dict(of_path(name, "nonsense")))
     wanted = (CHOICES | names.TABLES)[name]
-    assert str(caught.value).endswith(f"; wanted one of {', '.join(wanted)}")
+    assert str(caught.value).endswith(f"; expected one of {', '.join(wanted)}")
 
 
 def test_a_name_of_a_table_is_for_the_table_to_refuse():
@@ -71,27 +87,44 @@ def test_a_deleted_field_is_read_at_its_old_default_alone(monkeypatch):
 @pytest.mark.parametrize("name", ["", *SECTIONS])
 def test_an_unknown_field_is_refused_with_the_known_ones(name):
     tree = {name: {"nonsense": 1}} if name else {"nonsense": 1}
-    with pytest.raises(UserError, match="has no field 'nonsense'; wanted one of"):
+    with pytest.raises(UserError, match="has no field 'nonsense'; expected one of"):
         from_dict(tree)
 
 
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"lora": {"rank": 0}}, "lora.rank is 0; wanted at least 1"),
-        ({"lora": {"dropout": 1.0}}, "wanted below 1"),
-        ({"lora": {"layers": ["a"]}}, "wanted whole numbers"),
+        ({"lora": {"rank": 0}}, "lora.rank is 0; expected at least 1"),
+        ({"lora": {"dropout": 1.0}}, "expected below 1"),
+        ({"lora": {"alpha": float("nan")}}, "lora.alpha is nan; expected at least 0"),
+        ({"lora": {"layers": ["a"]}}, "expected whole numbers"),
+        ({"lora": {"targets": []}}, "lora.targets is (); expected names, or one"),
+        ({"lora": {"exclude": [1]}}, "lora.exclude is (1,); expected names, or one"),
+        ({"lora": {"rank_pattern": {"q": 0}}}, "has rank 0 for 'q'; expected a whole"),
+        ({"lora": {"rank_pattern": {"q": 2.0}}}, "has rank 2.0 for 'q'"),
+        ({"lora": {"rank_pattern": "q=2"}}, "rank_pattern is 'q=2'; expected {"),
+        ({"lora": {"alpha_pattern": {"q": "2"}}}, "alpha_pattern is {'q': '2'}"),
+        ({"lora": {"alpha_pattern": 3}}, "alpha_pattern is 3; expected {"),
+        (
+            {"lora": {"alpha_pattern": {"q": float("inf")}}},
+            "alpha_pattern is {'q': inf}",
+        ),
+        ({"lora": {"alpha_pattern": [["q", 1], ["q", 2]]}}, "expected each name once"),
         ({"hyper": {"widths": []}}, "hyper.widths"),
         ({"hyper": {"widths": [0]}}, "hyper.widths"),
-        ({"hyper": {"widths": [2.5]}}, "wanted whole numbers"),
-        ({"blend": {"alpha": 1.5}}, "wanted 0 to 1"),
-        ({"blend": {"b": "multiply"}}, "wanted b_init=lora"),
+        ({"hyper": {"widths": [2.5]}}, "expected whole numbers"),
+        ({"blend": {"alpha": 1.5}}, "expected 0 to 1"),
+        ({"blend": {"b": "multiply"}}, "expected b_init=lora"),
         ({"loss": {"temperature": 0.0}}, "loss.temperature"),
         ({"loss": {"temperature": "cold"}}, "loss.temperature"),
         ({"loss": {"temperature": True}}, "loss.temperature"),
         ({"loss": {"temperature": "learned", "anneal": "linear"}}, "anneal=none"),
-        ({"loss": {"smoothing": 1.0}}, "smoothing below 1"),
-        ({"loss": {"anneal_share": 1.5}}, "anneal_share of at most 1"),
+        ({"loss": {"smoothing": 1.0}}, "smoothing is 1.0; expected below 1"),
+        ({"loss": {"class_weights": "even"}}, "class_weights is 'even'; expected none"),
+        ({"loss": {"class_weights": [1, 0]}}, "class_weights is (1, 0); expected none"),
+        ({"loss": {"class_weights": []}}, "class_weights is (); expected none"),
+        ({"loss": {"class_weights": [1, True]}}, "class_weights is (1, True)"),
+        ({"loss": {"anneal_share": 1.5}}, "anneal_share is 1.5; expected at most 1"),
         ({"loss": {"soft_bins": 0}}, "loss.soft_bins is 0"),
         ({"loss": {"penalty_weight": -1.0}}, "loss.penalty_weight is -1.0"),
         ({"data": {"calibration_fraction": 1.0}}, "calibration_fraction"),
@@ -101,12 +134,15 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
         ({"optim": {"batch_size": 32, "accumulate": 5}}, "divisible by accumulate"),
         ({"ckpt": {"keep": 0}}, "ckpt.keep"),
         ({"uncertainty": {"samples": 0}}, "uncertainty.samples is 0"),
-        ({"uncertainty": {"dropout": 1.0}}, "uncertainty.dropout is 1.0; wanted 0 to"),
+        (
+            {"uncertainty": {"dropout": 1.0}},
+            "uncertainty.dropout is 1.0; expected 0 or more, and below 1",
+        ),
         ({"seed": 2**31 - 5, "uncertainty": {"samples": 9}}, "below 2"),
     ],
 )
 def test_a_value_out_of_range_is_refused(tree, message):
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         from_dict(tree)
     assert "\n" not in str(caught.value)
 
@@ -114,10 +150,10 @@ def test_a_value_out_of_range_is_refused(tree, message):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"uncertainty": {"kind": "random_a"}}, "wants hyper.a=random and method"),
+        ({"uncertainty": {"kind": "random_a"}}, "needs hyper.a=random and method"),
         (
             {"method": "lora", "uncertainty": {"kind": "hyper_ensemble"}},
-            "wants hyper.cond=learned .* method=lora",
+            "needs hyper.cond=learned .* method=lora",
         ),
         (
             {"hyper": {"cond": "onehot"}, "uncertainty": {"kind": "hyper_ensemble"}},

@@ -5,17 +5,11 @@ import importlib.util
 import re
 
 import documented
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from hypelora_jax import cli
 from hypelora_jax.commands.shared import names
 from hypelora_jax.config import settings
-from hypelora_jax.objectives import losses as losses_lib
-from hypelora_jax.objectives.classification import class_loss
-from hypelora_jax.objectives.losses import LOSSES
 
 ROOT = documented.ROOT
 
@@ -109,43 +103,3 @@ def test_pages_with_measured_numbers_say_command_date_and_machine():
             assert re.search(r"20\d\d-\d\d-\d\d", text), f"{name}: no date"
             assert "CPU core" in text, f"{name}: no machine"
             assert documented._commands(text) or documented.INLINE.search(text), name
-
-
-# --- how to extend: the code on the pages is code ---
-
-
-LOGITS, LABELS = jnp.array([[0.0, 0.0], [2.0, -1.0]]), jnp.array([0, 0])
-
-
-def code_of(page: str, space: dict) -> dict:
-    """What the Python blocks of a page define, in a module's names."""
-    text = (ROOT / "docs" / "extending" / page).read_text()
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
-        exec(block, space)
-    return space
-
-
-def test_the_loss_on_the_page_is_proper(monkeypatch):
-    spherical = code_of("loss.md", dict(vars(losses_lib)))["spherical"]
-    monkeypatch.setitem(LOSSES, "spherical", lambda config: spherical)
-    config = settings.LossConfig(name="spherical", temperature=2.0)
-    built = class_loss(config).apply({}, 2 * LOGITS, LABELS)
-    np.testing.assert_allclose(built, spherical(LOGITS, LABELS), rtol=1e-6)
-    assert float(built[0]) == pytest.approx(-np.sqrt(0.5))
-    truth = jax.nn.softmax(LOGITS)
-    gradient = jax.grad(lambda z: jnp.sum(spherical(z, truth)))
-    np.testing.assert_allclose(gradient(LOGITS), 0, atol=1e-6)
-    elsewhere = gradient(LOGITS + jnp.eye(2))
-    assert np.abs(elsewhere).max() > 0.01
-
-
-def test_the_conditioning_on_the_page_is_one():
-    built = code_of("conditioning.md", {})["shared"]
-    made = built(settings.from_dict({"hyper": {"cond_dim": 5}}), 6)
-    params = made.init(jax.random.key(0))
-    found = made.apply(params, {})
-    assert found.vectors_USC.shape == (1, 6, made.width) == (1, 6, 5)
-    assert found.row_B is None
-    described = found.vectors_USC[0] - params["embedding"]
-    np.testing.assert_allclose(described, np.tile(params["shared"], (6, 1)), atol=1e-6)
-    assert len(np.unique(found.vectors_USC[0].round(5), axis=0)) == 6, "slots differ"

@@ -40,7 +40,7 @@ def test_union_joins_within_a_branch_and_changes_no_argument():
 
 @pytest.mark.parametrize("right", [{"a": {"b": 2}}, {"a": 2}, {"a": {"b": {"c": 2}}}])
 def test_union_refuses_a_clash_and_names_it(right):
-    with pytest.raises(ValueError, match=r"both trees hold a"):
+    with pytest.raises(ValueError, match=r"both trees have a"):
         trees.union({"a": {"b": 1}}, right)
 
 

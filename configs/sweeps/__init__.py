@@ -29,6 +29,9 @@ def _merge(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for entry in entries:
         if clash := out.keys() & entry.keys():
-            raise ValueError(f"{sorted(clash)} is set twice; wanted disjoint sweeps")
+            raise ValueError(
+                f"{sorted(clash)} is set by two of the sweeps; expected sweeps that "
+                "set different fields"
+            )
         out |= entry
     return out

@@ -30,12 +30,13 @@ def manifest(args: argparse.Namespace) -> str:
     kind, _, shape = args.topology.partition(":")
     if kind not in ACCELERATORS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
         sys.exit(
-            f"gke.py: error: --topology={args.topology}; wanted one of "
-            f"{', '.join(ACCELERATORS)} and a shape, as v5e:4x4"
+            f"gke.py: error: --topology is {args.topology}; expected one of "
+            f"{', '.join(ACCELERATORS)} with a shape, such as v5e:4x4"
         )
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", args.name):
         sys.exit(
-            f"gke.py: error: --name={args.name}; wanted small letters, digits and -"
+            f"gke.py: error: --name is {args.name}; expected lower-case letters, "
+            "digits and -"
         )
     accelerator, per_host = ACCELERATORS[kind]
     chips = 1
@@ -68,7 +69,10 @@ def main() -> int:
     args = parser.parse_args()
     for flag in ("--config", "--workdir"):
         if not any(a == flag or a.startswith(f"{flag}=") for a in args.train):
-            sys.exit(f"gke.py: error: no {flag}; wanted -- {flag}=...")
+            sys.exit(
+                f"gke.py: error: {flag} is missing; expected -- {flag}=... among the "
+                "flags of experiments/train.py"
+            )
     text = manifest(args)
     if args.print:
         print(text)

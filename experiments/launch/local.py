@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("train", nargs="+", help="-- and flags of experiments/train.py")
     args = parser.parse_args()
     if args.processes < 1:
-        parser.error(f"--processes={args.processes}; wanted 1 or more")
+        parser.error(f"--processes is {args.processes}; expected at least 1")
     processes = start(args.processes, args.devices, args.train)
 
     def pass_on(number: int, _) -> None:

@@ -18,7 +18,7 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then # not in a job: submit this file
 	case " $* " in
 	*" --config"*" --workdir"* | *" --workdir"*" --config"*) ;;
 	*)
-		echo "slurm.sh: error: wanted --config=... and --workdir=..., see the top of $0" >&2
+		echo "slurm.sh: error: --config=... or --workdir=... is missing; give both, see the top of $0" >&2
 		exit 2
 		;;
 	esac

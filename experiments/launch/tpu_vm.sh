@@ -18,12 +18,12 @@ die() {
 	exit 2
 }
 
-usage="wanted create, install, prepare, train, stop or delete"
-[ $# -gt 0 ] || die "no command; $usage"
+usage="expected create, install, prepare, train, stop or delete"
+[ $# -gt 0 ] || die "there is no command; $usage"
 command=$1
 shift
 for name in PROJECT ZONE TPU; do
-	[ -n "${!name:-}" ] || die "$name is not set; wanted export $name=..., see the top of $0"
+	[ -n "${!name:-}" ] || die "$name is not set; export $name=... first, see the top of $0"
 done
 python=${PYTHON:-python3.11}
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -44,12 +44,12 @@ needs() { # needs FLAG ARGS...: one of the arguments is FLAG=... or FLAG
 	for argument in "$@"; do
 		case $argument in "$flag" | "$flag"=*) return ;; esac
 	done
-	die "$command without $flag; wanted $flag=..."
+	die "$command needs $flag=...; add it"
 }
 
 case $command in
 create)
-	[ -n "${SLICE:-}" ] || die "SLICE is not set; wanted export SLICE=v5litepod-16 or the like"
+	[ -n "${SLICE:-}" ] || die "SLICE is not set; export it first, as in SLICE=v5litepod-16"
 	"${tpu[@]}" create "${at[@]}" "--accelerator-type=$SLICE" \
 		"--version=${RUNTIME:-v2-alpha-tpuv5-lite}" ${SPOT:+--spot}
 	;;

@@ -159,7 +159,7 @@ bad = ["two hours that I want back", "a dull plot", "I hated it", "a waste of ti
 bad += ["the worst in years", "a bore", "stupid and cruel", "not worth seeing"]
 batch = base.batch(good + bad, labels=[1] * 8 + [0] * 8)  # int32 and bool arrays
 for _ in range(10):
-    state, info = step(state, frozen, batch)
+    state, info = step(state, frozen, batch)  # the old state is donated
 
 params = trees.union(state.params, frozen)
 lora = hypelora_jax.adapter(model, params)  # the hyper-network writes A and B
@@ -178,5 +178,5 @@ print(f"{calibrator(asked)[0, 1]:.2f}")  # after: 0.57
 # - files: `hypelora predict --workdir=... --input=in.csv --output=out.csv`
 # - your own data: `hypelora train --config=files --config.data.train=train.csv ...`
 # - compare runs: `hypelora report --workdir=... --workdir=... --output=report.html`
-# - take the adapter elsewhere: the notebook `calibrate_your_adapter`
+# - take the adapter elsewhere: the notebook `calibrate_your_model`
 # - the paper's tables: the notebook `reproduce_hypelora`

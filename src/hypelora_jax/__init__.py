@@ -12,7 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hypelora_jax.api.models import adapter, base_model, build, train_step
+    from hypelora_jax.api.base_models import base_model
+    from hypelora_jax.api.models import adapter, build, train_step
     from hypelora_jax.api.probabilities import calibrate, metrics
     from hypelora_jax.inference.predictor import load
 
@@ -28,7 +29,7 @@ __all__ = [
 ]
 _MODULES = {
     "adapter": "api.models",
-    "base_model": "api.models",
+    "base_model": "api.base_models",
     "build": "api.models",
     "calibrate": "api.probabilities",
     "load": "inference.predictor",

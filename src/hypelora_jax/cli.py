@@ -69,15 +69,17 @@ def _run(argv: Sequence[str]) -> bool | None:
     args = vars(parser(rest).parse_args(rest))
     name = args.pop("command")
     del args["debug"]  # `main` reads it, so that it works for wrong flags too
+    offline = args.pop("offline", False)  # only commands that may download have it
     if args.get("config"):
         args["config"] = load_settings(args["config"], overrides)
     elif overrides:
         raise UserError(
-            f"{name} got {overrides[0]}, but reads the config of the run in --workdir; "
-            "wanted no --config flags"
+            f"{name} got {overrides[0]}, but it reads the config of the run in "
+            "--workdir; expected no --config flags"
         )
     log_to_stderr()
-    return COMMANDS[name].run(**args)
+    with files.offline(offline):
+        return COMMANDS[name].run(**args)
 
 
 def log_to_stderr(*launchers: str) -> None:

@@ -8,7 +8,7 @@ Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
-    """A user error; one line says what was given, what is wanted, and how to fix it."""
+    """A user error; one line says what was given, what was expected and what to do."""
 
 
 class Preempted(Exception):
@@ -26,7 +26,7 @@ def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
     """
     if name not in table:
         where = field if field.startswith("--") else f"config.{field}"
-        raise UserError(f"{where} is {name!r}; wanted one of {', '.join(table)}")
+        raise UserError(f"{where} is {name!r}; expected one of {', '.join(table)}")
     return table[name]
 
 
@@ -69,16 +69,16 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 _WAY_OUT = {
-    errno.ENOSPC: "free some, then run the same command again",
-    errno.ENOENT: "wanted a file or folder that exists",
-    errno.ENOTDIR: "a part of that path is a file; wanted folders",
-    errno.EEXIST: "that is there already; wanted another name",
-    errno.EISDIR: "that is a folder; wanted a file",
+    errno.ENOSPC: "free some space, then run the same command again",
+    errno.ENOENT: "expected a file or folder that exists",
+    errno.ENOTDIR: "a part of that path is a file; expected folders",
+    errno.EEXIST: "choose another name",
+    errno.EISDIR: "expected a file",
 }
 
 
 def _os_error(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    other = "wanted a place this user may read and write"
+    other = "expected a place that this user may read and write"
     way_out = _WAY_OUT.get(error.errno or 0, other)
     return f"{where}{error.strerror}; {way_out}"

@@ -1,9 +1,10 @@
-"""Files and folders: the cache folder, atomic writes, and reading UTF-8 and JSON."""
+"""Files and folders: the cache folder, downloads, atomic writes, UTF-8 and JSON."""
 
+import contextlib
 import json
 import os
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,58 @@ from etils import epath
 from hypelora_jax.errors import UserError
 
 ENV = "HYPELORA_CACHE"
+_offline = False  # of this process, for all its threads; see `offline`
 
 
 def root() -> Path:
     """Return the cache folder: $HYPELORA_CACHE, or ~/.cache/hypelora_jax if unset."""
     return Path(os.environ.get(ENV) or "~/.cache/hypelora_jax").expanduser()
+
+
+@contextlib.contextmanager
+def offline(on: bool = True) -> Iterator[None]:
+    """Forbid every download of this process while the context is open, if `on` is set.
+
+    The flag `--offline` of the commands opens this context.
+    """
+    global _offline
+    before, _offline = _offline, _offline or on
+    try:
+        yield
+    finally:
+        _offline = before
+
+
+def why_no_download() -> str:
+    """Return why nothing may be downloaded now and the way out, or "" if it may.
+
+    Several processes may not, because each would fetch the same files while the others
+    wait for it.
+    """
+    import jax  # local, because all else in this file works without JAX
+
+    if _offline:
+        return (
+            "--offline forbids the download: run `hypelora prepare` with this config "
+            "first, or leave --offline out"
+        )
+    # `is_initialized` first, because `process_count` alone would start the devices
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        return (
+            "several processes download nothing: run `hypelora prepare` with this "
+            "config first, on each host"
+        )
+    return ""
+
+
+def check_download(missing: str) -> None:
+    """Check that a download may start; `missing` says what is not here, and where.
+
+    Raises:
+      UserError: it may not.
+    """
+    if why := why_no_download():
+        raise UserError(f"{missing}; {why}")
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -75,11 +123,11 @@ def read_json(
         value = json.loads(epath.Path(path).read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as e:
         raise UserError(
-            f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object: "
-            f"{way_out}"
+            f"{path} cannot be read ({str(e).splitlines()[0]}); expected a JSON "
+            f"object; {way_out}"
         ) from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object; {way_out}")
+        raise UserError(f"{path} is not a JSON object; {way_out}")
     return value
 
 
@@ -101,10 +149,10 @@ def check_empty(
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError(f"{given} is a file; wanted a folder that is not there yet")
+        raise UserError(f"{given} is a file; expected a folder that does not exist yet")
     if any(file.name not in but for file in folder.iterdir()):
         raise UserError(
-            f"{given} is not empty; nothing there is overwritten: choose another "
+            f"{given} is not empty, and nothing in it is overwritten; choose another "
             f"{flag}, or empty it yourself"
         )
 
@@ -114,7 +162,7 @@ def keep_compiled() -> None:
 
     If JAX_COMPILATION_CACHE_DIR is set, that folder is used instead.
     """
-    import jax  # local, because all else in this file works without JAX
+    import jax  # local, as above
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(root() / "xla"))

@@ -21,7 +21,11 @@ def named_key(key: Key, name: str) -> Key:
 
 
 def named_keys(key: Key, step: jax.Array | int, *names: str) -> dict[str, Key]:
-    """Return one key for each named stream at a step."""
+    """Return one key for each named stream at a step.
+
+    The base key never changes; the step is folded in, so that a run which resumes at a
+    step draws what it would have drawn without the interruption.
+    """
     at_step = jax.random.fold_in(key, step)
     return {name: named_key(at_step, name) for name in names}
 

@@ -11,6 +11,7 @@ import jax
 
 from hypelora_jax import families, hyper, objectives, trees
 from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.adapters import patterns
 from hypelora_jax.adapters import sites as sites_lib
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import Settings
@@ -66,8 +67,9 @@ class Parts(NamedTuple):
     hyper: HyperNet | None
     hyper_sites: Sites  # sites the hyper-network writes
     lora_sites: Sites  # sites with static factors
-    scale: float  # alpha / rank
+    scale: patterns.Scale  # these three are the fields of `patterns.Scaling`
     rank: int
+    ranks: patterns.Ranks
     num_layers: int
     objective: Objective
     trains: tuple[str, ...]  # path patterns of the trainable tree
@@ -143,11 +145,12 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
     if task.condition:
         known = dataclasses.replace(settings.condition, width=task.condition)
         settings = dataclasses.replace(settings, condition=known)
-    names, sites = family.names.modules, {}
+    sites, scaling = {}, patterns.NONE
     if chosen.adapts:
-        dims = family.sites(config)
-        sites = sites_lib.sites(settings.lora, dims, config.layers, names)
-    cond, network, own = _network(settings, chosen, sites, config.layers)
+        dims, names = family.sites(config), family.names
+        sites = sites_lib.sites(settings.lora, dims, config.layers, names.modules)
+        scaling = patterns.scaling(settings.lora, sites, config.layers, names.full)
+    cond, network, own = _network(settings, chosen, sites, scaling.rank, config.layers)
     dtype, dropout = settings.model.dtype, settings.lora.dropout
     remat = settings.model.remat
     parts = Parts(
@@ -157,8 +160,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         network,
         own,
         sites_lib.without(sites, own),
-        lora_lib.scale(settings.lora),
-        settings.lora.rank,
+        *scaling,
         config.layers,
         objectives.of(task, settings.loss),
         chosen.trains,
@@ -167,7 +169,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
 
 
 def _network(
-    settings: Settings, chosen: Method, sites: Sites, num_layers: int
+    settings: Settings, chosen: Method, sites: Sites, rank: int, num_layers: int
 ) -> tuple[Conditioner | None, HyperNet | None, Sites]:
     """Build (conditioner, hyper-network, its sites); (None, None, {}) without one."""
     if chosen.network is None:
@@ -176,9 +178,7 @@ def _network(
     slots = chosen.network.slots(settings.hyper, own)
     source = settings.condition.source
     cond = choose(hyper.CONDITIONERS, source, "condition.source")(settings, slots)
-    made = chosen.network.build(
-        settings.hyper, settings.blend, own, settings.lora.rank, cond.width
-    )
+    made = chosen.network.build(settings.hyper, settings.blend, own, rank, cond.width)
     return cond, made, own
 
 
@@ -248,19 +248,21 @@ def compact(
     """Return the compact, unscaled factors of all sites, generated ones first.
 
     The network runs once per condition. One condition gives factors without axis U.
+    Factors are zero beyond the rank of their site, which gets no gradient there.
     """
     made, several = [], 1 if found is None else len(found.vectors_USC)
     if parts.hyper is not None and found is not None:
         network, vectors_USC = parts.hyper, found.vectors_USC
 
         def write(cond_SC: jax.Array) -> Lora:
-            return network.apply(params["hyper"], cond_SC, alpha, key)
+            lora = network.apply(params["hyper"], cond_SC, alpha, key)
+            return lora_lib.masked(lora, parts.hyper_sites, parts.ranks)
 
         over = jax.vmap(write, out_axes=1)  # a_LUIR: U comes after the layers
         own = write(vectors_USC[0]) if several == 1 else over(vectors_USC)
         made.append((parts.hyper_sites, own))
     if parts.lora_sites:
-        static = params["lora"]
+        static = lora_lib.masked(params["lora"], parts.lora_sites, parts.ranks)
         shared = static if several == 1 else lora_lib.repeated(static, several)
         made.append((parts.lora_sites, shared))
     return made
@@ -282,7 +284,8 @@ def _drawn(parts: Parts, key: Key, base: bool) -> Params:
             params["cond"] = cond
     if parts.lora_sites:
         lora_key = named_key(key, "lora")
-        params["lora"] = lora_lib.init(lora_key, parts.lora_sites, parts.rank)
+        drawn = lora_lib.init(lora_key, parts.lora_sites, parts.rank)
+        params["lora"] = lora_lib.masked(drawn, parts.lora_sites, parts.ranks)
     if loss := parts.objective.init(named_key(key, "loss")):
         params["loss"] = loss
     return params

@@ -49,7 +49,9 @@ def union(left: Params, right: Params, path: str = "") -> Params:
         elif isinstance(out[name], dict) and isinstance(value, dict):
             out[name] = union(out[name], value, here)
         else:
-            raise ValueError(f"both trees hold {here}; a leaf is trainable or frozen")
+            raise ValueError(
+                f"both trees have {here}; a leaf is either trainable or frozen"
+            )
     return out
 
 

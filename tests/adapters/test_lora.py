@@ -61,9 +61,9 @@ def test_layers_to_adapt():
     [
         ({"targets": ("gate",)}, "'gate'"),
         ({"targets": r"nothing\..*"}, "matches no projection"),
-        ({"targets": r"(unclosed.*"}, "no regex"),
-        ({"layers": (4,)}, "has layer 4; the model has 0 to 3"),
-        ({"layers": (1, 1)}, "distinct layers"),
+        ({"targets": r"(unclosed.*"}, "not a regular expression"),
+        ({"layers": (4,)}, "has layer 4; expected 0 to 3, the layers"),
+        ({"layers": (1, 1)}, "one or more layers, each given once"),
     ],
 )
 def test_bad_targets(fields, part):
@@ -71,9 +71,45 @@ def test_bad_targets(fields, part):
         sites(**fields)
 
 
+ALL = (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "exclude, wanted",
+    [
+        (("v",), {"q": ALL, "o": ALL, "down": ALL}),
+        ("value", {"q": ALL, "o": ALL, "down": ALL}),
+        (("output.dense", "query"), {"v": ALL}),
+        (r".*layer\.(0|3)\..*", dict.fromkeys(("q", "v", "o", "down"), (1, 2))),
+        (r".*layer\.0\..*query", {"q": (1, 2, 3), "v": ALL, "o": ALL, "down": ALL}),
+    ],
+)
+def test_exclude_takes_sites_from_the_targets(exclude, wanted):
+    got = sites(targets=("q", "v", "o", "down"), exclude=exclude)
+    assert {m: s.layers for m, s in got.items()} == wanted
+
+
+@pytest.mark.parametrize(
+    "exclude, message",
+    [
+        (("up",), r"exclude \('up',\) matches no target; expected some of q, v, or"),
+        (r"layer\..*", "matches no target"),
+        (
+            ("gate",),
+            "config.lora.exclude has 'gate'; expected modules of this model: q",
+        ),
+        ("all-linear", "exclude 'all-linear' leaves no target"),
+        ("(", r"config.lora.exclude '\(' is not a regular"),
+    ],
+)
+def test_an_exclusion_of_nothing_or_of_everything_is_refused(exclude, message):
+    with pytest.raises(UserError, match=message):
+        sites(exclude=exclude)
+
+
 def test_scale_by_hand():
-    assert lora.scale(LoraConfig(rank=16, alpha=8)) == 0.5
-    assert lora.scale(LoraConfig(rank=16, alpha=8, rslora=True)) == 2.0
+    assert lora.scale(alpha=8, rank=16) == 0.5
+    assert lora.scale(alpha=8, rank=16, rslora=True) == 2.0
 
 
 def test_init_has_zero_delta_and_peft_spread():
@@ -159,5 +195,5 @@ def test_restrict_and_without_cut_the_sites_in_two():
     own = sites_lib.restrict(everything, (3, 1), LAYERS)
     assert own["q"].layers == (3, 1)
     assert sites_lib.without(everything, own)["up"].layers == (0, 2)
-    with pytest.raises(UserError, match="holds no adapted layer"):
+    with pytest.raises(UserError, match="contains no layer that has an adapter"):
         sites_lib.restrict(sites(layers=(0,)), (2,), LAYERS)

@@ -20,6 +20,7 @@ from hypelora_jax.types import Adapter
 
 LABELS = ("negative", "positive")
 TEXTS = ["a warm film", "two hours I want back", "good", "no"]
+BALANCED = {"class_weights": "balanced"}
 SMALL = {"hyper": {"widths": (8,), "cond_dim": 4}, "lora": {"rank": 2}}
 
 
@@ -176,17 +177,22 @@ def test_weights_of_a_folder_come_in(tmp_path):
             lambda b: hypelora_jax.build(b, LABELS, model={"path": "x"}),
             "first argument",
         ),
+        (lambda b: hypelora_jax.build(b, LABELS, loss={"anneal": "linear"}), "anneal"),
+        (
+            lambda b: hypelora_jax.build(b, LABELS, loss=BALANCED),
+            "class_weights is 'bal",
+        ),
         (lambda b: hypelora_jax.build(b, "positive"), "different names"),
         (lambda b: hypelora_jax.build(b, ("a",)), "two or more"),
         (lambda b: hypelora_jax.build(b, ("a", "a")), "different names"),
         (lambda b: hypelora_jax.build(b, (0, 1)), "names of classes"),
-        (lambda b: b.batch("a text"), "a list of texts"),
-        (lambda b: b.batch([]), "a list of texts"),
+        (lambda b: b.batch("a text"), "a list of one or more"),
+        (lambda b: b.batch([]), "a list of one or more"),
         (lambda b: b.batch(["a", 3]), r"texts\[1\]"),
         (lambda b: b.batch(["a", ("b", "c")]), r"texts\[1\]"),
         (lambda b: b.batch(["a"], labels=[1, 2]), "one for each text"),
         (lambda b: b.batch(["a"], labels=["yes"]), "one for each text"),
-        (lambda b: b.batch(["a"], labels=[-1]), "leave out texts"),
+        (lambda b: b.batch(["a"], labels=[-1]), "Leave out the texts"),
         (lambda b: b.batch(["a"], length=10**6), "expected 1 to"),
         (lambda b: hypelora_jax.base_model("random:huge"), "huge"),
     ],

@@ -157,15 +157,19 @@ def test_paired_difference():
 
 def test_refuses():
     probs, labels, _ = drawn(10)
-    with pytest.raises(UserError, match="metric 'ecce' has no interval; wanted one of"):
+    with pytest.raises(
+        UserError, match="metric 'ecce' has no interval; expected one of"
+    ):
         bootstrap.intervals(probs, labels, names=["ecce"])
     with pytest.raises(UserError, match="metric 'soft_tv' has no interval"):
         bootstrap.intervals(probs, labels, names=["soft_tv"])
-    with pytest.raises(UserError, match="replicas is 1; wanted at least 2"):
+    with pytest.raises(UserError, match="replicas is 1; expected at least 2"):
         bootstrap.intervals(probs, labels, replicas=1)
-    with pytest.raises(UserError, match="level is 95; wanted a share between 0 and 1"):
+    with pytest.raises(
+        UserError, match="level is 95; expected a share between 0 and 1"
+    ):
         bootstrap.intervals(probs, labels, level=95)
-    with pytest.raises(UserError, match=r"\[10, 3\] and \[5, 3\]; wanted two runs"):
+    with pytest.raises(UserError, match=r"\[10, 3\] and \[5, 3\]; expected two runs"):
         bootstrap.paired(probs, probs[:5], labels)
 
 

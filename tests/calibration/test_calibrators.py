@@ -116,7 +116,7 @@ def test_another_number_of_classes_is_refused(name):
     if name == "temperature":
         assert calibrators.apply(state, np.zeros((1, 2))).shape == (1, 2)
         return
-    with pytest.raises(UserError, match="fitted for 3 classes and the logits have 2"):
+    with pytest.raises(UserError, match="fitted for 3 classes, but the logits have 2"):
         calibrators.apply(state, np.zeros((1, 2)))
 
 
@@ -127,7 +127,7 @@ def test_no_label_is_refused():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="calibrator is 'magic'; wanted one of"):
+    with pytest.raises(UserError, match="calibrator is 'magic'; expected one of"):
         calibrators.build("magic")
 
 

@@ -143,7 +143,7 @@ def test_refuses_what_is_no_logit_label_or_weight():
     fit = calibrators.build("temperature").fit
     with pytest.raises(UserError, match="1 of 2 rows of logits are not finite"):
         fit(np.array([[0.0, math.inf], [0.0, 1.0]]), np.array([0, 1]))
-    with pytest.raises(UserError, match="labels run from -1 to 1; wanted 0 to 1"):
+    with pytest.raises(UserError, match="labels run from -1 to 1; expected 0 to 1"):
         fit(np.zeros((2, 2)), np.array([-1, 1]))
-    with pytest.raises(UserError, match="weight is negative"):
+    with pytest.raises(UserError, match="weight is -1.0; expected a finite number"):
         fit(np.zeros((2, 2)), np.array([0, 1]), np.array([1, -1]))

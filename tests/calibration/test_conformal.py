@@ -185,9 +185,11 @@ def test_a_text_has_one_number():
 def test_refuses():
     probs, labels = np.array([[0.9, 0.1]]), np.array([0])
     for coverage in (0, 1, -1, math.nan):
-        with pytest.raises(UserError, match="wanted above 0 and below 1"):
+        with pytest.raises(UserError, match="expected above 0 and below 1"):
             conformal.fit(probs, labels, coverage)
-    with pytest.raises(UserError, match="sets is 'best'; wanted one of thr, aps, raps"):
+    with pytest.raises(
+        UserError, match="sets is 'best'; expected one of thr, aps, raps"
+    ):
         conformal.fit(probs, labels, 0.9, "best")
     with pytest.raises(UserError, match="no labelled examples"):
         conformal.fit(probs[:0], labels[:0], 0.9)

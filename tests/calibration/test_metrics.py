@@ -252,7 +252,7 @@ def test_reliability_sums_to_ece():
 
 
 def test_unknown_pairing():
-    with pytest.raises(ValueError, match="pairing is 'wrong'; wanted correct or"):
+    with pytest.raises(ValueError, match="pairing is 'wrong'; expected correct or"):
         metrics.thresholded_ace(P, Y, 0.01, pairing="wrong")
 
 

@@ -48,7 +48,7 @@ def test_constant_predictions_score_zero(name):
 
 def test_refuses():
     with pytest.raises(
-        UserError, match="score 'auc' is unknown; wanted one of accuracy"
+        UserError, match="score 'auc' is unknown; expected one of accuracy"
     ):
         scores.table(["auc"], PREDICTED, LABELS)
     with pytest.raises(ValueError, match="8 predictions for 7 labels"):

@@ -20,7 +20,7 @@ def test_a_cell_is_a_vector_or_one_for_each_slot(cell, shape):
     got = vectors.vector(cell)
     assert got.dtype == np.float32 and got.shape == vectors.shape == shape
     np.testing.assert_array_equal(got, cell)
-    assert "wanted" in vectors.fault([1.0]), "the first one sets the shape"
+    assert "expected" in vectors.fault([1.0]), "the first one sets the shape"
 
 
 def test_a_parquet_file_and_json_lines_hold_the_same_vectors(tmp_path):

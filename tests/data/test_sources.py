@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -60,9 +62,28 @@ def test_max_examples_cuts_train_after_the_hold_out():
     assert len(cut["calibration"].ids) == len(whole["calibration"].ids)
 
 
+def test_classes_are_numbered_as_the_config_says():
+    config = DataConfig(source="synthetic", num_examples=64, num_classes=3)
+    names = ("class_f", "other", "class_b", "class_d")
+    plain = sources.load(config, seed=0)
+    own = sources.load(dataclasses.replace(config, classes=names), seed=0)
+    assert own.task == plain.task._replace(labels=names)
+    for split, table in plain.splits.items():
+        assert own.splits[split].text == table.text
+        labels = [names[y] for y in own.splits[split].label]
+        assert labels == [plain.task.labels[y] for y in table.label]
+        np.testing.assert_array_equal(own.splits[split].soft[:, [2, 3, 0]], table.soft)
+        assert not own.splits[split].soft[:, 1].any()
+    with pytest.raises(UserError, match="labels of the data are class_b, class_d, cl"):
+        sources.load(dataclasses.replace(config, classes=names[:2]), seed=0)
+    for wrong in (("a",), ("a", "a")):
+        with pytest.raises(UserError, match="classes is .* expected two or more diff"):
+            DataConfig(classes=wrong)
+
+
 def test_missing_split_is_one_line():
     splits = sources.load(DataConfig(source="synthetic"), seed=0).splits
-    with pytest.raises(UserError, match="no split 'dev'; there is train, cal"):
+    with pytest.raises(UserError, match="no split 'dev', only train, cal"):
         splits["dev"]
 
 
@@ -92,7 +113,7 @@ def test_synthetic_entropy_is_logged_and_classes_are_bounded(caplog):
     caplog.set_level("INFO")
     sources.load(DataConfig(source="synthetic"), seed=0)
     assert "synthetic train: entropy 0.3" in caplog.text
-    with pytest.raises(UserError, match="num_classes is 15; wanted 2 to 14"):
+    with pytest.raises(UserError, match="num_classes is 15; expected 2 to 14"):
         sources.load(DataConfig(source="synthetic", num_classes=15), seed=0)
 
 

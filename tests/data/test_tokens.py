@@ -146,13 +146,13 @@ def test_vocab_json_and_merges(tmp_path):
 
 
 def test_missing_and_malformed_tokenizers(tmp_path):
-    with pytest.raises(UserError, match="has no tokenizer; wanted tokenizer.json"):
+    with pytest.raises(UserError, match="has no tokenizer; expected tokenizer.json"):
         tokenizer(tmp_path, ROBERTA.tokens, 1)
     roberta_folder(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
-    with pytest.raises(UserError, match="vocab.json is no tokenizer"):
+    with pytest.raises(UserError, match="vocab.json is not a tokenizer"):
         tokenizer(tmp_path, ROBERTA.tokens, 1)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match="tokenizer.json is no tokenizer") as error:
+    with pytest.raises(UserError, match="tokenizer.json is not a tokenizer") as error:
         tokenizer(tmp_path, ROBERTA.tokens, 1)
     assert "\n" not in str(error.value)

@@ -76,7 +76,7 @@ def test_held_out_validation_and_calibration(tmp_path, caplog):
     sizes = {name: len(t.ids) for name, t in splits.items()}
     assert sizes == {"train": 260, "calibration": 100, "validation": 40}
     assert len(set(np.concatenate([t.ids for t in splits.values()]))) == 400
-    assert "held 40 of 400 train examples out" in caplog.text
+    assert "40 of 400 train examples are held out" in caplog.text
 
 
 def test_calibration_file_of_its_own(tmp_path):
@@ -97,6 +97,21 @@ def test_real_numbers_make_a_regression(tmp_path):
     assert load(train=whole, task="regression").task.kind == "regression"
 
 
+def test_classes_that_train_lacks_and_their_order(tmp_path):
+    path = write(tmp_path / "a.csv", numbered(["n", "y"] * 20))
+    names = ("y", "maybe", "n")
+    corpus = load(train=path, validation=path, classes=names)
+    assert corpus.task.labels == names
+    np.testing.assert_array_equal(corpus.splits["validation"].label[:3], [2, 0, 2])
+    with pytest.raises(
+        UserError, match="a.csv:3: unknown label 'y'; expected a class of train"
+    ):
+        load(train=path, classes=("n", "no"))
+    real = write(tmp_path / "b.csv", numbered([1, 2.5] * 20))
+    with pytest.raises(UserError, match="are numbers; expected no data.classes, or"):
+        load(train=real, classes=("1", "2.5"))
+
+
 def text_of(*lines):
     return lambda path: path.write_text("\n".join(lines) + "\n")
 
@@ -110,13 +125,13 @@ BAD = {  # file's name, what it holds, message
     "column": (
         "v.csv",
         text_of("body,label", "a,n"),
-        "no column text or sentence.*; it has body, label: name the column",
+        "no column text or sentence.*; it has body, label. Name the column",
     ),
     "nolabel": ("v.csv", text_of("text,y", "a,n"), "no column label; it has text, y"),
     "unknown": (
         "v.csv",
         text_of(*GOOD, "c,maybe"),
-        "v.csv:22: unknown label 'maybe'; wanted one of train's classes n, y",
+        r"v.csv:22: unknown label 'maybe'; expected a class of train \(n, y\)",
     ),
     "nolabelrow": ("v.csv", text_of("text,label", "a,n", "b,"), "v.csv:3: the label i"),
     "utf8": (
@@ -125,17 +140,33 @@ BAD = {  # file's name, what it holds, message
         "v.csv:3: byte 0xe9 is not UTF-8",
     ),
     "text": ("v.csv", text_of("text,label", "a,n", " ,y"), "v.csv:3: the text of co"),
-    "ragged": ("v.csv", text_of("text,label", "a,n", "b"), "v.csv:3: 1 fields; wanted"),
-    "ragged+": ("v.csv", text_of("text,label", "a,n", "b,c,y"), "v.csv:3: 3 fields"),
+    "ragged": (
+        "v.csv",
+        text_of("text,label", "a,n", "b"),
+        "v.csv:3: the row has 1 fields; expected",
+    ),
+    "ragged+": (
+        "v.csv",
+        text_of("text,label", "a,n", "b,c,y"),
+        "v.csv:3: the row has 3 fields",
+    ),
     "quote": ("v.csv", text_of("text,label", "a,n", '"b,y'), "v.csv:3: .*RFC 4180"),
     "quote_tsv": ("v.tsv", text_of("text\tlabel", '"b" c\ty'), "v.tsv:2: .*RFC 4180"),
     "json": (
         "v.jsonl",
         text_of('{"text": "a", "label": "n"}', "{"),
-        "v.jsonl:2: not J",
+        "v.jsonl:2: the line is not J",
     ),
-    "list": ("v.jsonl", text_of("[1]"), "v.jsonl:1: a JSON list; wanted one object"),
-    "number": ("v.jsonl", text_of('{"text": 3, "label": "n"}'), "1: text is 3; wanted"),
+    "list": (
+        "v.jsonl",
+        text_of("[1]"),
+        "v.jsonl:1: the line is a JSON list; expected one object",
+    ),
+    "number": (
+        "v.jsonl",
+        text_of('{"text": 3, "label": "n"}'),
+        "1: text is 3; expected",
+    ),
     "field": (
         "v.jsonl",
         text_of('{"text": "a", "label": "n"}', '{"label": "n"}'),
@@ -150,7 +181,7 @@ BAD = {  # file's name, what it holds, message
     "digits": (
         "v.jsonl",
         text_of('{"text": "a", "label": 1' + "0" * 5000 + "}"),
-        "v.jsonl:1: not JSON",
+        "v.jsonl:1: the line is not JSON",
     ),
     "twice": ("v.csv", text_of("text,label,text", "a,n,b"), "has two columns 'text'"),
     "breaks": (
@@ -158,9 +189,9 @@ BAD = {  # file's name, what it holds, message
         text_of('"body\nof",label', "a,n"),
         "no column text .*it has body of, label",
     ),
-    "suffix": ("v.xls", text_of("a"), "suffix '.xls'; wanted one of .csv, .tsv, .js"),
-    "parquet": ("v.parquet", text_of("nonsense"), "v.parquet is no Parquet file"),
-    "pair": ("v.csv", text_of("text,text_b,label", "a,b,n"), "has two texts an exam"),
+    "suffix": ("v.xls", text_of("a"), "suffix '.xls'; expected one of .csv, .tsv, .js"),
+    "parquet": ("v.parquet", text_of("nonsense"), "v.parquet is not a Parquet file"),
+    "pair": ("v.csv", text_of("text,text_b,label", "a,b,n"), "has two texts per exam"),
 }
 
 
@@ -177,11 +208,11 @@ def test_bad_file_is_refused_in_one_line(tmp_path, case):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["n"] * 10, r"has 1 class \(n\); wanted two or more"),
-        ([0.5, 1.5, "nan", 2], "train.csv:4: label 'nan'; wanted a finite number"),
-        ([0.5, 1.5, "inf"], "train.csv:4: label 'inf'; wanted a finite number"),
+        (["n"] * 10, r"has 1 class \(n\); expected two or more"),
+        ([0.5, 1.5, "nan", 2], "train.csv:4: label 'nan'; expected a finite number"),
+        ([0.5, 1.5, "inf"], "train.csv:4: label 'inf'; expected a finite number"),
         ([0, 1, "nan"], "train.csv:4: unknown label 'nan'"),
-        (["n", "y"], "train has 2 examples in 2 classes; too few to hold some of"),
+        (["n", "y"], "train has 2 examples in 2 classes, too few to hold some of"),
     ],
 )
 def test_bad_train_labels(tmp_path, labels, message):
@@ -192,21 +223,23 @@ def test_bad_train_labels(tmp_path, labels, message):
 
 def test_nan_of_parquet_is_refused(tmp_path):
     path = write(tmp_path / "a.parquet", numbered([0.5, 1.5, float("nan")]))
-    with pytest.raises(UserError, match="a.parquet:3: label nan; wanted a finite"):
+    with pytest.raises(UserError, match="a.parquet:3: label nan; expected a finite"):
         load(train=path)
 
 
 def test_fields_of_the_config_are_checked(tmp_path):
     path = write(tmp_path / "a.csv", ROWS)
-    with pytest.raises(UserError, match="data.train is empty; wanted a file"):
+    with pytest.raises(UserError, match="data.train is empty; expected a file"):
         load()
-    with pytest.raises(UserError, match="task is 'cola'; wanted one of classification"):
+    with pytest.raises(
+        UserError, match="task is 'cola'; expected one of classification"
+    ):
         load(train=path, task="cola")
     with pytest.raises(UserError, match="no column 'body'; it has text, text_b, label"):
         load(train=path, text="body")
     with pytest.raises(UserError, match="no column 'second'"):
         load(train=path, text_b="second")
-    with pytest.raises(UserError, match="has one text an example; wanted two"):
+    with pytest.raises(UserError, match="has one text per example; expected two"):
         load(train=path, validation=write(tmp_path / "v.csv", numbered("ny")))
 
 

@@ -173,7 +173,7 @@ def test_laplace_flattens_the_prediction_and_keeps_its_mean(plain, link):
     "kind", [name for name, kind in averaging.KINDS.items() if kind.trained]
 )
 def test_a_kind_that_is_trained_is_not_chosen_afterwards(plain, kind):
-    with pytest.raises(UserError, match=f"{kind} is trained, not chosen afterwards"):
+    with pytest.raises(UserError, match=f"{kind} must be trained and cannot be chosen"):
         asked(plain, kind)
 
 

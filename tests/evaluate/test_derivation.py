@@ -78,7 +78,11 @@ def test_reports_say_what_is_averaged(trained, tmp_path):
 @pytest.mark.parametrize(
     ("name", "how", "message"),
     [
-        ("x", UncertaintyConfig("deep_ensemble"), "is trained, not chosen afterwards"),
+        (
+            "x",
+            UncertaintyConfig("deep_ensemble"),
+            "must be trained and cannot be chosen",
+        ),
         ("laplace", UncertaintyConfig("laplace", link="probit"), "uncertainty.link"),
         ("lora", UncertaintyConfig("none"), "a run of its own training, not of"),
         ("", UncertaintyConfig("laplace"), "is not empty"),
@@ -96,6 +100,6 @@ def test_laplace_that_cannot_be_fitted_is_refused_before_training(tmp_path):
     (tmp_path / "scores.csv").write_text("\n".join(lines) + "\n")
     scores = {"source": "files", "train": str(tmp_path / "scores.csv")}
     settings = with_kind(few(data=scores), "laplace")
-    with pytest.raises(UserError, match="laplace wants classes"):
+    with pytest.raises(UserError, match="laplace needs classes"):
         runs.train(settings, str(tmp_path / "run"), progress=False)
     assert not (tmp_path / "run/config.json").exists()

@@ -175,7 +175,7 @@ def test_draws_have_the_posteriors_moments():
 
 
 def test_a_last_layer_too_wide_is_refused():
-    with pytest.raises(UserError, match="has 50000 weights; wanted at most"):
+    with pytest.raises(UserError, match="has 50000 weights; expected at most"):
         laplace.check_size(1000, 50)
 
 
@@ -183,7 +183,7 @@ def test_a_posterior_is_saved_and_belongs_to_one_model(tmp_path):
     phi, mean_FY, held = problem()
     state = laplace.fit(phi, mean_FY, held, labels())
     folder = Run.open(tmp_path)
-    with pytest.raises(UserError, match="holds no laplace.npz"):
+    with pytest.raises(UserError, match="has no laplace.npz"):
         averaging.load_posterior(folder, 3)
     averaging.save_posterior(folder, state, 3)
     again = averaging.load_posterior(folder, 3)

@@ -15,9 +15,11 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import (
     calibration_split,
     evaluation,
+    file_calibration,
+    file_metrics,
     recalibration,
 )
-from hypelora_jax.run import calibrator, results
+from hypelora_jax.run import calibrator, prediction_files, results
 from hypelora_jax.run.paths import Run
 
 NAMES = [name for name in calibrators.CALIBRATORS if name != "identity"]
@@ -97,6 +99,42 @@ def check_rewritten(method, run, capsys):
     assert again["conformal"]["thr"] == after["conformal"]["thr"]
 
 
+@pytest.mark.parametrize("method", ["temperature", "vector"])
+def test_a_file_of_predictions_is_calibrated_as_its_run(method, run, tmp_path):
+    recalibration.calibrate(str(run), method)
+    state = calibrator.read(Run.open(run))
+    out, files = tmp_path / "out.npz", run / "eval"
+    own = [files / split / "predictions.npz" for split in ("calibration", "validation")]
+    got = file_calibration.calibrate(str(own[0]), method, str(own[1]), str(out))
+    assert got["state"] == json.loads(calibrators.to_json(state))
+    logits, labels = arrays(run)
+    found = npz.read(out)
+    np.testing.assert_array_equal(found["probs"], calibrators.apply(state, logits))
+    np.testing.assert_array_equal(found["labels"], labels)
+    of_run, of_file = read(run), file_metrics.metrics_of_file(out)
+    assert of_file == {name: of_run[name] for name in of_file}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_what_predict_writes_is_judged_and_calibrated(suffix, run, tmp_path):
+    labels = evaluation.open_fitted(str(run)).session.task.labels
+    true, given = [labels[i % 3] for i in range(30)] + [None], tmp_path / "in.jsonl"
+    rows = [{"text": f"badu {i}", "label": y} for i, y in enumerate(true)]
+    given.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, new = tmp_path / f"out{suffix}", tmp_path / f"new{suffix}"
+    flags = [f"--workdir={run}", f"--input={given}", f"--output={out}"]
+    assert cli.main(["predict", *flags]) == 0
+    held = prediction_files.contents(out)
+    assert held.classes == labels
+    assert list(held.labels) == [i % 3 for i in range(30)] + [-1]
+    fitted = file_calibration.calibrate(str(out), "identity", str(out), str(new))
+    assert fitted["after"]["n"] == 30
+    first, again = (path.read_text().splitlines()[0] for path in (out, new))
+    if suffix == ".csv":
+        assert first == again, "the columns are those of predict, in its order"
+    np.testing.assert_allclose(prediction_files.read(new).probs, held.probs[:30])
+
+
 def test_calibrate_shows_before_and_after(run, capsys):
     t = calibrators.describe(calibrator.read(Run.open(run)))
     assert cli.main(["calibrate", f"--workdir={run}", "--method=vector"]) == 0
@@ -156,10 +194,10 @@ def test_a_broken_calibrator_is_one_line_with_its_file(text, message, run, capsy
 def test_saved_predictions_that_lack_an_array_are_one_line(run):
     file = run / "eval" / "calibration" / "predictions.npz"
     np.savez(file, labels=np.array([0, 1]))
-    with pytest.raises(UserError, match="predictions.npz has no logits; run evaluate"):
+    with pytest.raises(UserError, match="npz has no logits; run hypelora evaluate"):
         calibration_split.examples(Run.open(run))
     np.savez(file, labels=np.array([0, 1]), logits=np.zeros((3, 2)))
-    with pytest.raises(UserError, match=r"'labels': \[2\]\}; wanted logits and soft"):
+    with pytest.raises(UserError, match=r"'labels': \[2\]\}; expected logits and soft"):
         calibration_split.examples(Run.open(run))
 
 
@@ -202,12 +240,15 @@ def test_predict_emits_sets(run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["predict", "--coverage=2"], "--coverage is 2; wanted above 0, below 1"),
+        (["predict", "--coverage=2"], "coverage is 2; expected above 0 and below 1"),
         (["predict", "--coverage=much"], "argument --coverage: invalid float value"),
         (["predict", "--coverage=0.9", "--sets=best"], "invalid choice: 'best'"),
         (["calibrate", "--method=magic"], "invalid choice: 'magic'"),
-        (["predict", "--sets=aps"], "--sets=aps says which sets, but none are asked"),
-        (["predict", "--by_class"], "wanted --coverage=0.9 beside it"),
+        (
+            ["predict", "--sets=aps"],
+            "--sets=aps chooses the kind of sets, but no sets are",
+        ),
+        (["predict", "--by_class"], "expected --coverage=0.9 beside it"),
         (["metrics", "--level=0.9"], "without replicas there are none"),
     ],
 )
@@ -244,7 +285,7 @@ def test_a_regression_has_neither(run, trained):
     number = evaluation.open_fitted(str(trained)).session.task._replace(
         kind="regression", labels=()
     )
-    with pytest.raises(UserError, match="--coverage=0.9 asks for sets of classes"):
+    with pytest.raises(UserError, match="coverage=0.9 asks for sets of classes"):
         calibration_split.threshold(
             Run.open(run),
             number,

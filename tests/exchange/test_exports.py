@@ -1,14 +1,21 @@
 """Ensembles and seeds as adapters, by the real command: all, or those named."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 import step_zero
+from safetensors.numpy import load_file
 
 from hypelora_jax import cli, trees
+from hypelora_jax.commands.shared import continuation
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.exchange import imports
-from hypelora_jax.train import ensembles
+from hypelora_jax.exchange import exports, imports
+from hypelora_jax.interop import peft
+from hypelora_jax.run.paths import Run
+from hypelora_jax.train import ensembles, loop
+from hypelora_jax.train import session as session_lib
 
 
 def export(run, output, *flags):
@@ -55,7 +62,32 @@ def test_only_by_the_command(tmp_path, capsys):
     assert [p.name for p in (tmp_path / "one").iterdir()] == ["seed_1"]
     capsys.readouterr()
     assert export(seeds, tmp_path / "none", "--only=seed_1,seed_7") == 2
-    assert "there is no 'seed_7'; wanted some of seed_0" in capsys.readouterr().err
+    assert "--only is 'seed_7'; expected one of seed_0" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert export(seeds / "seed_0", tmp_path / "none", "--only=seed_0") == 2
-    assert "has one adapter; wanted no choice" in capsys.readouterr().err
+    assert "so there is no choice; leave --only out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["patterns_mlp", pytest.param("patterns_transformer", marks=pytest.mark.soak)],
+)
+def test_a_network_for_sites_of_several_ranks_trains_and_leaves(mode, tmp_path):
+    data = {"source": "synthetic", "num_examples": 64, "max_length": 32}
+    optim = {"num_epochs": 1, "batch_size": 32}
+    config = step_zero.settings(mode, data=data, optim=optim)
+    corpus, run = session_lib.load_corpus(config), Run.create(tmp_path / "run")
+    session = session_lib.open_session(config, corpus.task)
+    session = session_lib.with_data(session, corpus)
+    continuation.check_or_begin(run, session, None)
+    loop.train(session, run, progress=False)
+    (out,) = exports.export(str(run.path), str(tmp_path / "out"))
+    fields = json.loads((out / peft.CONFIG).read_text())
+    assert sorted(fields["rank_pattern"].values()) == [1, 4, 4]
+    for name, x in load_file(out / peft.TENSORS).items():
+        if ".layer.1." in name and name.endswith("lora_B.weight"):
+            assert (x != 0).any(axis=0).all(), "each component of B has trained"
+    back = imports.import_adapter(str(out), str(tmp_path / "back"))
+    got, wanted = (step_zero.logits(r, step_zero.batch()) for r in (back, run.path))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+    exports.export(str(run.path), str(tmp_path / "merged"), "merged")

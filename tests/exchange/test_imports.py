@@ -1,6 +1,7 @@
 """Imported adapters as runs: trained on, judged; the reference's saved states."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -55,9 +56,21 @@ def test_an_import_is_evaluated_trained_on_and_reported(tmp_path):
     assert again == summary
 
 
+def test_paths_are_recorded_so_that_they_mean_the_same_in_any_folder(
+    tmp_path, monkeypatch
+):
+    shutil.copytree(golden.ROOT / "base", tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    imports.import_adapter(str(golden.ROOT / "peft_adapter"), "run", "base")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    opened = evaluation.open_fitted(str(tmp_path / "run"))
+    assert opened.session.settings.model.path == str(tmp_path / "base")
+
+
 def test_data_of_other_classes_is_refused(tmp_path):
     config = from_dict(CONFIG | {"data": CONFIG["data"] | {"num_classes": 3}})
-    with pytest.raises(UserError, match="head has 2 outputs, the data 3"):
+    with pytest.raises(UserError, match="head has 2 outputs, but the data has 3"):
         imports.import_adapter(
             str(golden.ROOT / "peft_adapter"),
             str(tmp_path / "run"),
@@ -138,8 +151,14 @@ def test_saved_states_that_cannot_be_taken_up(tmp_path):
     with pytest.raises(UserError, match="differs from that at .* in fc1.bias"):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
     path = saved_adapter(tmp_path / "saved", case, tensors)
-    with pytest.raises(UserError, match="saves no A; wanted --factors=FILE.npz"):
+    with pytest.raises(UserError, match="does not save A; expected --factors=FILE.npz"):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
+    fields = json.loads((path / peft.CONFIG).read_text())
+    mixed = json.dumps(fields | {"alpha_pattern": {"query": 2}})
+    (path / peft.CONFIG).write_text(mixed)
+    with pytest.raises(UserError, match="has alpha_pattern=.*; expected one rank and"):
+        imports.import_adapter(str(path), str(tmp_path / "run"), model)
+    (path / peft.CONFIG).write_text(json.dumps(fields))
     config = from_dict(CONFIG | {"hyper": {"a": "random"}})
     back = imports.import_adapter(str(path), str(tmp_path / "any"), model, config)
     run = evaluation.open_fitted(str(back))

@@ -122,18 +122,24 @@ def test_a_killed_table_with_a_budget_goes_on_with_its_rows(flags, tmp_path):
     other = process.python(str(SCRIPT), *flags, "--budget=8")
     _, err = other.communicate(timeout=300)
     assert other.returncode == 2 and err.count("\n") == 1
-    assert "was begun with {'budget': 9.0" in err
+    assert "was started with {'budget': 9.0" in err
 
 
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
         (["--table=3"], "invalid choice: '3'"),
-        (["--table=2", "--rows=lora,mlp"], "--rows has mlp; wanted some of full, lora"),
-        (["--table=2", "--budgte=3"], "unknown: --budgte=3; wanted the flags above"),
-        (["--table=2", "lora"], "unknown: lora; wanted"),
-        (["--table=2", "--tasks=stsb"], "--tasks has stsb; wanted some of cola, sst2"),
-        (["--table=2", "--budget=-1"], "wanted --budget and --seeds of at least 0"),
+        (
+            ["--table=2", "--rows=lora,mlp"],
+            "--rows has the unknown value mlp; expected some of full",
+        ),
+        (["--table=2", "--budgte=3"], "unknown argument --budgte=3; expected a flag"),
+        (["--table=2", "lora"], "unknown argument lora; expected"),
+        (
+            ["--table=2", "--tasks=stsb"],
+            "--tasks has the unknown value stsb; expected some of cola",
+        ),
+        (["--table=2", "--budget=-1"], "expected --budget and --seeds of at least 0"),
     ],
 )
 def test_wrong_flags_are_refused(wanted, message, script, monkeypatch, capsys):

@@ -216,5 +216,5 @@ def test_too_many_tokens_is_one_line(params):
     assert max_tokens(config) == 8
     with pytest.raises(UserError, match="9 tokens.*positions for 8.*max_length"):
         encoder(config).apply(params, {}, make_batch(config, (9,), total=9))
-    with pytest.raises(UserError, match="remat is 'all'; wanted one of none, layer"):
+    with pytest.raises(UserError, match="remat is 'all'; expected one of none, layer"):
         encoder(ROBERTA, remat="all")

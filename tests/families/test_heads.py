@@ -59,5 +59,5 @@ def test_init_is_hugging_face_s():
 
 
 def test_no_outputs_is_one_line():
-    with pytest.raises(UserError, match="0 outputs; wanted 1 or more"):
+    with pytest.raises(UserError, match="0 outputs; expected at least 1"):
         sequence_head(families.of(ROBERTA).sequence, ROBERTA, 0)

@@ -34,8 +34,8 @@ def test_an_unknown_name_lists_the_presets():
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("family", "gpt2", "family is 'gpt2'; wanted one of roberta, bert"),
-        ("act", "swish", "activation is 'swish'; wanted one of gelu"),
+        ("family", "gpt2", "family is 'gpt2'; expected one of roberta, bert"),
+        ("act", "swish", "activation is 'swish'; expected one of gelu"),
         ("heads", 5, "5 heads do not divide the width 32"),
     ],
 )

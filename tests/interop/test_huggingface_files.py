@@ -50,16 +50,16 @@ def sharded(folder, change):
 )
 def test_an_index_that_points_elsewhere(tmp_path, trick):
     sharded(tmp_path, lambda where: where.update({next(iter(where)): trick}))
-    no_files(tmp_path, "names the shard .*; wanted a plain file name")
+    no_files(tmp_path, "names the shard .*; expected a plain file name")
 
 
 def test_an_index_and_shards_that_disagree(tmp_path):
     name = "classifier.dense.bias"
     sharded(tmp_path / "a", lambda where: where.pop(name))
-    no_files(tmp_path / "a", f"holds '{name}', which .* places in None")
+    no_files(tmp_path / "a", f"has '{name}', which .* places in None")
     other = "roberta.embeddings.word_embeddings.weight"
     sharded(tmp_path / "b", lambda where: where.update(extra=where[other]))
-    no_files(tmp_path / "b", "lacks 'extra'")
+    no_files(tmp_path / "b", "does not have 'extra'")
 
 
 def test_a_missing_shard_and_an_index_without_a_map(tmp_path):
@@ -80,10 +80,10 @@ def no_config(folder, message):
     "text, message",
     [
         ('{"model_type": "bert",\n\n', "config.json cannot be read"),
-        ("[1]", "config.json holds no JSON object"),
+        ("[1]", "config.json is not a JSON object"),
         (b"\xff\xfe", "config.json cannot be read"),
-        ('{"hidden_size": 8}', "model_type=None; wanted one of roberta, bert"),
-        ('{"model_type": "gpt2"}', "model_type='gpt2'; wanted one of roberta, bert"),
+        ('{"hidden_size": 8}', "model_type=None; expected one of roberta, bert"),
+        ('{"model_type": "gpt2"}', "model_type='gpt2'; expected one of roberta, bert"),
     ],
 )
 def test_a_malformed_config(tmp_path, text, message):
@@ -97,15 +97,19 @@ def test_a_malformed_config(tmp_path, text, message):
     [
         ("hidden_size", None, "has no hidden_size"),
         ("num_hidden_layers", None, "has no num_hidden_layers"),
-        ("vocab_size", "40", "vocab_size='40'; wanted an integer"),
-        ("vocab_size", -1, "vocab_size=-1; wanted an integer of at least 1"),
-        ("layer_norm_eps", float("nan"), "layer_norm_eps=nan; wanted a number"),
-        ("num_attention_heads", True, "num_attention_heads=True; wanted an integer"),
+        ("vocab_size", "40", "vocab_size is '40'; expected an integer"),
+        ("vocab_size", -1, "vocab_size is -1; expected an integer of at least 1"),
+        ("layer_norm_eps", float("nan"), "layer_norm_eps is nan; expected a number"),
+        (
+            "num_attention_heads",
+            True,
+            "num_attention_heads is True; expected an integer",
+        ),
         ("num_attention_heads", 5, "config.json: 5 heads do not divide"),
-        ("hidden_act", "swish", "config.json: activation is 'swish'"),
-        ("hidden_dropout_prob", 1.0, "hidden_dropout_prob=1.0; wanted a rate"),
-        ("position_embedding_type", "relative_key", "wanted 'absolute'"),
-        ("is_decoder", True, "is_decoder=True; wanted False"),
+        ("hidden_act", "swish", "config.json: the activation is 'swish'"),
+        ("hidden_dropout_prob", 1.0, "hidden_dropout_prob is 1.0; expected a rate"),
+        ("position_embedding_type", "relative_key", "expected 'absolute'"),
+        ("is_decoder", True, "is_decoder is True; expected False"),
     ],
 )
 def test_a_config_with_a_bad_field(tmp_path, field, value, message):
@@ -116,12 +120,12 @@ def test_a_config_with_a_bad_field(tmp_path, field, value, message):
 
 
 def test_a_missing_config(tmp_path):
-    no_config(tmp_path, "config.json does not exist; wanted a folder")
+    no_config(tmp_path, "config.json does not exist; expected a folder")
 
 
 def test_saving_under_a_file_and_in_an_unknown_dtype(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write .*file/x .*choose another"):
+    with pytest.raises(UserError, match="cannot write .*file/x .*Choose another"):
         huggingface.save_model(tmp_path / "file" / "x", ROBERTA, make_params(ROBERTA))
-    with pytest.raises(UserError, match="dtype is 'int8'; wanted one of float32"):
+    with pytest.raises(UserError, match="dtype is 'int8'; expected one of float32"):
         huggingface.save_model(tmp_path, ROBERTA, make_params(ROBERTA), "int8")

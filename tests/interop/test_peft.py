@@ -64,9 +64,37 @@ def test_out_in_and_out_again_is_equal_to_the_bit(mode, task, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "mode", ["patterns", pytest.param("patterns_mlp", marks=pytest.mark.soak)]
+)
+def test_ranks_and_alphas_of_sites_leave_and_come_back_to_the_bit(mode, tmp_path):
+    run = step_zero.run_folder(tmp_path / "run", mode)
+    (first,) = exports.export(str(run), str(tmp_path / "first"))
+    fields, layer = fields_of(first), "roberta.encoder.layer."
+    q, v = "attention.self.query", "attention.self.value"
+    values = {f"{layer}{i}.{v}": 4 for i in (0, 1)}
+    assert fields["rank_pattern"] == {f"{layer}0.{q}": 1} | values
+    alphas = {f"{layer}{i}.{q}": 7.5 for i in (0, 1)}
+    assert fields["alpha_pattern"] == alphas | {f"{layer}1.{v}": 2}
+    assert (fields["r"], fields["lora_alpha"]) == (3, 5)
+    shapes = {n: x.shape for n, x in load_file(first / peft.TENSORS).items()}
+    of_up = [n for n in shapes if "intermediate" in n]
+    assert len(of_up) == 2 and all(".layer.1." in n for n in of_up)
+    assert shapes[f"{ROOT}{layer}0.{q}.lora_A.weight"] == (1, 32)
+    assert shapes[f"{ROOT}{layer}1.{v}.lora_B.weight"] == (32, 4)
+    back = imports.import_adapter(str(first), str(tmp_path / "back"))
+    (second,) = exports.export(str(back), str(tmp_path / "second"))
+    same_tensors(first, second)
+    assert fields_of(second)["rank_pattern"] == fields["rank_pattern"]
+    assert fields_of(second)["alpha_pattern"] == fields["alpha_pattern"]
+    got, wanted = (step_zero.logits(r, step_zero.batch()) for r in (back, run))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("mode", "task"),
     [
         ("hyper_and_static", "three"),
+        ("patterns_mlp", "three"),
         pytest.param("uneven", "regression", marks=pytest.mark.soak),
     ],
 )
@@ -160,15 +188,17 @@ def test_ranks_and_alphas_of_single_sites(rslora):
     for layer, (alpha, r) in enumerate(((3, 2), (8, 4))):
         site = f"{root}{layer}.attention.self.query"
         a, b = (tensors[f"{site}.lora_{f}.weight"] for f in "AB")
-        delta = 8 / root_of(4) * got.factors["q"]["a"][layer]
+        delta = alpha / root_of(r) * got.factors["q"]["a"][layer]
         delta = delta @ got.factors["q"]["b"][layer]
         np.testing.assert_allclose(delta, alpha / root_of(r) * (b @ a).T, 1e-4, 1e-5)
+    short = f"{root}0.attention.self.query"
+    assert got.lora.rank_pattern == ((short, 2),)
+    assert got.lora.alpha_pattern == ((short, 3),)
     head = {"dense": _zeros(32, 32), "out": _zeros(32, 2)}
     out, found = peft.to_peft(config, [(got.sites, got.factors)], head)
     fields = peft.make_config(got.lora, got.sites, found, config, "x")
-    short = f"{root}0.attention.self.query"
     assert fields["rank_pattern"] == {short: 2}
-    assert fields["alpha_pattern"][short] == pytest.approx(8 * root_of(2) / root_of(4))
+    assert fields["alpha_pattern"] == {short: 3}
     again = adapter.from_peft(
         config, fields, {peft_names.plain(n): x for n, x in out.items()}
     )
@@ -231,12 +261,14 @@ def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no temperature was fitted"):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     monkeypatch.setattr(export_record, "temperature_of", lambda run: (None, "isotonic"))
-    with pytest.raises(UserError, match="'isotonic', which no division"):
+    with pytest.raises(
+        UserError, match="'isotonic', which cannot be written as a division"
+    ):
         exports.export(run, str(tmp_path / "out"), calibrated=True)
     assert [p.name for p in tmp_path.iterdir()] == ["run"], "nothing half written"
     monkeypatch.undo()
     score = str(step_zero.run_folder(tmp_path / "score", task="regression"))
-    with pytest.raises(UserError, match="is a regression"):
+    with pytest.raises(UserError, match="this run predicts a number"):
         exports.export(score, str(tmp_path / "out"), calibrated=True)
 
 
@@ -258,10 +290,10 @@ def test_folders_that_hold_something_are_left_alone(tmp_path, capsys):
 def test_methods_without_an_adapter_leave_merged_only(tmp_path):
     config = step_zero.settings(method="head")
     run = str(step_zero.save(tmp_path / "run", step_zero.session(config)))
-    with pytest.raises(UserError, match="trains no adapter; wanted --format=merged"):
+    with pytest.raises(UserError, match="trains no adapter; expected --format=merged"):
         exports.export(run, str(tmp_path / "out"))
     exports.export(run, str(tmp_path / "out"), "merged")
-    with pytest.raises(UserError, match="format is 'onnx'; wanted one of peft"):
+    with pytest.raises(UserError, match="format is 'onnx'; expected one of peft"):
         exports.export(run, str(tmp_path / "other"), "onnx")
 
 
@@ -273,7 +305,7 @@ def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
     assert [p.name for p in out] == ["seed_0", "seed_1", "seed_2"]
     out = exports.export(str(seeds), str(tmp_path / "two"), only=["seed_0", "seed_2"])
     assert [p.name for p in out] == ["seed_0", "seed_2"]
-    with pytest.raises(UserError, match="no 'seed_7'; wanted some of seed_0"):
+    with pytest.raises(UserError, match="--only is 'seed_7'; expected one of seed_0"):
         exports.export(str(seeds), str(tmp_path / "none"), only=["seed_7"])
     config = step_zero.settings("mlp", condition={"source": "given", "width": 5})
     made = step_zero.session(config)
@@ -287,7 +319,7 @@ def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
     b = "base_model.model.roberta.encoder.layer.0.attention.self.query.lora_B.weight"
     first, second = (load_file(p / peft.TENSORS)[b] for p in out[:2])
     assert np.abs(first - second).max() > 0
-    with pytest.raises(UserError, match="wanted --conditions=FILE.npz"):
+    with pytest.raises(UserError, match="expected --conditions=FILE.npz"):
         exports.export(run, str(tmp_path / "nothing"))
     for name in ("../up", ".hidden", "a/b", ""):
         with pytest.raises(UserError, match="cannot name a folder"):
@@ -317,12 +349,18 @@ X = np.ones((4, 32), np.float32)
 @pytest.mark.parametrize(
     ("fields", "tensors", "message"),
     [
-        ({"peft_type": "IA3"}, None, "peft_type='IA3'; wanted LORA"),
-        ({"use_dora": True}, None, "use_dora=True; wanted plain LoRA"),
-        ({"bias": "all"}, None, "bias='all'; wanted none"),
+        ({"peft_type": "IA3"}, None, "peft_type='IA3'; expected LORA"),
+        ({"use_dora": True}, None, "use_dora=True; expected plain LoRA"),
+        ({"bias": "all"}, None, "bias='all'; expected none"),
+        ({"kasa_config": {"beta": 1}}, None, "kasa_config={'beta': 1}; expected plain"),
+        ({"r": None}, None, "has r=None; expected a number"),
+        ({"r": 8}, None, "has factors of rank 4, but .* gives it rank 8"),
+        ({"rank_pattern": {"query": 2}}, None, "query has factors of rank 4"),
+        ({"rank_pattern": {"(": 2}}, None, r"rank_pattern '\(' is not a regular"),
+        ({"alpha_pattern": {"query": "x"}}, None, "alpha_pattern is {'query': 'x'}"),
         ({"init_lora_weights": "pissa"}, None, "'pissa', which changes the base"),
-        ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has lora_A alone"),
-        ({}, {f"{ROOT}roberta.embeddings.word.weight": X}, "adapter holds 'roberta.em"),
+        ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has only lora_A"),
+        ({}, {f"{ROOT}roberta.embeddings.word.weight": X}, "adapter has 'roberta.em"),
         (
             {},
             {f"{NINTH}.lora_A.weight": X, f"{NINTH}.lora_B.weight": X.T},
@@ -333,7 +371,7 @@ X = np.ones((4, 32), np.float32)
             {f"{ROOT}classifier.out_proj.bias": np.ones(3, "f")},
             "out/bias has shape",
         ),
-        ({}, {f"{FIRST}.lora_A.weight": X * np.nan}, "no finite floats"),
+        ({}, {f"{FIRST}.lora_A.weight": X * np.nan}, "not finite floats"),
     ],
 )
 def test_adapters_that_cannot_come_in(fields, tensors, message, tmp_path):
@@ -347,7 +385,7 @@ def test_folders_that_are_no_adapter(tmp_path):
         imports.import_adapter(str(BASE), str(tmp_path / "run"))
     path = adapter_with(tmp_path)
     (path / peft.TENSORS).rename(path / "adapter_model.bin")
-    with pytest.raises(UserError, match="a pickle; wanted"):
+    with pytest.raises(UserError, match="a pickle; expected"):
         imports.import_adapter(str(path), str(tmp_path / "run"), str(BASE))
 
 

@@ -110,18 +110,18 @@ def test_without_project_zone_or_name_a_pod_is_one_line(launch, missing):
     variables = {k: v for k, v in PLACE.items() if k != missing}
     code, err, calls = launch(LAUNCH / "tpu_vm.sh", "train", *FLAGS, **variables)
     assert (code, calls, err.count("\n")) == (2, [], 1)
-    assert f"{missing} is not set; wanted export {missing}=" in err
+    assert f"{missing} is not set; export {missing}=" in err
 
 
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("tpu_vm.sh", [], "no command; wanted create"),
-        ("tpu_vm.sh", ["fly"], "no command fly; wanted create"),
+        ("tpu_vm.sh", [], "no command; expected create"),
+        ("tpu_vm.sh", ["fly"], "no command fly; expected create"),
         ("tpu_vm.sh", ["create"], "SLICE is not set"),
-        ("tpu_vm.sh", ["train", "--config=smoke"], "without --workdir"),
-        ("tpu_vm.sh", ["train", "--workdir=x"], "without --config"),
-        ("slurm.sh", ["--config=smoke"], "wanted --config=... and --workdir=..."),
+        ("tpu_vm.sh", ["train", "--config=smoke"], "train needs --workdir=...; add it"),
+        ("tpu_vm.sh", ["train", "--workdir=x"], "train needs --config=...; add it"),
+        ("slurm.sh", ["--config=smoke"], "--config=... or --workdir=... is missing"),
     ],
 )
 def test_a_mistake_is_one_line_and_starts_nothing(launch, script, arguments, message):
@@ -179,9 +179,15 @@ def test_the_jobset_names_image_command_topology_and_grace_time(launch, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topology=v5e", "--", *FLAGS], "wanted one of v5e, v5p, v6e and a shape"),
-        (["--topology=v5e:4x4", "--name=A b", "--", *FLAGS], "wanted small letters"),
-        (["--topology=v5e:4x4", "--", "--config=smoke"], "no --workdir"),
+        (
+            ["--topology=v5e", "--", *FLAGS],
+            "expected one of v5e, v5p, v6e with a shape",
+        ),
+        (
+            ["--topology=v5e:4x4", "--name=A b", "--", *FLAGS],
+            "expected lower-case letters",
+        ),
+        (["--topology=v5e:4x4", "--", "--config=smoke"], "--workdir is missing"),
     ],
 )
 def test_a_wrong_jobset_is_one_line(launch, arguments, message):

@@ -75,7 +75,7 @@ def test_the_local_launcher_trains(tmp_path):
 
 @pytest.mark.soak
 def test_mpirun_trains(tmp_path):
-    assert shutil.which("mpirun"), "wanted Open MPI: apt-get install -y openmpi-bin"
+    assert shutil.which("mpirun"), "expected Open MPI: apt-get install -y openmpi-bin"
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     command = ("mpirun", "-n", "2", "--oversubscribe", sys.executable)
     variables = {"JAX_NUM_CPU_DEVICES": "2"} | (root if os.getuid() == 0 else {})

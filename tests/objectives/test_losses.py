@@ -221,11 +221,11 @@ def test_half_precision_is_widened_and_float64_kept():
         ({"name": "mse"}, False, "loss.name is 'mse'.*classes.*cross_entropy"),
         ({"name": "cross_entropy"}, True, "loss.name is 'cross_entropy'.*numbers.*mse"),
         ({"temperature": 2.0}, True, "temperature is 2.0.*mse has no temperature"),
-        ({"penalty": "mmce"}, True, "penalty is 'mmce' but the loss mse has no"),
-        ({"labels": "soft"}, True, "labels is 'soft'.*wanted hard, or a task"),
-        ({"smoothing": 0.1}, True, "smoothing is 0.1.*wanted 0, or a task"),
-        ({"weight": 0.0}, False, "weight is 0.0; wanted above 0"),
-        ({"weight": math.nan}, False, "weight is nan; wanted above 0"),
+        ({"penalty": "mmce"}, True, "penalty is 'mmce', but the loss mse has no"),
+        ({"labels": "soft"}, True, "labels is 'soft'.*expected hard, or a task"),
+        ({"smoothing": 0.1}, True, "smoothing is 0.1.*expected 0, or a task"),
+        ({"weight": 0.0}, False, "weight is 0.0; expected above 0"),
+        ({"weight": math.nan}, False, "weight is nan; expected above 0"),
     ],
 )
 def test_refuses(config, regression, message):

@@ -8,6 +8,8 @@ from optimum import CLAIMS, best_table
 
 from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.data.sources import synthetic
+from hypelora_jax.objectives.losses import LOSSES
+from hypelora_jax.objectives.penalties import PENALTIES
 
 
 def kinds(num_classes):
@@ -20,6 +22,13 @@ def kinds(num_classes):
 
 def cross_entropy(p_KY, q_KY, share_K):
     return float(share_K @ -(p_KY * np.log(q_KY)).sum(1))
+
+
+def test_every_loss_has_a_claim():
+    configs = [claim.config for claim in CLAIMS.values()]
+    names = {"cross_entropy" if c.name == "auto" else c.name for c in configs}
+    assert set(LOSSES) - names == set(), "add a line to CLAIMS in tests/optimum.py"
+    assert set(PENALTIES) - {c.penalty for c in configs} == set()
 
 
 @pytest.mark.parametrize("name", CLAIMS)

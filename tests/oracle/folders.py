@@ -9,15 +9,16 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 SIZES = {"vocab_size": 60, "max_position_embeddings": 40}
 DISTILBERT = SIZES | {"dim": 32, "n_heads": 4, "n_layers": 2, "hidden_dim": 48}
-XLM_ROBERTA = SIZES | {
+BERT = SIZES | {
     "hidden_size": 32,
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
     "intermediate_size": 48,
-    "type_vocab_size": 1,
-    "layer_norm_eps": 1e-5,
 }
+XLM_ROBERTA = BERT | {"type_vocab_size": 1, "layer_norm_eps": 1e-5}
 CLASSES = {  # model_type -> names of transformers' classes without their ending
+    "bert": ("Bert", BERT),
+    "roberta": ("Roberta", XLM_ROBERTA),
     "distilbert": ("DistilBert", DISTILBERT),
     "xlm-roberta": ("XLMRoberta", XLM_ROBERTA),
 }
@@ -64,15 +65,15 @@ def unigram() -> tokenizers.Tokenizer:
 
 def write_tokenizer(model_type: str, folder: pathlib.Path) -> None:
     """The files of a tokenizer of that family, of fewer words than the model has."""
-    if model_type == "xlm-roberta":
+    if model_type.endswith("roberta"):
         unigram().save(str(folder / "tokenizer.json"))
         return
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"]
     (folder / "vocab.txt").write_text("\n".join(words))
 
 
-def save(model_type: str, folder: pathlib.Path) -> str:
-    """A whole base model in a folder."""
-    build(model_type, "ForSequenceClassification").save_pretrained(folder)
+def save(model_type: str, folder: pathlib.Path, **options) -> str:
+    """A whole base model, with a head, in a folder."""
+    build(model_type, "ForSequenceClassification", **options).save_pretrained(folder)
     write_tokenizer(model_type, folder)
     return str(folder)

@@ -1,34 +1,23 @@
 """The family on docs/extending/backbone.md is the one that transformers has."""
 
-import pathlib
-import re
-import sys
-import types
-
 import jax
 import numpy as np
 import pytest
+import snippets
 import tiny
 import torch
 import transformers
 from oracle.folders import XLM_ROBERTA as SIZES
 from oracle.folders import shake
 
-from hypelora_jax import families
 from hypelora_jax.errors import UserError
 from hypelora_jax.interop import base, huggingface
-
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extending" / "backbone.md"
 
 
 @pytest.fixture
 def electra(monkeypatch):
-    """The family that the page's code block makes, put into the table."""
-    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
-    module = types.ModuleType("electra")
-    monkeypatch.setitem(sys.modules, "electra", module)
-    exec(block, vars(module))
-    monkeypatch.setitem(families.FAMILIES, "electra", module.ELECTRA)
+    """The family that the page defines, in the table."""
+    snippets.install("docs/extending/backbone.md", monkeypatch)
 
 
 def model_of(**options):
@@ -57,6 +46,6 @@ def test_the_family_on_the_page(electra, tmp_path):
 def test_what_the_page_refuses(electra, tmp_path):
     model_of(embedding_size=16).save_pretrained(tmp_path)
     with pytest.raises(
-        UserError, match="embedding_size=16; wanted that of hidden_size"
+        UserError, match="embedding_size is 16; expected that of hidden_size"
     ):
         base.resolve(str(tmp_path))

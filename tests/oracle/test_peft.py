@@ -16,6 +16,9 @@ from parity import golden
 
 import hypelora_jax
 from hypelora_jax import families
+from hypelora_jax import model as model_lib
+from hypelora_jax.config.settings import from_dict
+from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import exports, imports
 from hypelora_jax.interop import huggingface
@@ -117,30 +120,100 @@ def test_the_golden_adapter_after_its_journey(tmp_path):
     np.testing.assert_allclose(two, wanted, rtol=0, atol=1e-4)
 
 
-def test_ranks_and_alphas_of_single_sites_as_peft_reads_them(tmp_path):
+ONE, TWO = "layer.1.attention.self.query", "layer.0.attention.self.query"
+THEIRS = {  # name -> fields of peft's config
+    "one_site": {"rank_pattern": {ONE: 2}, "alpha_pattern": {TWO: 5}},
+    "first_key": {
+        # in the order of the alphabet, which peft sorts them into when it saves
+        "rank_pattern": {"dense": 1, r"layer\.[01]\..*": 3, "query": 6},
+        "alpha_pattern": {r"^roberta.*\.1\..*query": 3, "query|output.dense": 12.5},
+        "use_rslora": True,
+    },
+    "exclude_list": {"exclude_modules": ["value", "output.dense"]},
+    "exclude_regex": {
+        "exclude_modules": r".*layer\.[02]\..*(query|intermediate).*",
+        "rank_pattern": {"value": 7},
+        "alpha_pattern": {"nothing": 3, "key": 9},
+    },
+}
+
+
+def their_model(fields, path):
+    """A model of peft with random factors, saved in a folder."""
     torch.manual_seed(0)
     config = peft.LoraConfig(
         task_type="SEQ_CLS",
         r=4,
         lora_alpha=8,
-        target_modules=["query", "dense"],
-        rank_pattern={"layer.1.attention.self.query": 2},
-        alpha_pattern={"layer.0.attention.self.query": 5},
+        target_modules=["query", "key", "value", "dense"],
         init_lora_weights=False,
+        **fields,
     )
     base = AUTO.from_pretrained(BASE, num_labels=3, ignore_mismatched_sizes=True)
     model = peft.get_peft_model(base, config)
-    model.save_pretrained(tmp_path / "theirs")
-    back = tmp_path / "back"
+    model.save_pretrained(path)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match")
+@pytest.mark.parametrize("name", THEIRS)
+def test_patterns_and_exclusions_of_peft_come_in_and_go_out(name, tmp_path):
+    model, back = their_model(THEIRS[name], tmp_path / "theirs"), tmp_path / "back"
     imports.import_adapter(str(tmp_path / "theirs"), str(back), BASE)
     batch = batch_of(huggingface.load_config(BASE))
     wanted = torch_logits(model, batch)
     np.testing.assert_allclose(step_zero.logits(back, batch), wanted, rtol=0, atol=1e-5)
     (out,) = exports.export(str(back), str(tmp_path / "out"))
-    got = torch_logits(load_adapter(out, BASE, 3), batch)
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
-    fields = json.loads((out / "adapter_config.json").read_text())
-    assert list(fields["rank_pattern"].values()) == [2]
+    loaded = load_adapter(out, BASE, 3)
+    got = torch_logits(loaded, batch)
+    np.testing.assert_array_equal(got, wanted, "its own factors and scales again")
+    assert sites_of(loaded) == sites_of(model)
+
+
+def sites_of(model):
+    """(rank, scale) of each adapted module of a model of peft, by its name."""
+    return {
+        name.removeprefix("base_model.model."): (x.r["default"], x.scaling["default"])
+        for name, x in model.named_modules()
+        if isinstance(x, peft.tuners.lora.LoraLayer)
+    }
+
+
+OURS = {  # name -> (fields of ours, the same in peft's config)
+    "names": (
+        {"rank_pattern": {"value": 2}, "alpha_pattern": {ONE: 3}, "exclude": ("key",)},
+        {"exclude_modules": ["key"]},
+    ),
+    "regexes": (
+        {
+            "rank_pattern": {r"layer\.[01]\..*": 3, "query": 6},
+            "alpha_pattern": {r"(query|key)": 2.5, "layer.1.*": 5},
+            "rslora": True,
+            "exclude": r"encoder\.layer\.(0.*key|2.*value)",
+        },
+        {"exclude_modules": r".*\.layer\.(0.*key|2.*value)", "use_rslora": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_pattern_means_to_us_what_it_means_to_peft(name, tmp_path):
+    fields, more = OURS[name]
+    shared = {n: fields[n] for n in ("rank_pattern", "alpha_pattern")}
+    names = ["query", "key", "value"]
+    theirs = peft.LoraConfig(r=4, lora_alpha=8, target_modules=names, **shared, **more)
+    model = peft.get_peft_model(AUTO.from_pretrained(BASE), theirs)
+    lora = {"rank": 4, "alpha": 8.0, "targets": names, **fields}
+    config = huggingface.load_config(BASE)
+    settings = from_dict({"method": "lora", "lora": lora})
+    parts = model_lib.build(settings, config, unnamed(2)).parts
+    full = families.of(config).names.full
+    ours = {
+        full[m].format(layer=i): (parts.ranks[m][i], parts.scale[m][i])
+        for m, site in parts.lora_sites.items()
+        for i in site.layers
+    }
+    assert ours == sites_of(model)
 
 
 NEW = ("distilbert", "xlm-roberta")

@@ -253,7 +253,7 @@ def test_a_folder_says_its_sizes(tmp_path):
         ({"model": {"path": "org/unheard-of"}}, "whose sizes are not known here"),
         ({"optim": {"batch_size": 3}}, "multiple of the 2 devices"),
         ({"data": {"max_length": 4096}}, "has room for 512 tokens"),
-        ({"mesh": {"data": 3}}, "wanted sizes whose product is the 2 devices"),
+        ({"mesh": {"data": 3}}, "expected sizes whose product is the 2 devices"),
     ],
 )
 def test_mistakes_are_one_line(change, message):

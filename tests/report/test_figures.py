@@ -186,6 +186,30 @@ def test_curves_mark_the_chosen_epoch(make_run):
     np.testing.assert_allclose(below.lines[0].get_ydata(), [0.02, 0.04, 0.06, 0.08])
 
 
+def test_the_train_loss_is_a_running_mean_over_its_points(make_run):
+    method = series.load(make_run("lora"))
+    top, _ = curves.training([method]).axes
+    lines = {line.get_label(): line for line in top.lines}
+    points, mean = lines["train loss"], lines["mean of 11 points"]
+    loss = [r["loss"] for r in method.seeds[0].curve if r["split"] == "train"]
+    assert len(loss) == 100 and points.get_linestyle() == "None"
+    np.testing.assert_array_equal(points.get_ydata(), loss)
+    np.testing.assert_array_equal(points.get_xdata(), mean.get_xdata())
+    for at in (5, 50, 94):  # the middle of 11 points
+        wanted = np.mean(loss[at - 5 : at + 6])
+        assert mean.get_ydata()[at] == pytest.approx(wanted)
+    assert mean.get_ydata()[0] == pytest.approx(np.mean(loss[:6]))
+
+
+def test_a_running_mean_by_hand():
+    np.testing.assert_allclose(curves.running_mean([1, 2, 6, 1], 3), [1.5, 3, 3, 3.5])
+    np.testing.assert_array_equal(curves.running_mean([4.0, 2.0], 1), [4, 2])
+    np.testing.assert_allclose(curves.running_mean([4.0, 2.0], 9), [3, 3])
+    assert len(curves.running_mean([], 1)) == 0
+    windows = [curves.window(n) for n in (0, 1, 3, 9, 41, 413, 10_000)]
+    assert windows == [1, 1, 3, 3, 7, 21, 101]
+
+
 def test_curves_of_seeds_have_a_star_each(make_seeds):
     method = series.load(make_seeds("lora", [0.1, 0.2]))
     late = method.seeds[1]._replace(best_step=75)
@@ -196,7 +220,8 @@ def test_curves_of_seeds_have_a_star_each(make_seeds):
         assert [line.get_xdata()[0] for line in stars] == [2, 3]
         np.testing.assert_allclose([line.get_ydata()[0] for line in stars], wanted)
     labels = [text.get_text() for text in top.get_legend().get_texts()]
-    assert labels == ["train loss", "validation NLL", "chosen"]
+    named = ["train loss", "mean of 11 points", "validation NLL", "chosen"]
+    assert labels == named
 
 
 def test_curves_of_several_runs_share_their_axes(make_run):

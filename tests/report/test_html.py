@@ -177,12 +177,16 @@ def test_what_cannot_be_reported_is_refused(make_run, tmp_path):
     with pytest.raises(ValueError, match="no runs"):
         html.write_report([], tmp_path / "report.html")
     methods = [series.load(make_run("a"))]
-    with pytest.raises(UserError, match="format 'pdf' is unknown; wanted html, md"):
+    with pytest.raises(
+        UserError, match="format 'pdf' is unknown; expected some of html, md"
+    ):
         html.write_report(methods, tmp_path / "report.html", formats=("pdf",))
-    with pytest.raises(UserError, match="report.md; wanted a name that ends in .html"):
+    with pytest.raises(
+        UserError, match="report.md; expected a name that ends in .html"
+    ):
         html.write_report(methods, tmp_path / "report.md")
     with pytest.raises(UserError, match="replicas is -1"):
         html.write_report(methods, tmp_path / "report.html", replicas=-1)
-    with pytest.raises(UserError, match="'tset'; wanted one of validation, cal"):
+    with pytest.raises(UserError, match="'tset'; expected one of validation, cal"):
         html.write_report(methods, tmp_path / "report.html", "tset", 0)
     assert not (tmp_path / "report.html").exists()

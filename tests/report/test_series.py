@@ -51,7 +51,7 @@ def test_a_line_still_being_written_is_left_out(make_run):
     assert len(results.read(Run.open(folder)).curve) == 108
     with (folder / "metrics.jsonl").open("a") as f:
         f.write('\n{"step": 102}\n')
-    with pytest.raises(UserError, match="metrics.jsonl:109: no JSON"):
+    with pytest.raises(UserError, match="metrics.jsonl:109: the line is not JSON"):
         results.read(Run.open(folder))
 
 
@@ -129,10 +129,10 @@ def test_rows_without_a_label_are_left_out():
 
 
 def test_load_run_refuses(tmp_path, make_run):
-    with pytest.raises(UserError, match="holds no config.json.*train a run"):
+    with pytest.raises(UserError, match="has no config.json.*train a run"):
         results.read(Run.open(tmp_path / "absent"))
     (tmp_path / "many" / "seed_0").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds no config.json.*seed_"):
+    with pytest.raises(UserError, match="has no config.json.*seed_"):
         results.read(Run.open(tmp_path / "many"))
     folder = make_run("cut")
     (folder / "config.json").write_text('{"method"')
@@ -153,7 +153,7 @@ def test_a_folder_of_seeds_is_one_method(make_seeds, make_run):
     one = series.load(make_run("head"))
     assert one.name == "head" and len(one.seeds) == 1
     (folder / "seed_3" / "config.json").unlink()
-    with pytest.raises(UserError, match="seed_3 holds no config.json"):
+    with pytest.raises(UserError, match="seed_3 has no config.json"):
         series.load(folder)
 
 

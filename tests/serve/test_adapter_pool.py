@@ -28,7 +28,7 @@ def test_names_are_as_long_as_they_must_be():
         "mrpc/seed_0",
         "mrpc/seed_1",
     ]
-    with pytest.raises(UserError, match="runs/x/ stands there twice"):
+    with pytest.raises(UserError, match="runs/x/ is given twice"):
         adapter_pool.names_of(["runs/y", "runs/x/", "runs/x"])
 
 
@@ -66,15 +66,15 @@ def test_runs_without_one_backbone(run, tmp_path, monkeypatch, mode, more, messa
     [
         (["--workdir=no_such_run"], "no_such_run"),
         ([], "required: --workdir"),
-        (["--workdir={run}", "--workdir={run}"], "stands there twice"),
-        (["--workdir={run}", "--max_batch=0"], "--max_batch=0; wanted at least 1"),
+        (["--workdir={run}", "--workdir={run}"], "is given twice"),
+        (["--workdir={run}", "--max_batch=0"], "--max_batch is 0; expected at least 1"),
         (["--workdir={run}", "--rate=-1"], "--rate is -1"),
         (["--workdir={run}", "--window_ms=nan"], "--window is nan"),
         (["--workdir={run}", "--port=99999"], "cannot listen at 127.0.0.1:99999"),
-        (["--workdir={run}", "--port={taken}"], "already in use; wanted"),
+        (["--workdir={run}", "--port={taken}"], "already in use; expected"),
         (["--workdir={run}", "--host=192.0.2.1"], "cannot listen at 192.0.2.1"),
-        (["--workdir={run}", "--sets=aps"], "wanted --coverage=0.9"),
-        (["--workdir={run}", "--abstain=2"], "--abstain is 2"),
+        (["--workdir={run}", "--sets=aps"], "expected --coverage=0.9"),
+        (["--workdir={run}", "--abstain=2"], "abstain is 2"),
     ],
 )
 def test_a_mistake_is_one_line(run, flags, message, capsys):

@@ -69,7 +69,7 @@ def test_a_slow_body_is_given_up():
     app = limited(echo, Limits(patience=0.05), Meters(), ())
     status, headers, body = respond(app)
     assert status == 408 and headers[b"connection"] == b"close"
-    assert "no whole body" in json.loads(body)["error"]
+    assert "the whole body did not arrive" in json.loads(body)["error"]
 
 
 def test_a_whole_body_reaches_the_service_and_a_large_one_does_not():

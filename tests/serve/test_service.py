@@ -148,12 +148,12 @@ def test_one_backbone_and_no_program_for_a_further_adapter(
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ("{", 400, "the body is no JSON; wanted"),
-        ("", 422, "wanted"),
+        ("{", 400, "the body is not JSON; expected"),
+        ("", 422, "expected"),
         ("[" * 9000, 400, "body"),
         ("1" * 9000, 400, "body"),
         (b"\xff\xfe", 400, "body"),
-        ("null", 422, "wanted"),
+        ("null", 422, "expected"),
         ("[]", 422, "at least 1 item"),
         ('{"text": 3}', 422, "body.text: input should be a valid string"),
         ('{"text": NaN}', 422, "body.text"),
@@ -164,15 +164,15 @@ def test_one_backbone_and_no_program_for_a_further_adapter(
         ('{"text": "a", "adapter": 1}', 422, "body.adapter"),
         ('[{"text": "a"}, 3]', 422, "body[1]"),
         ('{"text": " "}', 422, "not empty"),
-        ('{"text": "\\ud800"}', 422, "wanted whole characters"),
-        ('{"text": "a", "text_b": "b"}', 422, "wanted a text"),
-        ('{"text": "a", "adapter": "pairs"}', 422, "wanted a pair of texts"),
-        ('{"text": "a", "adapter": "no"}', 404, "wanted one of plain, again, pairs"),
+        ('{"text": "\\ud800"}', 422, "expected whole characters"),
+        ('{"text": "a", "text_b": "b"}', 422, "expected a text"),
+        ('{"text": "a", "adapter": "pairs"}', 422, "expected a pair of texts"),
+        ('{"text": "a", "adapter": "no"}', 404, "expected one of plain, again, pairs"),
         ('{"text": "a", "adapter": ""}', 404, "no adapter ''"),
         ('{"text": "a", "adapter": "../plain"}', 404, "no adapter '../plain'"),
-        (json.dumps([{"text": "a"}] * 31), 413, "31 questions; wanted at most 30"),
-        (json.dumps({"text": "a" * 501}), 413, "501 characters; wanted at most 500"),
-        ("a" * 20_001, 413, "too large; wanted at most 20000 bytes"),
+        (json.dumps([{"text": "a"}] * 31), 413, "31 questions; expected at most 30"),
+        (json.dumps({"text": "a" * 501}), 413, "501 characters; expected at most 500"),
+        ("a" * 20_001, 413, "too large; expected at most 20000 bytes"),
     ],
 )
 def test_a_hostile_body_is_refused_with_a_line(port, body, status, message):
@@ -233,7 +233,7 @@ def test_a_fault_of_ours_is_500_and_the_next_is_answered(port, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(batching, "_fields", None)
         status, got = serving.ask(port, {"text": "ab"})
-    assert status == 500 and got == {"error": "a fault of ours; its log says more"}
+    assert status == 500 and got == {"error": "the service failed; its log says why"}
     assert serving.ask(port, {"text": "ab"})[0] == 200
 
 

@@ -35,10 +35,10 @@ def test_a_run_opens_on_the_devices_there_are(config, count, wanted):
 
 
 def test_a_mesh_that_does_not_fit_is_refused_for_training():
-    with pytest.raises(UserError, match="3 x 1 x 1; wanted sizes whose product is"):
+    with pytest.raises(UserError, match="3 x 1 x 1; expected sizes whose product is"):
         meshes.make_mesh(MeshConfig(3, 1, 1), jax.devices())
     mesh = meshes.make_mesh(MeshConfig(4, 2, 1), jax.devices())
-    with pytest.raises(UserError, match="is 12; wanted a multiple of the 8 devices"):
+    with pytest.raises(UserError, match="is 12; expected a multiple of the 8 devices"):
         meshes.batch_size_per_device(12, mesh)
 
 

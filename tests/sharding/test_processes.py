@@ -19,6 +19,7 @@ from hypelora_jax import cli
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.run import metric_log, paths
+from hypelora_jax.run.metric_writers import Writers
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 from hypelora_jax.train.checkpoint import manifest, selection
@@ -98,18 +99,23 @@ def test_two_processes_are_one_run(tmp_path):
     """Refused together, then trained together; another number of devices evaluates."""
     for name in ("0", "1", "run"):
         (tmp_path / name).mkdir()
-    workdir, flags = tmp_path / "run", (*SHORT, "--config.mesh.fsdp=2")
+    writers = "--config.log.writers=shown"
+    workdir, flags = tmp_path / "run", (*SHORT, "--config.mesh.fsdp=2", writers)
     args = (f"{tmp_path}/{{rank}}", *flags, f"--workdir={workdir}")
     two = process.start_several(2, *args, script=SCRIPT)
     one = whole(*SHORT)
     ended = process.end(two)
     for done in ended:
         assert done.returncode == 0, done.stderr[-2000:]
-        first, second = re.findall("^refused: (.*)$", done.stdout, re.MULTILINE)
+        first, second, third = re.findall("^refused: (.*)$", done.stdout, re.MULTILINE)
         assert first.startswith("process 1 cannot read what process 0 wrote"), first
-        assert "wanted one folder that all processes share" in first
+        assert "expected one folder that all processes share" in first
         assert "missing" in second, "what one is refused, all are"
+        assert third.startswith("glue/rte is not in"), third
+        assert "several processes download nothing: run `hypelora prepare`" in third
     assert not list(tmp_path.glob("*/.token*"))
+    said = [done.stderr.count("writer opened") for done in ended]
+    assert said == [1, 0], "only process 0 writes"
     sealed_by_all(epath.Path(workdir) / "checkpoints")
     record = json.loads((workdir / "config.json").read_text())
     assert record["num_processes"] == 2 and record["mesh"]["fsdp"] == 2
@@ -254,7 +260,7 @@ def test_chips_of_a_tpu_vm_are_seen(tmp_path, monkeypatch):
     "text", ["yes", "host:1,2", "host:1,2,2", "host,2,0", "h:1,a,b"]
 )
 def test_a_wrong_way_to_the_others_is_refused(text):
-    with pytest.raises(UserError, match="wanted auto, off or HOST:PORT,COUNT,RANK"):
+    with pytest.raises(UserError, match="expected auto, off or HOST:PORT,COUNT,RANK"):
         processes.initialize(text)
 
 
@@ -266,9 +272,13 @@ def test_one_process_agrees_with_itself(tmp_path):
 
 
 def test_a_store_that_cannot_append_gets_whole_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(metric_log, "appends", lambda workdir: False)
+    monkeypatch.setattr(Run, "appends", property(lambda self: False))
     path = tmp_path / "metrics.jsonl"
-    with metric_log.MetricLog(Run(epath.Path(tmp_path)), 0, 2, show=False) as rows:
+    run = Run(epath.Path(tmp_path))
+    with (
+        Writers(("tensorboard",), run) as writers,
+        metric_log.MetricLog(run, 0, 2, show=False, writers=writers) as rows,
+    ):
         rows.write({"step": 1, "split": "train"})
         assert process.rows(tmp_path) == []
         rows.flush()
@@ -278,4 +288,4 @@ def test_a_store_that_cannot_append_gets_whole_files(tmp_path, monkeypatch):
 
 
 def test_object_stores_cannot_append(tmp_path):
-    assert metric_log.appends(tmp_path) and not metric_log.appends("gs://bucket/run")
+    assert Run.open(tmp_path).appends and not Run.open("gs://bucket/run").appends

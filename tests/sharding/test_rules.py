@@ -97,7 +97,7 @@ def test_a_bias_of_each_slot_and_one_of_all_are_cut_alike():
 def test_errors_name_leaf_and_table():
     with pytest.raises(ValueError, match="layers/new/kernel.*shardings"):
         rules.spec("backbone/layers/new/kernel", 3, SHARDINGS)
-    with pytest.raises(ValueError, match="cuts 2 axes; lora/q/a has 1"):
+    with pytest.raises(ValueError, match="cuts 2 axes, but lora/q/a has 1"):
         rules.spec("lora/q/a", 1, SHARDINGS)
     trainable, frozen = shapes("lora", preset="tiny")
     params = trees.union(trainable, frozen)

@@ -137,7 +137,7 @@ def test_a_step_has_the_temperature_of_its_number():
 
 def test_an_annealed_loss_without_a_temperature_says_so():
     loss = class_loss(LossConfig(anneal="linear"))
-    with pytest.raises(ValueError, match="wanted losses.at_temperature"):
+    with pytest.raises(ValueError, match="no schedule of the temp"):
         loss.apply({}, jnp.zeros((1, 2)), jnp.zeros(1, jnp.int32))
 
 

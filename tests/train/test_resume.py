@@ -137,8 +137,8 @@ def test_asked_to_stop_saves_and_goes_on(unbroken, tmp_path, number, code):
 SLOW_EVALUATION = """
 import sys, time
 from hypelora_jax import cli
-from hypelora_jax.train import validate
-forward = validate.forward
+from hypelora_jax.train import scoring
+forward = scoring.forward
 def slow(*args):
     run = forward(*args)
     def classify(*args):
@@ -146,7 +146,7 @@ def slow(*args):
         time.sleep(2)  # the whole evaluation: half a minute
         return run.classify(*args)
     return run._replace(classify=classify)
-validate.forward = slow
+scoring.forward = slow
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -173,7 +173,7 @@ def test_a_finished_run_says_so_and_another_config_is_refused(unbroken):
     assert again.returncode == 0 and "finished" in again.stderr
     other = process.run(*args, "--config.optim.lr=0.5")
     assert other.returncode == 2
-    assert "holds another run: config.optim.lr" in other.stderr.splitlines()[-1]
+    assert "has another run: config.optim.lr" in other.stderr.splitlines()[-1]
 
 
 LONG = (*process.TINY, "--config.optim.num_epochs=30")  # 180 steps, 90 saves

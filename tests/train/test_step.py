@@ -66,11 +66,12 @@ def test_accumulation_equals_the_large_batch(method):
     _, model, trainable, frozen = ready(method)
     batch = tiny.batch(rows=8)
     weight = np.ones(8, np.float32)
+    weight[0] = 2.5  # as an example of a weighted class
     weight[5:] = 0  # micro-batches of unequal weight: a mean of means would be wrong
     batch["weight"] = jnp.asarray(weight)
     loss, total, whole = grads_of(model, trainable, frozen, batch, 1)
     loss4, total4, cut = grads_of(model, trainable, frozen, batch, 4)
-    assert total == total4 == 5
+    assert total == total4 == 6.5
     np.testing.assert_allclose(loss, loss4, rtol=1e-5)
     chex.assert_trees_all_close(whole, cut, atol=1e-6)
 
@@ -101,6 +102,55 @@ def test_frozen_leaves_never_change_and_trained_ones_do(method):
     for path, x in trees.flatten(state.params).items():
         if not path.endswith("/k/bias"):  # its gradient is zero in exact arithmetic
             assert np.abs(x - trees.flatten(trainable)[path]).max() > 0, path
+
+
+PATTERNS = {
+    "rank_pattern": {r"layer\.1\..*query": 1, "value": 3},
+    "alpha_pattern": {r"layer\.0\..*": 7},
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "rslora"),
+    [("lora", True), pytest.param("lora_frozen_a", False, marks=pytest.mark.soak)],
+)
+def test_the_padding_of_lower_ranks_stays_zero(method, rslora):
+    config = tiny.settings(
+        method, lora=PATTERNS | {"rslora": rslora}, optim={"weight_decay": 0.3}
+    )
+    model = tiny.model(config)
+    trainable, frozen = model.split(tiny.params(config, model))
+    tx, step = stepper(config, model)
+    state = init_state(trainable, tx, jax.random.key(0))
+    start = jax.tree.map(np.asarray, trees.union(trainable, frozen)["lora"])
+    for i in range(4):
+        state, _ = step(state, frozen, tiny.batch(seed=i))
+    lora = jax.tree.map(np.asarray, trees.union(state.params, frozen)["lora"])
+    for module, layer, rank in (("q", 0, 2), ("q", 1, 1), ("q", 2, 2), ("v", 1, 3)):
+        a, b = lora[module]["a"][layer], lora[module]["b"][layer]
+        assert a.shape[1] == b.shape[0] == 3, "one rank for all: the largest"
+        assert not a[:, rank:].any() and not b[rank:].any()
+        assert (b[:rank] != 0).all() and (a[:, :rank] != 0).all()
+        moved = (a != start[module]["a"][layer]).any()
+        assert moved == (method == "lora")
+
+
+@pytest.mark.parametrize("method", ["hyper_mlp", *soak(TRANSFORMER)])
+def test_a_network_writes_and_trains_no_more_than_the_rank_of_a_site(method):
+    _, model, trainable, frozen = ready(method, lora=PATTERNS)
+    params = trees.union(trainable, frozen)
+    found = model_lib.conditions(model.parts, params, {})
+    ((_, lora),) = model_lib.compact(model.parts, params, found, ALPHA)
+    for module, layer, rank in (("q", 0, 2), ("q", 1, 1), ("v", 1, 3)):
+        a, b = (np.asarray(lora[module][f][layer]) for f in "ab")
+        assert not a[:, rank:].any() and not b[rank:].any()
+        assert (a[:, :rank] != 0).all() and (b[:rank] != 0).all()
+    scale = [[7 / 2, 4 / 1, 4 / 2], [7 / 3, 4 / 3, 4 / 3]]
+    np.testing.assert_allclose([model.parts.scale[m] for m in "qv"], scale)
+    adapter = jax.jit(model.adapt)(params, {}, ALPHA)
+    for m, own in zip("qv", scale, strict=True):
+        wanted = np.asarray(own)[:, None, None] * lora[m]["b"]
+        np.testing.assert_allclose(adapter.factors[m]["b"], wanted, atol=1e-6)
 
 
 def test_one_trace_per_bucket_and_none_more():
@@ -195,14 +245,22 @@ def test_decay_falls_on_kernels_and_static_factors_only():
         assert moved == (set(trees.flatten(params)) if decay_all else kernels)
 
 
-def test_the_head_has_its_own_rate():
-    config = OptimConfig(lr=1e-3, head_lr=1e-2, warmup=0.0, weight_decay=0.0, clip=0)
-    tx = optimizer.optimizer(config, 10)
-    params = {"head": {"kernel": jnp.ones(1)}, "lora": {"a": jnp.ones(1)}}
+def test_the_head_and_the_trunk_have_their_own_rates():
+    own = {"head_lr": 1e-2, "trunk_lr": 1e-4}
+    params = {
+        "head": {"kernel": jnp.ones(1)},
+        "lora": {"a": jnp.ones(1)},
+        "hyper": {"trunk": {"fc0": jnp.ones(1)}, "out": {"b": jnp.ones(1)}},
+    }
     grads = jax.tree.map(jnp.ones_like, params)
-    updates, _ = tx.update(grads, tx.init(params), params)
-    np.testing.assert_allclose(updates["head"]["kernel"], -1e-2, rtol=1e-4)
-    np.testing.assert_allclose(updates["lora"]["a"], -1e-3, rtol=1e-4)
+    for rates, head, trunk in ((own, 1e-2, 1e-4), ({}, 1e-3, 1e-3)):
+        plain = {"lr": 1e-3, "warmup": 0.0, "weight_decay": 0.0, "clip": 0}
+        tx = optimizer.optimizer(OptimConfig(**plain, **rates), 10)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        got = [float(x[0]) for x in trees.flatten(updates).values()]
+        wanted = dict.fromkeys(trees.flatten(params), -1e-3)
+        wanted |= {"head/kernel": -head, "hyper/trunk/fc0": -trunk}
+        np.testing.assert_allclose(got, list(wanted.values()), rtol=1e-4)
 
 
 def test_clipping_is_by_the_norm_over_all_trainables():

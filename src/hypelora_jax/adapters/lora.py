@@ -9,23 +9,23 @@ rows, so y = x W + scale (x A) B.
 """
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hypelora_jax.adapters.sites import Site, Sites
-from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.keys import named_key
 from hypelora_jax.types import MODULES, Key, Lora, Params
 
 
-def scale(config: LoraConfig) -> float:
+def scale(alpha: float, rank: int, rslora: bool = False) -> float:
     """Factor of the delta: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
 
     rsLoRA: Kalajdzievski 2023, eq. 4.
     """
-    return config.alpha / (math.sqrt(config.rank) if config.rslora else config.rank)
+    return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 def draw_a(key: Key, site: Site, rank: int, fan_in: int | None = None) -> jax.Array:
@@ -53,9 +53,39 @@ def init(key: Key, of: Sites, rank: int) -> Lora:
     }
 
 
-def fold(lora: Lora, by: float) -> Lora:
-    """Fold the scale into B; `predict` does this once."""
-    return {m: {"a": f["a"], "b": f["b"] * by} for m, f in lora.items()}
+def masked(lora: Lora, of: Sites, ranks: Mapping[str, np.ndarray]) -> Lora:
+    """Zero what each site's factors have beyond its own rank; {} changes nothing.
+
+    Args:
+      lora: compact factors, a_LIR and b_LRO.
+      of: their sites.
+      ranks: the rank of each of the model's layers, by module.
+    """
+    if not ranks:
+        return lora
+    out = {}
+    for m, f in lora.items():
+        own_L1 = ranks[m][list(of[m].layers)][:, None]
+        keep_LR = np.arange(f["b"].shape[1])[None, :] < own_L1
+        out[m] = {
+            "a": jnp.where(keep_LR[:, None, :], f["a"], 0),
+            "b": jnp.where(keep_LR[:, :, None], f["b"], 0),
+        }
+    return out
+
+
+def fold(lora: Lora, by: float | Mapping[str, np.ndarray]) -> Lora:
+    """Fold the scale into B of a placed tree; `predict` does this once.
+
+    `by` is one number, or the scale of each layer by module.
+    """
+
+    def own(m: str, b: jax.Array) -> jax.Array | float:
+        if isinstance(by, Mapping):
+            return jnp.asarray(by[m], b.dtype).reshape(-1, *(1,) * (b.ndim - 1))
+        return by
+
+    return {m: {"a": f["a"], "b": f["b"] * own(m, f["b"])} for m, f in lora.items()}
 
 
 def repeated(lora: Lora, conditions: int) -> Lora:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hypelora_jax.calibration import calibrators
+from hypelora_jax.evaluate import file_metrics
 from hypelora_jax.run import prediction_files
 
 
@@ -40,7 +41,8 @@ def calibrate(logits: Any, labels: Any, method: str = "temperature") -> Calibrat
       UserError: there is no such method, a logit is not finite, a label is not a class,
         or no example has a label.
     """
-    found = prediction_files.of_arrays({"logits": logits, "labels": labels})
+    given = {"logits": logits, "labels": labels}
+    found = prediction_files.labelled("logits", prediction_files.of_arrays(given))
     fit = calibrators.build(method).fit
     return Calibration(fit(found.logits, found.labels))
 
@@ -76,8 +78,8 @@ def metrics(
     """
     given = {"probs": probs, "labels": labels}
     given |= {} if soft is None else {"soft": soft}
-    return prediction_files.metrics_of(
-        prediction_files.of_arrays(given),
+    return file_metrics.metrics_of(
+        prediction_files.labelled("predictions", prediction_files.of_arrays(given)),
         bins,
         replicas=replicas,
         level=level,

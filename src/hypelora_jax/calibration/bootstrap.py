@@ -107,8 +107,8 @@ def paired(
     _check(replicas, level)
     if np.shape(probs_a) != np.shape(probs_b):
         raise UserError(
-            f"runs have probabilities {list(np.shape(probs_a))} and "
-            f"{list(np.shape(probs_b))}; wanted two runs on the same examples"
+            f"the runs have probabilities of shapes {list(np.shape(probs_a))} and "
+            f"{list(np.shape(probs_b))}; expected two runs on the same examples"
         )
     wanted = _names(names, soft is not None, len(labels))
     rest = labels, soft, wanted, replicas, seed, bins
@@ -150,16 +150,18 @@ def _names(names: Iterable[str] | None, soft: bool, n: int) -> tuple[str, ...]:
     names = tuple(names)
     if unknown := [name for name in names if name not in known]:
         raise UserError(
-            f"metric {unknown[0]!r} has no interval; wanted one of {', '.join(known)}"
+            f"metric {unknown[0]!r} has no interval; expected one of {', '.join(known)}"
         )
     return names
 
 
 def _check(number: int, level: float) -> None:
     if number < 2:
-        raise UserError(f"replicas is {number}; wanted at least 2, such as 1000")
+        raise UserError(f"replicas is {number}; expected at least 2, such as 1000")
     if not 0 < level < 1:
-        raise UserError(f"level is {level}; wanted a share between 0 and 1: 0.95")
+        raise UserError(
+            f"level is {level}; expected a share between 0 and 1, such as 0.95"
+        )
 
 
 def _tails(level: float) -> tuple[float, float]:

@@ -121,12 +121,14 @@ def fit(
       UserError: `coverage` or `sets` is not allowed, or there are no examples.
     """
     if not 0 < coverage < 1:
-        raise UserError(f"coverage is {coverage}; wanted above 0 and below 1")
+        raise UserError(f"coverage is {coverage}; expected above 0 and below 1")
     if sets not in SETS:
-        raise UserError(f"sets is {sets!r}; wanted one of {', '.join(SETS)}")
+        raise UserError(f"sets is {sets!r}; expected one of {', '.join(SETS)}")
     p_NY, y_N = np.asarray(probs_NY, np.float64), np.asarray(label_N)
     if not len(y_N):
-        raise UserError("no labelled examples to calibrate sets on; wanted some")
+        raise UserError(
+            "there are no labelled examples to calibrate sets on; expected at least one"
+        )
     u_N = uniforms(len(y_N), 0) if u_N is None else u_N
     own_N = SETS[sets].score(p_NY, u_N)[np.arange(len(y_N)), y_N]
     classes = range(p_NY.shape[1])

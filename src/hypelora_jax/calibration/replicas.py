@@ -164,6 +164,7 @@ def _replicas(
     data: Data, key: jax.Array, index_R: jax.Array, wanted: tuple[str, ...], bins: int
 ) -> dict[str, Array]:
     """Compute the replicas (R,) with the numbers `index_R`, by name of the metric."""
+    # a key by the replica's number, so that the draws do not depend on the chunks
     keys_R = jax.vmap(jax.random.fold_in, (None, 0))(key, index_R)
     out: dict[str, Array] = {}
     if data.rows is not None:

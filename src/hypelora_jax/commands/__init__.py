@@ -1,7 +1,7 @@
 """One file per command: its flags, its help text, and the function that runs it.
 
 A command only combines other packages. Work that one of those packages could do itself
-may not come in.
+belongs there.
 
 A command is a module with
 

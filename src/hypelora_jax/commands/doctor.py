@@ -103,12 +103,12 @@ def _devices() -> Iterator[Finding]:
     kinds = ", ".join(sorted({d.device_kind for d in devices}))
     yield Finding("devices", True, f"{len(devices)} x {kinds} (backend {backend})")
     if backend == "cpu" and not platforms and shutil.which("nvidia-smi"):
-        text = "there, but JAX uses the CPU; run `pip install -e '.[cuda]'`"
+        text = "one is installed, but JAX uses the CPU; run `pip install -e '.[cuda]'`"
         yield Finding("NVIDIA driver", False, text)
     if backend != "tpu" and not platforms and importlib.util.find_spec("libtpu"):
         text = (
-            "installed, but there is no TPU: each run looks for one and prints errors; "
-            "set JAX_PLATFORMS=cpu"
+            "it is installed, but there is no TPU, so each run looks for one and "
+            "prints errors; set JAX_PLATFORMS=cpu"
         )
         yield Finding("libtpu", False, text)
 
@@ -131,7 +131,9 @@ def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
     text = f"{free / GIB:.1f} GiB free here"
     ok = free >= MIN_DISK
-    yield Finding("disk", ok, text if ok else f"{text}; free some, or use another disk")
+    yield Finding(
+        "disk", ok, text if ok else f"{text}; use another disk, or free some space"
+    )
 
 
 def _caches() -> Iterator[Finding]:

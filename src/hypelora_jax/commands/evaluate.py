@@ -12,6 +12,7 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the run and the split."""
     flags.add_workdir(parser)
     flags.add_split(parser)
+    flags.add_offline(parser)
 
 
 def run(workdir: str, split: str) -> None:

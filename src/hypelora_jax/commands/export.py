@@ -35,6 +35,7 @@ def add_flags(parser: ArgumentParser) -> None:
         help="for a run whose data give conditions: .npz with ids and vectors, one "
         "adapter for each; by default the run's condition.file",
     )
+    flags.add_offline(parser)
 
 
 def run(

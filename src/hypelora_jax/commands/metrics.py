@@ -23,10 +23,10 @@ def run(
     """Print the metrics, with intervals if `replicas` is not 0."""
     if level is not None and not replicas:
         raise UserError(
-            f"--level={level:g} is of intervals, and without replicas there are none; "
-            "wanted --replicas=1000 beside it, or no --level"
+            f"--level={level:g} is the level of intervals, and without replicas there "
+            "are none; expected --replicas=1000 beside it, or no --level"
         )
-    from hypelora_jax.run.prediction_files import metrics_of_file
+    from hypelora_jax.evaluate.file_metrics import metrics_of_file
 
     if replicas:
         files.keep_compiled()

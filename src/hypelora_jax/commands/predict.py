@@ -34,6 +34,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--text", default="", metavar="COLUMN", help="text; by default found by name")
     add("--text_b", default="", metavar="COLUMN", help="second text, of pairs")
     flags.add_answers(parser)
+    flags.add_offline(parser)
 
 
 def run(

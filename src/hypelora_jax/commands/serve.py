@@ -31,6 +31,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     _add_limits(parser)
     flags.add_answers(parser)
+    flags.add_offline(parser)
 
 
 def _add_limits(parser: ArgumentParser) -> None:
@@ -72,7 +73,7 @@ def run(
         if (e.name or "").startswith("hypelora_jax"):
             raise
         raise UserError(
-            f"serve needs {e.name}, which is not installed; wanted the extra: "
+            f"serve needs {e.name}, which is not installed; install the extra with "
             "pip install 'hypelora-jax[serve]'"
         ) from e
 

@@ -25,6 +25,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "file; by default that of the run in --workdir, which goes on",
     )
     flags.add_workdir(parser)
+    flags.add_offline(parser)
 
 
 def run(config: Settings | None, workdir: str) -> None:
@@ -37,8 +38,8 @@ def run(config: Settings | None, workdir: str) -> None:
         record = records.read_record(Run.open(workdir))
         if record is None:
             raise UserError(
-                f"the following argument is required: --config ({workdir} holds no "
-                "run to go on with); see hypelora train --help"
+                f"the following argument is required: --config ({workdir} has no run "
+                "to continue); see hypelora train --help"
             )
         config = records.settings_of(record)
     train(config, workdir)
@@ -52,17 +53,18 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     ensemble uses one seed, so no two ensembles share a member.
 
     Raises:
-      UserError: a setting is not possible, or the folder contains another run, is in
-        use, or cannot be written.
+      UserError: a setting is not possible, a writer is not installed, or the folder
+        contains another run, is in use, or cannot be written.
       KeyboardInterrupt, Preempted: a stop was requested; the same call continues.
     """
     from hypelora_jax.commands.shared import continuation, names, seeds
-    from hypelora_jax.run import records
+    from hypelora_jax.run import metric_writers, records
     from hypelora_jax.run.paths import Run
     from hypelora_jax.sharding import processes
     from hypelora_jax.train.interruption import StopRequest
 
     names.check(settings)
+    metric_writers.check(settings.log.writers)
     settings = records.located(settings)
     if not processes.is_main():
         logging.set_verbosity(logging.WARNING)
@@ -71,7 +73,7 @@ def train(settings: Settings, workdir: str, progress: bool = True) -> dict[str, 
     # at_once: nothing here needs saving. The training loop has its own StopRequest,
     # which saves a checkpoint before it stops.
     with continuation.locked(folder), StopRequest(at_once=True):
-        seeds.claim(settings, workdir, folder)
+        settings = seeds.claim(settings, workdir, folder)
         if settings.num_seeds == 1:
             return _train_one(settings, folder, progress)
         one = functools.partial(_train_one, progress=progress)
@@ -87,10 +89,13 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     from hypelora_jax.commands.shared import closing, continuation
     from hypelora_jax.evaluate import evaluation, summary
     from hypelora_jax.report import run_tables
+    from hypelora_jax.run import metric_writers, records
     from hypelora_jax.sharding import processes
     from hypelora_jax.train import loop
 
-    record, done = processes.together(lambda: continuation.read(settings, folder))
+    settings, record, done = processes.together(
+        lambda: continuation.read(settings, folder)
+    )
     # Process 0 may write in the folder only after every process has read it.
     processes.barrier("the folder is read")
     if done is not None:
@@ -99,11 +104,14 @@ def _train_one(settings: Settings, folder: "Run", progress: bool) -> dict[str, A
     session = processes.together(lambda: _opened(settings, folder, record))
     closing.print_table(run_tables.opening(session))
     begun_training = time.monotonic()
-    checkpoint, epochs = loop.train(session, folder, progress)
-    train_seconds = time.monotonic() - begun_training
-    fitted = evaluation.of_checkpoint(folder, session, checkpoint)
-    del checkpoint  # frees the optimizer's moments before evaluation
-    judged = summary.summary_of(fitted, session.datasets)
+    config = records.as_dict(settings)
+    with metric_writers.Writers(settings.log.writers, folder, config) as writers:
+        checkpoint, epochs = loop.train(session, folder, progress, writers)
+        train_seconds = time.monotonic() - begun_training
+        fitted = evaluation.of_checkpoint(folder, session, checkpoint)
+        del checkpoint  # frees the optimizer's moments before evaluation
+        judged = summary.summary_of(fitted, session.datasets)
+        writers.finish(judged)
     times = {
         "epochs": epochs,
         "seconds": round(time.monotonic() - started, 1),

@@ -30,6 +30,7 @@ def add_flags(parser: ArgumentParser) -> None:
     about = "laplace: mean_field, probit or mc"
     add("--link", default="mean_field", help=about)
     flags.add_new_output(parser)
+    flags.add_offline(parser)
 
 
 def run(

@@ -1,7 +1,7 @@
 """The settings of a run: sections, their types and ranges, and how they are loaded.
 
 A method or a loss is only a string here; the package with its table resolves the name.
-Tables of names and jax may not come in, and only `loading` imports ml-collections.
+Neither these tables nor jax are imported here; only `loading` imports ml-collections.
 """
 
 from hypelora_jax.config.settings import SECTIONS, Settings, from_dict

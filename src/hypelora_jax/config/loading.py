@@ -43,8 +43,8 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"config {name}: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(
-            f"config {name}: get_config returned {type(config).__name__}; "
-            "wanted a ml_collections.ConfigDict"
+            f"config {name}: get_config returned {type(config).__name__}; expected an "
+            "ml_collections.ConfigDict"
         )
     _override(config, overrides)
     return config
@@ -55,7 +55,10 @@ def _config_module(name: str) -> ModuleType:
         return _installed(name)
     module = _of_file(name)
     if not hasattr(module, "get_config"):
-        raise UserError(f"config {name} defines no get_config; wanted get_config(arg)")
+        raise UserError(
+            f"config {name} does not define get_config; expected a function "
+            "get_config(arg)"
+        )
     return module
 
 
@@ -65,8 +68,8 @@ def _installed(name: str) -> ModuleType:
     known = [m.name for m in pkgutil.iter_modules(installed.__path__) if not m.ispkg]
     if name not in known:
         raise UserError(
-            f"no config {name!r}; wanted one of {', '.join(known)}, or the path "
-            "of a config file"
+            f"there is no config {name!r}; expected one of {', '.join(known)}, or the "
+            "path of a config file"
         )
     return importlib.import_module(f"hypelora_jax.configs.{name}")
 
@@ -75,7 +78,9 @@ def _of_file(path: str) -> ModuleType:
     """Import a config file; an error in it is reported as the user's mistake."""
     spec = importlib.util.spec_from_file_location("hypelora_user_config", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
-        raise UserError(f"no config file {path!r}; wanted a .py file that exists")
+        raise UserError(
+            f"there is no config file {path!r}; expected the path of a .py file"
+        )
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -110,24 +115,25 @@ def _wrong_type(config: ConfigDict, message: str) -> str:
         return message
     section, _, field = match[1].rpartition(".")
     kind = (config[section] if section else config).get_type(field)
-    return f"config.{match[1]} is {match[2]!r}; wanted {kind.__name__}"
+    return f"config.{match[1]} is {match[2]!r}; expected {kind.__name__}"
 
 
 def _check_field(config: ConfigDict, path: str) -> None:
     node: Any = config
     for name in path.split("."):
         if not isinstance(node, ConfigDict):
-            raise UserError(f"config has no field {path!r}; wanted one name less")
+            raise UserError(f"config has no field {path!r}; expected SECTION.FIELD")
         if name not in node:
             known = sorted(node)
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise UserError(
-                f"config has no field {path!r}; {hint}wanted one of {', '.join(known)}"
+                f"config has no field {path!r}; {hint}expected one of "
+                f"{', '.join(known)}"
             )
         node = node[name]
     if isinstance(node, ConfigDict):
         raise UserError(
-            f"config.{path} is a section; wanted one of its fields, "
+            f"config.{path} is a section; expected one of its fields, "
             f"--config.{path}.FIELD=VALUE with {', '.join(sorted(node))}"
         )

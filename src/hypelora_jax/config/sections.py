@@ -8,7 +8,14 @@ of options is a Literal. Creating a section with a wrong value raises a `UserErr
 from dataclasses import dataclass
 from typing import Literal
 
-from hypelora_jax.config.ranges import at_least, check, loss_ranges, optim_ranges
+from hypelora_jax.config.ranges import (
+    at_least,
+    check,
+    lora_ranges,
+    loss_ranges,
+    number_pairs,
+    optim_ranges,
+)
 from hypelora_jax.errors import UserError
 
 Remat = Literal["none", "layer"]
@@ -19,6 +26,7 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 Blending = Literal["replace", "add", "multiply"]
 Annealing = Literal["none", "linear", "geometric"]
 Labels = Literal["hard", "soft"]
+Patterns = dict[str, float] | tuple[tuple[str, float], ...]  # name or regex: number
 Link = Literal["mean_field", "probit", "mc"]
 
 
@@ -57,7 +65,9 @@ class HyperConfig:
         check("hyper", self)
         at_least("hyper", self, cond_dim=1, width=1, heads=1, depth=1, ff=1, dropout=0)
         if not self.widths or min(self.widths) < 1:
-            raise UserError(f"config.hyper.widths is {self.widths}; wanted >= 1")
+            raise UserError(
+                f"config.hyper.widths is {self.widths}; expected widths of at least 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -96,11 +106,11 @@ class BlendConfig:
     def __post_init__(self):
         check("blend", self)
         if not 0 <= self.alpha <= 1:
-            raise UserError(f"config.blend.alpha is {self.alpha}; wanted 0 to 1")
+            raise UserError(f"config.blend.alpha is {self.alpha}; expected 0 to 1")
         if self.b == "multiply" and self.b_init == "zero":
             raise UserError(
                 "config.blend.b=multiply with blend.b_init=zero multiplies B by zero, "
-                "so the adapter and its gradient stay zero; wanted b_init=lora, or "
+                "so the adapter and its gradient stay zero; expected b_init=lora, or "
                 "blend.b=replace or add"
             )
 
@@ -115,17 +125,17 @@ class LoraConfig:
     dropout: float = 0.0  # on the adapter's input
     targets: tuple[str, ...] | str = ("q", "v")  # names, or one regex
     layers: tuple[int, ...] | None = None  # adapted layers; None: all
+    exclude: tuple[str, ...] | str = ()  # targets to leave out: names, or one regex
+    rank_pattern: Patterns = ()  # ranks of single sites, {"query": 4} (docs/lora.md)
+    alpha_pattern: Patterns = ()  # alphas of single sites, {"query": 16}
 
     def __post_init__(self):
         check("lora", self)
-        at_least("lora", self, rank=1, dropout=0)
-        if not self.dropout < 1:
-            raise UserError(f"config.lora.dropout is {self.dropout}; wanted below 1")
-        names = (self.targets,) if isinstance(self.targets, str) else self.targets
-        if not names or not all(isinstance(name, str) for name in names):
-            raise UserError(
-                f"config.lora.targets is {self.targets!r}; wanted names or one regex"
-            )
+        for name in ("rank_pattern", "alpha_pattern"):  # dicts cannot be hashed
+            pairs = number_pairs(f"config.lora.{name}", getattr(self, name))
+            object.__setattr__(self, name, pairs)
+        at_least("lora", self, rank=1, alpha=0, dropout=0)
+        lora_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,7 @@ class LossConfig:
     anneal_share: float = 0.5  # share of all steps; T then stays at temperature_end
     temperature_end: float = 1.0  # T at the end of the annealing
     weight: float = 1.0  # weight of the main loss
+    class_weights: tuple[float, ...] | str = "none"  # or balanced, or one per class
     labels: Labels = "hard"  # soft: class shares, if the source has them
     smoothing: float = 0.0  # share of a label spread evenly over the classes
     gamma: float = 3.0  # focal only
@@ -173,6 +184,7 @@ class DataConfig:
     text: str = ""  # files: column; found by name if empty
     text_b: str = ""  # files: column of the second text of a pair
     label: str = ""  # files: column; found by name if empty
+    classes: tuple[str, ...] = ()  # in the order of their ids; (): the source's order
     condition: str = ""  # files: column of the vectors, or of ids in condition.file
     max_length: int = 128  # tokens; longer texts are cut
     calibration_fraction: float = 0.1  # share of train; at least 100 and at most 2,000
@@ -186,10 +198,15 @@ class DataConfig:
         check("data", self)
         at_least("data", self, max_length=4, num_classes=2, num_examples=32)
         at_least("data", self, max_examples=0)
+        if len(set(self.classes)) < len(self.classes) or len(self.classes) == 1:
+            raise UserError(
+                f"config.data.classes is {self.classes}; expected two or more "
+                "different names, or () for the order of the source"
+            )
         if not 0 < self.calibration_fraction < 1:
             raise UserError(
                 f"config.data.calibration_fraction is {self.calibration_fraction}; "
-                "wanted above 0 and below 1"
+                "expected above 0 and below 1"
             )
 
 
@@ -199,6 +216,7 @@ class OptimConfig:
 
     lr: float = 1e-3  # peak rate; configs set it by method
     head_lr: float = 0.0  # 0: the same as lr
+    trunk_lr: float = 0.0  # of the hyper-network's trunk; 0: the same as lr
     num_epochs: int = 3  # passes over train
     batch_size: int = 32  # examples per optimizer step
     accumulate: int = 1  # micro-batches per optimizer step
@@ -243,9 +261,12 @@ class LogConfig:
     """Logging."""
 
     every_steps: int = 10  # steps between two lines of metrics.jsonl
+    writers: tuple[str, ...] = ("tensorboard",)  # trackers: docs/tracking.md
 
     def __post_init__(self):
         at_least("log", self, every_steps=1)
+        if isinstance(self.writers, str):  # one name
+            object.__setattr__(self, "writers", (self.writers,))
 
 
 @dataclass(frozen=True)
@@ -272,4 +293,6 @@ class UncertaintyConfig:
         at_least("uncertainty", self, samples=1)
         if not 0 <= (self.dropout or 0.0) < 1:
             got = self.dropout
-            raise UserError(f"config.uncertainty.dropout is {got}; wanted 0 to below 1")
+            raise UserError(
+                f"config.uncertainty.dropout is {got}; expected 0 or more, and below 1"
+            )

@@ -56,7 +56,7 @@ class Settings:
         check("", self)
         at_least("", self, num_seeds=1, seed=0)
         if self.seed + self.num_seeds * self.uncertainty.samples > 2**31:
-            raise UserError(f"config.seed is {self.seed}; wanted below 2**31")
+            raise UserError(f"config.seed is {self.seed}; expected below 2**31")
 
 
 SECTIONS: dict[str, type] = {
@@ -92,8 +92,8 @@ def _present(tree: dict[str, Any]) -> dict[str, Any]:
     tree = {n: dict(v) if isinstance(v, dict) else v for n, v in tree.items()}
     for path, default in DELETED.items():
         section, _, name = path.rpartition(".")
-        held = tree.get(section, {}) if section else tree
-        if name in held and (got := _freeze(held.pop(name))) != default:
+        values = tree.get(section, {}) if section else tree
+        if name in values and (got := _freeze(values.pop(name))) != default:
             raise UserError(
                 f"config.{path} is {got!r}, but this version has no such field and "
                 f"does what {default!r} did; leave the field out, or use the version "

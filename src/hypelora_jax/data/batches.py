@@ -87,6 +87,7 @@ def collate(
     batch_size: int,
     soft: bool = False,
     own: np.ndarray | None = None,
+    weight_N: np.ndarray | None = None,
 ) -> NumpyBatch:
     """Build one batch with the keys of `types.Batch`, and "index", the row numbers.
 
@@ -101,6 +102,7 @@ def collate(
       soft: use soft labels (B, Y) as "label".
       own: positions in the batch of the rows to return; None returns all. "index", for
         use on the host, always covers the whole batch; it is -1 for padding.
+      weight_N: weight of each example of `data`; None gives each 1.
 
     Raises:
       UserError: `soft` is set and the source has no soft labels.
@@ -118,6 +120,7 @@ def collate(
         types[i, : len(tokens)] = data.encoded.types[row]
         mask[i, : len(tokens)] = True
     real = np.arange(batch_size) < n
+    weight = real if weight_N is None else real * weight_N[full]
     given = data.condition
     return {
         **({} if given is None else conditions.of_batch(given, full[own], batch_size)),
@@ -125,7 +128,7 @@ def collate(
         "mask": mask,
         "types": types,
         "label": labels[full[own]],
-        "weight": real[own].astype(np.float32),
+        "weight": weight[own].astype(np.float32),
         "index": np.where(real, full, -1).astype(np.int64),
     }
 
@@ -135,8 +138,9 @@ def _labels(data: Dataset, soft: bool) -> np.ndarray:
         return data.label
     if data.soft is None:
         raise UserError(
-            "soft labels are asked for and this source has none; wanted movie_reviews "
-            "or synthetic as config.data.source, or config.loss.labels=hard"
+            "soft labels are asked for, but this source has none; expected "
+            "movie_reviews or synthetic as config.data.source, or "
+            "config.loss.labels=hard"
         )
     return data.soft
 
@@ -215,13 +219,14 @@ def train_iterator(
     num_epochs: int,
     soft: bool = False,
     own: np.ndarray | None = None,
+    weight_N: np.ndarray | None = None,
 ) -> TrainIterator:
     """Return an iterator of the batches of all epochs; its state is one number.
 
     Batch i depends only on (seed, i). Save and restore the state with `get_state` and
     `set_state`, or save the iterator itself in an orbax checkpoint. With several
     processes, each gets its `own` rows of every batch (`sharding.mesh.own_rows`), at
-    the same T.
+    the same T. `weight_N` weights the examples in the loss.
 
     Raises:
       UserError: `soft` is set and the source has no soft labels.
@@ -229,7 +234,7 @@ def train_iterator(
     _labels(data, soft)  # raises here, not in the thread that reads ahead
 
     def to_batch(rows_and_length: tuple[np.ndarray, int]) -> NumpyBatch:
-        return collate(data, *rows_and_length, batch_size, soft, own)
+        return collate(data, *rows_and_length, batch_size, soft, own, weight_N)
 
     plan = _Plan(data.lengths, edges, batch_size, seed, num_epochs)
     # One thread is enough: a batch takes well under a millisecond.

@@ -79,7 +79,8 @@ def bucket_of(lengths: np.ndarray, edges: tuple[int, ...]) -> np.ndarray:
     longest = int(np.max(lengths, initial=0))
     if longest > edges[-1]:
         raise ValueError(
-            f"an example has {longest} tokens; the last edge is {edges[-1]}"
+            f"an example has {longest} tokens, more than the last edge of the "
+            f"buckets, {edges[-1]}"
         )
     return np.searchsorted(edges, lengths)
 

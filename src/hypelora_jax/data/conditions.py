@@ -52,7 +52,7 @@ class Vectors:
     def fault(self, cell: Any) -> str:
         """Return the reason why a cell is not a vector, or "" if it is one."""
         if cell is None or (isinstance(cell, str) and not cell):
-            return f"the condition is missing; wanted {self._wanted()}"
+            return f"the condition is missing; expected {self._wanted()}"
         if isinstance(cell, str | int | np.integer) and not isinstance(cell, bool):
             return "" if str(cell) in self._by_id else self._unknown(str(cell))
         try:
@@ -60,10 +60,12 @@ class Vectors:
         except ValueError:  # lists of unequal lengths
             numbers = np.asarray("")
         if numbers.dtype.kind not in "iuf" or not numbers.size:
-            return f"the condition is {str(cell)[:40]}; wanted {self._wanted()}"
+            return f"the condition is {str(cell)[:40]}; expected {self._wanted()}"
         vector = _float32(numbers)
         if not np.isfinite(vector).all():
-            return "the condition has a number that is not finite; wanted finite ones"
+            return (
+                "the condition has a number that is not finite; expected finite numbers"
+            )
         return self._shape_fault(vector)
 
     def vector(self, cell: Any) -> np.ndarray:
@@ -76,27 +78,27 @@ class Vectors:
 
     def _shape_fault(self, vector: np.ndarray) -> str:
         if vector.ndim not in (1, 2):
-            return f"the condition has shape {vector.shape}; wanted {self._wanted()}"
+            return f"the condition has shape {vector.shape}; expected {self._wanted()}"
         if self._width and vector.shape[-1] != self._width:
             return (
-                f"the condition has {vector.shape[-1]} numbers; wanted {self._width} "
-                "(config.condition.width)"
+                f"the condition has {vector.shape[-1]} numbers; expected "
+                f"{self._width} (config.condition.width)"
             )
         if self.shape and vector.shape != self.shape:
-            return f"the condition has shape {vector.shape}; wanted {self.shape}"
+            return f"the condition has shape {vector.shape}; expected {self.shape}"
         return ""
 
     def _unknown(self, cell: str) -> str:
         if self._file:
-            return f"the condition is {cell[:40]!r}; wanted an id of {self._file}"
+            return f"the condition is {cell[:40]!r}; expected an id of {self._file}"
         if cell.startswith("["):
             return (
-                f"the condition is the text {cell[:40]!r}; wanted a list, which JSON "
-                "lines and Parquet can hold, or an id of condition.file"
+                f"the condition is the text {cell[:40]!r}; expected a list, which "
+                "JSON lines and Parquet can hold, or an id of condition.file"
             )
         return (
-            f"the condition is {cell[:40]!r}; wanted {WANTED}, or an id of a file that "
-            "condition.file names"
+            f"the condition is {cell[:40]!r}; expected {WANTED}, or an id of a file "
+            "that condition.file names"
         )
 
     def _wanted(self) -> str:
@@ -117,25 +119,25 @@ def read(file: str) -> dict[str, np.ndarray]:
       UserError: the file does not exist, an array is missing, the arrays do not fit
         together, a number is not finite, or an id occurs twice.
     """
-    wanted = "wanted .npz with ids (K,) and vectors (K, C) or (K, S, C)"
+    wanted = "expected an .npz file with ids (K,) and vectors (K, C) or (K, S, C)"
     ids, vectors = _arrays(file, wanted)
     if ids.ndim != 1 or vectors.ndim not in (2, 3) or len(ids) != len(vectors):
         shapes = f"ids {ids.shape} and vectors {vectors.shape}"
         raise UserError(f"{file} has {shapes}; {wanted}")
     if vectors.dtype.kind not in "iuf" or not vectors.size:
         kind = f"vectors of {vectors.dtype}, {vectors.size} numbers in all"
-        raise UserError(f"{file} has {kind}; wanted one vector of numbers or more")
+        raise UserError(f"{file} has {kind}; expected one vector of numbers or more")
     names, vectors = [str(one) for one in ids], _float32(vectors)
     finite = np.isfinite(vectors.reshape(len(vectors), -1)).all(axis=1)
     if not finite.all():
         bad = int(np.argmin(finite))
         raise UserError(
             f"{file}: row {bad} (id {names[bad]}) has a number that is not finite; "
-            "wanted finite ones"
+            "expected finite numbers"
         )
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{file} has the id {twice!r} twice; wanted it once")
+        raise UserError(f"{file} has the id {twice!r} twice; expected each id once")
     return dict(zip(names, vectors, strict=True))
 
 
@@ -146,7 +148,7 @@ def _arrays(file: str, wanted: str) -> tuple[np.ndarray, np.ndarray]:
     arrays = npz.read(file)
     if missing := {"ids", "vectors"} - arrays.keys():
         have, lacks = ", ".join(arrays) or "none", " and ".join(sorted(missing))
-        raise UserError(f"{file} has the arrays {have} and lacks {lacks}; {wanted}")
+        raise UserError(f"{file} has the arrays {have} but not {lacks}; {wanted}")
     return arrays["ids"], arrays["vectors"]
 
 
@@ -161,9 +163,9 @@ def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> 
         for one in table.ids.tolist():
             if one in seen:
                 raise UserError(
-                    f"config.condition.file goes by the ids of examples, and {name} "
-                    f"and {seen[one]} both have {one}; name a column of ids with "
-                    "--config.data.condition=COLUMN"
+                    "config.condition.file is looked up by the ids of examples, but "
+                    f"{name} and {seen[one]} both have the id {one}; name a column of "
+                    "ids with config.data.condition=COLUMN"
                 )
             seen[one] = name
     out = Splits()
@@ -171,9 +173,9 @@ def by_example_id(splits: Splits, vectors: Vectors, config: ConditionConfig) -> 
         for one in table.ids.tolist():
             if vectors.fault(one):
                 raise UserError(
-                    f"{config.file} has no vector of the id {one}, an example of "
-                    f"{name}; wanted the ids of all examples, or a column of ids that "
-                    "--config.data.condition=COLUMN names"
+                    f"{config.file} has no vector for the id {one}, an example of "
+                    f"{name}; expected a vector for every example, or a column of ids "
+                    "named with config.data.condition=COLUMN"
                 )
         rows = [vectors.vector(one) for one in table.ids.tolist()]
         out[name] = table._replace(condition=np.stack(rows))

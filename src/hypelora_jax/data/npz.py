@@ -21,7 +21,9 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
     try:
         data = path.read_bytes()
         if not data.startswith(b"PK"):  # np.load would take anything else for a pickle
-            raise UserError(f"{path} is no .npz file; wanted what np.savez writes")
+            raise UserError(
+                f"{path} is not an .npz file; expected a file that np.savez writes"
+            )
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
         return {name: loaded[name] for name in loaded.files}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
@@ -29,11 +31,11 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
             raise
         if "pickle" in str(e):
             raise UserError(
-                f"{path} holds pickled objects, which are never loaded; wanted arrays "
-                "of numbers: save them with np.savez and without dtype=object"
+                f"{path} contains pickled objects, which are never loaded; expected "
+                "arrays of numbers. Save them with np.savez and without dtype=object"
             ) from None
         raise UserError(
-            f"{path} is no readable .npz file ({e}); write it again"
+            f"{path} is not a readable .npz file ({e}); write it again"
         ) from None
 
 

@@ -32,8 +32,8 @@ class Splits(dict[str, Table]):
     def __missing__(self, name: str) -> Table:
         have = ", ".join(self) or "none"
         raise UserError(
-            f"the data has no split {name!r}; there is {have}: "
-            "give its file or choose another split"
+            f"the data has no split {name!r}, only {have}; give its file, or choose "
+            "another split"
         )
 
 
@@ -57,6 +57,40 @@ def take(table: Table, rows: np.ndarray) -> Table:
         None if table.soft is None else table.soft[rows],
         None if table.condition is None else table.condition[rows],
     )
+
+
+def with_classes(corpus: Corpus, classes: tuple[str, ...]) -> Corpus:
+    """Give the classes of a corpus the ids of these names, which may be more.
+
+    Raises:
+      UserError: a class of the corpus is not among them, or it has numbers for labels.
+    """
+    task, splits = corpus
+    if not task.labels or not set(task.labels) <= set(classes):
+        what = f"config.data.classes is {', '.join(classes)}"
+        if not task.labels:
+            raise UserError(
+                f"{what}, but the labels of the data are numbers; expected no "
+                "data.classes, or data.task=classification if the numbers in your "
+                "files stand for classes"
+            )
+        raise UserError(
+            f"{what}, but the labels of the data are {', '.join(task.labels)}; "
+            "expected all classes of the data. The first name is class 0"
+        )
+    to = np.array([classes.index(name) for name in task.labels])
+
+    def moved(table: Table) -> Table:
+        label, soft = table.label.copy(), table.soft
+        label[label >= 0] = to[label[label >= 0]]
+        if soft is not None:
+            wide = np.zeros((len(soft), len(classes)), soft.dtype)
+            wide[:, to] = soft
+            soft = wide
+        return table._replace(label=label, soft=soft)
+
+    splits = Splits({name: moved(table) for name, table in splits.items()})
+    return Corpus(task._replace(labels=classes), splits)
 
 
 def _strata(label: np.ndarray) -> list[np.ndarray]:
@@ -92,9 +126,10 @@ def hold_out(table: Table, size: int, seed: int, salt: int) -> tuple[Table, Tabl
         out.append(by_id[rng.permutation(stratum)[:n]])
     if not sum(map(len, out)):
         raise UserError(
-            f"train has {len(by_id)} examples in {len(out)} classes; too few to hold "
-            "some of each out: give more, or files of data.calibration and validation"
+            f"train has {len(by_id)} examples in {len(out)} classes, too few to hold "
+            "some of each class out; give more, or files of data.calibration and "
+            "validation"
         )
-    held = np.zeros(len(by_id), bool)
-    held[np.concatenate(out).astype(int)] = True
-    return take(table, np.flatnonzero(~held)), take(table, np.flatnonzero(held))
+    drawn = np.zeros(len(by_id), bool)
+    drawn[np.concatenate(out).astype(int)] = True
+    return take(table, np.flatnonzero(~drawn)), take(table, np.flatnonzero(drawn))

@@ -104,8 +104,8 @@ def hugging_face_files(
     if roles.segments:
         fields["model_input_names"].insert(1, "token_type_ids")
     for role, names in _ROLES.items():
-        if held := [n for n in names if known.token_to_id(n) is not None]:
-            fields[role] = held[0]
+        if known_names := [n for n in names if known.token_to_id(n) is not None]:
+            fields[role] = known_names[0]
     config = json.dumps(fields, indent=1) + "\n"
     return {"tokenizer.json": text, "tokenizer_config.json": config}
 
@@ -137,12 +137,12 @@ def _read_tokenizer(folder: epath.Path) -> tokenizers.Tokenizer:
             except Exception as e:  # the library raises bare Exception
                 why = " ".join(str(e).split())[:200]
                 raise UserError(
-                    f"{folder / names[0]} is no tokenizer ({why}); wanted one that "
-                    "`tokenizers` reads: fetch the file again"
+                    f"{folder / names[0]} is not a tokenizer ({why}); expected one "
+                    "that `tokenizers` reads. Fetch the file again"
                 ) from e
     raise UserError(
-        f"{folder} has no tokenizer; wanted tokenizer.json, or vocab.json with "
-        "merges.txt, or vocab.txt: copy them from the model's source"
+        f"{folder} has no tokenizer; expected tokenizer.json, or vocab.json with "
+        "merges.txt, or vocab.txt. Copy them from the model's source"
     )
 
 

@@ -1,5 +1,5 @@
 """Evaluates a fitted model: its calibrator, its metrics and averages over members.
 
 It returns numbers and writes them through `run`; tables, diagrams and the command line
-may not come in.
+belong to other packages.
 """

@@ -123,7 +123,7 @@ def check_kind(settings: Settings) -> None:
         found = [f"{path}={got[path]}" for path, value in needs if got[path] != value]
         found.append(f"method={settings.method}")
         raise UserError(
-            f"config.uncertainty.kind={settings.uncertainty.kind} wants {wanted} and "
+            f"config.uncertainty.kind={settings.uncertainty.kind} needs {wanted} and "
             f"method={' or '.join(methods)}; got {', '.join(found)}"
         )
 
@@ -142,8 +142,9 @@ def check(session: Session, held_label_N: np.ndarray) -> None:
         return
     if not session.model.objective.probabilistic:
         raise UserError(
-            "config.uncertainty.kind=laplace wants classes; the task is a regression, "
-            "whose mean prediction it would not change: use mc_dropout or deep_ensemble"
+            "config.uncertainty.kind=laplace needs classes, but the task is a "
+            "regression, whose mean prediction it would not change; use mc_dropout or "
+            "deep_ensemble"
         )
     last = trees.union(session.trainable, session.frozen)["head"]["out"]
     features, classes = last["kernel"].shape
@@ -151,7 +152,7 @@ def check(session: Session, held_label_N: np.ndarray) -> None:
     if not has_label(held_label_N).any():
         raise UserError(
             "config.uncertainty.kind=laplace chooses its prior precision on the "
-            "calibration split, which has no labels; wanted labels there"
+            "calibration split, which has no labels; expected labels there"
         )
 
 
@@ -162,19 +163,21 @@ def _last_layer(fitted: Fitted) -> np.ndarray:
     return np.concatenate([kernel, bias[None]])
 
 
-def fit_laplace(fitted: Fitted, train: Dataset, held: Dataset) -> laplace.Posterior:
+def fit_laplace(
+    fitted: Fitted, train: Dataset, calibration: Dataset
+) -> laplace.Posterior:
     """Fit the last layer's posterior on the training split, tau on the held-out one.
 
     Raises:
       UserError: as `check`.
     """
-    check(fitted.session, held.label)
+    check(fitted.session, calibration.label)
     mean_FY = _last_layer(fitted)
-    of, keep = features(fitted), has_label(held.label)
+    of, keep = features(fitted), has_label(calibration.label)
     t = fitted.uncalibrated
-    phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, held))
+    phi_NF, held_NF = (laplace.with_one(of(data), t) for data in (train, calibration))
     link = fitted.session.settings.uncertainty.link
-    return laplace.fit(phi_NF, mean_FY, held_NF[keep], held.label[keep], t, link)
+    return laplace.fit(phi_NF, mean_FY, held_NF[keep], calibration.label[keep], t, link)
 
 
 def _of_posterior(fitted: Fitted, state: laplace.Posterior) -> Answerer:
@@ -203,8 +206,8 @@ def with_kind(session: Session, config: UncertaintyConfig) -> Session:
     for kind in (session.settings.uncertainty.kind, config.kind):
         if choose(KINDS, kind, "uncertainty.kind").trained:
             raise UserError(
-                f"uncertainty.kind={kind} is trained, not chosen afterwards; train a "
-                f"run with --config.uncertainty.kind={kind}"
+                f"uncertainty.kind={kind} must be trained and cannot be chosen "
+                f"afterwards; train a run with config.uncertainty.kind={kind}"
             )
     settings = dataclasses.replace(session.settings, uncertainty=config)
     check_kind(settings)
@@ -237,15 +240,15 @@ def load_posterior(run: Run, step: int) -> laplace.Posterior:
     path = run.posterior_file
     if not path.exists():
         raise UserError(
-            f"{run.path} holds no {path.name}; wanted a finished run of "
-            "uncertainty.kind=laplace: run hypelora train with the same --workdir"
+            f"{run.path} has no {path.name}; expected a finished run of "
+            "uncertainty.kind=laplace. Run hypelora train with the same --workdir"
         )
-    held = npz.read(path)
+    arrays = npz.read(path)
     fields = set(laplace.Posterior._fields)
-    if not fields | {"step"} <= held.keys() or int(held["step"]) != step:
+    if not fields | {"step"} <= arrays.keys() or int(arrays["step"]) != step:
         raise UserError(
             f"{path} does not belong to the model of step {step}; delete summary.json "
             "and run hypelora train with the same --workdir to fit it again"
         )
-    one = {n: float(held[n]) for n in ("precision", "temperature")}
-    return laplace.Posterior(held["mean_FY"], held["cov_FYFY"], **one)
+    one = {n: float(arrays[n]) for n in ("precision", "temperature")}
+    return laplace.Posterior(arrays["mean_FY"], arrays["cov_FYFY"], **one)

@@ -66,8 +66,8 @@ def judge(
     calibrator, `calibrator` gives its kind.
     """
     judge = objective.judge
-    held = judge.update(judge.start(), logits_NY, label_N, soft_NY)
-    out = judge.result(held, partial(calibrators.apply, state))
+    totals = judge.update(judge.start(), logits_NY, label_N, soft_NY)
+    out = judge.result(totals, partial(calibrators.apply, state))
     if isinstance(state, calibrators.Temperature):
         out["temperature"] = state.temperature
     else:
@@ -101,16 +101,18 @@ def threshold(run: Run, task: Task, state: Any, wanted: SetMaker) -> Threshold:
     """
     if not task.labels:
         raise UserError(
-            f"--coverage={wanted.coverage:g} asks for sets of classes, but this run "
-            "predicts a number; leave the flag out"
+            f"coverage={wanted.coverage:g} asks for sets of classes, but this run "
+            "predicts a number; leave it out"
         )
     if not 0 < wanted.coverage < 1:
-        raise UserError(f"--coverage is {wanted.coverage:g}; wanted above 0, below 1")
+        raise UserError(
+            f"coverage is {wanted.coverage:g}; expected above 0 and below 1"
+        )
     calibration = examples(run)
     if calibration is None:
         raise UserError(
-            f"{run.path} has no predictions of the calibration split, which sets are "
-            f"calibrated on; run hypelora evaluate --workdir={run.path} "
+            f"{run.path} has no predictions of the calibration split, on which sets "
+            f"are calibrated; run hypelora evaluate --workdir={run.path} "
             "--split=calibration first"
         )
     probs_NY = calibrators.cross_fitted(state, *calibration[:2])

@@ -52,7 +52,7 @@ def finished(derivation: Derivation) -> dict[str, Any] | None:
     records.check_same(target.path, derivation.fitted.session.settings, record)
     if (theirs := record.get("derived_from")) != str(source.path):
         raise UserError(
-            f"{target.path} holds a run of {theirs or 'its own training'}, not of "
+            f"{target.path} has a run of {theirs or 'its own training'}, not of "
             f"{source.path}; choose another --output"
         )
     if not target.summary_file.exists():
@@ -92,6 +92,6 @@ def _copy(source: Run, target: Run, step: int) -> None:
 def _times(source: Run) -> dict[str, Any]:
     """Epochs and times of the source's training; {} for an imported run."""
     path = source.summary_file
-    held = files.read_json(path) if path.exists() else {}
+    saved = files.read_json(path) if path.exists() else {}
     names = ("epochs", "seconds", "train_seconds")
-    return {name: held[name] for name in names if name in held}
+    return {name: saved[name] for name in names if name in saved}

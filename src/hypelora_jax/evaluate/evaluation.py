@@ -40,7 +40,7 @@ def open_fitted(workdir: str) -> Fitted:
         settings,
         records.task_of(record),
         record["model"]["revision"],
-        fitting_mesh(settings.mesh),  # for the devices present now, not in training
+        fitting_mesh(settings.mesh),  # for the devices of now, not of the training
     )
     records.check_weights(run.path, session.base, record)
     session = session._replace(
@@ -60,8 +60,8 @@ def _warn_of_vectors(file: str, record: dict[str, Any]) -> None:
     now = file_sha256(file) if trained else ""
     if trained and now and now != trained:
         logging.warning(
-            "%s has changed since the run was trained (SHA-256 %s then); its vectors "
-            "are used as they are now",
+            "%s has changed since the run was trained (its SHA-256 was %s then); its "
+            "vectors are used as they are now",
             file,
             trained[:12],
         )
@@ -165,8 +165,8 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
     table = corpus.splits[split]
     if corpus.task.labels != task.labels:
         raise UserError(
-            f"the data now has classes {corpus.task.labels}, the run was trained for "
-            f"{task.labels}; restore the data or train again"
+            f"the data now has classes {corpus.task.labels}, but the run was trained "
+            f"for {task.labels}; restore the data or train again"
         )
     data = tokenised(fitted, table)
     warn_of_cuts([data], settings.data.max_length)

@@ -18,8 +18,8 @@ from hypelora_jax.types import Params
 class Answer(NamedTuple):
     """Predictions of N examples.
 
-    softmax(logits / T) is the averaged probability, T the training temperature of the
-    run (1 unless it learned one); a regression's logit is the mean score.
+    softmax(logits / T) is the averaged probability, where T is the training temperature
+    of the run (1 unless it learned one). A regression's logit is the mean score.
     """
 
     logits: np.ndarray  # (N, Y)
@@ -32,7 +32,9 @@ Answerer = Callable[[Dataset], Answer]
 def unanswered(data: Dataset) -> Answer:
     """Placeholder for `Fitted.answer` until `averaging.answerer` provides it."""
     del data
-    raise ValueError("the model has no answers yet; wanted averaging.answerer of it")
+    raise ValueError(
+        "this model cannot answer yet; set `answer` with averaging.answerer first"
+    )
 
 
 class Fitted(NamedTuple):

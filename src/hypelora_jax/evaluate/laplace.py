@@ -113,7 +113,7 @@ def check_size(features: int, classes: int) -> None:
     if (weights := features * classes) > MAX_WEIGHTS:
         raise UserError(
             f"config.uncertainty.kind=laplace: the last layer has {weights} weights; "
-            f"wanted at most {MAX_WEIGHTS}: use kind=mc_dropout or deep_ensemble"
+            f"expected at most {MAX_WEIGHTS}. Use kind=mc_dropout or deep_ensemble"
         )
 
 
@@ -142,7 +142,7 @@ def probit(mean_NY: np.ndarray, cov_NYY: np.ndarray) -> np.ndarray:
 
 
 def mean_field(mean_NY: np.ndarray, cov_NYY: np.ndarray) -> np.ndarray:
-    """Logits of the averaged probabilities, from differences of classes alone.
+    """Logits of the averaged probabilities, from differences between classes only.
 
     Lu, Ie and Sha 2020, "mf2": p_c ~ 1 / sum_j exp((f_j - f_c) / sqrt(1 + pi / 8
     var(f_j - f_c))). For two classes it is MacKay's formula for the logistic function.
@@ -161,7 +161,7 @@ LINKS = {"mean_field": mean_field, "probit": probit, "mc": mean_field}
 def predict(
     state: Posterior, features_NF: np.ndarray, link: str = "mean_field"
 ) -> np.ndarray:
-    """Raw logits (N, Y) of the averaged probabilities; the temperature divides them."""
+    """Raw logits (N, Y); divided by the temperature, they give the probabilities."""
     moments_of = moments(state, with_one(features_NF, state.temperature))
     return state.temperature * LINKS[link](*moments_of)
 

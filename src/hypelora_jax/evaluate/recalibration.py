@@ -26,9 +26,7 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
 
     Returns:
       `method`; `was` and `calibrator`, which describe the old and the new calibrator;
-      `before` and `after`, metrics of the validation split; and `difference`, after -
-      before with intervals and p-values. The metrics in SHOWN (and soft_tv, if there
-      are shares of raters) have intervals.
+      `judged`, the split that is compared, validation; and what `compared` returns.
 
     Raises:
       UserError: there is no run, it is a regression, or labels are missing in the
@@ -38,38 +36,55 @@ def calibrate(workdir: str, method: str = "temperature") -> dict[str, Any]:
     loss = LossConfig(objective=records.settings_of(record).loss.objective)
     if not objectives.of(records.task_of(record), loss).probabilistic:
         raise UserError(
-            f"{workdir} predicts a number, which has no calibrator; wanted a run of "
-            "classes"
+            f"{workdir} predicts a number, which has no calibrator; expected a run "
+            "that predicts classes"
         )
     for split in ("calibration", "validation"):
         if calibration_split.examples(source, split) is None:
             evaluation.evaluate(workdir, split)
     old = evaluation.open_fitted(workdir)
-    held, judged = (
+    calibration, judged = (
         calibration_split.examples(source, s) for s in ("calibration", "validation")
     )
-    if held is None or judged is None:
+    if calibration is None or judged is None:
+        split = "calibration" if calibration is None else "validation"
         raise UserError(
-            f"{workdir} has no labels in calibration or validation; wanted both: give "
-            "data.calibration and data.validation with labels"
+            f"{workdir} has no labels in the split {split}; expected some. Give "
+            f"config.data.{split} with labels"
         )
-    new = evaluation.calibrated(old, *held[:2], method)
+    new = evaluation.calibrated(old, *calibration[:2], method)
     _refresh(new)
     states = (old.calibrator, new.calibrator)
-    was, now = map(calibrators.describe, states)
-    probs = [calibrators.apply(state, judged.logits) for state in states]
-    before, after = (_with_intervals(p, judged) for p in probs)
-    result: dict[str, Any] = {"method": method, "was": was, "calibrator": now}
-    result |= {"before": before, "after": after}
+    before, after = (calibrators.apply(state, judged.logits) for state in states)
+    about = {"method": method, **described(*states), "judged": "validation"}
+    return about | compared(before, after, judged)
+
+
+def described(old: Any, new: Any) -> dict[str, str]:
+    """Describe the old and the new calibrator, as `was` and `calibrator`."""
+    return {"was": calibrators.describe(old), "calibrator": calibrators.describe(new)}
+
+
+def compared(
+    before_NY: np.ndarray, after_NY: np.ndarray, judged: Labelled
+) -> dict[str, Any]:
+    """Compare two sets of probabilities (N, Y) of the same rows.
+
+    Returns:
+      `before` and `after`, their metrics, and `difference`, after - before with
+      intervals and p-values. The metrics in SHOWN (and soft_tv, if there are shares of
+      raters) have intervals.
+    """
+    before, after = (_with_intervals(p, judged) for p in (before_NY, after_NY))
     change = bootstrap.paired(
-        probs[1], probs[0], judged.labels, soft=judged.soft, names=_shown(judged)
+        after_NY, before_NY, judged.labels, soft=judged.soft, names=_shown(judged)
     )
-    return result | {"difference": change}
+    return {"before": before, "after": after, "difference": change}
 
 
-def _shown(held: Labelled) -> tuple[str, ...]:
+def _shown(data: Labelled) -> tuple[str, ...]:
     """SHOWN, and the distance to the raters' shares if there are any."""
-    return SHOWN if held.soft is None else (*SHOWN, "soft_tv")
+    return SHOWN if data.soft is None else (*SHOWN, "soft_tv")
 
 
 def _refresh(fitted: Fitted) -> None:
@@ -88,8 +103,8 @@ def _refresh(fitted: Fitted) -> None:
         )
 
 
-def _with_intervals(probs_NY: np.ndarray, held: Labelled) -> dict[str, Any]:
+def _with_intervals(probs_NY: np.ndarray, data: Labelled) -> dict[str, Any]:
     """Metrics of probabilities, with bootstrap intervals for those in SHOWN."""
-    rows, soft = (probs_NY, held.labels), held.soft
-    intervals = bootstrap.intervals(*rows, soft=soft, names=_shown(held))
+    rows, soft = (probs_NY, data.labels), data.soft
+    intervals = bootstrap.intervals(*rows, soft=soft, names=_shown(data))
     return metrics.compute_all(*rows, soft=soft) | intervals

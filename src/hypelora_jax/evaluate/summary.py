@@ -86,14 +86,12 @@ def deltas(
         return {}
     if parts.cond is not None and parts.cond.reads:
         return {}
-    all_sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
 
-    def measure(params: Params, alpha: jax.Array) -> tuple[list, jax.Array]:
+    def measure(params: Params, alpha: jax.Array) -> tuple[dict, jax.Array]:
         found = model.conditions(parts, params, {})
         compact = model.compact(parts, params, found, alpha)
-        folded = [lora_lib.fold(lora, parts.scale) for _, lora in compact]
         placed = lora_lib.place(compact, parts.num_layers)
-        return [delta_norms(f) for f in folded], mean_cosine(placed)
+        return delta_norms(lora_lib.fold(placed, parts.scale)), mean_cosine(placed)
 
     # whole on every device, so that each of several processes can read the results
     measure = jax.jit(measure, out_shardings=replicated(session.mesh))
@@ -101,12 +99,9 @@ def deltas(
     params = {n: x for n, x in params.items() if n not in ("backbone", "head")}
     measured, cosine = measure(params, np.asarray(alpha))
     norms: dict[str, float] = {}
-    for sites, by_module in zip(all_sites, measured, strict=True):
-        for module, values in by_module.items():
-            layers = sites[module].layers
-            norms |= {
-                f"{layer}.{module}": float(v)
-                for layer, v in zip(layers, np.asarray(values), strict=True)
-            }
+    for sites in (parts.hyper_sites, parts.lora_sites):
+        for module, site in sites.items():
+            values = np.asarray(measured[module])
+            norms |= {f"{i}.{module}": float(values[i]) for i in site.layers}
     cosine = float(cosine)
     return {"norms": norms, "mean_cosine": None if np.isnan(cosine) else cosine}

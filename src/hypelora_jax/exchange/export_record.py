@@ -62,16 +62,16 @@ def write_card(
     part: epath.Path, name: str, fitted: Fitted, kind: str, calibrated: bool
 ) -> None:
     """Write README.md, and copy the run's reliability diagram if there is one."""
-    session, held = fitted.session, {}
+    session, by_split = fitted.session, {}
     # metrics of an average, or of all conditions, do not describe the exported model
     other = session.settings.uncertainty.kind != "none" or session.model.reads
     own = fitted.run
     for split in [] if other else sorted(own.evaluated_splits()):
         metrics = files.read_json(own.metrics_file(split))
         if metrics.get("step") == fitted.step and "n" in metrics:
-            held[split] = metrics
+            by_split[split] = metrics
     diagram = own.diagram_file("validation")
-    if has := "validation" in held and diagram.exists():
+    if has := "validation" in by_split and diagram.exists():
         (part / cards.DIAGRAM).write_bytes(diagram.read_bytes())
     divisor, known = temperature_of(fitted)
     base = f"{name}/base" if session.base.folder is None else session.base.name
@@ -90,7 +90,7 @@ def write_card(
             calibrated=calibrated,
             fitted=divisor if known == "temperature" else None,
             calibrator=known,
-            metrics=held,
+            metrics=by_split,
             has_diagram=has,
         )
     )

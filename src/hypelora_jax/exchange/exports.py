@@ -18,7 +18,7 @@ from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.sections import ConditionConfig
 from hypelora_jax.data.conditions import Vectors, read
 from hypelora_jax.data.tokens import hugging_face_files
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.exchange import export_record
@@ -71,7 +71,7 @@ def export(
         this way, or `only` has an unknown name.
     """
     if kind not in FORMATS:
-        raise UserError(f"format is {kind!r}; wanted one of {', '.join(FORMATS)}")
+        raise UserError(f"format is {kind!r}; expected one of {', '.join(FORMATS)}")
     target = files_lib.absolute(output)
     files_lib.check_empty(target, "--output", output)
     path = Run.open(workdir)
@@ -85,7 +85,9 @@ def export(
         if set(made) != {""}:
             made = _chosen(made, () if seeds else only)
         elif only and not seeds:
-            raise UserError(f"{workdir} has one adapter; wanted no choice, got {only}")
+            raise UserError(
+                f"{workdir} has one adapter, so there is no choice; leave --only out"
+            )
         for part, adapted in made.items():
             names = [n for n in (name, part) if n]
             last = target.joinpath(*names)
@@ -101,8 +103,7 @@ def _seeds(path: Run) -> dict[str, str]:
 
 def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
     for name in only:
-        if name not in named:
-            raise UserError(f"there is no {name!r}; wanted some of {', '.join(named)}")
+        choose(named, name, "--only")
     return {name: x for name, x in named.items() if not only or name in only}
 
 
@@ -113,8 +114,8 @@ def _check_head(fitted: Fitted) -> None:
     if kind not in session.family.heads:
         raise UserError(
             f"config.head.kind is {kind}, which transformers' {session.family.name} "
-            f"does not have; wanted one of {', '.join(session.family.heads)}: such a "
-            "run is used with hypelora predict and serve"
+            f"does not have; expected one of {', '.join(session.family.heads)}. Use "
+            "such a run with hypelora predict and serve"
         )
 
 
@@ -169,23 +170,23 @@ def _named(
         return {"": {}}
     if conditions is None and not settings.condition.file:
         raise UserError(
-            "each example of this run has a condition of its own, so there is no one "
-            "adapter; wanted --conditions=FILE.npz with ids and vectors, one for each "
-            "adapter to write"
+            "each example of this run has a condition of its own, so there is no "
+            "single adapter; expected --conditions=FILE.npz with ids and vectors, one "
+            "for each adapter to write"
         )
     where = "--conditions" if conditions else settings.condition.file
     if conditions is None:
         conditions = read(settings.condition.file)
-    held = records.open_record(str(fitted.run.path))[1].get("condition", {})
-    reader = Vectors(ConditionConfig(), tuple(held.get("shape", ())))
+    condition = records.open_record(str(fitted.run.path))[1].get("condition", {})
+    reader = Vectors(ConditionConfig(), tuple(condition.get("shape", ())))
     out: dict[str, Batch] = {}
     for name, vector in conditions.items():
         if what := reader.fault(vector):
             raise UserError(f"{where}, {name}: {what}")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
-                f"the condition {name!r} cannot name a folder; wanted letters, digits, "
-                "'_', '.' and '-', beginning with none of the last two"
+                f"the condition {name!r} cannot name a folder; expected letters, "
+                "digits, '_', '.' and '-', with neither '.' nor '-' first"
             )
         out[name] = {"condition": jnp.asarray(vector, jnp.float32)[None]}
     return out
@@ -197,23 +198,25 @@ def _head(fitted: Fitted, params: Params, calibrated: bool) -> Params:
     if not calibrated:
         return head
     if not fitted.session.model.objective.probabilistic:
-        raise UserError("--calibrated wants a classification; this run is a regression")
+        raise UserError(
+            "--calibrated needs classes, but this run predicts a number; leave it out"
+        )
     divisor, kind = export_record.temperature_of(fitted)
     if (averages := fitted.session.settings.uncertainty.kind) != "none":
         raise UserError(
-            f"the run's calibrator is fitted to predictions averaged by {averages}; "
-            "one member alone is not calibrated by it: export without --calibrated"
+            f"the run's calibrator is fitted to predictions averaged by {averages}, "
+            "so it does not calibrate one member alone; export without --calibrated"
         )
     if divisor is None:
         raise UserError(
-            f"the run's calibrator is {kind!r}, which no division of the head's last "
-            "layer can do; wanted a temperature: hypelora calibrate "
+            f"the run's calibrator is {kind!r}, which cannot be written as a division "
+            "of the head's last layer; expected a temperature. Run hypelora calibrate "
             "--method=temperature, or export without --calibrated"
         )
     if not kind:
         raise UserError(
-            "no temperature was fitted for this run; wanted calibrator.json in its "
-            "folder: run hypelora calibrate first, or export without --calibrated"
+            "no temperature was fitted for this run; expected calibrator.json in its "
+            "folder. Run hypelora calibrate first, or export without --calibrated"
         )
     out = {n: (x.astype(np.float64) / divisor) for n, x in head["out"].items()}
     return head | {"out": {n: x.astype(np.float32) for n, x in out.items()}}
@@ -251,8 +254,8 @@ def _write(
     else:
         if not session.model.parts.hyper_sites and not session.model.parts.lora_sites:
             raise UserError(
-                f"method {session.settings.method} trains no adapter; wanted "
-                "--format=merged for it"
+                f"method {session.settings.method} trains no adapter; expected "
+                "--format=merged"
             )
         where = base.name
         if base.folder is None:  # random weights: peft needs them in a folder
@@ -282,8 +285,8 @@ def _all_sites(compact: Compact) -> Sites:
     out: Sites = {}
     for sites, _ in compact:
         for module, site in sites.items():
-            held = out[module].layers if module in out else ()
-            out[module] = site._replace(layers=tuple(sorted((*held, *site.layers))))
+            layers = out[module].layers if module in out else ()
+            out[module] = site._replace(layers=tuple(sorted((*layers, *site.layers))))
     return {m: out[m] for m in MODULES if m in out}
 
 

@@ -1,7 +1,6 @@
 """Imports a peft adapter or the reference's hyper-network as a run at step 0."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,35 +8,23 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from hypelora_jax import families, files, trees
+from hypelora_jax import families, files
 from hypelora_jax import model as model_lib
-from hypelora_jax.calibration import calibrators
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.sections import AMode
 from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.exchange.export_record import RECORD
+from hypelora_jax.exchange import imported_run
 from hypelora_jax.interop import adapter, peft, reference_state
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop.huggingface import read_tensors
 from hypelora_jax.interop.tensor_paths import head_names
-from hypelora_jax.run import calibrator, records
+from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
-from hypelora_jax.sharding import rules
-from hypelora_jax.train import loop
-from hypelora_jax.train.session import (
-    Session,
-    load_corpus,
-    open_session,
-    record_of,
-    with_data,
-)
+from hypelora_jax.train.session import open_session
 from hypelora_jax.types import Params
-
-_EDGES = (16, 32, 64, 128, 256)  # bucket lengths of a run without data
-KEPT = ("seed", "seed_scope", "select_on", "data", "optim", "mesh", "ckpt", "log")
 
 
 class Source(NamedTuple):
@@ -74,28 +61,25 @@ def import_adapter(
     run = Run.create(workdir)
     files.check_empty(run.path, "--workdir", workdir)
     source = _source(epath.Path(adapter_dir).expanduser(), model)
-    wanted = _begun(source, config)
-    corpus = _corpus(wanted, asked=config is not None)
+    wanted = records.located(_begun(source, config))
+    corpus = imported_run.corpus_of(wanted, asked=config is not None)
     if reference_state.is_reference(source.tensors):
         settings, own = _of_reference(source, wanted, config, factors)
     else:
         settings, own = _of_lora(source, wanted)
     task = _task(source, corpus)
-    session = _with(open_session(settings, task, source.base.revision or None), own)
-    session = _with_buckets(session, corpus)
-    files.write_json(run.config_file, record_of(session))
-    loop.begin(session, run)
-    _calibrator(source, run)
-    logging.info("imported %s into %s: step 0 of a run", adapter_dir, workdir)
+    session = open_session(settings, task, source.base.revision or None)
+    imported_run.begin(imported_run.with_params(session, own), corpus, run, source.note)
+    logging.info("imported %s into %s as step 0 of a run", adapter_dir, workdir)
     return run.path
 
 
 def _source(path: epath.Path, model: str) -> Source:
     fields, tensors = peft.read(path)
-    note = files.read_json(path / RECORD) if (path / RECORD).exists() else None
+    note = imported_run.note_of(path)
     name = model or fields.get("base_model_name_or_path") or ""
     if not name:
-        raise UserError(f"{path} names no base model; wanted --model=PATH")
+        raise UserError(f"{path} does not name its base model; expected --model=PATH")
     revision = "main" if model else fields.get("revision") or "main"
     name = "minilm" if name == bases.MINILM else name
     return Source(fields, tensors, note, bases.resolve(name, revision))
@@ -112,8 +96,7 @@ def _begun(source: Source, config: Settings | None) -> Settings:
             families.of(source.base.config).max_tokens(source.base.config),
         )
         own = Settings(data=DataConfig(source="files", max_length=longest))
-    path = source.base.name
-    path = "minilm" if path == bases.MINILM and not source.base.revision else path
+    path = imported_run.model_path(source.base)
     model = dataclasses.replace(own.model, path=path)
     if not source.base.revision:
         model = dataclasses.replace(model, revision="main")
@@ -125,21 +108,8 @@ def _begun(source: Source, config: Settings | None) -> Settings:
         method=own.method if static else "lora",
         model=model,
         loss=own.loss,
-        **{name: getattr(own, name) for name in KEPT},
+        **{name: getattr(own, name) for name in imported_run.KEPT},
     )
-
-
-def _corpus(settings: Settings, asked: bool) -> Corpus | None:
-    """The data, or None if none is named or the recorded data is missing here."""
-    if settings.data.source == "files" and not settings.data.train and not asked:
-        return None
-    try:
-        return load_corpus(settings)
-    except UserError as error:
-        if asked:
-            raise
-        logging.warning("without data: %s", error)
-        return None
 
 
 def _of_lora(source: Source, wanted: Settings) -> tuple[Settings, Params]:
@@ -156,6 +126,12 @@ def _of_reference(
 ) -> tuple[Settings, Params]:
     """Settings, and the parts of the tree that come from a reference hyper-network."""
     adapter.check_kind(source.fields)
+    for name in ("rank_pattern", "alpha_pattern"):
+        if got := source.fields.get(name):
+            raise UserError(
+                f"the adapter has {name}={got}; expected one rank and alpha for all "
+                "sites of a hyper-network of the reference"
+            )
     base, fields = source.base.config, source.fields
     state = reference_state.sort(source.tensors, families.of(base))
     hyper = config.hyper if config else HyperConfig(a="fixed")
@@ -202,10 +178,12 @@ def _extra_factors(factors: str) -> dict[str, np.ndarray]:
         return {}
     try:
         with epath.Path(factors).expanduser().open("rb") as file:
-            with np.load(file, allow_pickle=False) as held:
-                return {n: held[n] for n in reference_state.FACTORS if n in held.files}
+            with np.load(file, allow_pickle=False) as arrays:
+                return {
+                    n: arrays[n] for n in reference_state.FACTORS if n in arrays.files
+                }
     except (OSError, ValueError) as e:
-        raise UserError(f"{factors} cannot be read ({e}); wanted an .npz file") from e
+        raise UserError(f"{factors} cannot be read ({e}); expected an .npz file") from e
 
 
 def _task(source: Source, corpus: Corpus | None) -> Task:
@@ -214,9 +192,9 @@ def _task(source: Source, corpus: Corpus | None) -> Task:
     if corpus is not None:
         if corpus.task.num_outputs != outputs:
             raise UserError(
-                f"the adapter's head has {outputs} outputs, the data "
-                f"{corpus.task.num_outputs} ({', '.join(corpus.task.labels)}); wanted "
-                "the data it was trained for: choose another --config"
+                f"the adapter's head has {outputs} outputs, but the data has "
+                f"{corpus.task.num_outputs} ({', '.join(corpus.task.labels)}); "
+                "expected the data it was trained for. Choose another --config"
             )
         return corpus.task
     if source.note is not None:
@@ -228,55 +206,13 @@ def _outputs(source: Source) -> int:
     """Number of outputs of the adapter's head, else of the base model's."""
     config, base = source.base.config, source.base
     name = f"{head_names(config)['out']}.weight"  # this layer has no prefix
-    held = source.tensors
-    if name not in held and base.folder is not None:
-        held = read_tensors(base.folder)
-    if name not in held:
+    tensors = source.tensors
+    if name not in tensors and base.folder is not None:
+        tensors = read_tensors(base.folder)
+    if name not in tensors:
         raise UserError(
-            f"neither the adapter nor {base.name} has a trained head ({name}); wanted "
-            "the adapter of a sequence classifier: save it with "
+            f"neither the adapter nor {base.name} has a trained head ({name}); "
+            "expected the adapter of a sequence classifier. Save it with "
             "modules_to_save=['classifier']"
         )
-    return held[name].shape[0]
-
-
-def _with(session: Session, own: Params) -> Session:
-    """The session with the adapter's parameters in place of the drawn ones."""
-    params = trees.union(session.trainable, session.frozen)
-    flat, deltas = trees.flatten(params), own.pop("head_deltas", {})
-    for path, x in trees.flatten(own).items():
-        if path not in flat or flat[path].shape != x.shape:
-            got = flat[path].shape if path in flat else "no such leaf"
-            raise UserError(
-                f"the adapter's {path} has shape {x.shape}; the model has {got}: give "
-                "the base model it was trained on as --model"
-            )
-        flat[path] = np.asarray(x, np.float32)
-    for part, delta in deltas.items():
-        kernel = np.asarray(flat[f"head/{part}/kernel"], np.float64)
-        flat[f"head/{part}/kernel"] = (kernel + delta).astype(np.float32)
-    params = trees.unflatten(flat)
-    where = rules.shardings(
-        params, session.mesh, families.of(session.base.config).shardings
-    )
-    params = rules.place(params, where)
-    trainable, frozen = session.model.split(params)
-    return session._replace(trainable=trainable, frozen=frozen)
-
-
-def _with_buckets(session: Session, corpus: Corpus | None) -> Session:
-    """The session with its data, or with default buckets if there is no data."""
-    if corpus is not None:
-        return with_data(session, corpus)
-    longest = session.settings.data.max_length
-    return session._replace(edges=(*(e for e in _EDGES if e < longest), longest))
-
-
-def _calibrator(source: Source, run: Run) -> None:
-    """Write the calibrator that our export recorded.
-
-    A calibrated export records none, because its head is already divided.
-    """
-    fitted = source.note["calibrator"] if source.note else None
-    if fitted:
-        calibrator.write(run, calibrators.from_json(json.dumps(fitted)))
+    return tensors[name].shape[0]

@@ -1,7 +1,8 @@
 """Transformer architectures and the heads that read them, as values of two tables.
 
 A family defines all that other packages need: sizes, blocks, names, shardings and
-tokens. Adapters are arguments; methods, data and files of runs may not come in.
+tokens. Adapters are arguments. Heads read the description of a task; otherwise this
+package knows nothing of methods, data or run folders.
 """
 
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def of(config: EncoderConfig) -> Family:
     """
     if config.family not in FAMILIES:
         raise UserError(
-            f"model family is {config.family!r}; wanted one of {', '.join(FAMILIES)}"
+            f"model family is {config.family!r}; expected one of {', '.join(FAMILIES)}"
         )
     return FAMILIES[config.family]
 
@@ -79,5 +80,7 @@ def preset(name: str) -> EncoderConfig:
     """
     presets = {n: sizes for f in FAMILIES.values() for n, sizes in f.presets.items()}
     if name not in presets:
-        raise UserError(f"no preset {name!r}; wanted one of {', '.join(presets)}")
+        raise UserError(
+            f"there is no preset {name!r}; expected one of {', '.join(presets)}"
+        )
     return presets[name]

@@ -21,6 +21,11 @@ class Names(NamedTuple):
     tables: Mapping[str, str]  # path under `backbone` -> embedding table
     ignored: str  # regex of tensors that are not in our tree
 
+    @property
+    def full(self) -> dict[str, str]:
+        """Projections by canonical module, with the prefix."""
+        return {m: self.prefix + name for m, name in self.modules.items()}
+
 
 class SequenceLayout(NamedTuple):
     """How a family's head turns the first token's state into logits."""

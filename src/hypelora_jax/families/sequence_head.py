@@ -53,7 +53,7 @@ def sequence_head(
     `features` has no dropout; the layer `out` of it gives `apply` without a key.
     """
     if num_outputs < 1:
-        raise UserError(f"a head with {num_outputs} outputs; wanted 1 or more")
+        raise UserError(f"the head has {num_outputs} outputs; expected at least 1")
     module = SequenceHead(layout, config, num_outputs)
 
     def init(key: Key) -> Params:

@@ -35,12 +35,13 @@ class EncoderConfig:
     def __post_init__(self):
         if self.act not in ACTIVATION:
             raise UserError(
-                f"activation is {self.act!r}; wanted one of {', '.join(ACTIVATION)}"
+                f"the activation is {self.act!r}; expected one of "
+                f"{', '.join(ACTIVATION)}"
             )
         if self.width % self.heads:
             raise UserError(
-                f"{self.heads} heads do not divide the width {self.width};"
-                " wanted a width that is a multiple of the heads"
+                f"{self.heads} heads do not divide the width {self.width}; expected a "
+                "width that is a multiple of the number of heads"
             )
 
 

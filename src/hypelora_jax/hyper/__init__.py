@@ -1,7 +1,7 @@
 """Hyper-networks write the LoRA factors of the adapted sites from conditioning vectors.
 
-Everything here is a pure function of vectors and parameters. The adapted transformer,
-tasks, files and devices may not come in.
+Everything here is a pure function of vectors and parameters. It does not know
+the adapted transformer, tasks, files or devices.
 """
 
 from collections.abc import Callable

@@ -118,9 +118,9 @@ def given(settings: Settings, slots: int) -> Conditioner:
     join, sites = choose(JOINS, config.join, "condition.join"), none(settings, slots)
     if not config.width:
         raise UserError(
-            "config.condition.source=given wants a vector with each example; name "
-            "their column with --config.data.condition=COLUMN, or a file of them with "
-            "--config.condition.file=FILE.npz (for hypelora plan: condition.width)"
+            "config.condition.source=given needs a vector with each example; name "
+            "their column with config.data.condition=COLUMN, or a file of them with "
+            "config.condition.file=FILE.npz (for hypelora plan: condition.width)"
         )
 
     def init(key: Key) -> Params:
@@ -150,12 +150,15 @@ def _checked(batch: Batch, slots: int, width: int) -> jax.Array:
     wanted = f"(U, {width}) or (U, {slots}, {width})"
     if "condition" not in batch:
         raise UserError(
-            "config.condition.source=given wants batch['condition'] of shape "
-            f"{wanted}; got none: give vectors, or use condition.source=none"
+            "config.condition.source=given needs batch['condition'] of shape "
+            f"{wanted}, but the batch has none; give vectors, or use "
+            "condition.source=none"
         )
     vectors = batch["condition"]
     if vectors.shape[1:] not in ((width,), (slots, width)):
-        raise UserError(f"batch['condition'] is {vectors.shape}; wanted {wanted}")
+        raise UserError(
+            f"batch['condition'] has shape {vectors.shape}; expected {wanted}"
+        )
     if vectors.ndim == 2:
         shape = (len(vectors), slots, width)
         return jnp.broadcast_to(vectors[:, None], shape)

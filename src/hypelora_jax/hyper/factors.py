@@ -65,8 +65,9 @@ def init_heads(
     """Initialise the output heads of every group as `config.init` says.
 
     `reference` is torch's default. `zero` makes the delta zero at step 0 but lets the
-    factors train: B's kernel and bias are zero. Half the variance of A is a LoRA draw
-    in each site's bias, and half is generated, so its entries have LoRA's spread.
+    factors train: B's kernel and bias are zero. Half the variance of A comes from a
+    LoRA draw in each site's bias and half is generated, so that its entries have the
+    spread of LoRA's.
     """
     make = _reference_heads if config.init == "reference" else _zero_heads
     return {
@@ -80,7 +81,7 @@ def _reference_heads(
 ) -> Params:
     if one_head:  # the Transformer's one head writes A for some slots, B for others
         if g.d_in != g.d_out:
-            raise ValueError("one head for A and B wants square sites")
+            raise ValueError("one head for A and B needs square sites")
         return {"ab": linear_init(named_key(key, "ab"), width, rank * g.d_out)}
     heads = {"b": linear_init(named_key(key, "b"), width, rank * g.d_out)}
     if a == "generated":

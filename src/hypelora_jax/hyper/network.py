@@ -32,13 +32,13 @@ def input_width(config: HyperConfig, sites: Sites, rank: int, cond_width: int) -
         return cond_width
     if config.a == "generated":
         raise UserError(
-            "config.hyper.a_input wants hyper.a=fixed or random; got generated: a "
-            "generated A cannot be its own input"
+            "config.hyper.a_input needs hyper.a=fixed or random, but hyper.a is "
+            "generated; a generated A cannot be its own input"
         )
     if len({s.d_in for s in sites.values()}) > 1:
         raise UserError(
-            "config.hyper.a_input wants one d_in for all sites; got "
-            f"{ {m: s.d_in for m, s in sites.items()} }: adapt fewer modules"
+            "config.hyper.a_input needs one d_in for all sites, but they have "
+            f"{ {m: s.d_in for m, s in sites.items()} }; adapt fewer modules"
         )
     return cond_width + next(iter(sites.values())).d_in * rank
 

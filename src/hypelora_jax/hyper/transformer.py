@@ -118,8 +118,8 @@ def trunk(config: HyperConfig, d_in: int) -> Trunk:
     """Transformer trunk; with the reference initialisation all layers start equal."""
     if config.width % config.heads:
         raise UserError(
-            f"config.hyper.width is {config.width}, heads is {config.heads}; wanted a "
-            "width divisible by the number of heads"
+            f"config.hyper.width is {config.width} and heads is {config.heads}; "
+            "expected a width divisible by the number of heads"
         )
     module = SlotTransformer(
         config.width, config.heads, config.depth, config.ff, config.dropout
@@ -155,8 +155,8 @@ def transformer_hyper(
     if config.init == "reference" and config.a == "generated":
         if any(s.d_in != s.d_out for s in sites.values()):
             raise UserError(
-                "config.hyper.init=reference writes A and B with one head, which wants "
-                "square sites; adapt q, k, v, o only, or use hyper.init=zero"
+                "config.hyper.init=reference writes A and B with one head, which "
+                "needs square sites; adapt q, k, v, o only, or use hyper.init=zero"
             )
     body = trunk(config, input_width(config, sites, rank, cond_width))
     two_halves = config.a == "generated"

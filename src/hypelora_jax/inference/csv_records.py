@@ -44,7 +44,7 @@ def records(lines: Lines, delimiter: str) -> Iterator[Record | Bad | None]:
         cells, what = _cells(taken, following, delimiter)
         width = width or len(cells)
         if cells and len(cells) != width:
-            what = f"{len(cells)} fields; wanted {width} as in the header"
+            what = f"it has {len(cells)} fields; expected {width} as in the header"
         if what:
             again.extendleft(reversed(taken[1:]))
             yield Bad(first.number, what, first.read)
@@ -60,7 +60,10 @@ def _cells(
     try:
         return next(reader), ""
     except csv.Error as e:
-        return [], f"{e}; wanted RFC 4180 quotes: each quote inside a field doubled"
+        return (
+            [],
+            f"{e}; expected RFC 4180 quotes, with each quote inside a field doubled",
+        )
 
 
 def _texts(taken: list[Line], following: _Next) -> Iterator[str]:

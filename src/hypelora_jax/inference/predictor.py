@@ -96,7 +96,9 @@ class Predictor(NamedTuple):
             condition is missing or is not one that the run reads.
         """
         if isinstance(texts, str):
-            raise UserError(f"texts is the text {texts[:40]!r}; wanted a list of texts")
+            raise UserError(
+                f"texts is the single text {texts[:40]!r}; expected a list of texts"
+            )
         fields = [as_fields(text, i, self.task.pair) for i, text in enumerate(texts)]
         given = check_conditions(self, conditions, len(fields))
         out: list[Fields] = []
@@ -175,8 +177,8 @@ def _vectors(fitted: evaluation.Fitted, workdir: str) -> Vectors | None:
     if not fitted.session.model.reads:
         return None
     config, width = fitted.session.settings.condition, fitted.session.task.condition
-    held = records.open_record(workdir)[1].get("condition", {})
-    return Vectors(config, tuple(held.get("shape", (width or config.width,))))
+    condition = records.open_record(workdir)[1].get("condition", {})
+    return Vectors(config, tuple(condition.get("shape", (width or config.width,))))
 
 
 def check_conditions(
@@ -194,14 +196,14 @@ def check_conditions(
         return None
     if conditions is None or isinstance(conditions, str):
         raise UserError(
-            f"conditions is {conditions!r}; wanted a list with one condition for each "
-            f"of the {n} texts, each of shape {predictor.vectors.shape}"
+            f"conditions is {conditions!r}; expected a list with one condition for "
+            f"each of the {n} texts, each of shape {predictor.vectors.shape}"
         )
     conditions = list(conditions)
     if len(conditions) != n:
         raise UserError(
-            f"there are {n} texts and {len(conditions)} conditions; wanted a list with "
-            "one condition for each text"
+            f"there are {n} texts but {len(conditions)} conditions; expected a list "
+            "with one condition for each text"
         )
     for i, one in enumerate(conditions):
         if what := predictor.vectors.fault(one):
@@ -214,11 +216,11 @@ def _check_abstention(fitted: evaluation.Fitted, abstain: float | None) -> None:
         return
     if not fitted.probabilistic:
         raise UserError(
-            f"--abstain={abstain:g} asks for a confidence, but this run predicts a "
-            "number; leave the flag out"
+            f"abstain={abstain:g} asks for a confidence, but this run predicts a "
+            "number; leave it out"
         )
     if not 0 < abstain <= 1:
-        raise UserError(f"--abstain is {abstain:g}; wanted above 0, at most 1")
+        raise UserError(f"abstain is {abstain:g}; expected above 0 and at most 1")
 
 
 def answer(

@@ -105,13 +105,15 @@ def read(how: Format, lines: Lines, wanted: Names) -> tuple[list[str] | None, Ro
     if first is None:  # an empty input
         return None, iter(())
     if isinstance(first, Bad):
-        raise UserError(f"input line {first.line}: {first.what}; wanted a header line")
+        raise UserError(
+            f"input line {first.line}: {first.what}; expected a header line"
+        )
     header = [name.strip() for name in first.cells]
     columns = _columns(header, wanted)
     if wanted.condition and wanted.condition not in header:
         raise UserError(
             f"the header of the input has no column {wanted.condition}, the condition "
-            f"of each text; it has {listed(header)}: add it"
+            f"of each text; it has {listed(header)}. Add it"
         )
     return header, _table_rows(found, header, columns, wanted)
 
@@ -120,8 +122,8 @@ def _columns(header: list[str], wanted: Names) -> list[str]:
     twice = sorted({n for n in header if header.count(n) > 1})
     if twice:
         raise UserError(
-            f"the header of the input has two columns {twice[0]!r}; wanted one: "
-            "rename it"
+            f"the header of the input has two columns {twice[0]!r}; expected one. "
+            "Rename the other"
         )
     out = []
     for flag, asked in zip(("text", "text_b"), wanted[:2], strict=True):
@@ -129,7 +131,7 @@ def _columns(header: list[str], wanted: Names) -> list[str]:
         if asked and not found:
             raise UserError(
                 f"the header of the input has no column {' or '.join(asked)}; it has "
-                f"{listed(header)}: name the column with --{flag}=COLUMN"
+                f"{listed(header)}. Name the column with --{flag}=COLUMN"
             )
         out += found[:1]
     return out
@@ -156,11 +158,19 @@ def _object(line: Line) -> dict[str, Any] | Bad:
     try:
         cells = json.loads(line.data.decode())
     except UnicodeDecodeError as e:
-        return Bad(line.number, f"not UTF-8 ({e.reason}); save it as UTF-8", line.read)
+        return Bad(
+            line.number,
+            f"it is not UTF-8 ({e.reason}); save it as UTF-8",
+            line.read,
+        )
     except (ValueError, RecursionError) as e:
-        return Bad(line.number, f'not JSON ({e}); wanted {{"text": ...}}', line.read)
+        return Bad(
+            line.number,
+            f'it is not JSON ({e}); expected {{"text": ...}}',
+            line.read,
+        )
     if not isinstance(cells, dict):
-        what = f"a JSON {type(cells).__name__}; wanted an object"
+        what = f"it is a JSON {type(cells).__name__}; expected an object"
         return Bad(line.number, f'{what}, {{"text": ...}}', line.read)
     return cells
 
@@ -175,7 +185,7 @@ def _table_rows(
         if record is None or isinstance(record, Bad):
             yield record
         elif any(map(broken, record.cells)):
-            yield Bad(record.line, "not UTF-8; save it as UTF-8", record.read)
+            yield Bad(record.line, "it is not UTF-8; save it as UTF-8", record.read)
         else:
             cells = dict(zip(header, record.cells, strict=True))
             yield _row(record.line, cells, columns, record.read, wanted)

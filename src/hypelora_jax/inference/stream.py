@@ -34,8 +34,9 @@ class Stream(NamedTuple):
 def formats(stream: Stream) -> tuple[Format, Format]:
     """Return the formats of input and output.
 
-    The suffix of a file names its format; else --format does. Otherwise the input is
-    JSON lines, and the output has the format of the input.
+    The suffix of a file names its format. A file without a known suffix has the format
+    of --format. Without either, the input is JSON lines, and the output has the format
+    of the input.
 
     Raises:
       UserError: --format is unknown, or contradicts the suffixes of both files.
@@ -44,8 +45,8 @@ def formats(stream: Stream) -> tuple[Format, Format]:
     source, target = rows.format_of(stream.input), rows.format_of(stream.output)
     if named and source and target and named not in (source, target):
         raise UserError(
-            f"--format={stream.format}, but the suffixes of {stream.input} and "
-            f"{stream.output} say what they are; leave the flag out"
+            f"--format={stream.format} is given, but the suffixes of {stream.input} "
+            f"and {stream.output} already say their formats; leave the flag out"
         )
     source = source or named or FORMATS["jsonl"]
     return source, target or named or source
@@ -158,7 +159,7 @@ def _answer(
     write("".join(out))
     if bad and not skip:
         raise UserError(
-            f"input line {bad[0].line}: {bad[0].what}: repair it, or leave such lines "
+            f"input line {bad[0].line}: {bad[0].what}. Repair it, or leave such lines "
             "out with --on-error=skip"
         )
     tally["skipped"] += len(bad)
@@ -175,7 +176,10 @@ def _summarise(predictor: Predictor, tally: Counter[str]) -> None:
     if predictor.abstain:
         unlabelled, limit = tally["abstained"], predictor.abstain
         logging.info(
-            "no label for %d of %d texts (below %g)", unlabelled, answered, limit
+            "%d of %d texts got no label (confidence below %g)",
+            unlabelled,
+            answered,
+            limit,
         )
 
 

@@ -16,18 +16,18 @@ def as_fields(text: Any, number: int, pair: bool) -> tuple[str, ...]:
     parts = (text,) if isinstance(text, str) else text
     wanted = "a pair of texts" if pair else "a text"
     if not isinstance(parts, tuple | list) or len(parts) != 1 + pair:
-        raise UserError(f"texts[{number}] is {text!r:.60}; wanted {wanted}")
+        raise UserError(f"texts[{number}] is {text!r:.60}; expected {wanted}")
     for part in parts:
         if what := fault(part):
-            raise UserError(f"texts[{number}] is {text!r:.60}: {what}")
+            raise UserError(f"texts[{number}] is {text!r:.60}; {what}")
     return tuple(parts)
 
 
 def fault(text: Any) -> str:
     """Return the reason why this is not a usable text, or "" if it is one."""
     if not isinstance(text, str) or not text.strip():
-        return "wanted a text, not empty"
-    return "not Unicode; wanted whole characters" if broken(text) else ""
+        return "expected a text that is not empty"
+    return "it is not Unicode; expected whole characters" if broken(text) else ""
 
 
 def broken(text: str) -> bool:

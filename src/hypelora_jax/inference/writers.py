@@ -67,12 +67,15 @@ def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
     def row(cells: Cells, answer: Fields) -> str:
         if extra := [name for name in cells if name not in empty]:
             raise UserError(
-                f"has {shown(extra[0])}, which the first lines have not and so the "
-                "header; wanted JSON lines as output: --output=FILE.jsonl"
+                f"it has {shown(extra[0])}, which is not in the first lines and "
+                "so not in the header; expected JSON lines as output. Use "
+                "--output=FILE.jsonl"
             )
         both = joined(empty | cells, blank | flat(answer))
         if broken(text := line(map(_cell, both.values()))):
-            raise UserError("has a cell that is not Unicode; wanted whole characters")
+            raise UserError(
+                "it has a cell that is not Unicode; expected whole characters"
+            )
         return text
 
     return Writer(lambda: line(joined(empty, blank)), row)
@@ -110,7 +113,7 @@ def opened(path: str) -> Iterator[Callable[[str], None]]:
         part.replace(target)
     except BaseException:
         if part.exists() and part.stat().length:
-            logging.warning("what was answered so far is in %s", part)
+            logging.warning("the answers so far are in %s", part)
         else:
             part.unlink(missing_ok=True)
         raise

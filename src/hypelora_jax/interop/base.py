@@ -51,8 +51,8 @@ def resolve(path: str, revision: str = "main") -> Base:
         return Base(load_config(folder), folder, path, "")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path) or folder.exists():
         raise UserError(
-            f"model.path {path!r} is no folder; wanted a folder with config.json and"
-            " model.safetensors, minilm, random:PRESET, or a hub name org/name"
+            f"model.path {path!r} is not a folder; expected a folder with config.json "
+            "and model.safetensors, or minilm, random:PRESET, or a hub name org/name"
         )
     folder = downloads.hub_snapshot(path, revision)
     return Base(load_config(folder), folder, path, folder.name)

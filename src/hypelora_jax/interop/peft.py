@@ -14,9 +14,11 @@ import safetensors.numpy
 from etils import epath
 
 from hypelora_jax import families, files
+from hypelora_jax.adapters import patterns
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
+from hypelora_jax.families.family import Family
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop.peft_names import ROOT, plain, targets
 from hypelora_jax.interop.tensor_paths import head_names
@@ -46,28 +48,27 @@ def make_config(
     """Fields of adapter_config.json.
 
     Args:
-      lora: rank, alpha, rsLoRA and dropout.
+      lora: rank, alpha, their patterns, rsLoRA and dropout.
       sites: all adapted sites.
       ranks: rank of each site in the file, by its name with the family's prefix.
       config: the base model.
       base: `base_model_name_or_path`.
       revision: commit of a hub model, or "".
     """
-    odd = {name: r for name, r in ranks.items() if r != lora.rank}
-    whole = float(lora.alpha).is_integer()
+    alphas = _alphas(lora, sites, ranks, families.of(config))
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS",
         "base_model_name_or_path": base,
         "revision": revision or None,
         "r": lora.rank,
-        "lora_alpha": int(lora.alpha) if whole else lora.alpha,
+        "lora_alpha": _number(lora.alpha),
         "use_rslora": lora.rslora,
         "lora_dropout": lora.dropout,
         **targets(sites, families.of(config), config.layers),
         "modules_to_save": whole_modules(config),
-        "rank_pattern": odd,
-        "alpha_pattern": {n: _alpha_for(lora, r) for n, r in odd.items()},
+        "rank_pattern": {n: r for n, r in ranks.items() if r != lora.rank},
+        "alpha_pattern": {n: _number(a) for n, a in alphas.items() if a != lora.alpha},
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -75,10 +76,26 @@ def make_config(
     }
 
 
-def _alpha_for(lora: LoraConfig, rank: int) -> float:
-    """Alpha that gives a site of another rank the same scale as all others."""
-    share = rank / lora.rank
-    return lora.alpha * (math.sqrt(share) if lora.rslora else share)
+def _number(alpha: float) -> float:
+    return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def _alphas(
+    lora: LoraConfig, sites: Sites, ranks: Mapping[str, int], family: Family
+) -> dict[str, float]:
+    """Alpha of each site by its name, for the ranks in the file.
+
+    A site whose last components are zero is written with a lower rank than it has in
+    the run, and with the alpha that leaves its scale as it is.
+    """
+    names, out = family.names.full, {}
+    alpha_of = patterns.alphas(lora, sites, names)
+    for (module, layer), rank in patterns.ranks(lora, sites, names).items():
+        name = names[module].format(layer=layer)
+        share = ranks[name] / rank
+        by = math.sqrt(share) if lora.rslora else share
+        out[name] = alpha_of[module, layer] * by
+    return out
 
 
 def _used_rank(a_IR: np.ndarray, b_RO: np.ndarray) -> int:
@@ -99,11 +116,10 @@ def to_peft(
     """
     tensors, ranks = {}, {}
     own = families.of(config).names
-    prefix, patterns = own.prefix, own.modules
     for sites, lora in parts:
         for module, site in sites.items():
             for row, layer in enumerate(site.layers):
-                name = prefix + patterns[module].format(layer=layer)
+                name = own.full[module].format(layer=layer)
                 a, b = (np.asarray(lora[module][f][row], np.float32) for f in "ab")
                 ranks[name] = r = _used_rank(a, b)
                 tensors[f"{ROOT}{name}.lora_A.weight"] = a.T[:r]
@@ -135,24 +151,24 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     if not (folder / CONFIG).exists():
         raise UserError(
-            f"{folder} has no {CONFIG}; wanted the folder of a peft adapter, "
-            "as its save_pretrained writes it"
+            f"{folder} has no {CONFIG}; expected the folder of a peft adapter, as its "
+            "save_pretrained writes it"
         )
     fields = read_json(folder / CONFIG)
     if not (folder / TENSORS).exists():
         pickled = (folder / "adapter_model.bin").exists()
         got = "only adapter_model.bin, a pickle" if pickled else "no weights"
         raise UserError(
-            f"{folder} has {got}; wanted {TENSORS}: load the adapter with peft where "
-            "you trust it and call save_pretrained"
+            f"{folder} has {got}; expected {TENSORS}. Load the adapter with peft "
+            "where you trust it and call save_pretrained"
         )
     tensors: dict[str, np.ndarray] = {}
     for name, x in read_file(folder / TENSORS).items():
         short = plain(name)
         if short in tensors:
             raise UserError(
-                f"{folder / TENSORS} holds {short} twice; wanted one adapter: export "
-                "one of them"
+                f"{folder / TENSORS} has {short} twice; expected one adapter. Export "
+                "only one of them"
             )
         if ".original_module." not in short:  # the untrained head of older versions
             tensors[short] = x

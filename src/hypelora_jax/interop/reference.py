@@ -37,7 +37,8 @@ def _one_group(sites: Sites) -> str:
     found = groups(sites)
     if len(found) != 1:
         raise UserError(
-            f"the reference writes sites of one shape; got {[g.name for g in found]}"
+            "the reference can write only sites of one shape; got "
+            f"{[g.name for g in found]}"
         )
     return found[0].name
 
@@ -48,9 +49,7 @@ def _kernel(weight: np.ndarray) -> np.ndarray:
 
 def _take(tensors: dict, name: str) -> np.ndarray:
     if name not in tensors:
-        raise UserError(
-            f"the reference's state has no {name}; it has {sorted(tensors)}"
-        )
+        raise UserError(f"the reference's state has no {name}, only {sorted(tensors)}")
     return tensors.pop(name)
 
 
@@ -105,7 +104,7 @@ def transformer_params(tensors: Tensors, config: HyperConfig, sites: Sites) -> P
 def _none_left(left: dict) -> None:
     if left:
         raise UserError(
-            f"the reference's state has tensors of no known name: {sorted(left)}"
+            f"the reference's state has tensors with unknown names: {sorted(left)}"
         )
 
 

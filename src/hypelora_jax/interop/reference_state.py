@@ -58,19 +58,23 @@ def sort(tensors: Mapping[str, np.ndarray], family: Family) -> ReferenceState:
             if not same or not np.array_equal(hyper[name], clone[name]):
                 raise UserError(
                     f"the hyper-network at {where} differs from that at {first} in "
-                    f"{name}; wanted one network, saved once a module"
+                    f"{name}; expected one network, saved once for each module"
                 )
     found = []
     for name in clones:
         site = site_of(name, family)
         if site is None:
-            raise UserError(f"{name} is no projection we know")
+            known = ", ".join(family.names.modules.values())
+            raise UserError(
+                f"{name} is not a projection of this base model; expected one of "
+                f"{known}"
+            )
         found.append(site)
     modules = tuple(m for m in MODULES if any(m == n for n, _ in found))
     layers = tuple(sorted({layer for _, layer in found}))
     if len(found) != len(modules) * len(layers):
         raise UserError(
-            f"the file has the hyper-network at {len(found)} modules; wanted it at "
+            f"the file has the hyper-network at {len(found)} modules; expected it at "
             f"each of {modules} in each of the layers {layers}"
         )
     return ReferenceState(hyper, modules, layers, others)
@@ -93,7 +97,7 @@ def config_of(
     """
     t, slots = state.hyper, len(state.modules) * len(state.layers)
     if "embedding.weight" not in t:
-        raise UserError("the hyper-network has no embedding.weight; wanted it")
+        raise UserError("the hyper-network has no embedding.weight; expected one")
     rows, cond_dim = t["embedding.weight"].shape
     common = {"init": "reference", "cond_dim": cond_dim, "layers": state.layers}
     if "fc1.weight" in t:
@@ -112,7 +116,7 @@ def config_of(
     if rest or twice not in (1, 2):
         raise UserError(
             f"the hyper-network does not write rank {rank} for {slots} sites of width "
-            f"{width}; wanted the adapter_config.json and --model it was saved with"
+            f"{width}; expected the adapter_config.json and --model it was saved with"
         )
     a = "generated" if twice == 2 else a
     return method, HyperConfig(a=a, a_input=d_in != cond_dim, **common)
@@ -140,15 +144,15 @@ def params_of(
     def given(name: str, shape: tuple, why: str) -> dict[str, Any]:
         if name not in arrays:
             raise UserError(
-                f"{why}, and the reference saves no {name}; wanted --factors=FILE.npz "
-                f"with {name} of shape {shape}, in slot order"
+                f"{why}, and the reference does not save {name}; expected "
+                f"--factors=FILE.npz with {name} of shape {shape}, in slot order"
             )
         if arrays[name].shape != shape:
-            raise UserError(f"{name} has shape {arrays[name].shape}; wanted {shape}")
+            raise UserError(f"{name} has shape {arrays[name].shape}; expected {shape}")
         return by_slot(np.asarray(arrays[name], np.float32), sites)
 
     if hyper.a == "fixed" or (hyper.a == "random" and "A" in arrays):
-        why = "this network does not write A (hyper.a=random would do with any)"
+        why = "this network does not write A (with hyper.a=random any A would do)"
         params["hyper"]["a"] = given("A", a_shape, why)
     start = {}
     if blend.a != "replace":

@@ -33,13 +33,13 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         return files.read_json(path, "copy the file again")
     except FileNotFoundError as e:
         raise UserError(
-            f"{path} does not exist; wanted a folder with config.json and"
-            " model.safetensors: check model.path"
+            f"{path} does not exist; expected a folder with config.json and "
+            "model.safetensors. Check model.path"
         ) from e
     except OSError as e:
         raise UserError(
-            f"{path} cannot be read ({str(e).splitlines()[0]}); wanted a JSON object:"
-            " copy the file again"
+            f"{path} cannot be read ({str(e).splitlines()[0]}); expected a JSON "
+            "object. Copy the file again"
         ) from e
 
 
@@ -55,8 +55,8 @@ def load_config(folder: epath.PathLike) -> EncoderConfig:
     name = fields.get("model_type")
     if name not in families.FAMILIES:
         raise UserError(
-            f"{path} has model_type={name!r}; wanted one of "
-            f"{', '.join(families.FAMILIES)}: other architectures are not supported"
+            f"{path} has model_type={name!r}; expected one of "
+            f"{', '.join(families.FAMILIES)}. Other architectures are not supported"
         )
     try:
         return families.FAMILIES[name].config(fields)
@@ -92,8 +92,8 @@ def read_file(path: epath.Path) -> dict[str, np.ndarray]:
         entries = safetensors.deserialize(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as e:
         raise UserError(
-            f"{path} cannot be read as safetensors ({e}); wanted a whole file:"
-            " copy or download it again"
+            f"{path} cannot be read as safetensors ({e}); expected a whole file. Copy "
+            "or download it again"
         ) from e
     tensors = {}
     for name, entry in entries:
@@ -113,23 +113,23 @@ def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
     for shard in where.values():  # plain names only: no way out of the folder
         if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(shard)):
             raise UserError(
-                f"{path} names the shard {shard!r}; wanted a plain file name that ends"
-                " in .safetensors, in the same folder"
+                f"{path} names the shard {shard!r}; expected a plain file name that "
+                "ends in .safetensors, in the same folder"
             )
     tensors: dict[str, np.ndarray] = {}
     for shard in sorted(set(where.values())):
         for name, x in read_file(folder / shard).items():
             if where.get(name) != shard:
                 raise UserError(
-                    f"{folder / shard} holds {name!r}, which {INDEX} places in"
-                    f" {where.get(name)}; wanted both to agree: copy the folder again"
+                    f"{folder / shard} has {name!r}, which {INDEX} places in "
+                    f"{where.get(name)}; expected both to agree. Copy the folder again"
                 )
             tensors[name] = x
     for name, shard in where.items():
         if name not in tensors:
             raise UserError(
-                f"{folder / shard} lacks {name!r}, which {INDEX} places there;"
-                " wanted both to agree: copy the folder again"
+                f"{folder / shard} does not have {name!r}, which {INDEX} places "
+                "there; expected both to agree. Copy the folder again"
             )
     return tensors
 
@@ -153,11 +153,13 @@ def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
         (folder / f"pytorch_model.bin{end}").exists() for end in ("", ".index.json")
     ):
         raise UserError(
-            f"{folder} has only pytorch_model.bin, a pickle, which can run code when"
-            f" read; wanted {SINGLE}: load it with transformers where you trust it and"
-            " call save_pretrained, which writes safetensors"
+            f"{folder} has only pytorch_model.bin, a pickle, which can run code when "
+            f"read; expected {SINGLE}. Load it with transformers where you trust it "
+            "and call save_pretrained, which writes safetensors"
         )
-    raise UserError(f"{folder} has no {SINGLE}; wanted it (or {INDEX}) there")
+    raise UserError(
+        f"{folder} has no {SINGLE}; expected that file, or {INDEX} with its shards"
+    )
 
 
 def _shards(tensors: Mapping[str, np.ndarray], limit: int) -> list[dict]:
@@ -186,7 +188,7 @@ def write_model(
       UserError: the dtype is unknown, or the folder cannot be written.
     """
     if dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
+        raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     folder = epath.Path(folder)
     cast = {k: np.ascontiguousarray(x, DTYPES[dtype]) for k, x in tensors.items()}
     total = sum(x.nbytes for x in cast.values())
@@ -209,6 +211,6 @@ def write_model(
         files.write_json(folder / MODEL_CONFIG, dict(fields))
     except OSError as e:
         raise UserError(
-            f"cannot write {folder} ({e.strerror or e}); wanted a folder with room and"
-            " leave to write: choose another"
+            f"cannot write {folder} ({e.strerror or e}); expected a writable folder "
+            "with free space. Choose another"
         ) from e

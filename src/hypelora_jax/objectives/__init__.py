@@ -1,7 +1,7 @@
 """Objectives define what a model learns and how it is judged: losses and penalties.
 
-An objective sees only the outputs of a model and the labels. Files, devices and the
-transformer may not come in, and nothing here imports a model.
+An objective sees only the outputs of a model and the labels. It does not know files,
+devices or the transformer, and nothing here imports a model.
 """
 
 from collections.abc import Callable, Sequence

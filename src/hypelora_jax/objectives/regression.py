@@ -22,6 +22,7 @@ OF_CLASSES = {
     "smoothing": 0,
     "penalty": "none",
     "labels": "hard",
+    "class_weights": "none",
 }
 
 
@@ -35,8 +36,8 @@ def number_loss(config: LossConfig) -> Loss:
     for field, value in OF_CLASSES.items():
         if (got := getattr(config, field)) != value:
             raise UserError(
-                f"config.loss.{field} is {got!r} but the loss mse has no {field}; "
-                f"wanted {value}, or a task of classes"
+                f"config.loss.{field} is {got!r}, but the loss mse has no {field}; "
+                f"expected {value}, or a task of classes"
             )
     return loss
 

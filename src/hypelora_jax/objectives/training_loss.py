@@ -45,8 +45,9 @@ def _scaled(config: LossConfig) -> Callable[[Params, jax.Array], jax.Array]:
     def annealed(params: Params, logits_BY: jax.Array) -> jax.Array:
         if "temperature" not in params:
             raise ValueError(
-                f"config.loss.anneal is {config.anneal!r} but the parameters hold no "
-                "temperature; wanted losses.at_temperature(T of the step) in the tree"
+                f"config.loss.anneal is {config.anneal!r}, but this step has no "
+                "schedule of the temperature; use hypelora train, or pass "
+                "`temperature` to train.step.build_step"
             )
         z_BY = widen(logits_BY)
         return z_BY / params["temperature"].astype(z_BY.dtype)
@@ -84,11 +85,11 @@ def build(
     name = default if config.name == "auto" else config.name
     if name not in table:
         raise UserError(
-            f"config.loss.name is {name!r}, but the task's labels are {labels}; wanted "
-            f"one of {', '.join(table)}, or auto"
+            f"config.loss.name is {name!r}, which is not a loss for {labels}; "
+            f"expected one of {', '.join(table)}, or auto"
         )
     if not config.weight > 0:
-        raise UserError(f"config.loss.weight is {config.weight}; wanted above 0")
+        raise UserError(f"config.loss.weight is {config.weight}; expected above 0")
     main, scaled = table[name](config), _scaled(config)
     penalty = choose(PENALTIES, config.penalty, "loss.penalty")(config)
 

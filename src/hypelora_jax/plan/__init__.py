@@ -1,4 +1,4 @@
 """An optional estimate of what a training step costs on hardware that is not here.
 
-Weights, data and downloads may not come in, and only `commands` imports this package.
+It needs no weights, data or downloads, and only `commands` imports this package.
 """

@@ -119,7 +119,10 @@ def _arguments_fit(where: Topology, found: Estimate) -> bool:
 
 
 def _parts(out: list[Change]) -> int:
-    """Return how many micro-batches fit alone: with recomputation, try only fewer."""
+    """Return the number of micro-batches that fits without another change.
+
+    With recomputation only fewer need to be tried; if none fits alone, any number.
+    """
     flag = "--config.optim.accumulate="
     found = [f.removeprefix(flag) for c in out for f in c.flags if f.startswith(flag)]
     return min(map(int, found), default=sys.maxsize)

@@ -70,7 +70,7 @@ def _closing(text: str) -> int:
         depth += (character == "(") - (character == ")")
         if depth == 0:
             return i + 1
-    raise ValueError(f"no closing parenthesis in {text[:80]!r}")
+    raise ValueError(f"there is no closing parenthesis in {text[:80]!r}")
 
 
 def _arrays(kind: str) -> tuple[Array, ...]:
@@ -101,7 +101,7 @@ def trips(program: Program, loop: Instruction) -> int:
         if i.opcode == "constant" and i.inside.isdigit()
     ]
     if len(set(bounds)) != 1:
-        raise ValueError(f"loop {loop.name}: no single bound among {bounds}")
+        raise ValueError(f"loop {loop.name} has no single bound among {bounds}")
     return bounds[0]
 
 
@@ -132,7 +132,7 @@ def _found(pattern: str, text: str) -> str:
     """Return the first group of a pattern that the text must contain."""
     match = re.search(pattern, text)
     if match is None:
-        raise ValueError(f"no {pattern} in {text[:80]!r}")
+        raise ValueError(f"there is no {pattern} in {text[:80]!r}")
     return match[1]
 
 

@@ -68,7 +68,7 @@ def encoder_config(path: str) -> EncoderConfig:
     if (folder / MODEL_CONFIG).exists():
         return load_config(folder)
     raise UserError(
-        f"config.model.path is {path!r}, whose sizes are not known here; wanted a "
+        f"config.model.path is {path!r}, whose sizes are not known here; expected a "
         f"folder with config.json, random:PRESET, or one of {', '.join(HUB)}"
     )
 
@@ -122,8 +122,9 @@ def _sizes(settings: Settings) -> tuple[EncoderConfig, int]:
     config, path = encoder_config(settings.model.path), settings.model.path
     if settings.data.max_length > families.of(config).max_tokens(config):
         raise UserError(
-            f"config.data.max_length is {settings.data.max_length}; {path} has room "
-            f"for {families.of(config).max_tokens(config)} tokens"
+            f"config.data.max_length is {settings.data.max_length}, but {path} has "
+            f"room for {families.of(config).max_tokens(config)} tokens; set "
+            "data.max_length to that or less"
         )
     return config, num_outputs(settings)
 

@@ -55,7 +55,7 @@ ENVIRONMENT = {  # libtpu then asks neither metadata server nor network for a TP
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so plans may run at once
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used, so plans may run side by side
 }
 
 
@@ -87,7 +87,7 @@ def topology(name: str) -> Topology:
         return Topology(name, CPU, _cpus(int(found[1])))
     kind, _, shape = name.partition(":")
     if kind not in CHIPS or shape not in CHIPS[kind].topologies:
-        raise UserError(f"topology is {name!r}; wanted one of {known()}")
+        raise UserError(f"topology is {name!r}; expected one of {known()}")
     return Topology(name, CHIPS[kind], _tpus(name))
 
 
@@ -109,8 +109,8 @@ def _cpus(count: int) -> list:
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UserError(
-            f"topology is cpu-{count}, and this process has {len(devices)} devices "
-            "already; wanted at most as many"
+            f"topology is cpu-{count}, but this process has {len(devices)} devices "
+            "already; expected at most that many"
         )
     return devices[:count]
 
@@ -118,8 +118,8 @@ def _cpus(count: int) -> list:
 def _tpus(name: str) -> list:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"topology {name} needs libtpu, which is not installed; run "
-            "`pip install 'hypelora_jax[plan]'` (in the repository: make plan)"
+            f"topology {name} needs libtpu, which is not installed; run `pip install "
+            "'hypelora_jax[plan]'` (in the repository: make plan)"
         )
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -132,6 +132,6 @@ def _tpus(name: str) -> list:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:  # libtpu does not document its error types
         raise UserError(
-            f"libtpu cannot describe {name} ({error}); wanted libtpu 0.0.52 or newer"
+            f"libtpu cannot describe {name} ({error}); expected libtpu 0.0.52 or newer"
         ) from error
     return list(found.devices)

@@ -53,7 +53,7 @@ def compare(
     """Compare the methods that have metrics of a split, one row for each.
 
     Args:
-      methods: the first one that has metrics is the one the others are compared with.
+      methods: the others are compared with the first one that has metrics.
       split: split of the predictions.
       stage: "as trained" (probabilities without the post-hoc calibrator), or
         "calibrated" (the probabilities that `predict` gives).
@@ -63,7 +63,7 @@ def compare(
       ValueError: an unknown stage.
     """
     if stage not in STAGES:
-        raise ValueError(f"stage is {stage!r}; wanted one of {STAGES}")
+        raise ValueError(f"stage is {stage!r}; expected one of {STAGES}")
     judged = [(m, [_judge(run, split, stage) for run in m.seeds]) for m in methods]
     judged = [(m, runs) for m, runs in judged if all(run.values for run in runs)]
     rows: list[Row] = []
@@ -78,8 +78,8 @@ def compare(
 
 def has_calibrated(methods: Sequence[Series], split: str) -> bool:
     """Whether a post-hoc calibrator changes the probabilities of any run."""
-    held = [examples(run, split) for method in methods for run in method.seeds]
-    return any(h is not None and h.after is not None for h in held)
+    every = [examples(run, split) for method in methods for run in method.seeds]
+    return any(h is not None and h.after is not None for h in every)
 
 
 class _Judged(NamedTuple):
@@ -94,16 +94,16 @@ class _Judged(NamedTuple):
 def _judge(run: Results, split: str, stage: str) -> _Judged:
     saved = run.metrics.get(split, {})
     values = {name: _number(saved[name]) for name in SCORES if name in saved}
-    if (held := examples(run, split)) is None:  # usually a regression
+    if (rows := examples(run, split)) is None:  # usually a regression
         kept = run.predictions.get(split)
         if kept is None:
             return _Judged(values, run.seed)
         return _Judged(values, run.seed, None, kept.labels, kept.ids)
-    probs = held.before if stage == "as trained" else held.final
-    every = metrics.compute_all(probs, held.labels, soft=held.soft)
+    probs = rows.before if stage == "as trained" else rows.final
+    every = metrics.compute_all(probs, rows.labels, soft=rows.soft)
     named = dict.fromkeys((*COMPARED, *CHECKS))
     values |= {name: every[name] for name in named if name in every}
-    return _Judged(values, run.seed, probs, held.labels, held.ids, held.soft)
+    return _Judged(values, run.seed, probs, rows.labels, rows.ids, rows.soft)
 
 
 def _number(value: float | Mapping[str, float]) -> float:
@@ -124,11 +124,11 @@ def _described(method: Series, stage: str) -> str:
 def _averaged(method: Series, split: str) -> str:
     """Kind of uncertainty, members and their mean pairwise disagreement."""
     every = [run.metrics.get(split, {}).get("uncertainty") for run in method.seeds]
-    held = [one for one in every if one]
-    if not held:
+    averages = [one for one in every if one]
+    if not averages:
         return "-"
-    said = f"{held[0]['kind']}, K = {held[0]['members']}"
-    apart = [one["disagreement"] for one in held if "disagreement" in one]
+    said = f"{averages[0]['kind']}, K = {averages[0]['members']}"
+    apart = [one["disagreement"] for one in averages if "disagreement" in one]
     return f"{said}, {np.mean(apart):.1%} disagree" if apart else said
 
 
@@ -144,13 +144,13 @@ def _cells(runs: Sequence[_Judged], replicas: int) -> dict[str, Cell]:
     if len(runs) > 1:
         return {n: over_seeds([run.values[n] for run in runs]) for n in names}
     run = runs[0]
-    held = {}
+    intervals = {}
     if replicas and run.probs is not None:
         wanted = [name for name in COMPARED if name in run.values]
-        held = _bootstrap().intervals(
+        intervals = _bootstrap().intervals(
             run.probs, run.labels, soft=run.soft, replicas=replicas, names=wanted
         )
-    return {name: _cell(run.values[name], held.get(name)) for name in names}
+    return {name: _cell(run.values[name], intervals.get(name)) for name in names}
 
 
 def _cell(value: float, interval: Mapping[str, float] | None) -> Cell:
@@ -204,10 +204,10 @@ def _differences(
 def _over_examples(
     first: _Judged, run: _Judged, names: Sequence[str], replicas: int
 ) -> dict[str, Cell]:
-    held, order = {}, _aligned(first, run)
+    intervals, order = {}, _aligned(first, run)
     if replicas and order is not None and run.probs is not None:
         wanted = [name for name in COMPARED if name in names]
-        held = _bootstrap().paired(
+        intervals = _bootstrap().paired(
             run.probs[order],
             first.probs,
             first.labels,
@@ -216,7 +216,7 @@ def _over_examples(
             names=wanted,
         )
     return {
-        name: _cell(run.values[name] - first.values[name], held.get(name))
+        name: _cell(run.values[name] - first.values[name], intervals.get(name))
         for name in names
     }
 

@@ -1,5 +1,6 @@
 """Curves: loss, NLL and ECE over epochs, and risk over coverage."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypelora_jax.run.results import Results
 MARGIN = 1.06  # upper end of an axis, as a multiple of the highest point
 FEWEST = 20  # with fewer answers the share of errors is noise
 POINTS = 400  # points of a curve
+FEW = 200  # fewer points of the train loss are drawn larger
 
 Limits = tuple[float, float]  # highest loss and highest ECE that panels share
 
@@ -23,9 +25,10 @@ Limits = tuple[float, float]  # highest loss and highest ECE that panels share
 def training(methods: Sequence[Series], limits: Limits | None = None) -> Figure | None:
     """Plot train loss, validation NLL and ECE over epochs, with one panel per series.
 
-    A vertical line marks the chosen epoch; with several seeds, a star marks it on each
-    seed's curve. If no epoch has ended, the axis counts steps. Returns None if there
-    is no data.
+    The train loss is a running mean over faint points, one for each logged step; the
+    legend says how many points a mean has. A vertical line marks the chosen epoch; with
+    several seeds, a star marks it on each seed's curve. If no epoch has ended, the axis
+    counts steps. Returns None if there is no data.
 
     Args:
       methods: series without a curve are left out.
@@ -49,21 +52,44 @@ def highest(methods: Sequence[Series]) -> Limits:
     """Highest loss and ECE of all panels, because panels of one report share axes."""
     rows = [row for m in methods for run in m.seeds for row in run.curve]
     loss = [row.get("loss") for row in rows if row.get("split") == "train"]
-    held = [row for row in rows if row.get("split") == "validation"]
-    loss += [row.get("nll") for row in held]
-    ece = [row.get("ece") for row in held]
+    evaluated = [row for row in rows if row.get("split") == "validation"]
+    loss += [row.get("nll") for row in evaluated]
+    ece = [row.get("ece") for row in evaluated]
     tops = (max((x for x in xs if x is not None), default=1.0) for xs in (loss, ece))
     loss_top, ece_top = (top or 1.0 for top in tops)
     return loss_top, ece_top
 
 
 def _points(rows: list[dict[str, Any]], key: str, unit: float) -> tuple[list, list]:
-    held = [row for row in rows if row.get(key) is not None]
-    return [row["step"] / unit for row in held], [row[key] for row in held]
+    logged = [row for row in rows if row.get(key) is not None]
+    return [row["step"] / unit for row in logged], [row[key] for row in logged]
+
+
+def window(n: int) -> int:
+    """Points of a running mean over n points: odd, about the square root of n.
+
+    The means then get steadier and the curve shows more detail as n grows.
+    """
+    return 2 * (round(math.sqrt(n)) // 2) + 1
+
+
+def running_mean(x_N: Sequence[float], size: int) -> np.ndarray:
+    """Mean (N,) of the `size` points around each point, of fewer at both ends.
+
+    Args:
+      x_N: the points.
+      size: odd number of points, at least 1.
+    """
+    sums = np.cumsum([0.0, *x_N])
+    at, half = np.arange(len(x_N)), size // 2
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(x_N))
+    return (sums[high] - sums[low]) / (high - low)
 
 
 def _panel(axes: Sequence[Axes], method: Series, limits: Limits, nats: str) -> None:
+    size = window(max(len(_train(run)) for run in method.seeds))
     for number, run in enumerate(method.seeds):
+        _loss(axes[0], run, size, number == 0, len(method.seeds) > 1)
         _curve(axes, run, number, len(method.seeds) > 1)
     several = f", {len(method.seeds)} seeds" if len(method.seeds) > 1 else ""
     top, bottom = axes
@@ -77,6 +103,10 @@ def _panel(axes: Sequence[Axes], method: Series, limits: Limits, nats: str) -> N
         figures.plain(one)
 
 
+def _train(run: Results) -> list[dict[str, Any]]:
+    return [row for row in run.curve if row.get("split") == "train"]
+
+
 def _validation(run: Results) -> list[dict[str, Any]]:
     return [row for row in run.curve if row.get("split") == "validation"]
 
@@ -86,15 +116,23 @@ def _unit(run: Results) -> float:
     return next((row["step"] for row in _validation(run) if row["step"] > 0), 1)
 
 
+def _loss(axes: Axes, run: Results, size: int, first: bool, several: bool) -> None:
+    """Plot one seed's train loss: faint points, and their running mean as a line."""
+    x, y = _points(_train(run), "loss", _unit(run))
+    mean = f"mean of {size} points" if size > 1 else None
+    named = ("train loss", mean) if first else (None, None)
+    # A point has no edge, because the edges of many points add up to a dark band.
+    points: dict[str, Any] = {"ls": "", "marker": ".", "mew": 0}
+    points |= {"ms": 6, "alpha": 0.6} if len(x) < FEW else {"ms": 4, "alpha": 0.4}
+    line: dict[str, Any] = {"lw": 0.8 if several else 1.4, "zorder": 2}
+    axes.plot(x, y, color=figures.PALE, zorder=1, label=named[0], **points)
+    axes.plot(x, running_mean(y, size), color=figures.BEFORE, label=named[1], **line)
+
+
 def _curve(axes: Sequence[Axes], run: Results, number: int, several: bool) -> None:
     """Plot one seed's lines; only the first seed adds entries to the legend."""
-    train = [row for row in run.curve if row.get("split") == "train"]
-    epochs, unit = _validation(run), _unit(run)
-    loss, first = _points(train, "loss", unit), number == 0
-    dot = "." if len(loss[0]) < 30 else None  # few points are hard to see as a line
+    epochs, unit, first = _validation(run), _unit(run), number == 0
     thin = 0.6 if several else 1
-    said: dict[str, Any] = {"label": "train loss"} if first else {}
-    axes[0].plot(*loss, color=figures.PALE, lw=thin, marker=dot, zorder=1, **said)
     style: dict[str, Any] = {
         "color": figures.AFTER,
         "marker": "o",
@@ -103,7 +141,9 @@ def _curve(axes: Sequence[Axes], run: Results, number: int, several: bool) -> No
     }
     for one, key in zip(axes, ("nll", "ece"), strict=True):
         x, y = _points(epochs, key, unit)
-        said = {"label": "validation NLL"} if first and key == "nll" else {}
+        said: dict[str, Any] = {}
+        if first and key == "nll":
+            said = {"label": "validation NLL"}
         one.plot(x, y, **style, **said)
         if run.best_step is None:
             continue
@@ -134,17 +174,17 @@ def risk_coverage(methods: Sequence[Series], split: str) -> Figure | None:
     """
     drawn = []
     for method in methods:
-        if held := all_examples(method, split):
-            drawn.append((method, held))
+        if by_seed := all_examples(method, split):
+            drawn.append((method, by_seed))
     if not drawn:
         return None
 
     def draw(axes: Sequence[Axes]) -> None:
-        for number, (method, held) in enumerate(drawn):
-            least = min(FEWEST / min(len(x.labels) for x in held), 1)
+        for number, (method, by_seed) in enumerate(drawn):
+            least = min(FEWEST / min(len(x.labels) for x in by_seed), 1)
             coverage = np.linspace(least, 1, POINTS)
             risks = [
-                metrics.risk_at_coverage(x.final, x.labels, coverage) for x in held
+                metrics.risk_at_coverage(x.final, x.labels, coverage) for x in by_seed
             ]
             _risk(axes[0], number, method.name, coverage, np.array(risks))
         axes[0].set(xlabel="coverage", ylabel="errors among answers", xlim=(0, 1.01))

@@ -29,38 +29,41 @@ FIGURES = {
 Pictures = list[tuple[str, bytes]]  # alternative text, PNG
 HOW_TO_READ = {
     "methods": (
-        "In brackets: 95 % intervals. One seed: over examples (bootstrap), and the "
-        "difference to the first method is paired on the same examples; none with "
-        "0 replicas, as in the report that training writes. Several seeds: mean ± "
-        "standard deviation, interval and difference over seeds (Student's t, pairs "
-        "of equal seeds). No interval: no pairs. p is two-sided, at least 2 / (1 + "
-        "replicas), and not corrected for the number of comparisons. Lower is better "
-        "but for scores and accuracy. Where the true ECE is near 0 no interval of "
-        "the ECE covers it: see the noise floor."
+        "In brackets: 95 % intervals. With one seed they are over examples "
+        "(bootstrap), and the difference to the first method is paired on the same "
+        "examples; with 0 replicas, as in the report that training writes, there are "
+        "no intervals. With several seeds: mean ± standard deviation, interval and "
+        "difference over seeds (Student's t, pairs of equal seeds); without such "
+        "pairs there is no interval. p is two-sided, at least 2 / (1 + replicas), and "
+        "not corrected for the number of comparisons. Lower is better, except for "
+        "scores and accuracy. Where the true ECE is near 0 no interval of the ECE "
+        "covers it: see the noise floor."
     ),
     "checks": (
         "The noise floor is the ECE that a perfectly calibrated model would show on "
         "as many examples; p is the share of such models that show at least this ECE."
     ),
     "reliability": (
-        "A point is a bin: mean confidence, accuracy, area by its share of examples. "
-        "Band: 95 % bootstrap interval of the bin's accuracy. Hollow: fewer than ten "
-        "examples, or all right or all wrong; the bar is the Wilson interval. Squares "
-        "and broken lines: as trained; circles and full lines: after the post-hoc "
+        "Each point is a bin: its mean confidence, its accuracy, and as area its "
+        "share of examples. The band is the 95 % bootstrap interval of the bin's "
+        "accuracy. Hollow points have fewer than ten examples, or are all right or "
+        "all wrong; their bar is the Wilson interval. Squares and broken lines show "
+        "the model as trained, circles and full lines the model after the post-hoc "
         "calibrator."
     ),
     "risk_coverage": (
         "Errors among the answers that remain when only the most confident are given "
-        "(20 or more). Probabilities are those that predict gives."
+        "(20 or more). The probabilities are those that predict gives."
     ),
     "sets": (
-        "Sets hold the true class with at least the coverage asked for, on average "
+        "Sets contain the true class with at least the coverage asked for, on average "
         "over examples like those of the calibration split, on which their threshold "
-        "was fitted; the smaller, the more the probabilities say."
+        "was fitted. The smaller the sets, the more the probabilities say."
     ),
     "curves": (
-        "Chosen: the step whose parameters were kept; seeds have a star each. Panels "
-        "share their axes."
+        "Train loss: a point for each logged step, and the running mean of as many "
+        "points as the legend says. Chosen: the step whose parameters were kept; seeds "
+        "have a star each. Panels share their axes."
     ),
 }
 
@@ -99,14 +102,16 @@ def write_report(
         does not end in .html.
     """
     if not series:
-        raise ValueError("no runs; wanted at least one to report on")
+        raise ValueError("there are no runs; expected at least one to report on")
     output, formats = epath.Path(output), tuple(formats)
     if wrong := [name for name in formats if name not in FORMATS]:
-        raise UserError(f"format {wrong[0]!r} is unknown; wanted {', '.join(FORMATS)}")
+        raise UserError(
+            f"format {wrong[0]!r} is unknown; expected some of {', '.join(FORMATS)}"
+        )
     if output.suffix not in (".html", ".htm"):
-        raise UserError(f"output is {output}; wanted a name that ends in .html")
+        raise UserError(f"output is {output}; expected a name that ends in .html")
     if replicas < 0:
-        raise UserError(f"replicas is {replicas}; wanted 0 or more")
+        raise UserError(f"replicas is {replicas}; expected 0 or more")
     split = _split(series, split)
     content = _content(series, split, replicas)
     drawn = _draw(series, split) if {"html", "png"} & {*formats} else {}
@@ -137,8 +142,8 @@ def _split(methods: Sequence[Series], wanted: str) -> str:
         return wanted
     if wanted != "validation":
         raise UserError(
-            f"no run has the split {wanted!r}; wanted one of {', '.join(there)}, or "
-            f"run evaluate --split={wanted} first"
+            f"no run has the split {wanted!r}; expected one of {', '.join(there)}, or "
+            f"run hypelora evaluate --split={wanted} first"
         )
     return next(iter(there))
 
@@ -149,12 +154,16 @@ def _content(methods: Sequence[Series], split: str, replicas: int) -> _Content:
     stages = comparison.STAGES if calibrated else comparison.STAGES[:1]
     rows, sections = {}, []
     for stage in stages:
-        held = comparison.compare(methods, split, stage, replicas)
-        if held:
-            rows[split, stage] = held
-            sections.append((result_tables.table(f"{split}, {stage}", held), "methods"))
-    for (_, stage), held in rows.items():
-        checked = result_tables.checks(f"{split}, {stage}: is the error noise?", held)
+        compared = comparison.compare(methods, split, stage, replicas)
+        if compared:
+            rows[split, stage] = compared
+            sections.append(
+                (result_tables.table(f"{split}, {stage}", compared), "methods")
+            )
+    for (_, stage), compared in rows.items():
+        checked = result_tables.checks(
+            f"{split}, {stage}: is the error noise?", compared
+        )
         sections += [(checked, "checks")] if checked else []
     covered = result_tables.sets(methods, split)
     sections += [(covered, "sets")] if covered else []
@@ -169,11 +178,11 @@ def _page(
     split: str,
 ) -> str:
     body = [f"<h1>{escape(content.title)}</h1>", *_sections(content)]
-    for name, held in drawn.items():
+    for name, pictures in drawn.items():
         title = FIGURES[name] + ("" if name == "curves" else f", {split}")
         body.append(f"<h2>{escape(title)}</h2>")
-        body.append(markup.panels(held) if held else NOTHING)
-        body += [markup.note(HOW_TO_READ[name])] if held else []
+        body.append(markup.panels(pictures) if pictures else NOTHING)
+        body += [markup.note(HOW_TO_READ[name])] if pictures else []
     runs = _named(methods)
     body.append("<h2>All metrics</h2>")
     splits = dict.fromkeys(name for run in runs for name in run.metrics)
@@ -244,8 +253,8 @@ def _diagrams(methods: Sequence[Series], split: str) -> Iterator[tuple[str, Figu
 
 
 def _panels(methods: Sequence[Series], split: str) -> list[reliability.Panel]:
-    held = [reliability.panel_of(method, split) for method in methods]
-    return [panel for panel in held if panel is not None]
+    panels = [reliability.panel_of(method, split) for method in methods]
+    return [panel for panel in panels if panel is not None]
 
 
 def _write_pictures(
@@ -259,9 +268,9 @@ def _write_pictures(
         "reliability": lambda: reliability.diagram(_panels(methods, split)),
         "curves": lambda: curves.training(methods),
     }
-    for name, held in pictures.items():
-        if not held:
+    for name, panels in pictures.items():
+        if not panels:
             continue
-        figure = together[name]() if len(held) > 1 else None
-        data = held[0][1] if figure is None else figures.png(figure)
+        figure = together[name]() if len(panels) > 1 else None
+        data = panels[0][1] if figure is None else figures.png(figure)
         output.with_name(f"{output.stem}_{name}.png").write_bytes(data)

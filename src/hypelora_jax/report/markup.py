@@ -75,18 +75,18 @@ def page(title: str, body: Sequence[str]) -> str:
     return PAGE.format(title=escape(title), style=STYLE, body="\n".join(body))
 
 
-def table(held: Table, heading: str = "h3") -> str:
+def table(content: Table, heading: str = "h3") -> str:
     """A table under its title; further lines of a cell are in small print."""
     rows = []
-    for i, row in enumerate(held.rows, start=1):
-        kind = "section" if i in held.sections else ""
+    for i, row in enumerate(content.rows, start=1):
+        kind = "section" if i in content.sections else ""
         if row[0].startswith("minus "):
             kind = f"minor {kind}".strip()
-        rows.append(_row(row, held.columns, kind))
-    title = held.title[:1].upper() + held.title[1:]
+        rows.append(_row(row, content.columns, kind))
+    title = content.title[:1].upper() + content.title[1:]
     return (
         f"<{heading}>{escape(title)}</{heading}>"
-        f'<div class="wide">{_table(held.columns, rows)}</div>'
+        f'<div class="wide">{_table(content.columns, rows)}</div>'
     )
 
 

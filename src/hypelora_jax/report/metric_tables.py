@@ -100,13 +100,13 @@ def every(runs: Iterable[Results], split: str) -> Table:
     """
     named: dict[str, Mapping[str, Any]] = {}
     for run in runs:
-        if (held := run.metrics.get(split)) is None:
+        if (values := run.metrics.get(split)) is None:
             continue
-        named[run.name] = held
-        if "calibrated" in held:
+        named[run.name] = values
+        if "calibrated" in values:
             state = run.calibrator
             kind = "calibrated" if state is None else calibrators.describe(state)
-            named[f"{run.name}, {kind}"] = {**held, **held["calibrated"]}
+            named[f"{run.name}, {kind}"] = {**values, **values["calibrated"]}
     keys = dict.fromkeys(LONG) | {k: None for m in named.values() for k in m}
     names = [k for k in keys if any(_number(m.get(k)) for m in named.values())]
     rows = tuple((key, *(cell(m.get(key)) for m in named.values())) for key in names)

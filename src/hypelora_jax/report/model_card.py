@@ -78,8 +78,8 @@ def _calibration(card: Card) -> str:
         )
     elif card.temperature is None:
         text = (
-            f"Not calibrated: a `{card.calibrator}` calibrator was fitted, which is no "
-            "temperature and not part of these files. A plain softmax gives the "
+            f"Not calibrated: the fitted calibrator is a `{card.calibrator}`, not a "
+            "temperature, and is not part of these files. A plain softmax gives the "
             "uncalibrated probabilities."
         )
     elif card.fitted is not None:
@@ -96,13 +96,13 @@ def _calibration(card: Card) -> str:
 def _metrics(card: Card) -> str:
     """Rows of each split, before and after calibration."""
     rows = {}
-    for split, held in card.metrics.items():
-        raw = held.get("uncalibrated")
-        if raw and raw.get("temperature") != held.get("temperature"):
+    for split, values in card.metrics.items():
+        raw = values.get("uncalibrated")
+        if raw and raw.get("temperature") != values.get("temperature"):
             rows[f"{split}, uncalibrated"] = raw
-            rows[f"{split}, calibrated"] = held
+            rows[f"{split}, calibrated"] = values
         else:
-            rows[split] = held
+            rows[split] = values
     names = [n for n in SHOWN if any(n in row for row in rows.values())]
     if not names:
         return ""

@@ -41,21 +41,21 @@ class Panel(NamedTuple):
 
 def panel_of(series: Series, split: str, bins: int = 10) -> Panel | None:
     """Panel of a series, or None if it has no labelled predictions of classes."""
-    if (held := all_examples(series, split)) is None:
+    if (by_seed := all_examples(series, split)) is None:
         return None
     title = series.name
-    if len(held) > 1:
-        title += f", {len(held)} seeds"
-    stages = [_stage("as trained", held, [x.before for x in held], bins)]
-    if any(x.after is not None for x in held):
+    if len(by_seed) > 1:
+        title += f", {len(by_seed)} seeds"
+    stages = [_stage("as trained", by_seed, [x.before for x in by_seed], bins)]
+    if any(x.after is not None for x in by_seed):
         names = {
             calibrators.describe(run.calibrator)
             for run in series.seeds
             if changes(run.calibrator, run.train_temperature)
         }
         name = names.pop() if len(names) == 1 else "calibrated"
-        stages.append(_stage(name, held, [x.final for x in held], bins))
-    return Panel(title, tuple(stages), held[0].before.shape[1])
+        stages.append(_stage(name, by_seed, [x.final for x in by_seed], bins))
+    return Panel(title, tuple(stages), by_seed[0].before.shape[1])
 
 
 def write_diagram(run: Run, split: str) -> None:
@@ -79,15 +79,15 @@ def write_diagram(run: Run, split: str) -> None:
 
 
 def _stage(
-    name: str, held: Sequence[Examples], probs: Sequence[np.ndarray], bins: int
+    name: str, by_seed: Sequence[Examples], probs: Sequence[np.ndarray], bins: int
 ) -> Stage:
-    labels = [x.labels for x in held]
+    labels = [x.labels for x in by_seed]
     pairs = list(zip(probs, labels, strict=True))
     return Stage(
         name,
         np.concatenate([p.max(axis=1) for p in probs]),
         np.concatenate([p.argmax(axis=1) == y for p, y in pairs]),
-        np.unique(np.concatenate([x.ids for x in held]), return_inverse=True)[1],
+        np.unique(np.concatenate([x.ids for x in by_seed]), return_inverse=True)[1],
         float(np.mean([metrics.ece(p, y, bins=bins) for p, y in pairs])),
     )
 
@@ -104,9 +104,9 @@ def limits_of(panels: Sequence[Panel], bins: int = 10) -> Limits:
     stages = [stage for panel in panels for stage in panel.stages]
     every = [_binned(stage, bins) for stage in stages]
     confident = min(np.floor(bins / panel.classes) / bins for panel in panels)
-    low = min(confident, *(held.low.min() for held in every))
+    low = min(confident, *(one.low.min() for one in every))
     # round down to a tick of 0.2, so that the diagonal begins on the axis
-    share = max((held.examples / held.examples.sum()).max() for held in every)
+    share = max((one.examples / one.examples.sum()).max() for one in every)
     return Limits(float(np.floor(5 * low + 1e-9) / 5), float(share))
 
 
@@ -121,10 +121,10 @@ def diagram(
     examples, or with all of them right or all wrong, is hollow and has a bar instead,
     the Wilson interval. `limits` sets the axes when these panels must match others.
     """
-    held = limits_of(panels, bins) if limits is None else limits
+    shared = limits_of(panels, bins) if limits is None else limits
 
     def drawing(panel: Panel) -> figures.Draw:
-        return lambda axes: _panel(axes, panel, bins, held)
+        return lambda axes: _panel(axes, panel, bins, shared)
 
     return figures.grid([drawing(panel) for panel in panels], (3.2, 1.0))
 
@@ -174,9 +174,9 @@ def _binned(stage: Stage, bins: int) -> _Binned:
     bin_N = np.asarray(binned.index(stage.confidence, bins))
     hit_N = stage.hit.astype(float)
     one_N = np.ones(len(hit_N))
-    held = binned.sums(bin_N, stage.confidence, hit_N, one_N, bins)
-    confidence, accuracy, count = binned.means(held)
-    hits = held.hit
+    by_bin = binned.sums(bin_N, stage.confidence, hit_N, one_N, bins)
+    confidence, accuracy, count = binned.means(by_bin)
+    hits = by_bin.hit
     low, high = band(bin_N, stage.hit, stage.example, bins)
     # a bin that is all right or all wrong is so in every draw: no spread to measure
     again = (count >= FEW) & (hits > 0) & (hits < count)
@@ -188,9 +188,9 @@ def _binned(stage: Stage, bins: int) -> _Binned:
 
 
 def _line(
-    axes: Axes, held: _Binned, style: dict[str, Any], marker: str, label: str
+    axes: Axes, points: _Binned, style: dict[str, Any], marker: str, label: str
 ) -> None:
-    x, y, low, high, count, many = held
+    x, y, low, high, count, many = points
     color = style["color"]
     axes.fill_between(x[many], low[many], high[many], color=color, alpha=0.2, lw=0)
     for end in (low, high):
@@ -231,8 +231,8 @@ def band(
     wrong, right = drawn[:, 0::2], drawn[:, 1::2]
     out = np.full((2, bins), np.nan)
     for m in np.flatnonzero(np.bincount(bin_N, minlength=bins)):
-        held = wrong[:, m] + right[:, m] > 0
-        share = right[held, m] / (wrong[held, m] + right[held, m])
+        filled = wrong[:, m] + right[:, m] > 0
+        share = right[filled, m] / (wrong[filled, m] + right[filled, m])
         if len(share):
             out[:, m] = np.quantile(share, [(1 - level) / 2, (1 + level) / 2])
     return out[0], out[1]

@@ -105,14 +105,15 @@ def sets(methods: Sequence[Series], split: str) -> Table | None:
     wanted: set[float] = set()
     for method in methods:
         every = [run.metrics.get(split, {}).get("conformal") for run in method.seeds]
-        held = [one for one in every if one]
-        if len(held) < len(every):
+        summaries = [one for one in every if one]
+        if len(summaries) < len(every):
             continue
-        wanted |= {summary["wanted"] for summary in held}
-        kinds = [k for k, found in held[0].items() if isinstance(found, Mapping)]
+        wanted |= {summary["wanted"] for summary in summaries}
+        kinds = [k for k, found in summaries[0].items() if isinstance(found, Mapping)]
         for kind in kinds:
             cells = (
-                _mean([summary[kind].get(name) for summary in held]) for name in SETS
+                _mean([summary[kind].get(name) for summary in summaries])
+                for name in SETS
             )
             rows.append((method.name, kind.replace("_", " "), *map(cell, cells)))
         sections.append(len(rows))
@@ -140,8 +141,8 @@ def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV)
-    for (split, stage), held in rows.items():
-        for row in held:
+    for (split, stage), compared in rows.items():
+        for row in compared:
             about = (split, stage, row.name, row.averaged)
             about_seeds = (row.seeds, row.n, row.calibrator)
             for name, found in row.cells.items():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hypelora_jax import trees
+from hypelora_jax.adapters.patterns import Ranks
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.report.metric_tables import Table
 from hypelora_jax.train import ensembles
@@ -17,9 +18,13 @@ from hypelora_jax.train.session import Session
 EFFICIENCY = 0.45
 
 
-def _factors(sites: Sites, rank: int) -> int:
+def _factors(sites: Sites, rank: int, ranks: Ranks) -> int:
     """Number of values in the factors of all sites, which an adapter stores."""
-    return sum(len(s.layers) * rank * (s.d_in + s.d_out) for s in sites.values())
+    total = 0
+    for module, site in sites.items():
+        own = [int(ranks[module][i]) if ranks else rank for i in site.layers]
+        total += sum(own) * (site.d_in + site.d_out)
+    return total
 
 
 def adapter_bytes(session: Session) -> int:
@@ -31,8 +36,8 @@ def adapter_bytes(session: Session) -> int:
     params = trees.union(session.trainable, session.frozen)
     if "backbone" in session.trainable:
         return trees.nbytes({n: params[n] for n in ("backbone", "head")})
-    factors = _factors(parts.hyper_sites, parts.rank)
-    factors += _factors(parts.lora_sites, parts.rank)
+    factors = _factors(parts.hyper_sites, parts.rank, parts.ranks)
+    factors += _factors(parts.lora_sites, parts.rank, parts.ranks)
     factors *= ensembles.count(session.settings)
     return 4 * factors + trees.nbytes(params["head"])
 
@@ -41,10 +46,10 @@ def gemm_rate() -> float:
     """Measure the multiply-adds per second of a float32 matrix product here."""
     x = jnp.ones((1024, 1024), jnp.float32)
     product = jax.jit(lambda x: x @ x)
-    product(x).block_until_ready()
+    product(x).block_until_ready()  # compiles, which must not be timed
     start = time.monotonic()
     for _ in range(5):
-        product(x).block_until_ready()
+        product(x).block_until_ready()  # the call alone returns before the product
     return 5 * 1024**3 / (time.monotonic() - start)
 
 
@@ -73,7 +78,7 @@ def opening(session: Session) -> Table:
     """Numbers of trained, generated and frozen parameters, adapter size and time."""
     params = trees.union(session.trainable, session.frozen)
     base, parts = {n: params[n] for n in ("backbone", "head")}, session.model.parts
-    generated = _factors(parts.hyper_sites, parts.rank)
+    generated = _factors(parts.hyper_sites, parts.rank, parts.ranks)
     minutes = estimated_seconds(session) / 60
     rows = [
         ("trained parameters", f"{trees.count(session.trainable):,}"),

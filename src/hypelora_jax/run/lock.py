@@ -26,7 +26,10 @@ def hold(run: Run) -> Iterator[None]:
     """
     workdir = run.path
     if "://" in str(workdir):
-        logging.info("%s: object stores have no locks; start one run only", workdir)
+        logging.info(
+            "%s is on an object store, which has no locks; start only one run there",
+            workdir,
+        )
         yield
         return
     import fcntl  # local, because Windows does not have this module
@@ -37,11 +40,15 @@ def hold(run: Run) -> Iterator[None]:
         except BlockingIOError as e:
             file.seek(0)
             raise UserError(
-                f"{workdir} is in use by {_owner(file.read())}; wanted one run a "
-                "folder: wait for that run or stop it, or choose another --workdir"
+                f"{workdir} is in use by {_owner(file.read())}; expected one run per "
+                "folder. Wait for that run or stop it, or choose another workdir"
             ) from e
         except OSError as e:
-            logging.info("%s: no lock (%s); start one run only", workdir, e.strerror)
+            logging.info(
+                "%s cannot be locked (%s); start only one run there",
+                workdir,
+                e.strerror,
+            )
         file.truncate(0)
         file.write(json.dumps(_self()))
         file.flush()

@@ -1,4 +1,4 @@
-"""The metric log of a run, metrics.jsonl, with TensorBoard and a progress bar."""
+"""The metric log of a run, metrics.jsonl, with its writers and a progress bar."""
 
 import json
 import sys
@@ -9,18 +9,19 @@ from tqdm.auto import tqdm
 
 from hypelora_jax import files
 from hypelora_jax.errors import UserError
+from hypelora_jax.run.metric_writers import Writers
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 
 
 class MetricLog:
-    """Writes metrics.jsonl and TensorBoard events of one run; a context manager.
+    """Writes metrics.jsonl of one run and starts its writers; a context manager.
 
     A run that resumes from step s first drops the rows after s, because it will write
     them again. It also drops the evaluations at s if `judged` is False, that is, if
     they were not finished. If files cannot be appended to (gs://...), rows are kept in
-    memory, the file is written whole at each save, and there are no TensorBoard events.
-    With several processes, only process 0 writes.
+    memory, and the file is written whole at each save. With several processes, only
+    process 0 writes. The caller closes `writers`.
     """
 
     def __init__(
@@ -30,7 +31,10 @@ class MetricLog:
         total: int,
         show: bool,
         judged: bool = True,
+        writers: Writers | None = None,
     ):
+        self._writers = writers or Writers()
+        self._writers.start(resume_step)  # first, because it may fail
         self._path, self._writes = run.metric_log, processes.is_main()
         self._rows = rows_until(self._path, resume_step) if self._writes else []
         if not judged:
@@ -40,16 +44,9 @@ class MetricLog:
                 if row["step"] < resume_step or row["split"] == "train"
             ]
         self._file: IO[str] | None = None
-        self._board: Any = None  # set if and only if `_file` is set
         self.flush()
-        if self._writes and appends(run.path):
+        if self._writes and run.appends:
             self._file = self._path.open("a")
-            # local: tensorboardX imports torch if that is installed, which takes 5 s
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(
-                str(run.tensorboard_dir), purge_step=resume_step + 1
-            )
         self._bar = tqdm(
             total=total,
             initial=resume_step,
@@ -69,7 +66,6 @@ class MetricLog:
         self.flush()
         if self._file:
             self._file.close()
-            self._board.close()
 
     def advance(self) -> None:
         """Advance the progress bar by one step."""
@@ -80,26 +76,24 @@ class MetricLog:
         self._bar.set_postfix(values, refresh=False)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write one row; numbers also go to TensorBoard under split/name."""
+        """Write one row; its numbers also go to the writers, as split/name."""
+        scalars = {
+            f"{row['split']}/{name}": value
+            for name, value in row.items()
+            if isinstance(value, int | float) and name not in ("step", "epoch")
+        }
+        self._writers.write(scalars, row["step"])
         if self._file is None:
             self._rows.append(row)
             return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            if isinstance(value, int | float) and name not in ("step", "epoch"):
-                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
     def flush(self) -> None:
         """Write the rows to a store that cannot append; called at each save."""
         if self._file is None and self._writes:
             text = "".join(json.dumps(row) + "\n" for row in self._rows)
             files.write_whole(self._path, text)
-
-
-def appends(folder: epath.PathLike) -> bool:
-    """Whether files in a folder can be appended to, unlike those in object stores."""
-    return "://" not in str(folder)
 
 
 def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:
@@ -132,7 +126,9 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except ValueError:
             if number < len(lines):
-                raise UserError(f"{path}:{number}: no JSON; remove the line") from None
+                raise UserError(
+                    f"{path}:{number}: the line is not JSON; remove it"
+                ) from None
     return rows
 
 

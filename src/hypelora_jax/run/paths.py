@@ -42,8 +42,9 @@ class Run:
             probe.unlink()
         except OSError as e:
             raise UserError(
-                f"cannot write workdir {workdir}: {e.strerror or e}; wanted a folder, "
-                "or a place for one, that this user may write: choose another --workdir"
+                f"cannot write workdir {workdir}: {e.strerror or e}; expected a "
+                "folder that this user may write, or a place for one. Choose another "
+                "workdir"
             ) from e
         return run
 
@@ -91,6 +92,16 @@ class Run:
     def lock_file(self) -> epath.Path:
         """File that is locked by the process that writes to the folder."""
         return self.path / ".lock"
+
+    @property
+    def identity_file(self) -> epath.Path:
+        """The id by which Weights & Biases and Trackio know the run."""
+        return self.path / "tracking.json"
+
+    @property
+    def appends(self) -> bool:
+        """Whether files in it can be appended to, unlike those in object stores."""
+        return "://" not in str(self.path)
 
     @property
     def tensorboard_dir(self) -> epath.Path:
@@ -147,7 +158,7 @@ def _number(path: epath.Path) -> str:
 
 def unique_names(
     workdirs: Sequence[epath.PathLike],
-    twice: str = "{} is given twice; wanted each --workdir once",
+    twice: str = "{} is given twice; expected each --workdir once",
 ) -> list[str]:
     """Name each run by the last parts of its path, as few as tell all runs apart.
 

@@ -1,18 +1,43 @@
-"""Reads a user's predictions from `.npz`, `.csv` or `.jsonl`, and computes metrics."""
+"""Reads and writes predictions as `.npz`, `.csv` or `.jsonl`."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from hypelora_jax.calibration import bootstrap, calibrators, metrics
+from hypelora_jax import files
+from hypelora_jax.calibration import calibrators
 from hypelora_jax.data import npz
 from hypelora_jax.errors import UserError
-from hypelora_jax.run import prediction_rows
+from hypelora_jax.run import prediction_rows, row_checks
+from hypelora_jax.run.prediction_rows import Row
 
-SUM_TOLERANCE = 1e-3  # for rows of probabilities, which files often have rounded
+TEXTS = {
+    ".csv": (prediction_rows.from_csv, prediction_rows.to_csv),
+    ".jsonl": (prediction_rows.from_jsonl, prediction_rows.to_jsonl),
+}
+ARRAYS = ("probs", "logits", "labels", "ids", "soft")  # of an .npz
+
+
+class Contents(NamedTuple):
+    """All rows of a file, in its order."""
+
+    probs: np.ndarray  # (N, Y) float64, rows sum to 1
+    labels: np.ndarray  # (N,) int64, 0 .. Y - 1, or -1 for a row without a label
+    logits: np.ndarray | None = None  # (N, Y) float64, if the file has logits
+    ids: np.ndarray | None = None  # (N,) if the file names its rows
+    soft: np.ndarray | None = None  # (N, Y) shares of raters, if the file has them
+    columns: Mapping[str, Any] = {}  # whatever else the file has, by name
+    classes: tuple[str, ...] = ()  # names, if `predict` wrote the file
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Logits (N, Y), or else log probabilities, as a calibrator takes them."""
+        if self.logits is not None:
+            return self.logits
+        return np.log(np.maximum(self.probs, np.finfo(np.float64).tiny))
 
 
 class Labelled(NamedTuple):
@@ -27,215 +52,224 @@ class Labelled(NamedTuple):
 
 
 def read(path: epath.PathLike) -> Labelled:
+    """Read the labelled rows of a file; the others are left out and counted.
+
+    Raises:
+      UserError: as in `contents`, or no row has a label.
+    """
+    return labelled(path, contents(path))
+
+
+def contents(path: epath.PathLike) -> Contents:
     """Read the predictions in a file; its suffix names the format.
 
     - `.npz` has `probs` or `logits` (N, Y), `labels` (N,), and optionally `ids` (N,)
       and `soft` (N, Y), the shares of raters; pickled arrays are refused.
     - `.csv` has a header with `label, prob_0, prob_1, ...` and optionally `id`.
     - `.jsonl` has `{"label": 0, "probs": [...]}` on each line, optionally with `id`.
+    - A `.csv` or `.jsonl` with a column `confidence` was written by `hypelora predict`:
+      its true labels are in `input_label`, and its classes have names.
 
-    The label -1 means that a row has no label; such rows are left out and counted.
+    The label -1 means that a row has no label. If an `.npz` has both `probs` and
+    `logits`, `probs` is used and `logits` is ignored, which is logged.
 
     Raises:
       UserError: the file is missing, malformed or empty, a row's numbers are not
         probabilities, or its label is not a class. The message names the row's line.
     """
     path = epath.Path(path)
-    texts = {".csv": prediction_rows.from_csv, ".jsonl": prediction_rows.from_jsonl}
-    if path.suffix not in (".npz", *texts):
-        raise UserError(
-            f"{path} ends in {path.suffix!r}; wanted predictions as .npz, .csv, .jsonl"
-        )
+    check_suffix(path)
     if not path.exists() or path.is_dir():
-        raise UserError(f"{path} is not a file; wanted a file of predictions")
-    if path.suffix == ".npz":
-        return of_arrays(npz.read(path), path)
-    return _from_rows(path, texts[path.suffix](path))
+        raise UserError(f"{path} is not a file; expected a file of predictions")
+    if path.suffix in TEXTS:
+        return _from_rows(path, TEXTS[path.suffix][0](path))
+    return of_arrays(npz.read(path), path)
 
 
-def metrics_of_file(
-    path: epath.PathLike,
-    bins: int = 10,
-    *,
-    replicas: int = 0,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Compute what `hypelora metrics` prints: `metrics.compute_all` of a file.
+def check_suffix(path: epath.PathLike) -> None:
+    """Check that the suffix of a path names a format.
 
-    Logits are used as they are, at temperature 1. Rows without a label are left out,
-    with one warning that counts them.
-
-    Args:
-      path: a file that `read` accepts.
-      bins: number of bins of the calibration errors.
-      replicas: number of bootstrap replicas. If it is above 0, metrics that have an
-        interval become {"value", "low", "high"}.
-      level: confidence level of the intervals.
-      seed: seed of the replicas, and of the labels drawn for ece_noise_floor and
-        consistency_p.
+    Raises:
+      UserError: the suffix is another one.
     """
-    return metrics_of(
-        read(path), bins, replicas=replicas, level=level, seed=seed, name=str(path)
-    )
-
-
-def metrics_of(
-    examples: Labelled,
-    bins: int = 10,
-    *,
-    replicas: int = 0,
-    level: float = 0.95,
-    seed: int = 0,
-    name: str = "predictions",
-) -> dict[str, Any]:
-    """Compute the metrics of checked predictions; see `metrics_of_file`."""
-    if bins < 1:
-        raise UserError(f"bins is {bins}; wanted at least 1")
-    if seed < 0:
-        raise UserError(f"seed is {seed}; wanted at least 0")
-    if examples.dropped:
-        logging.getLogger(__name__).warning(
-            "%s: %d rows without a label are left out", name, examples.dropped
+    if (suffix := epath.Path(path).suffix) not in (".npz", *TEXTS):
+        raise UserError(
+            f"{path} ends in {suffix!r}; expected predictions as .npz, .csv or .jsonl"
         )
-    probs, labels = examples.probs, examples.labels
-    own: dict[str, Any] = {"bins": bins, "soft": examples.soft, "seed": seed}
-    out = metrics.compute_all(probs, labels, **own)
-    if replicas:
-        own |= {"replicas": replicas, "level": level}
-        out |= bootstrap.intervals(probs, labels, **own)
-    return out
+
+
+def labelled(path: epath.PathLike, found: Contents) -> Labelled:
+    """Return the rows that have a label, and how many have none.
+
+    Raises:
+      UserError: no row has a label, or the only labels are predictions.
+    """
+    true = prediction_rows.TRUE_LABEL
+    if found.classes and true not in found.columns:
+        raise UserError(
+            f"{path} was written by hypelora predict (it has a column confidence), so "
+            f"its label is a prediction; expected the true labels in a column {true}. "
+            "Add it, or predict a file that has labels"
+        )
+    keep, n = found.labels >= 0, len(found.labels)
+    if not keep.any():
+        raise UserError(
+            f"{path} has no row with a label ({n} rows in all); expected at least "
+            "one. Add the true labels"
+        )
+    logits, ids, soft = (
+        None if x is None else x[keep] for x in (found.logits, found.ids, found.soft)
+    )
+    dropped = n - int(keep.sum())
+    return Labelled(found.probs[keep], found.labels[keep], logits, ids, dropped, soft)
+
+
+def write(path: epath.PathLike, found: Contents) -> None:
+    """Write probabilities, labels, ids, soft labels and other columns.
+
+    The file is replaced in one step, so no reader sees half of it. The suffix names
+    the format, which need not be that of the file it was read from. Logits are not
+    written. A warning names what else is left out: what the format has
+    no place for, and the sets and abstentions of `predict`, which were made from other
+    probabilities.
+
+    Raises:
+      UserError: the suffix names no format.
+    """
+    path = epath.Path(path)
+    check_suffix(path)
+    if path.suffix in TEXTS:
+        rows, left = _rows(found)
+        files.write_whole(path, TEXTS[path.suffix][1](rows))
+    else:
+        arrays, left = _arrays(found)
+        npz.write(path, arrays)
+    if left:
+        logging.getLogger(__name__).warning(
+            "%s is written without %s", path, ", ".join(left)
+        )
+
+
+def _rows(found: Contents) -> tuple[list[Row], list[str]]:
+    """(rows of a text file, names of what is left out)."""
+    n, own = len(found.labels), {} if found.ids is None else {"id": found.ids}
+    left = [] if found.soft is None else ["soft"]
+    cells: dict[str, list] = {}
+    for name, column in {**own, **found.columns}.items():
+        fits = not isinstance(column, np.ndarray)
+        fits = fits or (column.shape == (n,) and column.dtype.kind in "biufU")
+        if not fits or prediction_rows.is_taken(name, bool(found.classes)):
+            left.append(name)
+            continue
+        cells[name] = column.tolist() if isinstance(column, np.ndarray) else column
+    probs, labels = found.probs.tolist(), found.labels.tolist()
+    rows = [
+        Row(i, labels[i], probs[i], {k: x[i] for k, x in cells.items()}, found.classes)
+        for i in range(n)
+    ]
+    return rows, left
+
+
+def _arrays(found: Contents) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(arrays of an .npz, names of what is left out)."""
+    arrays, left = {"probs": found.probs, "labels": found.labels}, list[str]()
+    own = {"ids": found.ids, "soft": found.soft}
+    arrays |= {name: x for name, x in own.items() if x is not None}
+    for name, column in found.columns.items():
+        if name in ARRAYS or (found.classes and name in prediction_rows.STALE):
+            left.append(name)
+        elif name == "id":
+            continue  # it is in `ids`
+        elif isinstance(column, np.ndarray):
+            arrays[name] = column
+        else:
+            arrays[name] = np.array([prediction_rows.cell(x) for x in column], str)
+    return arrays, left
 
 
 def of_arrays(
     arrays: Mapping[str, Any], name: epath.PathLike = "predictions"
-) -> Labelled:
+) -> Contents:
     """Check the arrays of an `.npz` file, or such arrays in memory.
 
     Args:
-      arrays: `labels`, `probs` or `logits`, and optionally `ids` and `soft`, as in
-        `read`.
-      name: what an error calls them.
+      arrays: `labels`, `probs` or `logits`, and optionally `ids` and `soft`. If both
+        `probs` and `logits` are there, `logits` is ignored, which is logged.
+      name: what error messages call the arrays.
 
     Raises:
-      UserError: as in `read`.
+      UserError: as in `contents`.
     """
     path, found = epath.Path(name), {n: np.asarray(x) for n, x in arrays.items()}
     kind = "probs" if "probs" in found else "logits"
-    if kind not in found or "labels" not in found:
+    there = {"labels": "labels" in found, "probs or logits": kind in found}
+    if lacks := [names for names, given in there.items() if not given]:
         raise UserError(
-            f"{path} has {sorted(found)}; expected labels, and probs or logits"
+            f"{path} has the arrays {sorted(found)}; expected {', and '.join(lacks)} "
+            "as well"
+        )
+    if {"probs", "logits"} <= found.keys():
+        logging.getLogger(__name__).warning(
+            "%s has both probs and logits; probs are used, and logits are ignored", path
         )
     values, labels, ids = found[kind], found["labels"], found.get("ids")
     if values.dtype.kind not in "fiu" or values.ndim != 2 or values.shape[1] < 2:
         raise UserError(
-            f"{path}: {kind} is {values.dtype}{list(values.shape)}; wanted numbers "
+            f"{path}: {kind} is {values.dtype}{list(values.shape)}; expected numbers "
             "(N, Y) with Y at least 2 classes"
         )
     if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
         raise UserError(
-            f"{path}: labels is {labels.dtype}{list(labels.shape)}; wanted integers "
+            f"{path}: labels is {labels.dtype}{list(labels.shape)}; expected integers "
             f"[{len(values)}], one for each row of {kind}"
         )
     if ids is not None and ids.shape != labels.shape:
-        raise UserError(f"{path}: ids is {list(ids.shape)}; wanted [{len(labels)}]")
-    values = values.astype(np.float64)
-    soft = _soft(path, found, values.shape, labels >= 0)
-    if kind == "probs":
-        out = _checked(path, lambda i: f"{path}: row {i}", values, labels, ids)
-        return out._replace(soft=soft)
-    _refuse(
-        ~np.isfinite(values).all(axis=1),
-        lambda i: f"{path}: row {i}: logits {_show(values[i])}; wanted finite numbers",
-    )
-    probs = calibrators.softmax(values)
-    out = _checked(path, lambda i: f"{path}: row {i}", probs, labels, ids)
-    return out._replace(logits=values[labels >= 0], soft=soft)
-
-
-def _soft(
-    path: epath.Path,
-    held: dict[str, np.ndarray],
-    shape: tuple[int, int],
-    keep: np.ndarray,
-) -> np.ndarray | None:
-    """Return the shares of raters of the labelled rows, if the file has them."""
-    if "soft" not in held:
-        return None
-    soft = held["soft"]
-    if soft.dtype.kind not in "fiu" or soft.shape != shape:
         raise UserError(
-            f"{path}: soft is {soft.dtype}{list(soft.shape)}; wanted numbers "
-            f"{list(shape)}, a share for each class"
+            f"{path}: ids is {list(ids.shape)}; expected [{len(labels)}], one for "
+            "each label"
         )
-    soft = soft.astype(np.float64)
-    for bad, wanted in _row_checks(soft):
-        _refuse(bad & keep, _says(lambda i: f"{path}: row {i}: soft", soft, wanted))
-    return soft[keep]
+    values = values.astype(np.float64)
+    soft = found.get("soft")
+    if soft is not None:
+        soft = row_checks.checked_soft(str(path), soft, values.shape, labels >= 0)
+    logits = values if kind == "logits" else None
+    if logits is not None:
+        row_checks.check_logits(lambda i: f"{path}: row {i}: logits", values)
+        values = calibrators.softmax(values)
+    row_checks.check_probs(lambda i: f"{path}: row {i}: probs", values)
+    classes = values.shape[1]
+    labels = row_checks.checked_labels(lambda i: f"{path}: row {i}", labels, classes)
+    columns = {name: x for name, x in found.items() if name not in ARRAYS}
+    return Contents(values, labels, logits, ids, soft, columns)
 
 
-def _from_rows(path: epath.Path, read: list[prediction_rows.Row]) -> Labelled:
+def _from_rows(path: epath.Path, read: list[Row]) -> Contents:
     if not read:
-        raise UserError(f"{path} has no rows; wanted at least one prediction")
-    num_classes = len(read[0].probs)
+        raise UserError(f"{path} has no rows; expected at least one prediction")
+    num_classes, classes = len(read[0].probs), read[0].classes
     for row in read:
-        if len(row.probs) != num_classes or num_classes < 2:
+        if num_classes < 2:
             raise UserError(
-                f"{path}:{row.line}: {len(row.probs)} probabilities; wanted "
-                f"{max(num_classes, 2)}, as many on every line"
+                f"{path}:{row.line}: the line has {num_classes} probability; expected "
+                "two or more classes"
+            )
+        if len(row.probs) != num_classes:
+            raise UserError(
+                f"{path}:{row.line}: the line has {len(row.probs)} probabilities; "
+                f"expected {num_classes}, as on line {read[0].line}"
+            )
+        if row.classes != classes:
+            raise UserError(
+                f"{path}:{row.line}: classes are {list(row.classes)}; expected "
+                f"{list(classes)} as on line {read[0].line}"
             )
     probs = np.array([row.probs for row in read], np.float64)
+    row_checks.check_probs(lambda i: f"{path}:{read[i].line}: probs", probs)
     labels = np.array([row.label for row in read], object)  # any size of integer
-    ids = None if read[0].id is None else np.array([str(row.id) for row in read])
-    return _checked(path, lambda i: f"{path}:{read[i].line}", probs, labels, ids)
-
-
-def _show(row: np.ndarray) -> str:
-    shown = ", ".join(f"{x:.6g}" for x in row[:6])
-    return f"[{shown}, ...]" if len(row) > 6 else f"[{shown}]"
-
-
-def _refuse(bad: np.ndarray, message: Callable[[int], str]) -> None:
-    """Raise a UserError for the first bad row, if there is one."""
-    if bad.any():
-        raise UserError(message(int(np.argmax(bad))))
-
-
-def _says(
-    at: Callable[[int], str], rows: np.ndarray, wanted: str
-) -> Callable[[int], str]:
-    return lambda i: f"{at(i)} {_show(rows[i])}; wanted {wanted}"
-
-
-def _checked(
-    path: epath.Path,
-    at: Callable[[int], str],
-    probs: np.ndarray,
-    labels: np.ndarray,
-    ids: np.ndarray | None,
-) -> Labelled:
-    """Check that rows are distributions and labels valid; return the labelled rows."""
-    n, num_classes = probs.shape
-    for bad, wanted in _row_checks(probs):
-        _refuse(bad, _says(lambda i: f"{at(i)}: probs", probs, wanted))
-    _refuse(
-        ((labels < -1) | (labels >= num_classes)).astype(bool),
-        lambda i: (
-            f"{at(i)}: label {labels[i]} is no class; wanted 0 to {num_classes - 1}, "
-            "or -1 for none"
-        ),
+    labels = row_checks.checked_labels(
+        lambda i: f"{path}:{read[i].line}", labels, num_classes
     )
-    keep = (labels >= 0).astype(bool)
-    if not keep.any():
-        raise UserError(f"{path} has no row with a label ({n} rows in all)")
-    ids = None if ids is None else ids[keep]
-    labels = labels[keep].astype(np.int64)
-    return Labelled(probs[keep], labels, None, ids, n - len(labels))
-
-
-def _row_checks(probs: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
-    """Yield which rows fail, and what is wanted; checks may rely on earlier ones."""
-    yield np.asarray(~np.isfinite(probs).all(axis=1)), "finite numbers"
-    yield np.asarray((probs < 0).any(axis=1)), "no negative probability"
-    off = np.asarray(np.abs(probs.sum(axis=1) - 1) > SUM_TOLERANCE)
-    yield off, f"a sum of 1 within {SUM_TOLERANCE}: give logits as .npz, if they are"
+    names = dict.fromkeys(name for row in read for name in row.cells)
+    columns = {name: [row.cells.get(name) for row in read] for name in names}
+    ids = np.array([str(x) for x in columns["id"]]) if "id" in columns else None
+    return Contents(probs, labels, None, ids, None, columns, classes)

@@ -28,7 +28,7 @@ def read(path: epath.PathLike) -> Predictions:
     """
     arrays = npz.read(path)
     if missing := {"logits", "labels"} - set(arrays):
-        raise UserError(f"{path} has no {min(missing)}; run evaluate again")
+        raise UserError(f"{path} has no {min(missing)}; run hypelora evaluate again")
     own = (arrays["logits"], arrays["labels"], arrays.get("ids"), arrays.get("soft"))
     out = Predictions(*own)
     shape, n = out.logits.shape, len(out.labels) if out.labels.ndim else -1
@@ -38,8 +38,8 @@ def read(path: epath.PathLike) -> Predictions:
     if not fits:
         got = {k: list(x.shape) for k, x in out._asdict().items() if x is not None}
         raise UserError(
-            f"{path} has shapes {got}; wanted logits and soft [N, Y], labels and ids "
-            "[N]: run evaluate again"
+            f"{path} has shapes {got}; expected logits and soft [N, Y], labels and "
+            "ids [N]. Run hypelora evaluate again"
         )
     return out
 

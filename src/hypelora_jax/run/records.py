@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
@@ -23,6 +24,9 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.interop.base import Base
 from hypelora_jax.run.paths import Run
 
+# Fields newer than some records, which configs set to another value than the one that
+# says what training did before (their default).
+NEWER = ("optim.trunk_lr",)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -133,11 +137,11 @@ def read_record(run: Run) -> dict[str, Any] | None:
     path = run.config_file
     if not path.exists():
         return None
-    record = files.read_json(path, "restore the file or start in another --workdir")
+    record = files.read_json(path, "restore the file or start in another workdir")
     if not {"config", "task", "model", "total_steps"} <= record.keys():
         raise UserError(
-            f"{path} is no run's config.json (a model's, perhaps); wanted a folder of "
-            "a run, or an empty one: choose another --workdir"
+            f"{path} is not the config.json of a run (perhaps of a model); expected a "
+            "folder of a run, or an empty one. Choose another workdir"
         )
     return record
 
@@ -152,7 +156,7 @@ def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
     record = read_record(run)
     if record is None:
         raise UserError(
-            f"{workdir} holds no config.json; wanted the --workdir of a trained run "
+            f"{workdir} has no config.json; expected the folder of a trained run "
             "(with num_seeds > 1, one of its seed_* folders)"
         )
     return run, record
@@ -169,16 +173,31 @@ def task_of(record: dict[str, Any]) -> Task:
     return Task(**task | {n: tuple(task[n]) for n in ("labels", "metrics")})
 
 
+def _as_begun(settings: Settings, record: dict[str, Any]) -> Settings:
+    """Return the settings with fields of NEWER that the record lacks as they were."""
+    recorded, theirs = flat(record["config"]), as_dict(settings_of(record))
+    mine = as_dict(settings)
+    for field in NEWER:
+        section, _, name = field.rpartition(".")
+        got, kept = mine[section][name], theirs[section][name]
+        if field not in recorded and got != kept:
+            logging.info("config.%s is %s, as when the run was begun", field, kept)
+            mine[section][name] = kept
+    return settings_lib.from_dict(mine)
+
+
 def check_same(
     workdir: epath.PathLike, settings: Settings, record: dict[str, Any]
-) -> None:
-    """Check that the run in a folder has the same settings, so that it may resume.
+) -> Settings:
+    """Return the settings that the run in a folder goes on with, if they are the same.
 
     The mesh may differ, because a checkpoint of any mesh can be restored on any other.
+    A field of NEWER that the record lacks keeps its old meaning.
 
     Raises:
       UserError: a field differs; the message names the first one.
     """
+    settings = _as_begun(settings, record)
     # a field that is newer than the record gets its default value
     mine, theirs = flat(as_dict(settings)), flat(as_dict(settings_of(record)))
     for name in sorted(mine.keys() | theirs.keys()):
@@ -186,9 +205,11 @@ def check_same(
             continue
         if mine.get(name) != theirs.get(name):
             raise UserError(
-                f"{workdir} holds another run: config.{name} is {theirs.get(name)!r} "
-                f"there and {mine.get(name)!r} here; choose another --workdir"
+                f"{workdir} has another run: config.{name} is {theirs.get(name)!r} "
+                f"there and {mine.get(name)!r} here; give "
+                f"{theirs.get(name)!r} to continue that run, or choose another workdir"
             )
+    return settings
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -220,14 +241,14 @@ def check_data(
     if now.get("condition") != then.get("condition"):
         raise UserError(
             "the vectors that examples are conditioned on have changed since "
-            f"{workdir} was begun; restore them, or choose another --workdir"
+            f"{workdir} was started; restore them, or choose another workdir"
         )
     for name in now:
         if now.get(name) != then.get(name):
             raise UserError(
-                f"the data has changed since {workdir} was begun ({name} is "
-                f"{now.get(name)}, then {then.get(name)}); restore it, or choose "
-                "another --workdir"
+                f"the data has changed since {workdir} was started ({name} was "
+                f"{then.get(name)} and is now {now.get(name)}); restore it, or choose "
+                "another workdir"
             )
 
 
@@ -239,7 +260,8 @@ def check_weights(workdir: epath.PathLike, base: Base, record: dict[str, Any]) -
     """
     if (got := weights_sha256(base)) != record["model"]["sha256"]:
         raise UserError(
-            f"the weights of {base.name} have changed since {workdir} was begun "
-            f"(sha256 {got[:12]}, then {record['model']['sha256'][:12]}); restore "
-            "them, or choose another --workdir"
+            f"the weights of {base.name} have changed since {workdir} was started "
+            f"(their sha256 is {got[:12]} now and was "
+            f"{record['model']['sha256'][:12]} then); restore them, or choose another "
+            "workdir"
         )

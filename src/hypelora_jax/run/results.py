@@ -47,7 +47,7 @@ def read(run: Run) -> Results:
         if run.seeds():
             way_out = "give one of its seed_* folders"
         raise UserError(
-            f"{run.path} holds no config.json; wanted a run folder: {way_out}"
+            f"{run.path} has no config.json; expected a run folder; {way_out}"
         )
     config, curve = (
         files.read_json(run.config_file),

@@ -1,5 +1,5 @@
 """An optional HTTP service that answers for finished runs that share one backbone.
 
-Models, training and file formats may not come in, and only `commands` imports this
+It does not know models, training or file formats, and only `commands` imports this
 package.
 """

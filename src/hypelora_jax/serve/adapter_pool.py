@@ -54,7 +54,7 @@ def names_of(workdirs: Sequence[str]) -> dict[str, str]:
     Raises:
       UserError: the same folder is given twice.
     """
-    twice = "--workdir={} stands there twice; wanted each run once"
+    twice = "--workdir={} is given twice; expected each run once"
     return dict(zip(unique_names(workdirs, twice), workdirs, strict=True))
 
 
@@ -69,8 +69,8 @@ def _check_same_base(names: dict[str, str]) -> None:
 
 def _other_base(first: str, base: str, name: str, other: str) -> str:
     return (
-        f"{name} adapts {other} and {first} adapts {base}, with other weights; wanted "
-        "runs of one base model: serve each in a process of its own"
+        f"{name} adapts {other} and {first} adapts {base}, with other weights; "
+        "expected runs of one base model. Serve each in a process of its own"
     )
 
 
@@ -88,9 +88,9 @@ def _sharing(
         )
     if session.mesh != first.fitted.session.mesh:
         raise UserError(
-            f"{fitted.run.path} wants the mesh {dict(session.mesh.shape)} and "
-            f"{first.fitted.run.path} {dict(first.fitted.session.mesh.shape)}; wanted "
-            "one mesh"
+            f"{fitted.run.path} needs the mesh {dict(session.mesh.shape)} and "
+            f"{first.fitted.run.path} needs {dict(first.fitted.session.mesh.shape)}; "
+            "expected runs with one mesh"
         )
     if predictor is not first and not session.base.folder:
         _check_same_arrays(first, predictor)

@@ -133,7 +133,7 @@ async def answers(service: Service, questions: list[Question]) -> list[Fields]:
     """
     limits = service.limits
     if len(questions) > limits.max_texts:
-        line = f"{len(questions)} questions; wanted at most {limits.max_texts}"
+        line = f"{len(questions)} questions; expected at most {limits.max_texts}"
         raise Refusal(413, line)
     by_name: dict[str, list[int]] = {}
     texts, conditions = [], []
@@ -149,7 +149,9 @@ async def answers(service: Service, questions: list[Question]) -> list[Fields]:
             own = [texts[i] for i in places], [conditions[i] for i in places]
             found = await service.batcher.ask(name, *own)
         except Full as e:
-            raise Refusal(503, "too many texts wait; try again", retry_after=1) from e
+            raise Refusal(
+                503, "too many texts are waiting; try again", retry_after=1
+            ) from e
         for i, one in zip(places, found, strict=True):
             out[i] = one
     return out
@@ -159,12 +161,14 @@ def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str
     """Check and return the texts of question number i."""
     if name not in service.pool:
         known = ", ".join(service.pool)
-        raise Refusal(404, f"no adapter {name[:60]!r}; wanted one of {known}")
+        raise Refusal(
+            404, f"there is no adapter {name[:60]!r}; expected one of {known}"
+        )
     second = () if question.text_b is None else (question.text_b,)
     texts = (question.text, *second)
     most = service.limits.max_chars
     if long := [len(text) for text in texts if len(text) > most]:
-        line = f"texts[{i}] has {long[0]} characters; wanted at most {most}"
+        line = f"texts[{i}] has {long[0]} characters; expected at most {most}"
         raise Refusal(413, line)
     try:
         return as_fields(texts, i, service.pool[name].task.pair)
@@ -177,7 +181,10 @@ def _condition(predictor: Predictor, i: int, question: Question) -> np.ndarray |
     cell, vectors = question.condition, predictor.vectors
     if vectors is None:
         if cell is not None:
-            raise Refusal(422, f"texts[{i}] has a condition; this run reads none")
+            raise Refusal(
+                422,
+                f"texts[{i}] has a condition, but this run reads none; leave it out",
+            )
         return None
     if what := vectors.fault(cell):
         raise Refusal(422, f"texts[{i}]: {what}")

@@ -14,7 +14,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 Handler = Callable[[Request, Exception], Awaitable[Response]]
-WANTED = 'wanted {"text": "..."}, or a list of such objects'
+WANTED = 'expected {"text": "..."}, or a list of such objects'
 
 
 class Refusal(Exception):
@@ -53,7 +53,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return as_json({"error": f"the body is no JSON; {WANTED}"}, 400)
+        return as_json({"error": f"the body is not JSON; {WANTED}"}, 400)
     path = [x for x in first["loc"] if x not in ("body", "one", "several")]
     where = "".join(f"[{x}]" if isinstance(x, int) else f".{x:.60}" for x in path)
     what = first["msg"][:1].lower() + first["msg"][1:]
@@ -63,13 +63,13 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    line = f"{request.method} {request.url.path[:60]}: {error.detail}; /docs has all"
+    line = f"{request.method} {request.url.path[:60]}: {error.detail}; see /docs"
     return as_json({"error": line}, error.status_code)
 
 
 async def _internal(request: Request, error: Exception) -> Response:
     del request, error  # the server logs it
-    return as_json({"error": "a fault of ours; its log says more"}, 500)
+    return as_json({"error": "the service failed; its log says why"}, 500)
 
 
 HANDLERS: dict[type[Exception], Handler] = {

@@ -76,7 +76,7 @@ def _check_host(scope: Message, hosts: tuple[str, ...]) -> None:
     given = _header(scope, b"host").lower()
     name = given.rsplit(":", 1)[0] if not given.endswith("]") else given
     if hosts and name.strip("[]") not in hosts:
-        raise Refusal(400, f"this service is not {given[:60]!r}; wanted {hosts[0]}")
+        raise Refusal(400, f"this service is not {given[:60]!r}; expected {hosts[0]}")
 
 
 def _check_type(scope: Message) -> None:
@@ -84,7 +84,7 @@ def _check_type(scope: Message) -> None:
     given = _header(scope, b"content-type")
     if given.split(";")[0].strip().lower() != "application/json":
         kind = given[:60] or "none"
-        raise Refusal(415, f"content-type is {kind}; wanted application/json")
+        raise Refusal(415, f"content-type is {kind}; expected application/json")
 
 
 def _rates(rate: float) -> Callable[[str], None]:
@@ -106,7 +106,11 @@ def _rates(rate: float) -> Callable[[str], None]:
             buckets.popitem(last=False)
         if tokens < 1:
             wait = int((1 - tokens) / rate) + 1
-            raise Refusal(429, f"more than {rate:g} requests a second; wait", wait)
+            raise Refusal(
+                429,
+                f"more than {rate:g} requests a second came from this address; wait",
+                wait,
+            )
 
     return spend
 
@@ -123,7 +127,11 @@ async def _body(scope: Message, receive: Receive, limits: Limits) -> Receive:
         async with asyncio.timeout(limits.patience):
             body = await _read(receive, most)
     except TimeoutError as e:
-        raise Refusal(408, f"no whole body in {limits.patience:g} s; send it") from e
+        raise Refusal(
+            408,
+            f"the whole body did not arrive within {limits.patience:g} s; send it "
+            "again",
+        ) from e
     messages: list[Message] = [
         {"type": "http.request", "body": body, "more_body": False}
     ]
@@ -152,7 +160,7 @@ async def _read(receive: Receive, most: int) -> bytes:
 
 
 def _too_large(most: int) -> Refusal:
-    return Refusal(413, f"the body is too large; wanted at most {most} bytes")
+    return Refusal(413, f"the body is too large; expected at most {most} bytes")
 
 
 async def _drain(receive: Receive, most: int) -> None:

@@ -60,7 +60,12 @@ def _lines(meters: Meters) -> Iterator[str]:
         ("batch_size_mean", "gauge", "Texts a batch, on average.", mean),
         ("cut_texts_total", "counter", "Cut to data.max_length.", meters.cut),
         ("waiting_texts", "gauge", "Texts without an answer.", meters.waiting),
-        ("programs_total", "counter", "Compiled since warm.", meters.programs),
+        (
+            "programs_total",
+            "counter",
+            "Programs compiled after the warm-up.",
+            meters.programs,
+        ),
     ):
         yield from _head(name, kind, about)
         yield f"hypelora_{name} {value}"

@@ -18,13 +18,17 @@ class Question(BaseModel):
     condition: list[float] | list[list[float]] | str | int | None = Field(
         None, description="For runs whose data give one: a vector, or its id."
     )
-    adapter: str | None = Field(None, description="A name of /adapters; the first one.")
+    adapter: str | None = Field(
+        None, description="A name of /adapters; by default the first one."
+    )
 
 
 class Prediction(BaseModel):
     """The answer of a classifier."""
 
-    label: str | None = Field(description="The most probable class; null: abstained.")
+    label: str | None = Field(
+        description="The most probable class; null if it abstained."
+    )
     confidence: float = Field(description="Its calibrated probability, 0 to 1.")
     probs: dict[str, float] = Field(description="Of every class; the sum is 1.")
     set: list[str] = Field([], description="With --coverage: the conformal set.")
@@ -51,9 +55,9 @@ class Adapter(BaseModel):
     task: str
     kind: str = Field(description="classification or regression")
     labels: list[str]
-    pair: bool = Field(description="Whether it wants two texts.")
+    pair: bool = Field(description="Whether it reads two texts.")
     condition: list[int] | None = Field(
-        description="Shape of the condition it wants; null: none."
+        description="Shape of the condition it reads; null if it reads none."
     )
     max_length: int = Field(description="Tokens that longer texts are cut to.")
 

@@ -59,7 +59,9 @@ def serve(
         pool = open_pool(workdirs, batch_sizes(batching.max_batch), **options)
         server = server_of(pool, host, batching, limits)
         if host not in LOOPBACK:
-            logging.warning("no password is asked for: whoever reaches it may ask")
+            logging.warning(
+                "there is no password, so anyone who reaches this address may ask"
+            )
         listener.listen(2048)
         shown = f"[{host}]" if ":" in host else host
         where = f"http://{shown}:{listener.getsockname()[1]}"
@@ -137,8 +139,8 @@ def bound(host: str, port: int) -> socket.socket:
         listener.close()
         why = getattr(e, "strerror", None) or e
         raise UserError(
-            f"cannot listen at {host}:{port}: {why}; wanted an address of this machine "
-            "and a free port: --port=0 takes one"
+            f"cannot listen at {host}:{port}: {why}; expected an address of this "
+            "machine and a free port. --port=0 takes a free one"
         ) from e
     return listener
 
@@ -147,7 +149,7 @@ def _check(batching: Batching, limits: Limits) -> None:
     fields = batching._asdict() | limits._asdict()
     for name in ("max_batch", "max_waiting", "max_body", "max_texts", "max_chars"):
         if fields[name] < 1:
-            raise UserError(f"--{name}={fields[name]}; wanted at least 1")
+            raise UserError(f"--{name} is {fields[name]}; expected at least 1")
     for name in ("window", "rate"):
         if not 0 <= fields[name] < float("inf"):
-            raise UserError(f"--{name} is {fields[name]:g}; wanted 0 or more")
+            raise UserError(f"--{name} is {fields[name]:g}; expected at least 0")

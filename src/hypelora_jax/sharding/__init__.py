@@ -1,5 +1,5 @@
 """Sharding: the device mesh, the place of every array on it, and several processes.
 
-This package knows paths and shapes of parameters, but not what they mean. Models, data
-sets and runs may not come in.
+This package knows paths and shapes of parameters, but not what they mean. It does not
+know models, data sets or runs.
 """

@@ -33,7 +33,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         sizes[sizes.index(-1)] = len(devices) // known
     if min(sizes) < 1 or int(np.prod(sizes)) != len(devices):
         raise UserError(
-            f"config.mesh is {config.data} x {config.fsdp} x {config.model}; wanted "
+            f"config.mesh is {config.data} x {config.fsdp} x {config.model}; expected "
             f"sizes whose product is the {len(devices)} devices (one may be -1)"
         )
     return _mesh(sizes, devices)
@@ -80,8 +80,8 @@ def batch_size_per_device(batch_size: int, mesh: Mesh) -> int:
     ways = row_ways(mesh)
     if batch_size % ways:
         raise UserError(
-            f"config.optim.batch_size / accumulate is {batch_size}; wanted a multiple "
-            f"of the {ways} devices along data and fsdp"
+            f"config.optim.batch_size / accumulate is {batch_size}; expected a "
+            f"multiple of the {ways} devices along data and fsdp"
         )
     return batch_size // ways
 
@@ -119,7 +119,11 @@ def _shared(batch: Mapping[str, Any]) -> bool:
 
 
 def pin_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Pin a batch, inside jit, to the shardings of `batch_shardings`."""
+    """Pin a batch, inside jit, to the shardings of `batch_shardings`.
+
+    They depend on the batch (conditions of single rows are cut, shared ones are not),
+    so the `in_shardings` of a jitted function cannot name them in advance.
+    """
     where = batch_shardings(mesh, batch)
     return jax.lax.with_sharding_constraint(dict(batch), where)
 

@@ -113,9 +113,9 @@ def check_shared(folder: epath.Path, seconds: float = 5.0) -> None:
         path.unlink(missing_ok=True)
     if len(blind):
         raise UserError(
-            f"process {', '.join(map(str, blind))} cannot read what process 0 wrote in "
-            f"its --workdir (here {folder}); wanted one folder that all processes "
-            "share, by a network file system or gs://..."
+            f"process {', '.join(map(str, blind))} cannot read what process 0 wrote "
+            f"in its --workdir (here {folder}); expected one folder that all "
+            "processes share, by a network file system or gs://..."
         )
 
 
@@ -181,9 +181,10 @@ def initialize(
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(
-            f"cannot join the other processes ({found or distributed}: {why}); wanted "
-            "a coordinator that all reach, and each rank once: check the launcher, or "
-            "pass --distributed=HOST:PORT,COUNT,RANK, or off for one process"
+            f"cannot join the other processes ({found or distributed}: {why}); "
+            "expected a coordinator that all processes reach, and each rank once. "
+            "Check the launcher, or pass --distributed=HOST:PORT,COUNT,RANK, or off "
+            "for one process"
         ) from error
     rank, count = jax.process_index(), jax.process_count()
     logging.info(
@@ -204,6 +205,6 @@ def _parsed(text: str) -> dict[str, Any]:
         }
     except ValueError:
         raise UserError(
-            f"--distributed={text}; wanted auto, off or HOST:PORT,COUNT,RANK with RANK "
-            "from 0 to COUNT - 1"
+            f"--distributed is {text}; expected auto, off or HOST:PORT,COUNT,RANK "
+            "with RANK from 0 to COUNT - 1"
         ) from None

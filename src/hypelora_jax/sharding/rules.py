@@ -55,8 +55,8 @@ def spec(path: str, ndim: int, table: Table) -> P:
         if hits(pattern, path):
             if len(last) > ndim:
                 raise ValueError(
-                    f"the sharding rule {pattern!r} cuts {len(last)} axes; {path} has "
-                    f"{ndim}"
+                    f"the sharding rule {pattern!r} cuts {len(last)} axes, but {path} "
+                    f"has {ndim}"
                 )
             return P(*(None,) * (ndim - len(last)), *last) if len(last) else P()
     raise ValueError(
@@ -90,8 +90,8 @@ def _check(path: str, shape: tuple, wanted: P, mesh: Any) -> None:
         if size % ways:
             raise UserError(
                 f"config.mesh has {' x '.join(names)} = {ways}, which does not divide "
-                f"{size} of {path} {tuple(shape)}; wanted "
-                "sizes of fsdp and model that divide the model's widths"
+                f"{size} of {path} {tuple(shape)}; expected sizes of fsdp and model "
+                "that divide the model's widths"
             )
 
 

@@ -13,7 +13,7 @@ from hypelora_jax.types import Params
 SHOWN = 512  # a message lists at most this many ids of a batch
 
 WAY_OUT = (
-    "look at these examples, lower config.optim.lr or raise optim.warmup, or let "
+    "Look at these examples, lower config.optim.lr or raise optim.warmup, or let "
     "optim.skip_nonfinite steps pass"
 )
 
@@ -61,15 +61,19 @@ class Guard:
         if self.skipped < self._limit:
             self.skipped += 1
             logging.warning(
-                "%s: skipped, %d of at most %d", what, self.skipped, self._limit
+                "%s; skipped, %d of at most %d", what, self.skipped, self._limit
             )
             return
-        raise UserError(f"{what}; {last_good(self._latest())}: {WAY_OUT}")
+        raise UserError(f"{what}; {last_good(self._latest())}. {WAY_OUT}")
 
 
 def last_good(step: int | None) -> str:
     """Return the part of a message that says which checkpoint a run can resume from."""
-    return f"the last good checkpoint is step {step}" if step else "no checkpoint yet"
+    return (
+        f"the last good checkpoint is step {step}"
+        if step
+        else "there is no checkpoint yet"
+    )
 
 
 @jax.jit

@@ -48,7 +48,9 @@ class StopRequest:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.signal == signal.SIGINT == number:
-            raise KeyboardInterrupt("stopped at once; the last checkpoint counts")
+            raise KeyboardInterrupt(
+                "stopped at once; the run goes on from its last checkpoint"
+            )
         self.signal = number
         if self._at_once:
             raise self._error("nothing was lost; the same command goes on from there")

@@ -7,6 +7,7 @@ from absl import logging
 
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.metric_log import MetricLog, summary
+from hypelora_jax.run.metric_writers import Writers
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 from hypelora_jax.sharding.mesh import put_batch
@@ -51,20 +52,27 @@ class Throughput:
         return rates
 
 
-def train(session: Session, run: Run, progress: bool = True) -> tuple[Checkpoint, int]:
+def train(
+    session: Session,
+    run: Run,
+    progress: bool = True,
+    writers: Writers | None = None,
+) -> tuple[Checkpoint, int]:
     """Train to the end, from the newest checkpoint if there is one.
 
     Args:
       session: a session with data.
       run: the folder that checkpoints and metrics are written to.
       progress: show a progress bar.
+      writers: where scalars go in addition to metrics.jsonl; the caller closes them.
 
     Returns:
       The checkpoint chosen by config.select_on, and the number of epochs trained.
 
     Raises:
       KeyboardInterrupt, Preempted: the run was asked to stop; its state is saved.
-      UserError: a loss is not finite, or a checkpoint cannot be written.
+      UserError: a loss is not finite, a checkpoint cannot be written, or a writer
+        cannot start.
     """
     keep, total = session.settings.ckpt.keep, session.total_steps
     with Checkpoints(run, keep) as checkpoints, StopRequest() as stop:
@@ -74,7 +82,7 @@ def train(session: Session, run: Run, progress: bool = True) -> tuple[Checkpoint
             logging.info("going on from step %d of %d", step, total)
         judged = not training.pending_judge
         with processes.together(
-            lambda: MetricLog(run, step, total, progress, judged)
+            lambda: MetricLog(run, step, total, progress, judged, writers)
         ) as log:
             try:
                 _steps(training, log, stop, step)
@@ -117,7 +125,9 @@ def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> 
     while step < session.total_steps:
         if patience and training.progress.bad_epochs >= patience:
             logging.info(
-                "no better epoch for %d: stopped after %d", patience, step // per_epoch
+                "no better epoch for %d epochs; stopped after epoch %d",
+                patience,
+                step // per_epoch,
             )
             return
         batch = next(training.data)
@@ -216,7 +226,7 @@ def _end_epoch(training: Training, log: MetricLog, step: int) -> None:
     split = _split_of(select_on)
     if not judged.get(split):
         raise UserError(
-            f"the split {split} has no labels to choose a model by; wanted "
+            f"the split {split} has no labels to choose a model by; expected "
             "config.select_on=calibration"
         )
     found = rank(session, step, judged[split])

@@ -1,4 +1,4 @@
-"""AdamW with weight decay by path, a learning rate for the head, and schedules."""
+"""AdamW with weight decay by path, rates of the head and trunk, and schedules."""
 
 import math
 import re
@@ -85,14 +85,18 @@ def loss_temperature(config: LossConfig, total_steps: int) -> Schedule | None:
     return at
 
 
-def _scale_head(ratio: float) -> optax.GradientTransformation:
-    """Multiply the updates of the head by `ratio`, which is head_lr / lr."""
+def _own_rates(config: OptimConfig) -> optax.GradientTransformation:
+    """Multiply the updates of the head and of the trunk by their rate / lr."""
+    rates = {"head/": config.head_lr, "hyper/trunk/": config.trunk_lr}
+    ratios = {p: rate / config.lr for p, rate in rates.items() if rate and config.lr}
+
+    def scaled(path: str, x: jax.Array) -> jax.Array:
+        ratio = next((r for p, r in ratios.items() if path.startswith(p)), 1.0)
+        return x if ratio == 1.0 else x * ratio
 
     def update(updates: Params, state, params=None):
         del params
-        return trees.map_with_path(
-            lambda p, u: u * ratio if p.startswith("head/") else u, updates
-        ), state
+        return trees.map_with_path(scaled, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -106,11 +110,10 @@ def _decay_mask(config: OptimConfig) -> Callable[[Params], Params]:
 def optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
     """Build AdamW (Loshchilov and Hutter 2019), clipped by the global gradient norm."""
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    ratio = config.head_lr / config.lr if config.head_lr and config.lr else 1.0
     return optax.chain(
         clip,
         optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, _decay_mask(config)),
-        _scale_head(ratio) if ratio != 1.0 else optax.identity(),
+        _own_rates(config),
         optax.scale_by_learning_rate(learning_rate(config, total_steps)),
     )

@@ -89,7 +89,7 @@ def logits(
         real = batch["index"] >= 0
         out[batch["index"][real]] = got[real]
     if out is None:
-        raise ValueError("no batches; wanted one or more")
+        raise ValueError("there are no batches; expected at least one")
     return out
 
 

@@ -17,6 +17,7 @@ from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import buckets, conditions, sources
 from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
+from hypelora_jax.data.class_weights import class_weights
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.data.tokens import Tokenizer, tokenizer
@@ -53,6 +54,7 @@ class Session(NamedTuple):
     edges: tuple[int, ...] = ()  # lengths T of the buckets, in tokens
     steps_per_epoch: int = 1
     total_steps: int = 1  # of the whole run
+    class_weights: tuple[float, ...] = ()  # in the training loss; (): all classes 1
 
     @property
     def family(self) -> Family:
@@ -96,8 +98,8 @@ def max_length(settings: Settings, base: bases.Base) -> int:
     wanted = settings.data.max_length
     if wanted > limit:
         raise UserError(
-            f"config.data.max_length is {wanted}; {base.name} has room for {limit} "
-            "tokens: set data.max_length to that or less"
+            f"config.data.max_length is {wanted}, but {base.name} has room for "
+            f"{limit} tokens; set data.max_length to that or less"
         )
     return wanted
 
@@ -129,8 +131,9 @@ def open_session(
     words = tokenizer(base.folder, roles, base.config.pad_id)
     if words.vocab_size > base.config.vocab:
         raise UserError(
-            f"the tokenizer of {base.name} has {words.vocab_size} tokens and the model "
-            f"{base.config.vocab}; wanted a tokenizer.json made for this model"
+            f"the tokenizer of {base.name} has {words.vocab_size} tokens, but the "
+            f"model has {base.config.vocab}; expected a tokenizer.json made for this "
+            "model"
         )
     return Session(settings, base, task, words, model, mesh, trainable, frozen)
 
@@ -144,7 +147,7 @@ def with_data(session: Session, corpus: Corpus) -> Session:
     """Add tokenised splits, buckets and the number of steps to a session.
 
     Raises:
-      UserError: the corpus has no split train.
+      UserError: the corpus has no split train, or its classes cannot be weighted.
     """
     data, optim = session.settings.data, session.settings.optim
     datasets = {
@@ -159,12 +162,25 @@ def with_data(session: Session, corpus: Corpus) -> Session:
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
     logging.info("train: %s", describe(datasets["train"], edges, size))
     session = _with_conditions(session, datasets["train"])
+    weights = _class_weights(session, datasets["train"])
     return session._replace(
+        class_weights=weights,
         datasets=datasets,
         edges=edges,
         steps_per_epoch=per_epoch,
         total_steps=per_epoch * optim.num_epochs,
     )
+
+
+def _class_weights(session: Session, train: Dataset) -> tuple[float, ...]:
+    """Find the weights of the classes in the training loss, and log them."""
+    loss, names = session.settings.loss, session.task.labels
+    soft_NY = train.soft if loss.labels == "soft" else None
+    found = class_weights(loss.class_weights, names, train.label, soft_NY)
+    if found:
+        named = zip(names, found, strict=True)
+        logging.info("class weights: %s", ", ".join(f"{n} {x:.4g}" for n, x in named))
+    return found
 
 
 def _with_conditions(session: Session, train: Dataset) -> Session:
@@ -178,14 +194,14 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
     reads = "condition" in session.model.reads
     if given is None and reads:
         raise UserError(
-            "the data have no conditions, which the model reads; wanted "
-            "--config.data.condition=COLUMN or --config.condition.file=FILE.npz"
+            "the model reads conditions, but the data have none; expected "
+            "config.data.condition=COLUMN or config.condition.file=FILE.npz"
         )
     if given is not None and not reads:
         raise UserError(
-            f"the data have conditions, but config.condition.source={condition.source} "
-            "reads none; wanted condition.source=given, or no data.condition and "
-            "condition.file"
+            "the data have conditions, but "
+            f"config.condition.source={condition.source} reads none; expected "
+            "condition.source=given, or no data.condition and condition.file"
         )
     if given is None:
         return session
@@ -199,14 +215,14 @@ def _with_conditions(session: Session, train: Dataset) -> Session:
     _check_slots(session, shape[1:])
     if not condition.standardise:
         return session
-    held = session.frozen["cond"]["standard"]
+    standard = session.frozen["cond"]["standard"]
     found = dict(zip(("mean", "std"), conditions.moments(given), strict=True))
     placed = rules.place(
         {
             n: np.broadcast_to(found[n].astype(x.dtype), x.shape)
-            for n, x in held.items()
+            for n, x in standard.items()
         },
-        jax.tree.map(lambda x: x.sharding, held),
+        jax.tree.map(lambda x: x.sharding, standard),
     )
     cond = {**session.frozen["cond"], "standard": placed}
     return session._replace(frozen={**session.frozen, "cond": cond})
@@ -218,14 +234,16 @@ def _check_slots(session: Session, shape: tuple[int, ...]) -> None:
     slots = 0 if hyper is None else hyper.slots
     if len(shape) == 2 and shape[0] != slots:
         raise UserError(
-            f"each condition of the data has {shape[0]} vectors; wanted one for each "
-            f"of the {slots} slots of the hyper-network, or one list of numbers for all"
+            f"each condition of the data has {shape[0]} vectors; expected one for "
+            f"each of the {slots} slots of the hyper-network, or one list of numbers "
+            "for all"
         )
     if len(shape) == 1 and not JOINS[join].describes:
         raise UserError(
-            f"config.condition.join={join} leaves out what tells sites apart, and each "
-            "condition of the data is one list of numbers for all sites; wanted one "
-            f"list for each of the {slots} slots, or condition.join=concat"
+            f"config.condition.join={join} leaves out what tells sites apart, but "
+            "each condition of the data is one list of numbers for all sites; "
+            f"expected one list for each of the {slots} slots, or "
+            "condition.join=concat"
         )
 
 
@@ -243,6 +261,8 @@ def data_of(session: Session) -> dict[str, Any]:
     """Return what a record says about the data, to compare when a run is resumed."""
     out: dict[str, Any] = {"task": session.task, "buckets": list(session.edges)}
     out["total_steps"] = session.total_steps
+    if session.class_weights:
+        out["class_weights"] = list(session.class_weights)
     train = session.datasets.get("train")
     if train is not None and train.condition is not None:
         out["condition"] = conditions.about(train.condition)

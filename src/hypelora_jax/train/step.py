@@ -35,7 +35,7 @@ def _pick(tree: Params, direct: bool) -> Params:
 
 
 def _cut(tree: Any, parts: int, axis: int = 0) -> Any:
-    """Split an axis of n entries of every leaf into n / parts and a leading `parts`."""
+    """Split `axis` of every leaf into `parts` equal pieces, stacked on a new axis 0."""
 
     def cut(x: jax.Array) -> jax.Array:
         shape = (*x.shape[:axis], parts, -1, *x.shape[axis + 1 :])
@@ -59,8 +59,8 @@ def gradients(
 ) -> Callable[..., tuple[jax.Array, jax.Array, Params]]:
     """Build `grads(trainable, frozen, batch, alpha, keys) -> (loss, weight, gradient)`.
 
-    The loss is the weighted mean over the batch. Sums are divided once, by the sum of
-    all weights, so that padding rows and micro-batches of unequal weight count right.
+    The loss is the weighted mean over the batch. The sums are divided once, at the end,
+    so padding rows count nothing and each micro-batch counts by its weight.
 
     With a mesh the adapter and its gradient are pinned to the devices of its kernels.
     The gradient is then summed over devices before it is pulled back through the
@@ -69,10 +69,12 @@ def gradients(
 
     def micro_sums(direct: Params, lora: Lora, frozen: Params, rows: Batch, key):
         params, rows = trees.union(direct, frozen), dict(rows)
+        # `row` travels with the rows, so that it is cut into micro-batches like them
         adapter = Adapter(lora, rows.pop("row", None))
         key = None if deterministic else key
         return model.objective.sums(model, params, adapter, rows, key)
 
+    # the backbone pins its hidden states, for which it must know the mesh
     value_and_grads = jax.value_and_grad(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
@@ -87,8 +89,8 @@ def gradients(
             lora, row_B = model.adapt(params, batch, alpha, adapt_key)
             return lora if mesh is None else rules.pin_factors(lora, row_B, mesh), row_B
 
-        # The vjp is taken by hand, so that `adapt` runs once per step, and is pulled
-        # back once, however many micro-batches use its adapter.
+        # `jax.vjp` instead of `jax.grad`: the adapter is made once, every micro-batch
+        # uses it, and their summed gradient goes back through the network once.
         lora, pull, row_B = jax.vjp(adapt, _pick(trainable, direct=False), has_aux=True)
         rows = {name: batch[name] for name in of_rows}
         if row_B is not None:
@@ -97,7 +99,7 @@ def gradients(
             _pick(trainable, direct=True), lora, frozen, rows, keys["rows"]
         )
         (d_adapting,) = pull(d_lora)
-        scale = 1 / jnp.maximum(weight, 1e-9)
+        scale = 1 / jnp.maximum(weight, 1e-9)  # a batch of padding only has weight 0
         gradient = jax.tree.map(lambda g: g * scale, {**d_direct, **d_adapting})
         return loss * scale, weight, gradient
 
@@ -120,12 +122,16 @@ def _over_micros(
         batch = dict(batch)
         several = _groups(lora, batch)
         own = several % accumulate == 0 and several > 0
-        if several and not own:  # a group is part of two micro-batches
+        if several and not own:
+            # a group may lie in several micro-batches: give each row the index of its
+            # group, and every micro-batch all factors
             size = len(batch["ids"]) // several
             batch["row"] = jnp.repeat(jnp.arange(several, dtype=jnp.int32), size)
-        pieces = _cut(lora, accumulate, axis=1) if own else {}
+        pieces = _cut(lora, accumulate, axis=1) if own else {}  # axis 1 is U
         micros = _cut(batch, accumulate)
-        if mesh is not None:  # without the pin, the axis of the scan would be cut
+        if mesh is not None:
+            # without it the compiler may shard the scan's axis, not the rows, over
+            # devices
             rows = NamedSharding(mesh, P(None, *rules.BATCH))
             micros = jax.lax.with_sharding_constraint(micros, rows)
         xs = (micros, jax.random.split(key, accumulate), pieces)
@@ -203,8 +209,8 @@ def build_step(
       deterministic: no dropout, as in the golden runs of the reference.
       temperature: loss temperature by step, if it anneals; micro-batches share it.
       skip_nonfinite: a step whose loss or gradient is not finite (info["finite"] is
-        False) changes neither parameters nor optimizer; its number counts.
-      conditions: members of a hyper-ensemble, which share the rows of a batch.
+        False) changes neither parameters nor optimizer, but its number still grows.
+      conditions: number of members of a hyper-ensemble; each row goes to one of them.
       seeds: members of a deep ensemble, each trained on every row.
     """
     grads = gradients(model, accumulate, deterministic, mesh)
@@ -212,16 +218,16 @@ def build_step(
     def step(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, Info]:
+        # the base key stays; the step is folded in, so a resumed run draws the same
         keys = named_keys(state.key, state.step, "adapt", "rows")
         batch = pin_batch(batch, mesh)
         if temperature is not None:
             now = training_loss.at_temperature(temperature(state.step))
-            frozen = trees.union(frozen, now)
+            frozen = trees.union(frozen, now)  # as if T were a frozen parameter
         if conditions > 1:
             batch = ensembles.dealt(batch, state.step, conditions)
-        loss, weight, gradient = grads(
-            state.params, frozen, batch, alpha(state.step), keys
-        )
+        share = alpha(state.step)
+        loss, weight, gradient = grads(state.params, frozen, batch, share, keys)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = _updated(tx, state, gradient, finite if skip_nonfinite else None)

@@ -8,6 +8,7 @@ import optax
 
 from hypelora_jax import trees
 from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.data.class_weights import example_weights
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
@@ -63,16 +64,20 @@ class Training:
         forward = scoring.forward(session.model, session.mesh)
         self.forward = forward._replace(classify=stop.between(forward.classify))
         self.frozen = session.frozen
+        train, soft = session.datasets["train"], settings.loss.labels == "soft"
         self.data = train_iterator(
-            session.datasets["train"],
+            train,
             session.edges,
             self.optim.batch_size,
             keys(settings).data,
             self.optim.num_epochs,
-            soft=settings.loss.labels == "soft",
+            soft=soft,
             own=own_rows(self.optim.batch_size, session.mesh),
+            weight_N=example_weights(
+                session.class_weights, train.label, train.soft if soft else None
+            ),
         )
-        self.lengths = session.datasets["train"].lengths
+        self.lengths = train.lengths
         self.progress = Progress()
         self.pending_judge = False  # True if an epoch ended and was not evaluated
         self.guard = self._guard()
@@ -120,7 +125,7 @@ class Training:
         if not all_finite(self.state.params):
             raise UserError(
                 f"the parameters are not finite after step {int(self.state.step)}; "
-                f"{last_good(self.checkpoints.latest_settled())}: lower "
+                f"{last_good(self.checkpoints.latest_settled())}. Lower "
                 "config.optim.lr, or raise optim.warmup"
             )
         self.progress = self.progress._replace(skipped=self.guard.skipped)
@@ -146,8 +151,9 @@ class Training:
         )
         if not np.isfinite(own_KNY).all():
             raise UserError(
-                f"the logits of {split} are not finite at step {int(self.state.step)}; "
-                "the run diverged: lower config.optim.lr, or raise optim.warmup"
+                f"the logits of {split} are not finite at step "
+                f"{int(self.state.step)}; the run diverged. Lower config.optim.lr, or "
+                "raise optim.warmup"
             )
         logits_NY, t = ensembles.pool(session.settings, trainable, own_KNY)
         objective = session.model.objective
@@ -206,8 +212,8 @@ def chosen(session: Session, checkpoints: Checkpoints) -> Checkpoint:
     step = checkpoints.best()
     if step is None:
         raise UserError(
-            f"{checkpoints.directory.parent} holds no complete checkpoint; wanted a "
-            "run trained for an epoch at least: run hypelora train with the same "
+            f"{checkpoints.directory.parent} has no complete checkpoint; expected a "
+            "run trained for at least one epoch. Run hypelora train with the same "
             "--workdir"
         )
     own = extras(session.frozen)

@@ -1,7 +1,7 @@
 """Post-hoc calibrators by name, fitted on the raw logits of a held-out split.
 
-This package sees only logits and labels. Files, and the choice of the split, may not
-come in.
+This package sees only logits and labels. Files, and the choice of the split, are left
+to its callers.
 
 Every fit takes `(logits_NY, label_N, weight_N=None)`, runs in float64 on the host and
 raises UserError for logits that are not finite and labels that are not classes. Every
@@ -100,7 +100,7 @@ def build(name: str) -> Calibrator:
     """
     if name not in CALIBRATORS:
         raise UserError(
-            f"calibrator is {name!r}; wanted one of {', '.join(sorted(CALIBRATORS))}"
+            f"calibrator is {name!r}; expected one of {', '.join(sorted(CALIBRATORS))}"
         )
     return CALIBRATORS[name]
 
@@ -119,8 +119,8 @@ def apply(state: Any, logits_NY: Array) -> Any:
     got, wanted = np.shape(logits_NY)[1], states.num_classes(state)
     if wanted not in (None, got):
         raise UserError(
-            f"the calibrator was fitted for {wanted} classes and the logits have {got};"
-            " fit it again: hypelora calibrate"
+            f"the calibrator was fitted for {wanted} classes, but the logits have "
+            f"{got}; expected {wanted}. Fit a calibrator on logits of these classes"
         )
     return CALIBRATORS[kind(state)].apply(state, logits_NY)
 
@@ -182,14 +182,17 @@ def from_json(text: str) -> Any:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise UserError(f"calibrator is not JSON ({e}); fit it again") from None
+        raise UserError(f"the calibrator is not JSON ({e}); fit it again") from None
     name = values.pop("kind", None) if isinstance(values, dict) else None
     if not isinstance(name, str) or name not in CALIBRATORS:
         known = ", ".join(sorted(CALIBRATORS))
-        raise UserError(f"calibrator has kind {name!r}; wanted one of {known}")
+        raise UserError(f"the calibrator has kind {name!r}; expected one of {known}")
     cls: Any = CALIBRATORS[name].state  # a NamedTuple
     if unknown := sorted(set(values) - set(cls._fields)):
-        raise UserError(f"calibrator {name} has an unknown field {unknown[0]!r}")
+        raise UserError(
+            f"calibrator {name} has an unknown field {unknown[0]!r}; expected only "
+            f"{', '.join(cls._fields) or 'its kind'}"
+        )
     if cls is Temperature:
         return states.temperature(values)
     if missing := [field for field in cls._fields if field not in values]:
@@ -197,5 +200,5 @@ def from_json(text: str) -> Any:
     fields = states.fields_of(name, values)
     for field, wanted, right in states.CHECKS.get(cls, ()):
         if not right(fields):
-            raise UserError(f"calibrator {name} has a wrong {field}; wanted {wanted}")
+            raise UserError(f"calibrator {name} has a wrong {field}; expected {wanted}")
     return cls(**fields)

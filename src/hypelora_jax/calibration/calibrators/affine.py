@@ -38,8 +38,8 @@ def fit_vector(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Vector:
     The likelihood is maximised from the fitted temperature, so the fit is never worse
     on the split. With two classes this is logistic regression on both logits.
     """
-    held = examples.nonempty(logits_NY, label_N, weight_N)
-    z_NY, y_N, share_N = held
+    data = examples.nonempty(logits_NY, label_N, weight_N)
+    z_NY, y_N, share_N = data
     mean_Y, spread = _spread(z_NY)
     x_NY = (z_NY - mean_Y) / spread
     t = temperature.fit(z_NY, y_N, share_N).temperature
@@ -79,10 +79,10 @@ def fit_dirichlet(
       weight_N: 0 for rows to ignore.
       penalty: > 0; None chooses one of PENALTIES by FOLDS-fold cross-validated NLL.
     """
-    held = examples.nonempty(logits_NY, label_N, weight_N)
+    data = examples.nonempty(logits_NY, label_N, weight_N)
     if penalty is None:
-        penalty = _choose(held)
-    return _dirichlet(held, penalty)
+        penalty = _choose(data)
+    return _dirichlet(data, penalty)
 
 
 def apply_dirichlet(state: Dirichlet, logits_NY: Any) -> Any:
@@ -109,13 +109,13 @@ def _spread(x_NY: np.ndarray) -> tuple[np.ndarray, float]:
     return mean_Y, float(np.sqrt(np.mean((x_NY - mean_Y) ** 2))) or 1.0
 
 
-def _dirichlet(held: Examples, penalty: float) -> Dirichlet:
-    z_NY, y_N, share_N = held
+def _dirichlet(data: Examples, penalty: float) -> Dirichlet:
+    z_NY, y_N, share_N = data
     logp_NY = scipy.special.log_softmax(z_NY, axis=1)
     classes = z_NY.shape[1]
     size = float(np.sqrt(np.mean(logp_NY**2))) or 1.0
     x_NY = logp_NY / size
-    t = temperature.fit(*held).temperature
+    t = temperature.fit(*data).temperature
 
     def to_logits(params: np.ndarray) -> np.ndarray:
         weight_YY = params[:-classes].reshape(classes, classes)
@@ -136,9 +136,9 @@ def _dirichlet(held: Examples, penalty: float) -> Dirichlet:
     return Dirichlet(weight_YY, found[-classes:], penalty)
 
 
-def _choose(held: Examples) -> float:
+def _choose(data: Examples) -> float:
     """Choose the penalty of lowest cross-validated NLL; the largest if N is small."""
-    n = len(held.label_N)
+    n = len(data.label_N)
     if n < 2 * FOLDS:
         return PENALTIES[-1]
     fold_N = np.random.default_rng(0).permutation(n) % FOLDS
@@ -146,9 +146,9 @@ def _choose(held: Examples) -> float:
     def loss(penalty: float) -> float:
         total = 0.0
         for fold in range(FOLDS):
-            inside = examples.checked(*(x_N[fold_N != fold] for x_N in held))
+            inside = examples.checked(*(x_N[fold_N != fold] for x_N in data))
             state = _dirichlet(inside, penalty)
-            z_NY, y_N, share_N = (x_N[fold_N == fold] for x_N in held)
+            z_NY, y_N, share_N = (x_N[fold_N == fold] for x_N in data)
             probs_NY = apply_dirichlet(state, z_NY)
             p_N = np.maximum(probs_NY[np.arange(len(y_N)), y_N], 1e-300)
             total -= share_N @ np.log(p_N)

@@ -24,27 +24,31 @@ def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
     """
     z, y = np.asarray(logits, np.float64), np.asarray(label)
     w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
-    if not (np.isfinite(w).all() and (w >= 0).all()):
-        raise UserError("a weight is negative or not finite; wanted 0 or above")
+    wrong = ~(np.isfinite(w) & (w >= 0))
+    if wrong.any():
+        raise UserError(
+            f"a weight is {w[wrong][0]}; expected a finite number from 0 on"
+        )
     z, y, w = z[w > 0], y[w > 0], w[w > 0]
     if np.any((y < 0) | (y >= z.shape[1])):
         raise UserError(
-            f"labels run from {y.min()} to {y.max()}; wanted 0 to {z.shape[1] - 1} to "
-            "fit a calibrator: drop the rows without a label"
+            f"labels run from {y.min()} to {y.max()}; expected 0 to {z.shape[1] - 1} "
+            "to fit a calibrator: drop the rows without a label"
         )
     if bad := int(np.sum(~np.isfinite(z).all(axis=1))):
         raise UserError(
-            f"{bad} of {len(z)} rows of logits are not finite; wanted finite logits to "
-            "fit a calibrator: look for a diverged run (lower optim.lr)"
+            f"{bad} of {len(z)} rows of logits are not finite; expected finite logits "
+            "to fit a calibrator. If the run diverged, train again with a lower "
+            "optim.lr"
         )
     return Examples(z, y.astype(np.int64), w / w.sum() if len(w) else w)
 
 
 def nonempty(logits: Any, label: Any, weight: Any = None) -> Examples:
     """As `checked`, but raise a UserError if there is no example."""
-    held = checked(logits, label, weight)
-    if not len(held.label_N):
+    found = checked(logits, label, weight)
+    if not len(found.label_N):
         raise UserError(
-            "no example has a label; wanted at least one to fit this calibrator"
+            "no example has a label; expected at least one to fit this calibrator"
         )
-    return held
+    return found

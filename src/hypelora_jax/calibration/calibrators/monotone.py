@@ -34,10 +34,10 @@ def fit_isotonic(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Isotonic
     It may give a probability of exactly 0 or 1, so the NLL of new data can be infinite.
     Use it for binned calibration errors and ranking, not for likelihoods.
     """
-    held = examples.nonempty(logits_NY, label_N, weight_N)
+    data = examples.nonempty(logits_NY, label_N, weight_N)
     knots = [
-        _isotonic(np.exp(logp_N), hit_N.astype(float), held.share_N)
-        for logp_N, _, hit_N in one_vs_rest.problems(held)
+        _isotonic(np.exp(logp_N), hit_N.astype(float), data.share_N)
+        for logp_N, _, hit_N in one_vs_rest.problems(data)
     ]
     return Isotonic(tuple(x for x, _ in knots), tuple(y for _, y in knots))
 
@@ -73,10 +73,10 @@ def fit_beta(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Beta:
 
     Kull, Silva Filho and Flach, AISTATS 2017, equation 9 and section 4.
     """
-    held = examples.nonempty(logits_NY, label_N, weight_N)
+    data = examples.nonempty(logits_NY, label_N, weight_N)
     fits = [
-        _beta(np.stack([logp_N, -rest_N], axis=1), hit_N, held.share_N)
-        for logp_N, rest_N, hit_N in one_vs_rest.problems(held)
+        _beta(np.stack([logp_N, -rest_N], axis=1), hit_N, data.share_N)
+        for logp_N, rest_N, hit_N in one_vs_rest.problems(data)
     ]
     return Beta(*np.array(fits).T)
 

@@ -41,12 +41,12 @@ def log_probs(logits_NY: Any) -> tuple[Any, Any]:
     return logp_NY, xp.where(is_top_NY, rest_N1, xp.log1p(-xp.exp(half_NY)))
 
 
-def problems(held: Examples) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def problems(data: Examples) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield log p, log (1 - p) and hits (N,) of each of the K functions to fit."""
-    logp_NK, rest_NK = log_probs(held.logits_NY)
+    logp_NK, rest_NK = log_probs(data.logits_NY)
     first = 1 if logp_NK.shape[1] == 1 else 0
     for k, (logp_N, rest_N) in enumerate(zip(logp_NK.T, rest_NK.T, strict=True)):
-        yield logp_N, rest_N, held.label_N == k + first
+        yield logp_N, rest_N, data.label_N == k + first
 
 
 def expit(x: Array) -> Array:

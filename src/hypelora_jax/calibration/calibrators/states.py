@@ -41,12 +41,14 @@ def temperature(values: dict[str, Any]) -> Temperature:
     """Build the state of temperature scaling from its fields; null becomes NaN."""
     t = values.get("temperature")
     if isinstance(t, bool) or not isinstance(t, int | float) or not 0 < t < math.inf:
-        raise UserError(f"calibrator has temperature {t!r}; wanted a number above 0")
+        raise UserError(
+            f"the calibrator has temperature {t!r}; expected a number above 0"
+        )
     for name, value in values.items():
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, int | float)
         ):
-            raise UserError(f"calibrator has {name} {value!r}; wanted a number")
+            raise UserError(f"the calibrator has {name} {value!r}; expected a number")
     nothing = {name: math.nan for name, value in values.items() if value is None}
     return Temperature(**{**values, **nothing})
 
@@ -62,8 +64,8 @@ def fields_of(name: str, values: dict[str, Any]) -> dict[str, Any]:
     lengths = {len(v) for v in out.values() if not isinstance(v, float)}
     if len(lengths) > 1 or 0 in lengths:
         raise UserError(
-            f"calibrator {name} has fields for {sorted(lengths)} classes; wanted one "
-            "number of them: fit it again"
+            f"calibrator {name} has fields for {sorted(lengths)} classes; expected "
+            "the same number of classes in every field; fit it again"
         )
     return out
 
@@ -79,7 +81,9 @@ def _array(field: str, value: Any) -> np.ndarray | float:
     except ValueError:  # rows of unequal lengths
         array = None
     if array is None or not np.isfinite(array).all():
-        raise UserError(f"calibrator has no finite numbers as {field!r}; fit it again")
+        raise UserError(
+            f"the calibrator has no finite numbers as {field!r}; fit it again"
+        )
     return float(array) if array.ndim == 0 else array
 
 
@@ -87,7 +91,9 @@ def _list_of_arrays(field: str, value: Any) -> tuple[np.ndarray, ...]:
     arrays = [_array(field, v) for v in value] if isinstance(value, list) else []
     lists = tuple(a for a in arrays if isinstance(a, np.ndarray) and a.ndim == 1)
     if len(lists) < len(arrays):
-        raise UserError(f"calibrator has no lists of numbers as {field!r}")
+        raise UserError(
+            f"the calibrator has no lists of numbers as {field!r}; fit it again"
+        )
     return lists
 
 
@@ -114,7 +120,7 @@ def _each(low: str, high: str, longer: int) -> Callable[[dict[str, Any]], bool]:
 
 _STEPS = (
     "edges or values",
-    "edges that increase in [0, 1] and a value in [0, 1] more",
+    "edges that increase in [0, 1], and one value more than edges, each in [0, 1]",
     _each("edges", "values", 1),
 )
 CHECKS: dict[type, tuple[Check, ...]] = {

@@ -47,14 +47,14 @@ def fit_histogram(
       equal_mass: True gives each bin as many examples; False gives bins equal widths,
         and the value of an empty bin is its middle.
     """
-    held = examples.nonempty(logits_NY, label_N, weight_N)
+    data = examples.nonempty(logits_NY, label_N, weight_N)
     edges, values = [], []
-    for logp_N, _, hit_N in one_vs_rest.problems(held):
+    for logp_N, _, hit_N in one_vs_rest.problems(data):
         p_N = np.exp(logp_N)
         inner = np.linspace(0, 1, bins + 1)[1:-1]
-        inner = _equal_mass(p_N, held.share_N, bins) if equal_mass else inner
+        inner = _equal_mass(p_N, data.share_N, bins) if equal_mass else inner
         edges.append(inner)
-        values.append(_means(p_N, hit_N.astype(float), held.share_N, inner))
+        values.append(_means(p_N, hit_N.astype(float), data.share_N, inner))
     return Histogram(tuple(edges), tuple(values))
 
 
@@ -73,14 +73,14 @@ def fit_platt_binner(
     probabilities in each bin. All three use the whole split, as the authors' package
     does; the paper's guarantee is for three disjoint parts.
     """
-    held = examples.nonempty(logits_NY, label_N, weight_N)
+    data = examples.nonempty(logits_NY, label_N, weight_N)
     fits = []
-    for logp_N, rest_N, hit_N in one_vs_rest.problems(held):
+    for logp_N, rest_N, hit_N in one_vs_rest.problems(data):
         odds_N = logp_N - rest_N
-        slope, c = logistic.logistic(odds_N[:, None], hit_N, held.share_N)
+        slope, c = logistic.logistic(odds_N[:, None], hit_N, data.share_N)
         q_N = scipy.special.expit(slope[0] * odds_N + c)
-        inner = _equal_mass(q_N, held.share_N, bins)
-        fits.append((slope[0], c, inner, _means(q_N, q_N, held.share_N, inner)))
+        inner = _equal_mass(q_N, data.share_N, bins)
+        fits.append((slope[0], c, inner, _means(q_N, q_N, data.share_N, inner)))
     slope_K, c_K, edges, values = zip(*fits, strict=True)
     return PlattBinner(np.array(slope_K), np.array(c_K), edges, values)
 

@@ -1,7 +1,7 @@
 """Calibration metrics of probabilities, as single functions and all of them at once.
 
-This package sees only arrays, and its modules do not import this file. Resampling may
-not come in; `calibration.bootstrap` does it.
+This package sees only arrays, and its modules do not import this file. Resampling
+belongs to `calibration.bootstrap`.
 
 Every metric takes `(probs_NY, label_N, weight_N=None)` and is written once for numpy
 and jax arrays. The type of the arrays decides where and how precisely it is computed.
@@ -115,7 +115,7 @@ def compute_all(
     n, num_classes = p.shape
     if zeros := int(np.sum(p[np.arange(n), y] == 0)):
         logging.getLogger(__name__).warning(
-            "%d of %d labels have probability 0: counted as %.1e in nll",
+            "%d of %d labels have probability 0; the nll counts each of them as %.1e",
             *(zeros, n, np.finfo(np.float64).tiny),
         )
     by_sums = sums.compute(sums.of_rows(p, y, bins))

@@ -55,27 +55,27 @@ def of_classes(probs_NY: Array, label_N: Array, weight_N: Array, bins: int) -> B
     return Bins(*(x.reshape(-1, bins) for x in flat))
 
 
-def l1(held: Bins) -> Array:
+def l1(by_bin: Bins) -> Array:
     """Sum over all bins of |gap| times the bin's share of the weight."""
-    xp = arrays.namespace(held.gap)
-    return arrays.share(xp.sum(xp.abs(held.gap)), xp.sum(held.weight))
+    xp = arrays.namespace(by_bin.gap)
+    return arrays.share(xp.sum(xp.abs(by_bin.gap)), xp.sum(by_bin.weight))
 
 
-def l2(held: Bins) -> Array:
+def l2(by_bin: Bins) -> Array:
     """Root mean square over examples of the mean gap of their bin."""
-    xp = arrays.namespace(held.gap)
-    square = arrays.share(xp.square(held.gap), held.weight)
-    return xp.sqrt(arrays.share(xp.sum(square), xp.sum(held.weight)))
+    xp = arrays.namespace(by_bin.gap)
+    square = arrays.share(xp.square(by_bin.gap), by_bin.weight)
+    return xp.sqrt(arrays.share(xp.sum(square), xp.sum(by_bin.weight)))
 
 
-def largest(held: Bins, min_count: int = 1) -> Array:
+def largest(by_bin: Bins, min_count: int = 1) -> Array:
     """Largest gap of the bins with at least `min_count` examples, or 0 if none has."""
-    xp = arrays.namespace(held.gap)
-    gap = arrays.share(xp.abs(held.gap), held.weight)
-    return xp.max(xp.where(held.weight >= min_count, gap, xp.zeros_like(gap)))
+    xp = arrays.namespace(by_bin.gap)
+    gap = arrays.share(xp.abs(by_bin.gap), by_bin.weight)
+    return xp.max(xp.where(by_bin.weight >= min_count, gap, xp.zeros_like(gap)))
 
 
-def decomposition(held: Bins) -> tuple[Array, Array, Array]:
+def decomposition(by_bin: Bins) -> tuple[Array, Array, Array]:
     """Reliability, resolution and uncertainty of the Brier score, from (Y, M) bins.
 
     Each is a sum over classes. Reliability is the mean squared gap between a bin's mean
@@ -83,12 +83,12 @@ def decomposition(held: Bins) -> tuple[Array, Array, Array]:
     rate from the class's overall rate. Uncertainty is the variance of the class. This
     is Murphy, 1973, equation 8, for each class, with bins in place of equal forecasts.
     """
-    xp = arrays.namespace(held.gap)
-    n = xp.max(xp.sum(held.weight, axis=1))
-    base_Y1 = arrays.share(xp.sum(held.hit, axis=1, keepdims=True), n)
-    rate_YM = arrays.share(held.hit, held.weight)
-    reliability = xp.sum(arrays.share(xp.square(held.gap), held.weight))
-    resolution = xp.sum(held.weight * xp.square(rate_YM - base_Y1))
+    xp = arrays.namespace(by_bin.gap)
+    n = xp.max(xp.sum(by_bin.weight, axis=1))
+    base_Y1 = arrays.share(xp.sum(by_bin.hit, axis=1, keepdims=True), n)
+    rate_YM = arrays.share(by_bin.hit, by_bin.weight)
+    reliability = xp.sum(arrays.share(xp.square(by_bin.gap), by_bin.weight))
+    resolution = xp.sum(by_bin.weight * xp.square(rate_YM - base_Y1))
     uncertainty = xp.sum(base_Y1 * (1 - base_Y1))
     return arrays.share(reliability, n), arrays.share(resolution, n), uncertainty
 
@@ -154,7 +154,7 @@ def reliability(
     return means(of_top(*rows, bins))
 
 
-def means(held: Bins) -> tuple[Array, Array, Array]:
+def means(by_bin: Bins) -> tuple[Array, Array, Array]:
     """Mean confidence, accuracy and number of examples of each bin."""
-    hit_M = arrays.share(held.hit, held.weight)
-    return arrays.share(held.gap + held.hit, held.weight), hit_M, held.weight
+    hit_M = arrays.share(by_bin.hit, by_bin.weight)
+    return arrays.share(by_bin.gap + by_bin.hit, by_bin.weight), hit_M, by_bin.weight

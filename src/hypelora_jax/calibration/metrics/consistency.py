@@ -64,9 +64,9 @@ def _cells(
     """Group sorted examples into cells: number, mean confidence and bin of each cell.
 
     With up to CELLS examples, each is a cell and the draws are exact. With more, the
-    hits of a cell are drawn as one binomial. Its mean is exact. Its variance leaves out
-    the variance of the confidences within the cell, which is at most 1e-6 of it where
-    cells are 1e-3 wide.
+    hits of a cell are drawn as one binomial. Its mean is exact. Its variance for each
+    example, p (1 - p), is too large by the variance of the confidences within the cell.
+    That is an absolute amount, below 1e-6 where the cell is 1e-3 wide.
     """
     n = len(conf_N)
     rank = np.arange(n) * min(CELLS, n) // n

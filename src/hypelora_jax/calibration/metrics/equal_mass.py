@@ -42,18 +42,18 @@ def by_rank(running: Curve, bins: int, start: Array | int = 0) -> Bins:
     return Bins(*(x[1:] - x[:-1] for x in ranking.at_rank(running, rank_M)))
 
 
-def debiased(held: Bins) -> Array:
+def debiased(by_bin: Bins) -> Array:
     """Root of the debiased mean squared gap, at least 0.
 
     Kumar et al., 2019, section 5: each squared gap is reduced by the variance of the
     bin's rate of hits, rate (1 - rate) / (count - 1). Bins of one example add nothing.
     """
-    xp = arrays.namespace(held.gap)
-    rate = arrays.share(held.hit, held.weight)
-    noise = arrays.share(rate * (1 - rate), held.weight - 1)
-    square = xp.square(arrays.share(held.gap, held.weight)) - noise
-    square = xp.where(held.weight > 1, square, xp.zeros_like(square))
-    mean = arrays.share(xp.sum(held.weight * square), xp.sum(held.weight))
+    xp = arrays.namespace(by_bin.gap)
+    rate = arrays.share(by_bin.hit, by_bin.weight)
+    noise = arrays.share(rate * (1 - rate), by_bin.weight - 1)
+    square = xp.square(arrays.share(by_bin.gap, by_bin.weight)) - noise
+    square = xp.where(by_bin.weight > 1, square, xp.zeros_like(square))
+    mean = arrays.share(xp.sum(by_bin.weight * square), xp.sum(by_bin.weight))
     return xp.sqrt(xp.maximum(mean, 0))
 
 

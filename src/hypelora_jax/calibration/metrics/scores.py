@@ -91,12 +91,12 @@ def table(
     """
     if len(predictions) != len(labels) or not len(labels):
         raise ValueError(
-            f"{len(predictions)} predictions for {len(labels)} labels; wanted as many, "
-            "and at least one"
+            f"there are {len(predictions)} predictions for {len(labels)} labels; "
+            "expected equal numbers of both, and at least one"
         )
     names = list(names)
     if unknown := [name for name in names if name not in SCORES]:
         raise UserError(
-            f"score {unknown[0]!r} is unknown; wanted one of {', '.join(SCORES)}"
+            f"score {unknown[0]!r} is unknown; expected one of {', '.join(SCORES)}"
         )
     return {name: SCORES[name](predictions, labels) for name in names}

@@ -38,7 +38,7 @@ def thresholded_ace(
       ValueError: `pairing` is neither of the two.
     """
     if pairing not in ("correct", "reference"):
-        raise ValueError(f"pairing is {pairing!r}; wanted correct or reference")
+        raise ValueError(f"pairing is {pairing!r}; expected correct or reference")
     rows = arrays.clean(probs_NY, label_N, weight_N)[1:]
     entries, weight_N = pairings(*rows)[pairing]
     return above(entries, ranking.curve(entries, weight_N), eps, bins)

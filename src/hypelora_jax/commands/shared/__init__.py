@@ -1,5 +1,5 @@
 """Code that several commands share: flags, names in settings, seeds, the end of a run.
 
-No file here is a command. Code that is useful without a command line may not come in;
-it belongs in another package.
+No file here is a command. Code that is useful without a command line belongs in
+another package.
 """

@@ -27,10 +27,13 @@ def locked(folder: Run) -> Iterator[None]:
         yield
 
 
-def read(settings: Settings, folder: Run) -> tuple[Record | None, Summary | None]:
-    """Return the record of the run to continue, and its summary if it is finished.
+def read(
+    settings: Settings, folder: Run
+) -> tuple[Settings, Record | None, Summary | None]:
+    """Return the settings to train with, and the run's record and summary.
 
-    Both are None if there is no run to continue.
+    The record is None if there is no run to continue, and the summary is None if the
+    run is not finished.
 
     Raises:
       UserError: the folder contains another run.
@@ -39,16 +42,16 @@ def read(settings: Settings, folder: Run) -> tuple[Record | None, Summary | None
     begun = checkpoints.exists() and any(checkpoints.iterdir())
     if record is None and begun:
         raise UserError(
-            f"{folder.path} holds checkpoints and no config.json that says of what; "
-            "choose another --workdir, or delete that folder"
+            f"{folder.path} has checkpoints, but no config.json that says how they "
+            "were trained; choose another --workdir, or delete that folder"
         )
     if record is None or not begun:
-        return None, None  # a run without a checkpoint starts again
-    records.check_same(folder.path, settings, record)
+        return settings, None, None  # a run without a checkpoint starts again
+    settings = records.check_same(folder.path, settings, record)
     if not folder.summary_file.exists():
-        return record, None
+        return settings, record, None
     logging.info("%s is finished; nothing to do", folder.path)
-    return record, files.read_json(folder.summary_file)
+    return settings, record, files.read_json(folder.summary_file)
 
 
 def check_or_begin(folder: Run, session: Session, record: Record | None) -> None:

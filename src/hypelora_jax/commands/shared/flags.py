@@ -33,6 +33,12 @@ def add_workdirs(parser: ArgumentParser) -> None:
     )
 
 
+def add_offline(parser: ArgumentParser) -> None:
+    """Add --offline to a command that may download; `cli` reads it for all of them."""
+    about = "download nothing; stop if the model or the data are not here"
+    parser.add_argument("--offline", action="store_true", help=about)
+
+
 def add_new_output(parser: ArgumentParser) -> None:
     """Add --output for a new folder, which the command fills."""
     about = "folder to write; must not exist, or be empty"
@@ -71,6 +77,6 @@ def check_sets(coverage: float | None, sets: str | None, by_class: bool) -> None
     if coverage is None and (sets or by_class):
         flag = f"--sets={sets}" if sets else "--by_class"
         raise UserError(
-            f"{flag} says which sets, but none are asked for; wanted --coverage=0.9 "
-            f"beside it, or no {flag}"
+            f"{flag} chooses the kind of sets, but no sets are asked for; expected "
+            f"--coverage=0.9 beside it, or no {flag}"
         )

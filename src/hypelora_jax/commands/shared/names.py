@@ -14,6 +14,7 @@ from hypelora_jax.evaluate import averaging
 from hypelora_jax.hyper.conditioners import JOINS, SITES
 from hypelora_jax.objectives import losses, penalties
 from hypelora_jax.objectives.regression import LOSSES as LOSSES_OF_NUMBERS
+from hypelora_jax.run import metric_writers
 
 AUTO = "auto"  # chooses the entry that fits the data
 _FIRST: dict[str, Any] = {AUTO: None}  # a ChainMap lists its last table first
@@ -28,6 +29,7 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "loss.name": ChainMap(LOSSES_OF_NUMBERS, losses.LOSSES, _FIRST),
     "loss.penalty": penalties.PENALTIES,
     "data.source": SOURCES,
+    "log.writers": metric_writers.WRITERS,
     "uncertainty.kind": averaging.KINDS,
 }
 
@@ -43,7 +45,9 @@ def check(settings: Settings) -> None:
     """
     for path, table in TABLES.items():
         if path != "loss.name" or settings.loss.objective == AUTO:
-            choose(table, operator.attrgetter(path)(settings), path)
+            value = operator.attrgetter(path)(settings)
+            for name in value if isinstance(value, tuple) else (value,):
+                choose(table, name, path)
     averaging.check_kind(settings)
     _check_conditions(settings)
 
@@ -56,12 +60,12 @@ def _check_conditions(settings: Settings) -> None:
         return
     if model.method(settings.method).network is None:
         raise UserError(
-            "config.condition and data.condition say what a hyper-network reads, and "
-            f"method={settings.method} has none; leave them out"
+            "config.condition and data.condition set what a hyper-network reads, but "
+            f"method={settings.method} has no hyper-network; leave them out"
         )
     if config.source == blank.source:
         raise UserError(
-            f"config.condition or data.condition is set, but condition.source="
-            f"{config.source} reads no conditions; wanted condition.source=given, or "
-            "none of these fields"
+            "config.condition or data.condition is set, but "
+            f"condition.source={config.source} reads no conditions; expected "
+            "condition.source=given, or none of these fields"
         )

@@ -19,8 +19,10 @@ from hypelora_jax.sharding import processes
 Summary = dict[str, Any]
 
 
-def claim(settings: Settings, workdir: str, folder: Run) -> None:
+def claim(settings: Settings, workdir: str, folder: Run) -> Settings:
     """Check that the folder is for the seeds in the settings, and record them.
+
+    Returns the settings that the seeds are trained with.
 
     Raises:
       UserError: the folder contains one run and several are wanted, or the reverse, or
@@ -30,21 +32,22 @@ def claim(settings: Settings, workdir: str, folder: Run) -> None:
     if settings.num_seeds == 1:
         if record.exists():
             raise UserError(
-                f"{workdir} holds a run of several seeds; choose another --workdir, or "
-                "the num_seeds it was begun with"
+                f"{workdir} has a run of several seeds; choose another --workdir, or "
+                "give the num_seeds it was started with"
             )
-        return
+        return settings
     if folder.config_file.exists():
         raise UserError(
-            f"{folder.path} holds a run of one seed; choose another --workdir for "
+            f"{folder.path} has a run of one seed; choose another --workdir for "
             f"num_seeds={settings.num_seeds}"
         )
     if record.exists():
-        records.check_same(folder.path, settings, files.read_json(record))
+        settings = records.check_same(folder.path, settings, files.read_json(record))
     # Process 0 may write the file only after every process has looked for it.
     processes.barrier("seeds.json is read")
     if processes.is_main() and not record.exists():
         files.write_json(record, {"config": records.as_dict(settings)})
+    return settings
 
 
 def train(

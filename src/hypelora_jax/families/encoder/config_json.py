@@ -29,11 +29,11 @@ def number(fields: Fields, name: str, low: float, default: Any = None) -> Any:
     got = fields.get(name)
     got = default if got is None else got
     if got is None:
-        raise UserError(f"it has no {name}; wanted the config saved with the model")
+        raise UserError(f"it has no {name}; expected the config saved with the model")
     kinds = (int,) if isinstance(low, int) else (int, float)
     if isinstance(got, bool) or not isinstance(got, kinds) or not got >= low:
         what = "an integer" if kinds == (int,) else "a number"
-        raise UserError(f"{name}={got!r}; wanted {what} of at least {low}")
+        raise UserError(f"{name} is {got!r}; expected {what} of at least {low}")
     return got
 
 
@@ -41,7 +41,7 @@ def rate(fields: Fields, name: str, default: float) -> float:
     """Read a dropout rate of config.json, in [0, 1)."""
     got = number(fields, name, 0.0, default)
     if not got < 1:
-        raise UserError(f"{name}={got}; wanted a rate in [0, 1)")
+        raise UserError(f"{name} is {got}; expected a rate in [0, 1)")
     return float(got)
 
 
@@ -55,7 +55,7 @@ def reader(family: str, pad_id: int) -> Callable[[Fields], EncoderConfig]:
     def read(fields: Fields) -> EncoderConfig:
         for name, only in ONLY:
             if fields.get(name, only) != only:
-                raise UserError(f"{name}={fields[name]!r}; wanted {only!r}")
+                raise UserError(f"{name} is {fields[name]!r}; expected {only!r}")
         sizes = {ours: number(fields, name, low) for name, (ours, low) in SIZES.items()}
         hidden = rate(fields, "hidden_dropout_prob", 0.1)
         return EncoderConfig(

@@ -66,7 +66,7 @@ def encoder(
     def layers(params, lora, batch, key, row_B, keep):
         x = _embedded(layout, config, params["embed"], batch).astype(dtype)
         x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
-        layers_key = maybe(key, "layers")
+        layers_key = maybe(key, "layers")  # the scan's one body folds in the layer
 
         def body(x, row):
             params, lora, index = row
@@ -117,8 +117,8 @@ def _embedded(
     ids, limit = batch["ids"], layout.max_tokens(config)
     if ids.shape[-1] > limit:
         raise UserError(
-            f"a sequence of {ids.shape[-1]} tokens; this model has positions for"
-            f" {limit}: set data.max_length to that or less"
+            f"a sequence has {ids.shape[-1]} tokens, but this model has positions for "
+            f"{limit}; set data.max_length to that or less"
         )
     types = batch["types"] if layout.segments else jnp.zeros_like(ids)
     at = layout.positions(config, ids)

@@ -242,8 +242,8 @@ class Checkpoints:
         step, self._saving = self._saving, None
         return UserError(
             f"cannot save step {step} in {self.directory}: {_one_line(error)}; the "
-            f"last complete checkpoint is step {self.latest()}: free space or "
-            "mend the folder, then run the same command again to go on"
+            f"last complete checkpoint is step {self.latest()}. Free space or mend "
+            "the folder, then run the same command again to go on"
         )
 
 

@@ -136,7 +136,7 @@ def first_sound(directory: epath.Path, candidates: Iterable[int]) -> int | None:
             "restore the files, or delete that folder to start again"
         )
     for line in faults:
-        logging.warning("%s; skipped, step %s is used", line, found)
+        logging.warning("%s; it is skipped, and step %s is used", line, found)
     return found
 
 

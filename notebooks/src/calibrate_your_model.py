@@ -1,10 +1,11 @@
 # %% [markdown]
-# # Calibrate your adapter
+# # Calibrate your model
 #
-# <!-- colab: calibrate_your_adapter -->
+# <!-- colab: calibrate_your_model -->
 #
-# A PEFT LoRA adapter comes in, is judged and calibrated on labelled data, and leaves
-# as a model whose plain softmax is calibrated. The first cell installs the package from
+# A PEFT LoRA adapter or a fine-tuned classifier comes in, is judged and calibrated on
+# labelled data, and leaves as a model whose plain softmax is calibrated. At the end,
+# predictions are calibrated without any model. The first cell installs the package from
 # the checkout this notebook lies in, else from `HYPELORA_REPO`.
 
 # %%
@@ -48,20 +49,23 @@ install(ROOT)
 # ## Choices
 #
 # `ADAPTER` is a folder with `adapter_config.json` and `adapter_model.safetensors`, of a
-# BERT, RoBERTa, DistilBERT or XLM-RoBERTa base; `MODEL` that base, where it is not the
-# one the adapter names. `CONFIG` and `FLAGS` say which labelled data to judge by. For
-# your own files:
+# BERT, RoBERTa, DistilBERT or XLM-RoBERTa base; `MODEL` is that base, if it is not the
+# one the adapter names. `CLASSIFIER` is the folder or hub name of a whole classifier,
+# such as a `BertForSequenceClassification`. Set one of them. `CONFIG` and `FLAGS` say
+# which labelled data to judge by. For your own files:
 #
-#     CONFIG = "files"
+#     CONFIG = "files:method=lora"
 #     FLAGS = "--config.data.train=train.csv --config.data.validation=validation.csv"
 #
-# A share of train is the calibration split; nothing is trained. Left empty, `ADAPTER`
-# is made here: one epoch of LoRA on film reviews (two took 157 s on 2 CPU cores,
-# docs/results.md, 2026-11-25), exported as PEFT saves it.
+# The data's labels are the names in the classifier's config.json, or their numbers. A
+# share of train is the calibration split; nothing is trained. If both are empty, an
+# adapter is made here: one epoch of LoRA on film reviews (two took 157 s on 2 CPU
+# cores, docs/results.md, 2026-11-25), exported as PEFT saves it.
 
 # %% tags=["parameters"]
 ADAPTER = ""
 MODEL = ""
+CLASSIFIER = ""
 CONFIG = "demo:method=lora"
 FLAGS = ""
 TRAIN_FLAGS = "--config.optim.num_epochs=1"  # of the adapter that is made here
@@ -88,7 +92,7 @@ class Png(bytes):
 
 
 # %%
-if not ADAPTER:
+if not ADAPTER and not CLASSIFIER:
     hypelora(
         f"train --config={CONFIG} --workdir={FOLDER}/trained {FLAGS} {TRAIN_FLAGS}"
     )
@@ -98,15 +102,17 @@ if not ADAPTER:
 # %% [markdown]
 # ## In
 #
-# The adapter becomes a run folder: static LoRA at step 0, which can be evaluated,
-# calibrated, trained on or exported again.
+# Either becomes a run folder at step 0, which can be evaluated, calibrated, served,
+# trained on or exported again. A classifier gives its labels and its head.
 
 # %%
 RUN = f"{FOLDER}/run"
-model = f"--model={MODEL}" if MODEL else ""
-hypelora(
-    f"import --adapter={ADAPTER} {model} --workdir={RUN} --config={CONFIG} {FLAGS}"
-)
+data = f"--config={CONFIG} {FLAGS}"
+if CLASSIFIER:
+    hypelora(f"import --model={CLASSIFIER} --workdir={RUN} {data}")
+else:
+    model = f"--model={MODEL}" if MODEL else ""
+    hypelora(f"import --adapter={ADAPTER} {model} --workdir={RUN} {data}")
 hypelora(f"calibrate --workdir={RUN} --method=identity")
 
 # %% [markdown]
@@ -148,15 +154,18 @@ diagram()
 #
 # `merged` is a whole model for `transformers`, with tokenizer and model card;
 # `--calibrated` divides the head's last layer by the temperature. `peft` is the adapter
-# with its head, which the division does just as well.
+# with its head, divided in the same way.
 
 # %%
 hypelora(f"export --workdir={RUN} --format=merged --output={FOLDER}/model --calibrated")
-hypelora(f"export --workdir={RUN} --format=peft --output={FOLDER}/peft --calibrated")
+if ADAPTER:
+    hypelora(
+        f"export --workdir={RUN} --format=peft --output={FOLDER}/peft --calibrated"
+    )
 print((Path(FOLDER) / "model" / "README.md").read_text())
 
 # %% [markdown]
-# Where `transformers` is installed, that is all there is to it:
+# If `transformers` is installed, this is all it takes:
 #
 #     from transformers import pipeline
 #     folder = "runs/calibrate/model"
@@ -164,4 +173,28 @@ print((Path(FOLDER) / "model" / "README.md").read_text())
 #     classify("Better than the first one.")
 #
 # Its score is the calibrated confidence. On texts of another kind than the calibration
-# split's it may be wrong again: label some hundred of them and come back.
+# split's it may be wrong again: label some hundred of them and calibrate again.
+#
+# ## A whole classifier
+#
+# The model that left is a classifier as any program saves it. It comes in by `--model`
+# alone: its plain softmax already has the calibrated NLL.
+
+# %%
+hypelora(f"import --model={FOLDER}/model --workdir={FOLDER}/classifier {data}")
+hypelora(f"evaluate --workdir={FOLDER}/classifier --split=validation")
+
+# %% [markdown]
+# ## Only predictions
+#
+# A calibrator needs logits or probabilities and labels, not a model. It is fitted on
+# one file, applied to another, and judged on rows that it was not fitted on. Files of
+# any program do: `.npz`, `.csv` or JSON lines (docs/calibrators.md).
+
+# %%
+SPLITS = f"{RUN}/eval"
+hypelora(
+    f"calibrate --predictions={SPLITS}/calibration/predictions.npz "
+    f"--apply={SPLITS}/validation/predictions.npz --output={FOLDER}/calibrated.csv"
+)
+hypelora(f"metrics --predictions={FOLDER}/calibrated.csv")

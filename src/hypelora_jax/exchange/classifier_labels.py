@@ -1,0 +1,182 @@
+"""The outputs of a Hugging Face classifier: its labels, and the data's names for them.
+
+config.json says what the outputs mean (`id2label`, `problem_type`), and the head's last
+layer says how many there are. Both must agree.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from hypelora_jax import families
+from hypelora_jax.data.tasks import unnamed
+from hypelora_jax.errors import UserError
+from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.interop.base import Base
+from hypelora_jax.interop.tensor_paths import head_names
+from hypelora_jax.interop.tensors import MODEL_CONFIG, read_json, read_tensors
+
+_DEFAULT_OUTPUTS = 2  # of transformers, if config.json says nothing
+
+
+def read(base: Base) -> tuple[str, ...]:
+    """Read the labels of a classifier in the order of its logits; () if it has none.
+
+    A model with one output, a regression, has no labels.
+
+    Raises:
+      UserError: the model is not a sequence classifier of its family, or config.json
+        says something else than the head about its outputs.
+    """
+    if base.folder is None:
+        raise UserError(
+            f"{base.name} has random weights; expected a folder or the hub name of a "
+            "fine-tuned classifier"
+        )
+    path, wanted = base.folder / MODEL_CONFIG, _architecture(base.config)
+    tensors = read_tensors(base.folder)
+    if missing := _missing(base.config, tensors):
+        raise UserError(
+            f"{base.name} has no classification head ({missing[0]} is missing); "
+            f"expected the files of a {wanted}; train one with hypelora train"
+        )
+    fields = read_json(path)
+    got = fields.get("architectures") or [wanted]
+    if wanted not in got:
+        raise UserError(
+            f"{path} has architectures={got!r}, whose outputs mean something else; "
+            f"expected {wanted}"
+        )
+    shape = tensors[f"{head_names(base.config)['out']}.weight"].shape
+    return _labels(str(path), fields, shape[0] if shape else 0)
+
+
+def _architecture(config: EncoderConfig) -> str:
+    """The family's sequence classifier, by its name in transformers."""
+    return families.of(config).fields(config, True)["architectures"][0]
+
+
+def _missing(config: EncoderConfig, tensors: Mapping[str, Any]) -> list[str]:
+    """Tensors of the head that the file lacks; it may leave out the family's prefix."""
+    prefix = families.of(config).names.prefix
+    has = {name.removeprefix(prefix) for name in tensors}
+    layers = [*head_names(config).values()][::-1]  # a bare encoder may have a pooler
+    wanted = [f"{name}.{leaf}" for name in layers for leaf in ("weight", "bias")]
+    return [name for name in wanted if name.removeprefix(prefix) not in has]
+
+
+def _labels(path: str, fields: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
+    names = _names(path, fields)
+    count = len(names) if names else fields.get("num_labels", _DEFAULT_OUTPUTS)
+    said = fields.get("num_labels", count)
+    if said != count or count != outputs:
+        source = "id2label" if names else "num_labels"
+        others = f", num_labels={said!r}" if names and said != count else ""
+        raise UserError(
+            f"{path} has {count!r} labels ({source}{others}) and the head {outputs} "
+            "outputs; expected one label for each output: use the config.json that the "
+            "model was saved with"
+        )
+    problem = "regression" if outputs == 1 else "single_label_classification"
+    if (got := fields.get("problem_type")) not in (None, problem):
+        raise UserError(
+            f"{path} has problem_type={got!r} and {outputs} output"
+            f"{'s' * (outputs > 1)}; expected {problem}: a run answers with one class, "
+            "or with one number"
+        )
+    if outputs == 1:
+        return ()
+    return tuple(names) or _unnamed(outputs)
+
+
+def _names(path: str, fields: Mapping[str, Any]) -> list[str]:
+    """Labels by their numbers in id2label; [] if there is no id2label."""
+    named = fields.get("id2label")
+    if named is None:
+        return []
+    wanted = (
+        'expected {"0": NAME, "1": NAME, ...} with a different name for each output'
+    )
+    if not isinstance(named, dict) or not named:
+        raise UserError(f"{path} has id2label={named!r}; {wanted}")
+    if missing := [i for i in range(len(named)) if str(i) not in named]:
+        raise UserError(
+            f"{path} has id2label with the numbers {', '.join(named)}, without "
+            f"{missing[0]}; {wanted}"
+        )
+    names = [named[str(i)] for i in range(len(named))]
+    for name in names:
+        if not isinstance(name, str | int) or not str(name).strip():
+            raise UserError(f"{path} has the label {name!r} in id2label; {wanted}")
+    names = [str(name) for name in names]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"{path} has the label {twice[0]!r} twice in id2label; {wanted}"
+        )
+    return names
+
+
+def _unnamed(outputs: int) -> tuple[str, ...]:
+    """Labels as transformers gives them to a model without names."""
+    return tuple(f"LABEL_{i}" for i in range(outputs))
+
+
+def check_kind(labels: Sequence[str], found: Sequence[str]) -> None:
+    """Check that data have classes if a classifier has labels, and else numbers.
+
+    Raises:
+      UserError: they have the other kind of labels.
+    """
+    if bool(found) == bool(labels):
+        return
+    has, wants = ("classes", "a number") if found else ("numbers", "a class")
+    when = "the numbers in your files stand for classes"
+    when = "the labels of your files are numbers" if found else when
+    task = unnamed(len(labels) or 1).kind
+    raise UserError(
+        f"the labels of the data are {has}, and the model predicts {wants}; expected "
+        f"data for a {task}. If {when}, set config.data.task={task}; otherwise choose "
+        "another config"
+    )
+
+
+def of_data(labels: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """Name a classifier's labels, in the order of its logits, as the data names them.
+
+    The data may lack some. It has the same names, or names that differ in case, or
+    numbers of labels. If the classifier has no names (LABEL_0, ...), the data's classes
+    are taken in their order, with a warning.
+
+    Args:
+      labels: the classifier's labels.
+      found: the classes of the data.
+
+    Raises:
+      UserError: a class of the data is not a label.
+    """
+    labels, numbers = tuple(labels), tuple(map(str, range(len(labels))))
+    if set(found) <= set(labels):
+        return labels
+    if set(found) <= set(numbers):
+        pairs = (f"{i} = {name}" for i, name in enumerate(labels))
+        logging.info("labels of the data by number: %s", ", ".join(pairs))
+        return numbers
+    folded = {name.casefold(): name for name in found}
+    lower = [name.casefold() for name in labels]
+    unique = len(folded) == len(found) and len(set(lower)) == len(lower)
+    if unique and folded.keys() <= set(lower):
+        return tuple(folded.get(name.casefold(), name) for name in labels)
+    if labels == _unnamed(len(labels)) and len(found) == len(labels):
+        pairs = (f"{a} = {b}" for a, b in zip(labels, found, strict=True))
+        logging.warning(
+            "the model has no names for its labels; they are taken to be %s: if that "
+            "is wrong, set id2label in its config.json",
+            ", ".join(pairs),
+        )
+        return tuple(found)
+    raise UserError(
+        f"the classes of the data are {', '.join(found)}, the labels of the model "
+        f"{', '.join(labels)}; expected the same names, or their numbers: rename the "
+        "labels of the data"
+    )
