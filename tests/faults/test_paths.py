@@ -192,12 +192,6 @@ def test_f26_a_bucket_without_its_package_is_one_line(capsys, monkeypatch):
     assert "gs://... needs gcsfs" in line_of(capsys, "report", "--workdir=gs://b/x")
 
 
-def test_a_loop_of_links_is_one_line(tmp_path, capsys):
-    (tmp_path / "loop.npz").symlink_to(tmp_path / "loop.npz")
-    for flag in ("--predictions", "--workdir"):
-        line_of(capsys, "calibrate", f"{flag}={tmp_path / 'loop.npz'}")
-
-
 def test_the_cache_is_a_local_path(monkeypatch):
     for given in ("https://x/y", "gs://b/x"):
         monkeypatch.setenv(files.ENV, given)
@@ -303,3 +297,10 @@ def test_f23_f24_a_moved_run_gives_the_same_numbers(
     assert not (tmp_path / "~").exists()
     splits = Run.open(folder).evaluated_splits()
     assert Run.open("~/moved[1]").evaluated_splits() == splits != []
+
+
+def test_a_loop_of_links_is_one_line(bracketed, tmp_path, capsys):
+    (tmp_path / "a.csv").symlink_to(tmp_path / "a.csv")
+    run = f"--workdir={bracketed[0]}"
+    line = line_of(capsys, "predict", run, f"--input={tmp_path}/a.csv")
+    assert "a.csv" in line and "expected" in line
