@@ -26,10 +26,10 @@ class Run:
         """Return the run of a folder, which need not exist, with its absolute path.
 
         Raises:
-          UserError: the path cannot be one, or has a backslash.
+          UserError: the path is empty, an address, or has a backslash.
         """
         path = files.absolute(workdir, "workdir")
-        # Tensorstore, which writes the arrays of checkpoints, reads \\ as /.
+        # Tensorstore, which writes the arrays of checkpoints, reads it as a slash.
         if any("\\" in part for part in path.parts[1:]):
             raise UserError(
                 f"workdir {path} has a backslash, which checkpoints cannot have in "

@@ -29,8 +29,8 @@ from hypelora_jax.run.paths import Run
 # Fields newer than some records, which configs set to another value than the one that
 # says what training did before (their default).
 NEWER = ("optim.trunk_lr",)
-Section = TypeVar("Section", DataConfig, ConditionConfig)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+Section = TypeVar("Section", DataConfig, ConditionConfig)
 
 
 def versions() -> dict[str, str]:
@@ -69,7 +69,7 @@ def located(settings: Settings) -> Settings:
 
 def _located(section: Section) -> Section:
     """Make the paths that are given in a section absolute."""
-    names = [n for n, what in ranges.paths(type(section)).items() if what == files.PATH]
+    names = ranges.paths(type(section))
     paths: dict[str, Any] = {
         n: str(files.absolute(p)) for n in names if (p := getattr(section, n))
     }
