@@ -34,8 +34,8 @@ def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
 # the user gets one line and no traceback.
 USERS_ERRNOS = {
     getattr(errno, name)
-    for name in "EACCES EDQUOT EEXIST EISDIR ENAMETOOLONG ENOENT ENOSPC ENOTDIR "
-    "EPERM EROFS".split()
+    for name in "EACCES EDQUOT EEXIST EISDIR ELOOP ENAMETOOLONG ENOENT ENOSPC "
+    "ENOTDIR ENXIO EPERM EROFS".split()
     if hasattr(errno, name)
 }
 
@@ -62,6 +62,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, f"error: {_os_error(error)}"
     if "No space left on device" in str(error):  # as tensorstore reports it
         return 2, f"error: No space left on device; {_WAY_OUT[errno.ENOSPC]}"
+    if isinstance(error, ImportError) and "gcsfs" in str(error):
+        return 2, "error: gs://... needs gcsfs, which is not here; pip install gcsfs"
     if "Unable to initialize backend" in str(error):
         return 2, f"error{detail}; `hypelora doctor` says more"
     fault = f"{type(error).__name__}{detail}"

@@ -17,16 +17,16 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the run or the files, and of the calibrator."""
     from hypelora_jax.calibration.calibrators import CALIBRATORS
 
-    add = parser.add_argument
     about = "folder of a run, which is calibrated; may be gs://..."
-    add("--workdir", default="", metavar="DIR", help=about)
+    flags.add_path(parser, "--workdir", "DIR", about)
     about = ".npz, .csv or .jsonl to fit on, without a run"
-    add("--predictions", default="", metavar="FILE", help=about)
-    add("--method", default="temperature", choices=tuple(CALIBRATORS))
+    flags.add_path(parser, "--predictions", "FILE", about)
+    methods = tuple(CALIBRATORS)
+    parser.add_argument("--method", default="temperature", choices=methods)
     about = ".npz, .csv or .jsonl to calibrate; with --predictions and --output"
-    add("--apply", default="", metavar="FILE", help=about)
+    flags.add_path(parser, "--apply", "FILE", about)
     about = ".npz, .csv or .jsonl to write, the rows of --apply calibrated"
-    add("--output", default="", metavar="FILE", help=about)
+    flags.add_path(parser, "--output", "FILE", about)
     flags.add_offline(parser)
 
 

@@ -14,11 +14,18 @@ def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--input",
+        action=flags.PathFlag,
         default="-",
         metavar="FILE",
         help="rows with texts: .jsonl, .csv or .tsv; - (the default) is stdin",
     )
-    add("--output", default="-", metavar="FILE", help="- (the default) is stdout")
+    add(
+        "--output",
+        action=flags.PathFlag,
+        default="-",
+        metavar="FILE",
+        help="- (the default) is stdout",
+    )
     add(
         "--format",
         default="",

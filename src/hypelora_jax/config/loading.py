@@ -13,8 +13,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from hypelora_jax import files
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.errors import UserError
+
+CONFIG = "the name of an installed config, or the path of a config file"
 
 
 def load_settings(spec: str, overrides: Sequence[str] = ()) -> Settings:
@@ -33,7 +36,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
       UserError: a config, argument or field does not exist, or a value has the wrong
         type.
     """
-    name, _, arg = spec.partition(":")
+    name, arg = _parts(spec)
     module = _config_module(name)
     try:
         config = module.get_config(arg or None)
@@ -50,10 +53,18 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
+def _parts(spec: str) -> tuple[str, str]:
+    """Return the name or path, and the argument; the path may have colons."""
+    if match := re.fullmatch(r"(.*?\.py)(?::(.*))?", spec, re.DOTALL):
+        return match[1], match[2] or ""
+    name, _, arg = spec.partition(":")
+    return (spec, "") if arg.startswith("//") else (name, arg)  # an address
+
+
 def _config_module(name: str) -> ModuleType:
-    if "/" not in name and not name.endswith(".py"):
+    if name and "/" not in name and not name.endswith(".py"):
         return _installed(name)
-    module = _of_file(name)
+    module = _of_file(files.user_path(name, "--config", CONFIG))
     if not hasattr(module, "get_config"):
         raise UserError(
             f"config {name} does not define get_config; expected a function "

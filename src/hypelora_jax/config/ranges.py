@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from hypelora_jax import files
 from hypelora_jax.errors import UserError
 
 
@@ -21,8 +22,21 @@ def choices(annotation: Any) -> tuple[str, ...]:
     return typing.get_args(annotation) if is_literal else ()
 
 
+def paths(section: type) -> dict[str, str]:
+    """Return the fields of a section that are paths, and what each takes."""
+    found = typing.get_type_hints(section, include_extras=True).items()
+    return {n: hint.__metadata__[0] for n, hint in found if _is_annotated(hint)}
+
+
+def _is_annotated(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Annotated
+
+
 def check(section: str, config: Any) -> None:
     """Check that Literal fields have allowed values, and tuples of int only integers.
+
+    `~` is expanded in fields that are paths; an empty one is not given, if the field is
+    empty by default.
 
     Args:
       section: name of the section in the config; "" for the top level.
@@ -40,6 +54,10 @@ def check(section: str, config: Any) -> None:
         of_ints = isinstance(got, tuple) and tuple[int, ...] in _options(hint)
         if of_ints and not all(type(x) is int for x in got):
             raise UserError(f"config.{where} is {got}; expected whole numbers")
+    for name, what in paths(type(config)).items():
+        if (got := getattr(config, name)) or getattr(type(config), name):
+            found = files.user_path(got, f"config.{section}.{name}", what)
+            object.__setattr__(config, name, found)
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -60,7 +60,7 @@ def import_adapter(
     """
     run = Run.create(workdir)
     files.check_empty(run.path, "--workdir", workdir)
-    source = _source(epath.Path(adapter_dir).expanduser(), model)
+    source = _source(epath.Path(files.user_path(adapter_dir, "adapter")), model)
     wanted = records.located(_begun(source, config))
     corpus = imported_run.corpus_of(wanted, asked=config is not None)
     if reference_state.is_reference(source.tensors):
@@ -177,7 +177,7 @@ def _extra_factors(factors: str) -> dict[str, np.ndarray]:
     if not factors:
         return {}
     try:
-        with epath.Path(factors).expanduser().open("rb") as file:
+        with epath.Path(factors).open("rb") as file:
             with np.load(file, allow_pickle=False) as arrays:
                 return {
                     n: arrays[n] for n in reference_state.FACTORS if n in arrays.files

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from hypelora_jax import families
+from hypelora_jax import families, files
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
@@ -46,8 +46,9 @@ def resolve(path: str, revision: str = "main") -> Base:
     if path == "minilm":
         folder = downloads.minilm()
         return Base(load_config(folder), folder, MINILM, "")
-    folder = epath.Path(path).expanduser()
-    if path and folder.is_dir():
+    path = files.user_path(path, "model.path", files.MODEL)
+    folder = epath.Path(path)
+    if folder.is_dir():
         return Base(load_config(folder), folder, path, "")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path) or folder.exists():
         raise UserError(

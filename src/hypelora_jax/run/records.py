@@ -8,7 +8,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from absl import logging
@@ -17,7 +17,9 @@ from jax.sharding import Mesh
 
 import hypelora_jax
 from hypelora_jax import files
+from hypelora_jax.config import ranges
 from hypelora_jax.config import settings as settings_lib
+from hypelora_jax.config.sections import ConditionConfig, DataConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
@@ -28,6 +30,7 @@ from hypelora_jax.run.paths import Run
 # says what training did before (their default).
 NEWER = ("optim.trunk_lr",)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+Section = TypeVar("Section", DataConfig, ConditionConfig)
 
 
 def versions() -> dict[str, str]:
@@ -56,21 +59,21 @@ def located(settings: Settings) -> Settings:
 
     Names (`minilm`, `random:PRESET`, a hub name) and gs://... stay as they are.
     """
-    data, model = settings.data, settings.model
-    names = ("dir", "train", "calibration", "validation", "test")
-    paths: dict[str, Any] = {
-        n: str(files.absolute(p)) for n in names if (p := getattr(data, n))
-    }
-    condition = settings.condition
-    if condition.file:
-        file = str(files.absolute(condition.file))
-        condition = dataclasses.replace(condition, file=file)
-    if model.path and epath.Path(model.path).expanduser().is_dir():
-        is_name = model.path == "minilm" or model.path.startswith("random:")
-        if not is_name:
-            model = dataclasses.replace(model, path=str(files.absolute(model.path)))
-    data = dataclasses.replace(data, **paths)
+    model = settings.model
+    is_name = model.path == "minilm" or model.path.startswith("random:")
+    if not is_name and epath.Path(model.path).is_dir():
+        model = dataclasses.replace(model, path=str(files.absolute(model.path)))
+    data, condition = _located(settings.data), _located(settings.condition)
     return dataclasses.replace(settings, data=data, model=model, condition=condition)
+
+
+def _located(section: Section) -> Section:
+    """Make the paths that are given in a section absolute."""
+    names = ranges.paths(type(section))
+    paths: dict[str, Any] = {
+        n: str(files.absolute(p)) for n in names if (p := getattr(section, n))
+    }
+    return dataclasses.replace(section, **paths)
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def weights_sha256(base: Base) -> str:
     if base.folder is None:
         return ""
     digest = hashlib.sha256()
-    for file in sorted(base.folder.glob("*.safetensors"), key=str):
+    for file in files.listed(base.folder, end=".safetensors"):
         with file.open("rb") as f:
             while block := f.read(1 << 22):
                 digest.update(block)
