@@ -19,7 +19,7 @@ from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.batches import collate, dataset
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tasks import Task, unnamed
-from hypelora_jax.data.tokens import Tokenizer, tokenizer
+from hypelora_jax.data.tokens import Tokenizer
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.texts import Text, as_fields
 from hypelora_jax.interop import base as bases
@@ -118,8 +118,7 @@ def base_model(path: str = "minilm", revision: str = "main") -> BaseModel:
         connection.
     """
     base = bases.resolve(path, revision)
-    roles = families.of(base.config).tokens
-    return BaseModel(base, tokenizer(base.folder, roles, base.config.pad_id))
+    return BaseModel(base, bases.read_tokenizer(base))
 
 
 def build(
