@@ -141,6 +141,10 @@ CASES = {
         }
     ),
     "own role": lambda n: config(brand_token="<brand>"),
+    "own roles": lambda n: (
+        config(extra_special_tokens={"brand": "<brand>"}, pad_token="[E1]")
+        | {"added_tokens.json": {"<brand>": n, "[E1]": n + 1}}
+    ),
     "ends": lambda n: config(cls_token="[E1]", sep_token="[E2]"),
     "ends of sentences": lambda n: config(bos_token="[E1]", eos_token="[E2]"),
     "split": lambda n: config(
@@ -220,11 +224,16 @@ def agree(name, folder, out):
     same(tokens.tokenizer(out, roles, pad_id), out, roles.segments)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("name", "form"), FORMS)
+# Without tokenizer.json, transformers reads nothing with the class of "general".
+RUNS = [
+    (*model, case)
+    for model, case in itertools.product(FORMS, CASES)
+    if case != "general" or model[1] == "json"
+]
+
+
+@pytest.mark.parametrize(("name", "form", "case"), RUNS)
 def test_ids_are_those_of_transformers(name, form, case, made, tmp_path):
     source, size = made[name, form]
-    if case == "general" and form == "vocab":
-        pytest.skip("transformers reads no vocabulary file with this class")
     copied(source, tmp_path, CASES[case](size))
     agree(name, tmp_path, tmp_path / "export")

@@ -96,8 +96,10 @@ def read(folder: epath.Path) -> TokenSettings:
     fields = fields._replace(values=values)
     roles, extra = _roles(fields), _list(fields, _EXTRA)
     if older:
-        # transformers does not recognise a token that is spelled with a __type here
-        plain = [t for n, t in roles.items() if "__type" not in (values.get(n) or "")]
+        # Only these are special for transformers if they are in added_tokens.json, too:
+        # not those of this model's own roles, nor those spelled with a __type.
+        usual = [n for n in ROLES if "__type" not in (values.get(n) or "")]
+        plain = [roles.get(n) for n in usual]
         named = {token.content for token in (*plain, *extra) if token is not None}
         added = _by_content(_fields(folder / "added_tokens.json"), named)
     else:
