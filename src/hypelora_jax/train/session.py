@@ -20,7 +20,7 @@ from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
 from hypelora_jax.data.class_weights import class_weights
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.data.tokens import Tokenizer, tokenizer
+from hypelora_jax.data.tokens import Tokenizer
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
 from hypelora_jax.hyper.conditioners import JOINS
@@ -123,18 +123,11 @@ def open_session(
     """
     base = bases.resolve(settings.model.path, revision or settings.model.revision)
     max_length(settings, base)
+    words = bases.read_tokenizer(base)
     mesh = mesh or make_mesh(settings.mesh)
     model = model_lib.build(settings, base.config, task)
     inits = [keys(own).init for own in ensembles.of_seeds(settings)]
     trainable, frozen = initial.parameters(settings, model, base, task, mesh, inits)
-    roles = families.of(base.config).tokens
-    words = tokenizer(base.folder, roles, base.config.pad_id)
-    if words.vocab_size > base.config.vocab:
-        raise UserError(
-            f"the tokenizer of {base.name} has {words.vocab_size} tokens, but the "
-            f"model has {base.config.vocab}; expected a tokenizer.json made for this "
-            "model"
-        )
     return Session(settings, base, task, words, model, mesh, trainable, frozen)
 
 
