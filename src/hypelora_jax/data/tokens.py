@@ -15,6 +15,7 @@ import tokenizers
 from etils import epath
 from tokenizers import models, pre_tokenizers, processors
 
+from hypelora_jax import files
 from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
 
@@ -85,7 +86,7 @@ def tokenizer(
 
     def to_json() -> str:
         fields = json.loads(inner.to_str())
-        return json.dumps(fields | {"truncation": None}, ensure_ascii=False)
+        return files.to_json(fields | {"truncation": None}, ensure_ascii=False)
 
     return Tokenizer(encode, pad_id, inner.get_vocab_size(), to_json)
 
@@ -106,7 +107,7 @@ def hugging_face_files(
     for role, names in _ROLES.items():
         if known_names := [n for n in names if known.token_to_id(n) is not None]:
             fields[role] = known_names[0]
-    config = json.dumps(fields, indent=1) + "\n"
+    config = files.to_json(fields, indent=1) + "\n"
     return {"tokenizer.json": text, "tokenizer_config.json": config}
 
 
