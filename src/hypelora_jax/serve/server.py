@@ -14,6 +14,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.serve.adapter_pool import AdapterPool, open_pool
 from hypelora_jax.serve.app import Service, application
 from hypelora_jax.serve.batching import Batcher
+from hypelora_jax.serve.connections import Connection
 from hypelora_jax.serve.failures import App
 from hypelora_jax.serve.limits import LOOPBACK, Limits
 from hypelora_jax.serve.meters import Meters
@@ -99,7 +100,7 @@ def server_of(
 def _config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",  # unlike httptools, it limits the size of headers
+        http=Connection,  # of h11, which limits the size of headers, unlike httptools
         h11_max_incomplete_event_size=HEADERS,
         ws="none",
         lifespan="on",
