@@ -10,6 +10,7 @@ import math
 import socket
 
 import jax
+import matplotlib
 import numpy as np
 import pytest
 import serving
@@ -19,6 +20,7 @@ from matplotlib.text import Text
 from rich.console import Console
 from run_folders import make_run
 
+import hypelora_jax
 from hypelora_jax import cli, files
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.errors import UserError
@@ -157,6 +159,15 @@ def test_f10_a_calibrator_does_not_make_nan_of_numbers(model):
         own.predict(["a b"])
 
 
+def test_a_calibrator_in_python_refuses_logits_that_are_not_finite():
+    logits = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    fitted = hypelora_jax.calibrate(logits, [1, 0, 0, 1], "histogram")
+    for bad in (np.nan, np.inf, -np.inf):
+        logits[2, 1] = bad
+        with pytest.raises(UserError, match=r"logits\[2\] .*; expected finite numbers"):
+            fitted(logits)
+
+
 def test_f10_no_file_of_a_run_gets_such_an_answer(model, diverged):
     fitted = evaluation.open_fitted(str(diverged))
     ids, types = [np.array([1, 2])] * 3, [np.zeros(2, np.int32)] * 3
@@ -261,8 +272,8 @@ NAMES = (
     "tab\there",
     "[red]bold[/blue]",
     "not \udcff utf-8",
-    "long_" + "w" * 250,
-    "W" * 180,
+    "long_" + "n" * 250,
+    "W" * 150,
 )
 
 
@@ -331,10 +342,18 @@ def test_f27_reports_and_tables_of_such_runs(make_run, tmp_path):
     assert all(s in buffer.getvalue() for s in ("[red]a[/x]", "[bold]b", "[/d]"))
 
 
-def test_f27_the_diagram_at_the_end_of_training_is_drawn(make_run):
-    folder = make_run("p$^$")
-    reliability.write_diagram(Run.open(folder), "validation")
-    assert Run.open(folder).diagram_file("validation").exists()
+def test_f27_training_ends_with_a_report_whatever_the_name(tmp_path, monkeypatch):
+    """Even where a user's matplotlibrc sets all text in LaTeX."""
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    flags = [
+        *("--config=smoke:method=lora", "--config.data.num_examples=48"),
+        *("--config.data.max_length=16", "--config.optim.num_epochs=1"),
+        *("--config.optim.batch_size=16", f"--workdir={tmp_path / 'p$^$'}"),
+    ]
+    assert cli.main(["train", *flags]) == 0
+    made = Run.open(tmp_path / "p$^$")
+    assert made.summary_file.exists() and made.diagram_file("validation").exists()
+    assert "p$^$" in made.report_file.read_text()
 
 
 # Kind M: HTTP

@@ -31,7 +31,7 @@ DPI = 160  # a panel has 672 dots; a page shows it 340 to 450 pixels wide
 # Names are shown as they are. Otherwise matplotlib would set what is between two $ as a
 # formula, and a user's matplotlibrc could set all text in LaTeX, where _ is an error.
 LITERAL: Any = {"text.parse_math": False, "text.usetex": False}
-LINE, LINES = 40, 8  # lower-case letters in a line of a name, and its most lines
+LINE, LINES = 40, 8  # small letters in a line of a name, and its most lines
 HIDDEN = "_"  # matplotlib leaves labels that begin so out of legends
 NOTHING_WIDE = "\u200b"  # a space of no width
 
@@ -58,11 +58,12 @@ def _visible(character: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Break a text wherever a line of LINE lower-case letters is full."""
+    """Break a text wherever a line of LINE small letters is full."""
     out, room = [""], float(LINE)
     for character in text:
-        broad = unicodedata.east_asian_width(character) in "WF"
-        width = 2.0 if broad else 1.5 if character.isupper() else 1.0
+        square = unicodedata.east_asian_width(character) in "WF"
+        broad = character.isupper() or character in "mw"
+        width = 2.0 if square else 1.7 if broad else 1.0
         if width > room:
             out, room = [*out, ""], float(LINE)
         out[-1], room = out[-1] + character, room - width
