@@ -477,8 +477,7 @@ def test_forms_of_a_request_target(port, head, status):
     assert raw(port, f"{head}\r\nconnection: close\r\n\r\n")[0] == status
 
 
-@pytest.mark.parametrize("host", ["", " ", "..", "no such host"])
-def test_a_host_that_is_none_is_refused(host, run, capsys):
-    assert cli.main(["serve", f"--workdir={run}", f"--host={host}", "--port=0"]) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "expected an address" in said
+@pytest.mark.parametrize("host", ["", " ", "..", "no such host", "n" * 70])
+def test_a_host_that_is_none_is_refused(host):
+    with pytest.raises(UserError, match="expected an address"):
+        server.bound(host, 0).close()

@@ -185,8 +185,8 @@ def _answer(
 def _without_answers(window: Window, numbers: set[int]) -> Window:
     """Return the window with the rows of these lines made bad lines."""
     what = (
-        "the model's outputs for it are NaN or infinite; expected finite numbers. If "
-        "they are for other lines too, train or import the run again"
+        "the model's outputs for it are NaN or infinite; expected finite numbers (if "
+        "other lines have none either, train or import the run again)"
     )
     return [
         Bad(item.line, what, item.read) if item.line in numbers else item
