@@ -4,9 +4,10 @@ import contextlib
 import errno
 import fnmatch
 import json
+import math
 import os
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,9 +185,48 @@ def write_whole(path: epath.PathLike, data: bytes | str) -> None:
         raise
 
 
+def to_json(value: Any, **layout: Any) -> str:
+    """Return a value as JSON text; no other function of this package writes JSON.
+
+    `layout` goes to `json.dumps`: indent, sort_keys, ensure_ascii.
+
+    Raises:
+      UserError: a number is NaN or infinite, which JSON cannot spell; the message says
+        where it is. Or the value is nested too deeply.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **layout)
+    except ValueError:
+        if (found := next(_not_finite(value), None)) is None:
+            raise  # a value that contains itself
+        raise UserError(f"{found}; expected a finite number") from None
+    except RecursionError:
+        raise UserError("a value is nested too deeply; expected it flatter") from None
+
+
+def _not_finite(value: Any, place: str = "") -> Iterator[str]:
+    """Yield the numbers that JSON cannot spell, as "metrics.nll is nan"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place or 'the value'} is {value:f}"
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _not_finite(inner, f"{place}.{name}" if place else str(name))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _not_finite(inner, f"{place}[{i}]")
+
+
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Write a JSON file; it appears whole or not at all."""
-    write_whole(path, json.dumps(value, indent=1) + "\n")
+    """Write a JSON file; it appears whole or not at all.
+
+    Raises:
+      UserError: as `to_json`; the message names the file.
+    """
+    try:
+        text = to_json(value, indent=1)
+    except UserError as e:
+        raise UserError(f"{path} cannot be written: {e}") from None
+    write_whole(path, text + "\n")
 
 
 def read_text(path: epath.PathLike, way_out: str = "save the file as UTF-8") -> str:

@@ -1,6 +1,5 @@
 """Fit a calibrator, for a run or on a file of predictions, and compare both."""
 
-import json
 import sys
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
@@ -45,7 +44,7 @@ def run(workdir: str, predictions: str, method: str, apply: str, output: str) ->
     else:
         result = _calibrate_run(workdir, method)
     Console(file=sys.stdout).print(tables.to_rich(table(result)))
-    print(json.dumps(result))
+    print(files.to_json(result))
 
 
 def _check(workdir: str, predictions: str, apply: str, output: str) -> None:

@@ -1,6 +1,5 @@
 """Print the metrics of a file of predictions as one JSON object."""
 
-import json
 from argparse import ArgumentParser
 
 from hypelora_jax import files
@@ -41,4 +40,4 @@ def run(
     found = metrics_of_file(
         predictions, bins, replicas=replicas, level=level, seed=seed
     )
-    print(json.dumps(found))
+    print(files.to_json(found))

@@ -14,6 +14,7 @@ import tokenizers
 from etils import epath
 from tokenizers import models, pre_tokenizers, processors
 
+from hypelora_jax import files
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.vocabulary import token_classes
 from hypelora_jax.data.vocabulary.token_classes import SENTENCE, Vocabulary
@@ -85,7 +86,7 @@ def tokenizer(
 
     def to_json() -> str:
         fields = json.loads(inner.to_str())
-        return json.dumps(fields | {"truncation": None}, ensure_ascii=False)
+        return files.to_json(fields | {"truncation": None}, ensure_ascii=False)
 
     vocab = inner.get_vocab()
     last = max(vocab, key=vocab.__getitem__)
@@ -106,7 +107,7 @@ def hugging_face_files(
     }
     if roles.segments:
         fields["model_input_names"].insert(1, "token_type_ids")
-    config = json.dumps(fields, indent=1) + "\n"
+    config = files.to_json(fields, indent=1) + "\n"
     return {"tokenizer.json": own.to_json(), "tokenizer_config.json": config}
 
 

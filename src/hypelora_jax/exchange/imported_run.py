@@ -1,6 +1,5 @@
 """The run folder that an import makes: its data, its parameters, and step 0."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,4 +93,4 @@ def begin(
     files.write_json(run.config_file, record_of(session))
     loop.begin(session, run)
     if fitted := note["calibrator"] if note else None:
-        calibrator.write(run, calibrators.from_json(json.dumps(fitted)))
+        calibrator.write(run, calibrators.from_json(files.to_json(fitted)))

@@ -15,6 +15,7 @@ from hypelora_jax.inference import lines, rows, writers
 from hypelora_jax.inference.predictor import WINDOW, Predictor, answer
 from hypelora_jax.inference.rows import FORMATS, Bad, Format, Row, Rows
 from hypelora_jax.inference.writers import Writer, json_lines, table
+from hypelora_jax.train.divergence import NotFinite
 
 FIRST = 64  # rows of the first window, for an early answer; each window doubles
 Window = list[Row | Bad]
@@ -56,11 +57,14 @@ def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
     """Answer all rows of the input; the output is flushed after each window.
 
     Returns:
-      The numbers of rows that were `answered`, `skipped`, `cut` and `abstained` from.
+      The numbers of rows that were `answered`, `skipped`, `cut` and `abstained` from,
+      and those for which the model's outputs were `not_finite`.
 
     Raises:
       UserError: the header cannot be used, or a line is bad and is not to be skipped.
-        The message names the line; the lines before it are answered first.
+        The message names the line; the lines before it are answered first. A line is
+        bad, too, if the model's outputs for it are NaN or infinite; if they are for
+        every line, skipping does not help.
     """
     source, target = formats(stream)
     data, tally = predictor.settings.data, Counter[str]()
@@ -78,6 +82,12 @@ def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
         finally:
             if not isinstance(sys.exception(), BrokenPipeError):  # quiet for `| head`
                 _summarise(predictor, tally)
+        if tally["not_finite"] and not tally["answered"]:
+            raise UserError(
+                "no line has an answer, because the model's outputs for all "
+                f"{tally['not_finite']} are NaN or infinite; expected finite numbers. "
+                "Train or import the run again"
+            )
     return tally
 
 
@@ -142,7 +152,12 @@ def _answer(
     given = None
     if predictor.vectors is not None:
         given = [row.condition for row in good]
-    answers = answer(predictor, [row.texts for row in good], given)
+    try:
+        answers = answer(predictor, [row.texts for row in good], given)
+    except NotFinite as e:
+        tally["not_finite"] += len(e.rows)
+        rest = _without_answers(window, {good[i].line for i in e.rows})
+        return _answer(predictor, writer, write, rest, skip, tally)
     tally["cut"] += answers.cut
     out = []
     for row, fields in zip(good, answers.fields, strict=True):
@@ -165,6 +180,18 @@ def _answer(
     tally["skipped"] += len(bad)
     for one in bad:
         logging.warning("skipped input line %d: %s", one.line, one.what)
+
+
+def _without_answers(window: Window, numbers: set[int]) -> Window:
+    """Return the window with the rows of these lines made bad lines."""
+    what = (
+        "the model's outputs for it are NaN or infinite; expected finite numbers (if "
+        "other lines have none either, train or import the run again)"
+    )
+    return [
+        Bad(item.line, what, item.read) if item.line in numbers else item
+        for item in window
+    ]
 
 
 def _summarise(predictor: Predictor, tally: Counter[str]) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TextIO
 from absl import logging
 from etils import epath
 
+from hypelora_jax import files
 from hypelora_jax.data.sources.readers import shown
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.answers import Fields, flat
@@ -42,12 +42,15 @@ def joined(cells: Cells, answer: Fields) -> Cells:
 
 
 def json_lines() -> Writer:
-    """Return a writer of one JSON object per line, with `probs` as an object."""
+    """Return a writer of one JSON object per line, with `probs` as an object.
+
+    Its `row` raises UserError for a cell that JSON cannot spell, such as NaN.
+    """
 
     def row(cells: Cells, answer: Fields) -> str:
         both = joined(cells, answer)
-        text = json.dumps(both, ensure_ascii=False)
-        return (json.dumps(both) if broken(text) else text) + "\n"
+        text = files.to_json(both, ensure_ascii=False)
+        return (files.to_json(both) if broken(text) else text) + "\n"
 
     return Writer(lambda: "", row)
 
@@ -84,7 +87,7 @@ def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
 def _cell(value: Any) -> Any:
     """Return a value as a table cell: text unchanged, lists and objects as JSON."""
     if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False)
+        return files.to_json(value, ensure_ascii=False)
     return "" if value is None else value
 
 

@@ -199,7 +199,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 def cell(value: Any) -> Any:
     """Return a value as a table cell: lists, objects and booleans as JSON."""
     if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False)
+        return files.to_json(value, ensure_ascii=False)
     return "" if value is None else value
 
 
@@ -210,5 +210,5 @@ def to_jsonl(rows: Sequence[Row]) -> str:
         probs: Any = row.probs
         if row.classes:
             probs = dict(zip(row.classes, row.probs, strict=True))
-        lines.append(json.dumps({**_answer(row), "probs": probs}) + "\n")
+        lines.append(files.to_json({**_answer(row), "probs": probs}) + "\n")
     return "".join(lines)

@@ -78,7 +78,7 @@ def _located(section: Section) -> Section:
 
 def as_dict(settings: Settings) -> dict[str, Any]:
     """Return the settings as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    return json.loads(files.to_json(dataclasses.asdict(settings)))
 
 
 def weights_sha256(base: Base) -> str:
