@@ -62,10 +62,10 @@ def test_only_by_the_command(tmp_path, capsys):
     assert [p.name for p in (tmp_path / "one").iterdir()] == ["seed_1"]
     capsys.readouterr()
     assert export(seeds, tmp_path / "none", "--only=seed_1,seed_7") == 2
-    assert "condition 'seed_7'; expected one of seed_0" in capsys.readouterr().err
+    assert "--only is 'seed_7'; expected one of seed_0" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert export(seeds / "seed_0", tmp_path / "none", "--only=seed_0") == 2
-    assert "nothing to choose; leave --only out" in capsys.readouterr().err
+    assert "so there is no choice; leave --only out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

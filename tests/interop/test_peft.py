@@ -268,7 +268,7 @@ def test_calibrated_is_refused_where_no_division_does_it(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["run"], "nothing half written"
     monkeypatch.undo()
     score = str(step_zero.run_folder(tmp_path / "score", task="regression"))
-    with pytest.raises(UserError, match="is a regression"):
+    with pytest.raises(UserError, match="this run predicts a number"):
         exports.export(score, str(tmp_path / "out"), calibrated=True)
 
 
@@ -305,7 +305,7 @@ def test_seeds_and_conditions_go_out_one_some_or_all(tmp_path):
     assert [p.name for p in out] == ["seed_0", "seed_1", "seed_2"]
     out = exports.export(str(seeds), str(tmp_path / "two"), only=["seed_0", "seed_2"])
     assert [p.name for p in out] == ["seed_0", "seed_2"]
-    with pytest.raises(UserError, match="condition 'seed_7'; expected one of seed_0"):
+    with pytest.raises(UserError, match="--only is 'seed_7'; expected one of seed_0"):
         exports.export(str(seeds), str(tmp_path / "none"), only=["seed_7"])
     config = step_zero.settings("mlp", condition={"source": "given", "width": 5})
     made = step_zero.session(config)

@@ -10,6 +10,7 @@ from typing import Any
 from absl import logging
 
 from hypelora_jax import families
+from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop.base import Base
@@ -129,12 +130,10 @@ def check_kind(labels: Sequence[str], found: Sequence[str]) -> None:
     """
     if bool(found) == bool(labels):
         return
-    if found:
-        has, wants, task = "classes", "a number", "regression"
-        when = "the labels of your files are numbers"
-    else:
-        has, wants, task = "numbers", "a class", "classification"
-        when = "the numbers in your files stand for classes"
+    has, wants = ("classes", "a number") if found else ("numbers", "a class")
+    when = "the numbers in your files stand for classes"
+    when = "the labels of your files are numbers" if found else when
+    task = unnamed(len(labels) or 1).kind
     raise UserError(
         f"the labels of the data are {has}, and the model predicts {wants}; expected "
         f"data for a {task}. If {when}, set config.data.task={task}; otherwise choose "

@@ -18,7 +18,7 @@ from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.sections import ConditionConfig
 from hypelora_jax.data.conditions import Vectors, read
 from hypelora_jax.data.tokens import hugging_face_files
-from hypelora_jax.errors import UserError
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.exchange import export_record
@@ -86,8 +86,7 @@ def export(
             made = _chosen(made, () if seeds else only)
         elif only and not seeds:
             raise UserError(
-                f"{workdir} has one adapter, so there is nothing to choose; leave "
-                "--only out"
+                f"{workdir} has one adapter, so there is no choice; leave --only out"
             )
         for part, adapted in made.items():
             names = [n for n in (name, part) if n]
@@ -104,11 +103,7 @@ def _seeds(path: Run) -> dict[str, str]:
 
 def _chosen(named: Mapping[str, Any], only: Sequence[str]) -> dict[str, Any]:
     for name in only:
-        if name not in named:
-            raise UserError(
-                f"there is no seed, member or condition {name!r}; expected one of "
-                f"{', '.join(named)}"
-            )
+        choose(named, name, "--only")
     return {name: x for name, x in named.items() if not only or name in only}
 
 
@@ -204,8 +199,7 @@ def _head(fitted: Fitted, params: Params, calibrated: bool) -> Params:
         return head
     if not fitted.session.model.objective.probabilistic:
         raise UserError(
-            "--calibrated divides the logits of classes, but this run predicts a "
-            "number; leave it out"
+            "--calibrated needs classes, but this run predicts a number; leave it out"
         )
     divisor, kind = export_record.temperature_of(fitted)
     if (averages := fitted.session.settings.uncertainty.kind) != "none":

@@ -209,8 +209,7 @@ def build_step(
       deterministic: no dropout, as in the golden runs of the reference.
       temperature: loss temperature by step, if it anneals; micro-batches share it.
       skip_nonfinite: a step whose loss or gradient is not finite (info["finite"] is
-        False) changes neither parameters nor optimizer, but the step number still
-        grows.
+        False) changes neither parameters nor optimizer, but its number still grows.
       conditions: number of members of a hyper-ensemble; each row goes to one of them.
       seeds: members of a deep ensemble, each trained on every row.
     """
@@ -223,14 +222,12 @@ def build_step(
         keys = named_keys(state.key, state.step, "adapt", "rows")
         batch = pin_batch(batch, mesh)
         if temperature is not None:
-            # the loss reads the annealed T as if it were a frozen parameter
             now = training_loss.at_temperature(temperature(state.step))
-            frozen = trees.union(frozen, now)
+            frozen = trees.union(frozen, now)  # as if T were a frozen parameter
         if conditions > 1:
             batch = ensembles.dealt(batch, state.step, conditions)
-        loss, weight, gradient = grads(
-            state.params, frozen, batch, alpha(state.step), keys
-        )
+        share = alpha(state.step)
+        loss, weight, gradient = grads(state.params, frozen, batch, share, keys)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = _updated(tx, state, gradient, finite if skip_nonfinite else None)

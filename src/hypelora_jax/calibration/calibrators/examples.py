@@ -24,8 +24,11 @@ def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
     """
     z, y = np.asarray(logits, np.float64), np.asarray(label)
     w = np.ones(len(y)) if weight is None else np.asarray(weight, np.float64)
-    if np.any(wrong := ~(np.isfinite(w) & (w >= 0))):
-        raise UserError(f"a weight is {w[wrong][0]}; expected a finite number from 0 on")
+    wrong = ~(np.isfinite(w) & (w >= 0))
+    if wrong.any():
+        raise UserError(
+            f"a weight is {w[wrong][0]}; expected a finite number from 0 on"
+        )
     z, y, w = z[w > 0], y[w > 0], w[w > 0]
     if np.any((y < 0) | (y >= z.shape[1])):
         raise UserError(
