@@ -146,7 +146,7 @@ def bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except (OSError, OverflowError, ValueError) as e:  # ValueError: not a name
+    except (OSError, OverflowError, TypeError) as e:  # TypeError: not a name
         listener.close()
         why = getattr(e, "strerror", None) or e
         raise UserError(
