@@ -107,20 +107,19 @@ def with_tokens(
     tokens = {token.content: token for token in (added[i] for i in sorted(added))}
     tokens |= {token.content: token for token in others if token.content not in given}
     fresh.add_tokens(list(tokens.values()))
-    ids = fresh.get_vocab()
-    words = {i: w for w, i in fresh.get_vocab(with_added_tokens=False).items()}
     for content in tokens:
-        got = ids.get(content, -1)
+        got = fresh.token_to_id(content)
         if given.get(content, got) != got:
             raise UserError(
                 f"{form.file.parent} gives the added token {content!r} the id "
                 f"{given[content]}; expected {got}, the next one after the vocabulary. "
                 "Use the files that were saved with the weights"
             )
-        if words.get(got, content) != content:
+        word = None if got is None else form.inner.model.id_to_token(got)
+        if word not in (None, content):
             raise UserError(
-                f"{form.file} has {len(words)} words, so the added token {content!r} "
-                f"gets id {got}, that of {words[got]!r}; expected ids without gaps. "
-                "Use the files that were saved with the weights"
+                f"{form.file} leaves out ids, so the added token {content!r} gets id "
+                f"{got}, that of {word!r}; expected ids without gaps. Use the files "
+                "that were saved with the weights"
             )
     return fresh

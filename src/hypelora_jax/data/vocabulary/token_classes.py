@@ -173,12 +173,13 @@ def _usual(
     form: Form, settings: TokenSettings, rules: tuple[Rules, ...]
 ) -> dict[str, str]:
     """Special tokens of roles that no file names, as far as there are such tokens."""
-    known = form.inner.get_vocab().keys() | {t.content for t in settings.added.values()}
-    out: dict[str, str] = {}
+    added, out = {t.content for t in settings.added.values()}, dict[str, str]()
     for usual in (one.usual for one in rules):
         for role, token in zip(ROLES, usual, strict=True):
-            if token in known and role not in settings.roles:
-                out.setdefault(role, str(token))
+            if token is None or role in settings.roles:
+                continue
+            if token in added or form.inner.token_to_id(token) is not None:
+                out.setdefault(role, token)
     return out
 
 
@@ -214,7 +215,7 @@ def _name_unknown(
     if not isinstance(inner.model, models.WordPiece):
         return
     token = inner.model.unk_token = roles.get("unk_token", inner.model.unk_token)
-    if token not in inner.get_vocab(with_added_tokens=False):
+    if inner.model.token_to_id(token) is None:
         raise UserError(
             f"{form.file} has no {token!r}, the token of unknown words; expected it in "
             "the vocabulary. Name another unk_token in tokenizer_config.json"
@@ -232,15 +233,16 @@ def _place_ends(
     names = [roles.get(role) for role in rules.ends]
     if None in names and form.whole:
         return
-    vocab, ends = inner.get_vocab(), []
+    ends = []
     for role, token in zip(rules.ends, names, strict=True):
-        if token is None:
+        index = None if token is None else inner.token_to_id(token)
+        if token is None or index is None:
             usual = rules.usual[ROLES.index(role)]
             raise UserError(
                 f"{form.file} has no {usual!r}; expected it in the vocabulary. Name "
                 f"another {role} in tokenizer_config.json"
             )
-        ends.append((token, vocab[token]))
+        ends.append((token, index))
     first, last = ends
     own = inner.post_processor
     placed = own.__getstate__().decode() if own else ""
