@@ -21,7 +21,7 @@ from hypelora_jax.data import formats, sources
 from hypelora_jax.data.sources.bad_rows import BadRows
 from hypelora_jax.data.sources.raw_rows import read_raw
 from hypelora_jax.errors import UserError
-from hypelora_jax.inference import examples, predictor
+from hypelora_jax.inference import inputs, predictor
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import session as session_lib
@@ -61,9 +61,9 @@ def texts_of_train(path):
 
 def texts_of_predict(path):
     sheet = formats.read(path, formats.format_of(path))
-    names = examples.names(False, "", "", ("", ""))
-    found = list(examples.read(sheet, names)[1])
-    for bad in (one for one in found if not isinstance(one, examples.Example)):
+    names = inputs.names(False, "", "", ("", ""))
+    found = list(inputs.read(sheet, names)[1])
+    for bad in (one for one in found if not isinstance(one, inputs.Example)):
         raise UserError(f"{path}:{bad.line}: {bad.what}")
     return [one.texts[0] for one in found]
 

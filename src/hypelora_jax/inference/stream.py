@@ -15,8 +15,8 @@ from hypelora_jax.data.batches import warn_of_cut
 from hypelora_jax.data.formats import FORMATS, Format, lines
 from hypelora_jax.data.formats.sheet import Bad
 from hypelora_jax.errors import UserError, choose
-from hypelora_jax.inference import examples, writers
-from hypelora_jax.inference.examples import Example, Examples
+from hypelora_jax.inference import inputs, writers
+from hypelora_jax.inference.inputs import Example, Examples
 from hypelora_jax.inference.predictor import WINDOW, Predictor, answer
 from hypelora_jax.inference.writers import Writer, json_lines, table
 
@@ -90,12 +90,12 @@ def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
     data, tally = predictor.settings.data, Counter[str]()
     trained = (data.text, data.text_b)
     asked = (stream.text, stream.text_b)
-    wanted = examples.names(predictor.task.pair, *asked, trained, data.label)
+    wanted = inputs.names(predictor.task.pair, *asked, trained, data.label)
     if predictor.vectors is not None:
         name = data.condition or "condition"
         wanted = wanted._replace(condition=name, vectors=predictor.vectors)
     sheet = formats_lib.read(stream.input, source)
-    header, items = examples.read(sheet, wanted)
+    header, items = inputs.read(sheet, wanted)
     with writers.opened(stream.output) as write, _bar(stream) as advance:
         try:
             for window, writer in _written(predictor, target, header, items, write):

@@ -13,8 +13,8 @@ from hypelora_jax.data import formats
 from hypelora_jax.data.formats import FORMATS
 from hypelora_jax.data.formats.sheet import Bad
 from hypelora_jax.errors import UserError
-from hypelora_jax.inference import examples, writers
-from hypelora_jax.inference.examples import Example, Names
+from hypelora_jax.inference import inputs, writers
+from hypelora_jax.inference.inputs import Example, Names
 
 ONE = Names(("text", "sentence"))
 PAIR = Names(("text",), ("text_b",))
@@ -23,7 +23,7 @@ PAIR = Names(("text",), ("text_b",))
 def read(tmp_path, data: bytes, kind="jsonl", wanted=ONE):
     path = tmp_path / "in"
     path.write_bytes(data)
-    header, found = examples.read(formats.read(str(path), FORMATS[kind]), wanted)
+    header, found = inputs.read(formats.read(str(path), FORMATS[kind]), wanted)
     return header, list(found)
 
 
@@ -149,12 +149,12 @@ def test_headers_that_cannot_be_used(tmp_path, data, message):
 
 
 def test_names_asked_for_come_before_those_of_training():
-    found = examples.names(True, "a", "", ("review", "other"))
+    found = inputs.names(True, "a", "", ("review", "other"))
     assert found.text == ("a",) and found.text_b[:2] == ("other", "text_b")
-    assert examples.names(False, "", "", ("review", ""))[0][:2] == ("review", "text")
-    assert examples.names(False, "", "", ("", "")).text_b == ()
+    assert inputs.names(False, "", "", ("review", ""))[0][:2] == ("review", "text")
+    assert inputs.names(False, "", "", ("", "")).text_b == ()
     with pytest.raises(UserError, match="--text_b=b names a second text"):
-        examples.names(False, "", "b", ("", ""))
+        inputs.names(False, "", "b", ("", ""))
 
 
 def test_a_slow_pipe_pauses_and_a_file_does_not(tmp_path, monkeypatch):
@@ -171,7 +171,7 @@ def test_a_slow_pipe_pauses_and_a_file_does_not(tmp_path, monkeypatch):
     with os.fdopen(end, "rb") as file:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
         thread.start()
-        _, found = examples.read(formats.read("-", FORMATS["jsonl"]), ONE)
+        _, found = inputs.read(formats.read("-", FORMATS["jsonl"]), ONE)
         found = [row if row is None else row.texts[0] for row in found]
     thread.join()
     assert found == ["a", None, "b"]
