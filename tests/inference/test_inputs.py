@@ -157,21 +157,30 @@ def test_names_asked_for_come_before_those_of_training():
         inputs.names(False, "", "b", ("", ""))
 
 
-def test_a_slow_pipe_pauses_and_a_file_does_not(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        ("jsonl", b'{"text": "a"}\n{"te', b'xt": "b"}\n'),
+        ("csv", b"text\na\n", b"b\n"),
+        ("csv", b"text\ra\r", b"b\r"),
+        ("tsv", b'n\ttext\r\n"1\ta\r\n', b'"2\tb\r\n'),
+    ],
+)
+def test_a_slow_pipe_pauses_and_a_file_does_not(monkeypatch, kind, first, second):
     end, start = os.pipe()
 
     def feed():
         with os.fdopen(start, "wb") as file:
-            file.write(b'{"text": "a"}\n{"te')
+            file.write(first)
             file.flush()
             time.sleep(0.5)
-            file.write(b'xt": "b"}\n')
+            file.write(second)
 
     thread = Thread(target=feed)
     with os.fdopen(end, "rb") as file:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
         thread.start()
-        _, found = inputs.read(formats.read("-", FORMATS["jsonl"]), ONE)
+        _, found = inputs.read(formats.read("-", FORMATS[kind]), ONE)
         found = [row if row is None else row.texts[0] for row in found]
     thread.join()
     assert found == ["a", None, "b"]

@@ -20,12 +20,12 @@ def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     about = "folder of a run, which is calibrated; may be gs://..."
     add("--workdir", default="", metavar="DIR", help=about)
-    about = ".npz, .csv or .jsonl to fit on, without a run"
+    about = ".npz, .csv, .tsv or .jsonl to fit on, without a run"
     add("--predictions", default="", metavar="FILE", help=about)
     add("--method", default="temperature", choices=tuple(CALIBRATORS))
-    about = ".npz, .csv or .jsonl to calibrate; with --predictions and --output"
+    about = ".npz, .csv, .tsv or .jsonl to calibrate; with --predictions and --output"
     add("--apply", default="", metavar="FILE", help=about)
-    about = ".npz, .csv or .jsonl to write, the rows of --apply calibrated"
+    about = ".npz, .csv, .tsv or .jsonl to write, the rows of --apply calibrated"
     add("--output", default="", metavar="FILE", help=about)
     flags.add_offline(parser)
 

@@ -10,7 +10,7 @@ from hypelora_jax.errors import UserError
 def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the file, the intervals, the bins and the seed."""
     add = parser.add_argument
-    add("--predictions", required=True, metavar="FILE", help=".npz, .csv, .jsonl")
+    add("--predictions", required=True, metavar="FILE", help=".npz, .csv, .tsv, .jsonl")
     add("--replicas", type=int, default=0, help="bootstrap replicas; 0: no intervals")
     add("--level", type=float, help="level of the intervals; 0.95")
     add("--bins", type=int, default=10, help="bins of calibration errors; 10")

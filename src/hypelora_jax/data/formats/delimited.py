@@ -285,5 +285,6 @@ def written(values: Iterable[Any], delimiter: str) -> str:
             "CSV or JSON lines as output. Use --output=FILE.csv"
         )
     buffer = io.StringIO()
-    csv.writer(buffer, delimiter=delimiter, lineterminator="\n").writerow(cells)
-    return buffer.getvalue()
+    # It quotes a cell with a carriage return only if a row may end in one.
+    csv.writer(buffer, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"

@@ -56,19 +56,19 @@ def read_raw(
             f"{formats.suffixes()}"
         )
     sheet = formats.read(path, how)
-    items: Iterable[Row | Bad | None] = ()
+    rows: list[Row] = []
     if sheet.columns is None:  # JSON lines name their columns line by line
-        lines = list(sheet.rows((), False))
-        for one in lines:
-            if isinstance(one, Bad):
-                bad.add(f"{path}:{one.line}", one.what)
-        items = [x for x in lines if isinstance(x, Row)]
-        names = (name for x in items for name in x.cells)
-        sheet = sheet._replace(columns=tuple(dict.fromkeys(names)))
-    elif not sheet.columns:
+        for item in sheet.rows((), False):
+            if isinstance(item, Bad):
+                bad.add(f"{path}:{item.line}", item.what)
+            elif item is not None:
+                rows.append(item)
+        names = dict.fromkeys(name for row in rows for name in row.cells)
+        sheet = sheet._replace(columns=tuple(names))
+    if not sheet.columns:
         raise UserError(f"{path} is empty; expected a data file with examples")
     chosen = _chosen(sheet, config, split, vectors is not None)
-    return _raw(path, items or sheet.rows(chosen.used, False), chosen, bad, vectors)
+    return _raw(path, rows or sheet.rows(chosen.used, False), chosen, bad, vectors)
 
 
 class _Chosen(NamedTuple):
