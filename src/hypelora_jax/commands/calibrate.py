@@ -18,13 +18,13 @@ def add_flags(parser: ArgumentParser) -> None:
 
     about = "folder of a run, which is calibrated; may be gs://..."
     flags.add_path(parser, "--workdir", "DIR", about)
-    about = ".npz, .csv or .jsonl to fit on, without a run"
+    about = ".npz, .csv, .tsv or .jsonl to fit on, without a run"
     flags.add_path(parser, "--predictions", "FILE", about)
     methods = tuple(CALIBRATORS)
     parser.add_argument("--method", default="temperature", choices=methods)
-    about = ".npz, .csv or .jsonl to calibrate; with --predictions and --output"
+    about = ".npz, .csv, .tsv or .jsonl to calibrate; with --predictions and --output"
     flags.add_path(parser, "--apply", "FILE", about)
-    about = ".npz, .csv or .jsonl to write, the rows of --apply calibrated"
+    about = ".npz, .csv, .tsv or .jsonl to write, the rows of --apply calibrated"
     flags.add_path(parser, "--output", "FILE", about)
     flags.add_offline(parser)
 

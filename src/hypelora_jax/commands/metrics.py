@@ -15,7 +15,7 @@ def add_flags(parser: ArgumentParser) -> None:
         action=flags.PathFlag,
         required=True,
         metavar="FILE",
-        help=".npz, .csv, .jsonl",
+        help=".npz, .csv, .tsv, .jsonl",
     )
     add("--replicas", type=int, default=0, help="bootstrap replicas; 0: no intervals")
     add("--level", type=float, help="level of the intervals; 0.95")

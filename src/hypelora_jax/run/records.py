@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from hypelora_jax.run.paths import Run
 # Fields newer than some records, which configs set to another value than the one that
 # says what training did before (their default).
 NEWER = ("optim.trunk_lr",)
+DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 Section = TypeVar("Section", DataConfig, ConditionConfig)
 
@@ -234,7 +235,8 @@ def check_data(
     Args:
       workdir: folder of the run.
       now: what a new record would say about the data: the task, the buckets, the number
-        of steps, and the vectors that examples are conditioned on, if any.
+        of steps, the digests of the splits, which older records lack, and the vectors
+        that examples are conditioned on, if any.
       record: record of the run.
 
     Raises:
@@ -247,12 +249,26 @@ def check_data(
             f"{workdir} was started; restore them, or choose another workdir"
         )
     for name in now:
-        if now.get(name) != then.get(name):
+        if name != DIGESTS and now.get(name) != then.get(name):
             raise UserError(
                 f"the data has changed since {workdir} was started ({name} was "
                 f"{then.get(name)} and is now {now.get(name)}); restore it, or choose "
                 "another workdir"
             )
+    if changed := changed_splits(now.get(DIGESTS, {}), record):
+        raise UserError(
+            f"the data has changed since {workdir} was started (other texts or labels "
+            f"in {', '.join(changed)}); restore it, or choose another --workdir"
+        )
+
+
+def changed_splits(digests: Mapping[str, str], record: dict[str, Any]) -> list[str]:
+    """Return the names of the splits whose examples are not those of the record.
+
+    A record that is older than the digests names none.
+    """
+    then = record.get(DIGESTS, {})
+    return [name for name in digests if then.get(name, digests[name]) != digests[name]]
 
 
 def check_weights(workdir: epath.PathLike, base: Base, record: dict[str, Any]) -> None:
