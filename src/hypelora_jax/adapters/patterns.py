@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hypelora_jax.adapters import lora as lora_lib
-from hypelora_jax.adapters.sites import Sites, regex
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.ranges import regex
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 

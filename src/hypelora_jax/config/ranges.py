@@ -1,6 +1,7 @@
 """Checks of fields: allowed values, types and ranges, each with its own message."""
 
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -81,6 +82,18 @@ def number_pairs(where: str, got: Any) -> tuple[tuple[str, float], ...]:
     if len(dict(found)) < len(found):
         raise UserError(f"{where} is {got!r}; expected each name once")
     return found
+
+
+def regex(where: str, text: str) -> re.Pattern[str]:
+    """Compile a regex of the user; `where` names its field, for the message.
+
+    Raises:
+      UserError: it is not a regex, or one that Python cannot compile.
+    """
+    try:
+        return re.compile(text)
+    except (re.error, OverflowError, RecursionError) as e:
+        raise UserError(f"{where} {text!r} is not a regular expression: {e}") from e
 
 
 def lora_ranges(config: Any) -> None:

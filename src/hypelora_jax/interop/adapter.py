@@ -10,8 +10,8 @@ import numpy as np
 from hypelora_jax import families
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.adapters import patterns
-from hypelora_jax.adapters.sites import Site, Sites, regex
-from hypelora_jax.config.ranges import number_pairs
+from hypelora_jax.adapters.sites import Site, Sites
+from hypelora_jax.config.ranges import number_pairs, regex
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
