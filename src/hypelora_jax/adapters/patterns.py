@@ -62,7 +62,7 @@ def values(
     """
     out, used = {}, set()
     for key in pattern:
-        regex(f"config.{field}", key)
+        regex(f"config.{field}", key, inside=True)
     for module, site in of.items():
         for layer in site.layers:
             name = names[module].format(layer=layer)

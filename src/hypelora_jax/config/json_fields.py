@@ -16,7 +16,7 @@ from hypelora_jax.config.ranges import regex
 from hypelora_jax.errors import UserError
 
 REQUIRED: Any = ...  # the default of a field that the file must have
-_LARGEST = 2**31 - 1  # of integers: token ids and sizes are int32
+MAX_INTEGER = 2**31 - 1  # token ids and sizes are int32
 _SHOWN = 80  # characters of a wrong value in a message
 
 
@@ -32,8 +32,13 @@ class JsonFields:
     values: Mapping[str, Any]
     way_out: str = "Use the file that was saved with the weights"
 
-    def fault(self, name: str, expected: str) -> NoReturn:
+    def fault(self, name: str, expected: str, way_out: str = "") -> NoReturn:
         """Refuse the value of a field, or its absence.
+
+        Args:
+          name: the field.
+          expected: the allowed values in words.
+          way_out: what to do, if it is not that of all fields.
 
         Raises:
           UserError: always; it names file, field, value and what was expected.
@@ -43,7 +48,8 @@ class JsonFields:
             text = json.dumps(self.values[name], default=str)
             text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
             got = f"{name}={text}"
-        raise UserError(f"{self.where} has {got}; expected {expected}. {self.way_out}")
+        way_out = way_out or self.way_out
+        raise UserError(f"{self.where} has {got}; expected {expected}. {way_out}")
 
     def read(
         self,
@@ -68,11 +74,13 @@ class JsonFields:
         return got
 
     def integer(
-        self, name: str, low: int = 0, default: Any = REQUIRED, high: int = _LARGEST
+        self, name: str, low: int = 0, default: Any = REQUIRED, high: int = MAX_INTEGER
     ) -> Any:
         """An integer in [low, high]."""
         expected = f"an integer of at least {low}"
-        expected = expected if high == _LARGEST else f"an integer from {low} to {high}"
+        expected = (
+            expected if high == MAX_INTEGER else f"an integer from {low} to {high}"
+        )
         return self.read(
             name, lambda x: type(x) is int and low <= x <= high, expected, default
         )
@@ -125,7 +133,7 @@ class JsonFields:
             {},
         )
         for key in got:
-            regex(f"{self.where}: {name}", key)
+            regex(f"{self.where}: {name}", key, inside=True)
         return dict(got)
 
     def regex(self, name: str) -> str:
@@ -155,4 +163,4 @@ def _all(x: Any, kind: type) -> bool:
 
 def _indices(x: Any) -> bool:
     found = x if isinstance(x, list) else [x]
-    return _all(found, int) and all(0 <= one <= _LARGEST for one in found)
+    return _all(found, int) and all(0 <= one <= MAX_INTEGER for one in found)

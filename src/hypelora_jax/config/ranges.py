@@ -84,13 +84,16 @@ def number_pairs(where: str, got: Any) -> tuple[tuple[str, float], ...]:
     return found
 
 
-def regex(where: str, text: str) -> re.Pattern[str]:
+def regex(where: str, text: str, inside: bool = False) -> re.Pattern[str]:
     """Compile a regex of the user; `where` names its field, for the message.
 
     Raises:
-      UserError: it is not a regex, or one that Python cannot compile.
+      UserError: it is not a regex, or Python cannot compile it, or with `inside` it
+        cannot be a part of another one, because of `(?i)` for example.
     """
     try:
+        if inside:
+            re.compile(f"({text})$")
         return re.compile(text)
     except (re.error, OverflowError, RecursionError) as e:
         raise UserError(f"{where} {text!r} is not a regular expression: {e}") from e

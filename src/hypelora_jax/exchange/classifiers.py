@@ -1,14 +1,12 @@
 """Imports a fine-tuned Hugging Face classifier as a run at step 0."""
 
 import dataclasses
-from typing import Any
 
 from absl import logging
 from etils import epath
 
 from hypelora_jax import families, files
 from hypelora_jax import model as model_lib
-from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import (
     DataConfig,
     HeadConfig,
@@ -16,10 +14,10 @@ from hypelora_jax.config.settings import (
     Settings,
     UncertaintyConfig,
 )
-from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.exchange import classifier_labels, imported_run
+from hypelora_jax.exchange.imported_run import Note
 from hypelora_jax.interop import base as bases
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
@@ -56,7 +54,7 @@ def import_classifier(
     settings = records.located(_settings(base, note, config))
     _check_start(settings)
     corpus = imported_run.corpus_of(settings, asked=config is not None)
-    settings, corpus = _with_classes(settings, corpus, labels)
+    settings, corpus = imported_run.with_classes(settings, corpus, labels)
     task = corpus.task if corpus is not None else _task(labels, note)
     _check_head(settings, task)
     session = open_session(settings, task, base.revision or None)
@@ -68,9 +66,7 @@ def import_classifier(
     return run.path
 
 
-def _settings(
-    base: bases.Base, note: dict[str, Any] | None, config: Settings | None
-) -> Settings:
+def _settings(base: bases.Base, note: Note | None, config: Settings | None) -> Settings:
     """Settings of the run: those of the config, else of our export, else without data.
 
     An export is one model, so only some sections of its run's config still apply.
@@ -83,7 +79,7 @@ def _settings(
         longest = families.of(base.config).max_tokens(base.config)
         own = Settings(data=DataConfig(source="files", max_length=longest))
     else:
-        own = settings_lib.from_dict(note["config"])
+        own = note.settings
     own = dataclasses.replace(own, data=dataclasses.replace(own.data, condition=""))
     return Settings(
         method=METHOD,
@@ -121,35 +117,6 @@ def _check_start(settings: Settings) -> None:
         )
 
 
-def _with_classes(
-    settings: Settings, corpus: Corpus | None, labels: tuple[str, ...]
-) -> tuple[Settings, Corpus | None]:
-    """Give the classes of the data the order of the classifier's outputs.
-
-    Raises:
-      UserError: the data has other labels, or numbers instead of classes.
-    """
-    if corpus is None:
-        return settings, None
-    found = corpus.task.labels
-    if bool(found) != bool(labels):
-        has, wants = ("classes", "a number") if found else ("numbers", "a class")
-        raise UserError(
-            f"the labels of the data are {has}, and the model predicts {wants}; "
-            "expected data of the model's kind: choose another --config, or for your "
-            "files set --config.data.task=classification or regression"
-        )
-    if not labels:
-        return settings, corpus
-    classes = classifier_labels.of_data(labels, found)
-    if classes == found:
-        return settings, corpus
-    logging.info("classes in the order of the model: %s", ", ".join(classes))
-    data = dataclasses.replace(settings.data, classes=classes)
-    settings = dataclasses.replace(settings, data=data)
-    return settings, imported_run.corpus_of(settings, asked=True)
-
-
 def _check_head(settings: Settings, task: Task) -> None:
     """Check that the run has the head that the classifier brings.
 
@@ -164,8 +131,8 @@ def _check_head(settings: Settings, task: Task) -> None:
         )
 
 
-def _task(labels: tuple[str, ...], note: dict[str, Any] | None) -> Task:
+def _task(labels: tuple[str, ...], note: Note | None) -> Task:
     """Task of a run without data: that of our export, else one made from the labels."""
-    if note is not None and (task := records.task_of(note)).labels == labels:
-        return task
+    if note is not None and note.task.labels == labels:
+        return note.task
     return unnamed(len(labels) or 1, "imported")._replace(labels=labels)

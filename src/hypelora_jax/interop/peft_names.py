@@ -8,6 +8,7 @@ from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.families.family import Family
 
 ROOT = "base_model.model."
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 def endings(family: Family) -> dict[str, str]:
@@ -64,10 +65,16 @@ def targets(sites: Sites, family: Family, num_layers: int) -> dict[str, Any]:
 
 
 def plain(name: str) -> str:
-    """A tensor's name without peft's root, wrappers and adapter name."""
-    name = name.removeprefix(ROOT)
-    name = re.sub(r"\.modules_to_save\.\w+(?=\.)", "", name, count=1)
-    return re.sub(r"\.lora_([AB])\.\w+\.weight$", r".lora_\1.weight", name)
+    """A tensor's name without peft's root, wrappers and adapter name.
+
+    Wrappers of torch are left out too: those of `torch.compile`, of FSDP and of
+    activation checkpoints anywhere in the name, those of data parallelism before and
+    after the root. The root may be repeated.
+    """
+    name = re.sub(rf"(?:^|(?<=\.))(?:{'|'.join(_WRAPPERS)})\.", "", name)
+    name = re.sub(rf"^(?:module\.|{re.escape(ROOT)})+", "", name)
+    name = re.sub(r"\.modules_to_save\.[^.]+(?=\.)", "", name, count=1)
+    return re.sub(r"\.lora_([AB])\.[^.]+\.weight$", r".lora_\1.weight", name)
 
 
 def site_of(name: str, family: Family) -> tuple[str, int] | None:
