@@ -8,11 +8,10 @@ the file and the field.
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from hypelora_jax.config.ranges import regex
+from hypelora_jax.config.ranges import finite, regex
 from hypelora_jax.errors import UserError
 
 REQUIRED: Any = ...  # the default of a field that the file must have
@@ -89,13 +88,13 @@ class JsonFields:
         """A finite number of at least `low`, as a float."""
         expected = "a finite number"
         expected = expected if low == -math.inf else f"{expected} of at least {low:g}"
-        got = self.read(name, lambda x: _finite(x) and x >= low, expected, default)
+        got = self.read(name, lambda x: finite(x) and x >= low, expected, default)
         return got if got is None else float(got)
 
     def rate(self, name: str, default: Any = REQUIRED) -> Any:
         """A dropout rate in [0, 1), as a float."""
         expected = "a rate in [0, 1)"
-        got = self.read(name, lambda x: _finite(x) and 0 <= x < 1, expected, default)
+        got = self.read(name, lambda x: finite(x) and 0 <= x < 1, expected, default)
         return got if got is None else float(got)
 
     def flag(self, name: str, default: Any = REQUIRED) -> Any:
@@ -128,7 +127,7 @@ class JsonFields:
         expected = '{"NAME": NUMBER}, with names or regular expressions for them'
         got = self.read(
             name,
-            lambda x: isinstance(x, dict) and all(map(_finite, x.values())),
+            lambda x: isinstance(x, dict) and all(map(finite, x.values())),
             expected,
             {},
         )
@@ -150,11 +149,6 @@ class JsonFields:
         """The fields of an object in a field; {} has none."""
         got = self.read(name, lambda x: isinstance(x, dict), "an object", default)
         return dataclasses.replace(self, where=f"{self.where}: {name}", values=got)
-
-
-def _finite(x: Any) -> bool:
-    # comparisons, because an integer of 400 digits has no float
-    return type(x) in (int, float) and abs(x) <= sys.float_info.max
 
 
 def _all(x: Any, kind: type) -> bool:

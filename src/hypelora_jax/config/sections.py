@@ -15,6 +15,7 @@ from hypelora_jax.config.ranges import (
     loss_ranges,
     number_pairs,
     optim_ranges,
+    split_names,
 )
 from hypelora_jax.errors import UserError
 
@@ -134,7 +135,8 @@ class LoraConfig:
         for name in ("rank_pattern", "alpha_pattern"):  # dicts cannot be hashed
             pairs = number_pairs(f"config.lora.{name}", getattr(self, name))
             object.__setattr__(self, name, pairs)
-        at_least("lora", self, rank=1, dropout=0)
+        for name in ("targets", "exclude"):
+            object.__setattr__(self, name, split_names(getattr(self, name)))
         lora_ranges(self)
 
 
