@@ -156,7 +156,7 @@ def test_saved_states_that_cannot_be_taken_up(tmp_path):
     fields = json.loads((path / peft.CONFIG).read_text())
     mixed = json.dumps(fields | {"alpha_pattern": {"query": 2}})
     (path / peft.CONFIG).write_text(mixed)
-    with pytest.raises(UserError, match="has alpha_pattern=.*; wanted one rank and"):
+    with pytest.raises(UserError, match="has alpha_pattern=.*; expected one rank and"):
         imports.import_adapter(str(path), str(tmp_path / "run"), model)
     (path / peft.CONFIG).write_text(json.dumps(fields))
     config = from_dict(CONFIG | {"hyper": {"a": "random"}})
