@@ -14,10 +14,13 @@ from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
 from hypelora_jax.families.sizes import EncoderConfig
-from hypelora_jax.interop.peft import CONFIG
-from hypelora_jax.interop.peft_config import MERGE, PeftConfig
-from hypelora_jax.interop.peft_modules import check_complete
-from hypelora_jax.interop.peft_names import endings, site_of, target_regex
+from hypelora_jax.interop.peft_config import CONFIG, MERGE, PeftConfig
+from hypelora_jax.interop.peft_names import (
+    check_complete,
+    endings,
+    site_of,
+    target_regex,
+)
 from hypelora_jax.interop.tensor_paths import names
 from hypelora_jax.types import MODULES, Params
 

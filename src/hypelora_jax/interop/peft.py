@@ -21,13 +21,13 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop import peft_config
-from hypelora_jax.interop.peft_config import PeftConfig
+from hypelora_jax.interop.peft_config import CONFIG, PeftConfig
 from hypelora_jax.interop.peft_names import ROOT, plain, targets
 from hypelora_jax.interop.tensor_paths import head_names
 from hypelora_jax.interop.tensors import check_floats, read_fields, read_file
 from hypelora_jax.types import Lora, Params
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+TENSORS = "adapter_model.safetensors"
 
 
 def whole_modules(config: EncoderConfig) -> list[str]:

@@ -11,6 +11,7 @@ from hypelora_jax.adapters import patterns
 from hypelora_jax.config import ranges
 from hypelora_jax.config.json_fields import JsonFields
 
+CONFIG = "adapter_config.json"
 # Fields that are read below.
 _READ = (
     "peft_type task_type r lora_alpha use_rslora lora_dropout rank_pattern "
@@ -44,7 +45,7 @@ class PeftConfig(NamedTuple):
     exclude: tuple[str, ...] | str
     layers: tuple[int, ...]  # () takes all
     layers_pattern: tuple[str, ...]
-    saved: tuple[str, ...]  # ends of the names of modules that are saved whole
+    whole: tuple[str, ...]  # ends of the names of modules that are saved whole
     base: str  # "" if it is not named
     revision: str
 
@@ -72,8 +73,8 @@ def read(fields: JsonFields) -> PeftConfig:
     _check_kind(fields)
     # peft's default is for a field that is missing; it cannot read null either
     alpha = fields.number("lora_alpha") if "lora_alpha" in fields.values else 8.0
-    saved = fields.texts("modules_to_save", ())
-    _check_regexes(fields, "modules_to_save", saved)
+    whole = fields.texts("modules_to_save", ())
+    _check_regexes(fields, "modules_to_save", whole)
     task = fields.only("task_type", None, *_TASKS)
     return PeftConfig(
         rank=fields.integer("r", 1) if "r" in fields.values else 8,
@@ -86,7 +87,7 @@ def read(fields: JsonFields) -> PeftConfig:
         exclude=_names(fields, "exclude_modules", ()),
         layers=fields.integers("layers_to_transform", ()),
         layers_pattern=_layers_pattern(fields),
-        saved=(*saved, *(_HEADS if task == _TASKS[0] else ())),
+        whole=(*whole, *(_HEADS if task == _TASKS[0] else ())),
         base=fields.text("base_model_name_or_path", ""),
         revision=fields.text("revision", ""),
     )
