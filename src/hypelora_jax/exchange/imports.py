@@ -1,7 +1,7 @@
 """Imports a peft adapter or the reference's hyper-network as a run at step 0."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +67,8 @@ def import_adapter(
     corpus = imported_run.corpus_of(wanted, asked=config is not None)
     if corpus is not None:
         _check_outputs(outputs, corpus.task)
-        wanted, corpus = imported_run.with_classes(wanted, corpus, labels)
+        if not _renamed(source, labels, corpus.task.labels):
+            wanted, corpus = imported_run.with_classes(wanted, corpus, labels)
     if reference_state.is_reference(source.tensors):
         settings, own = _of_reference(source, wanted, config, factors)
     else:
@@ -206,6 +207,24 @@ def _labels(source: Source, outputs: int) -> tuple[str, ...]:
     if source.note is not None:
         return source.note.task.labels
     return classifier_labels.of_adapter(source.base, outputs)
+
+
+def _renamed(source: Source, labels: Sequence[str], found: Sequence[str]) -> bool:
+    """Whether the data names all classes of our own export anew, which is warned of.
+
+    Such an adapter is taken to other data, whose classes keep their order.
+    """
+    folded = {name.casefold() for name in labels}
+    known = any(name.isdigit() or name.casefold() in folded for name in found)
+    if source.note is None or known or len(labels) != len(found) or not found:
+        return False
+    pairs = (f"{a} = {b}" for a, b in zip(labels, found, strict=True))
+    logging.warning(
+        "the classes of the data are other ones than the adapter's; they are taken to "
+        "be %s",
+        ", ".join(pairs),
+    )
+    return True
 
 
 def _task(source: Source, labels: tuple[str, ...]) -> Task:
