@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +15,12 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from hypelora_jax import files
-from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax.config.ranges import hints
+from hypelora_jax.config.settings import SECTIONS, Settings, from_dict
 from hypelora_jax.errors import UserError
 
 CONFIG = "the name of an installed config, or the path of a config file"
+_FLAG = re.compile(r"--?config\.([^=]+)=(.*)", re.S)
 
 
 def load_settings(spec: str, overrides: Sequence[str] = ()) -> Settings:
@@ -106,7 +109,8 @@ def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
     for flag in overrides:
         if match := re.match(r"--?(?:no)?config\.([^=]*)", flag):
             _check_field(config, match[1])
-    argv = ["hypelora", *overrides]
+    unset, left = _unset(overrides)
+    argv = ["hypelora", *left]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict(
@@ -115,8 +119,46 @@ def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
         values(argv)
     except flags.IllegalFlagValueError as error:
         raise UserError(_wrong_type(config, str(error))) from error
-    except flags.Error as error:
-        raise UserError(str(error)) from error
+    except (flags.Error, ValueError) as error:  # ValueError is about --noconfig.x=true
+        raise UserError(_without_value(str(error))) from error
+    for path in unset:
+        section, _, field = path.rpartition(".")
+        config[section][field] = None
+
+
+def _unset(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(fields that become None, flags that the parser reads).
+
+    The parser would read "None" as a tuple or a number. The last flag of a field is
+    the one that counts.
+    """
+    last, left = {}, []
+    for flag in overrides:
+        match = _FLAG.match(flag)
+        if match and type(None) in typing.get_args(_hint(match[1])):
+            last[match[1]] = match[2] in ("None", "none")
+            if last[match[1]]:
+                continue
+        left.append(flag)
+    unset = [path for path, is_none in last.items() if is_none]
+    return unset, [f for f in left if not (m := _FLAG.match(f)) or m[1] not in unset]
+
+
+def _hint(path: str) -> Any:
+    """Annotation of a field of a section; None for other paths."""
+    section, _, field = path.rpartition(".")
+    return hints(SECTIONS[section]).get(field) if section in SECTIONS else None
+
+
+def _without_value(message: str) -> str:
+    """Rewrite absl's message `--noconfig.x=value does not take an argument`."""
+    match = re.match(r"--?no(config\.[^=]+)=(.*) does not take an argument", message)
+    if match is None:
+        return message
+    return (
+        f"--no{match[1]} is {match[2]!r}; expected no value, because the flag means "
+        f"false. Write --{match[1]}=VALUE to set one"
+    )
 
 
 def _wrong_type(config: ConfigDict, message: str) -> str:

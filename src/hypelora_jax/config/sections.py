@@ -15,11 +15,11 @@ from hypelora_jax.config.ranges import (
     loss_ranges,
     number_pairs,
     optim_ranges,
+    split_names,
 )
 from hypelora_jax.errors import UserError
 from hypelora_jax.files import MODEL, PATH
 
-Remat = Literal["none", "layer"]
 AMode = Literal["generated", "fixed", "random"]
 InitialA = Literal["lora", "reference"]
 Init = Literal["zero", "reference"]
@@ -29,17 +29,16 @@ Annealing = Literal["none", "linear", "geometric"]
 Patterns = dict[str, float] | tuple[tuple[str, float], ...]  # name or regex: number
 Link = Literal["mean_field", "probit", "mc"]
 File = Annotated[str, PATH]  # a path; the text says what the field takes
-ModelPath = Annotated[str, MODEL]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Base model: where it comes from and how it computes."""
 
-    path: ModelPath = "minilm"  # folder | hub name | minilm | random:PRESET
+    path: Annotated[str, MODEL] = "minilm"  # folder | hub name | minilm | random:PRESET
     revision: str = "main"  # revision of a hub model; its commit is recorded
     dtype: Dtype = "float32"  # compute dtype; parameters stay float32
-    remat: Remat = "none"  # layer: the backward pass recomputes each layer
+    remat: Literal["none", "layer"] = "none"  # layer: each layer is computed again
 
     def __post_init__(self):
         check("model", self)
@@ -136,7 +135,8 @@ class LoraConfig:
         for name in ("rank_pattern", "alpha_pattern"):  # dicts cannot be hashed
             pairs = number_pairs(f"config.lora.{name}", getattr(self, name))
             object.__setattr__(self, name, pairs)
-        at_least("lora", self, rank=1, alpha=0, dropout=0)
+        for name in ("targets", "exclude"):
+            object.__setattr__(self, name, split_names(getattr(self, name)))
         lora_ranges(self)
 
 

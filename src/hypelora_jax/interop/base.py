@@ -14,7 +14,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop import downloads
 from hypelora_jax.interop.huggingface import from_hf, load_config, read_tensors
-from hypelora_jax.interop.tensors import MODEL_CONFIG, read_json
+from hypelora_jax.interop.tensors import MODEL_CONFIG, read_fields
 from hypelora_jax.keys import named_key
 from hypelora_jax.types import Head, Key, Params
 
@@ -101,9 +101,9 @@ def read_tokenizer(base: Base) -> Tokenizer:
     """
     config, named = base.config, ""
     if base.folder is not None:
-        named = read_json(base.folder / MODEL_CONFIG).get("tokenizer_class") or ""
+        named = read_fields(base.folder / MODEL_CONFIG).text("tokenizer_class", "")
     roles = families.of(config).tokens
-    own = tokenizer(base.folder, roles, config.pad_id, str(named))
+    own = tokenizer(base.folder, roles, config.pad_id, named)
     if own.vocab_size > config.vocab:
         raise UserError(
             f"the tokenizer of {base.name} has id {own.vocab_size - 1} of "

@@ -17,6 +17,7 @@ class Card(NamedTuple):
     kind: str  # peft or merged
     method: str
     base: str  # name or path that from_pretrained takes
+    on_hub: bool  # whether `base` is a name on the hub, and no path
     revision: str
     task: str
     labels: Sequence[str]  # () for a regression
@@ -46,7 +47,7 @@ def _front(card: Card) -> str:
     """Metadata for the hub; a base model given as a path has no hub name."""
     lines = ["---", "pipeline_tag: text-classification"]
     lines.append(f"library_name: {'peft' if card.kind == 'peft' else 'transformers'}")
-    if card.base.count("/") == 1 and not card.base.startswith(("/", ".", "~")):
+    if card.on_hub:
         lines.append(f"base_model: {card.base}")
     return "\n".join([*lines, "tags: [lora, calibration]", "---"])
 
