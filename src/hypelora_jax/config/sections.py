@@ -20,10 +20,10 @@ from hypelora_jax.config.ranges import (
 from hypelora_jax.errors import UserError
 from hypelora_jax.files import MODEL, PATH
 
-AMode = Literal["generated", "fixed", "random"]
+Remat = Literal["none", "layer"]
 InitialA = Literal["lora", "reference"]
+AMode = Literal["generated", "fixed", "random"]
 Init = Literal["zero", "reference"]
-Dtype = Literal["float32", "bfloat16", "float64"]
 Blending = Literal["replace", "add", "multiply"]
 Annealing = Literal["none", "linear", "geometric"]
 Patterns = dict[str, float] | tuple[tuple[str, float], ...]  # name or regex: number
@@ -37,8 +37,8 @@ class ModelConfig:
 
     path: Annotated[str, MODEL] = "minilm"  # folder | hub name | minilm | random:PRESET
     revision: str = "main"  # revision of a hub model; its commit is recorded
-    dtype: Dtype = "float32"  # compute dtype; parameters stay float32
-    remat: Literal["none", "layer"] = "none"  # layer: each layer is computed again
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # parameters: float32
+    remat: Remat = "none"  # layer: the backward pass recomputes each layer
 
     def __post_init__(self):
         check("model", self)
