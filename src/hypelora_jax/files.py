@@ -53,11 +53,7 @@ def offline(on: bool = True) -> Iterator[None]:
 
 
 def why_no_download() -> str:
-    """Return why nothing may be downloaded now and the way out, or "" if it may.
-
-    Several processes may not, because each would fetch the same files while the others
-    wait for it.
-    """
+    """Return why nothing may be downloaded now and the way out, or "" if it may."""
     import jax  # local, because all else in this file works without JAX
 
     if _offline:
@@ -65,6 +61,7 @@ def why_no_download() -> str:
             "--offline forbids the download: run `hypelora prepare` with this config "
             "first, or leave --offline out"
         )
+    # Several processes would fetch the same files while the others wait for it.
     # `is_initialized` first, because `process_count` alone would start the devices
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         return (

@@ -1,7 +1,6 @@
 """The run folder that an import makes: its data, its parameters, and step 0."""
 
 import dataclasses
-import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +54,7 @@ def note_of(folder: epath.Path) -> Note | None:
     try:
         settings = settings_lib.from_dict(dict(fields.object("config").values))
         fitted = fields.object("calibrator", {}).values
-        state = calibrators.from_json(json.dumps(fitted)) if fitted else None
+        state = calibrators.from_json(files.to_json(fitted)) if fitted else None
         choose(OBJECTIVES, task.text("kind"), "task.kind")
     except UserError as e:
         told = str(e) if str(e).startswith(str(path)) else f"{path}: {e}"

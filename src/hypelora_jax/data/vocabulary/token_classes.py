@@ -5,7 +5,6 @@ Where `tokenizer.json` says something else, they win. This and the defaults are 
 transformers 4 and 5.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import tokenizers
 from etils import epath
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors
 
+from hypelora_jax import files
 from hypelora_jax.data.vocabulary import token_settings
 from hypelora_jax.data.vocabulary.forms import Form, read_form, with_tokens
 from hypelora_jax.data.vocabulary.token_settings import ROLES, TokenSettings
@@ -246,5 +246,5 @@ def _place_ends(
     first, last = ends
     own = inner.post_processor
     placed = own.__getstate__().decode() if own else ""
-    if not all(json.dumps(token, ensure_ascii=False) in placed for token, _ in ends):
+    if not all(files.to_json(token, ensure_ascii=False) in placed for token, _ in ends):
         inner.post_processor = rules.pairs(first, last)
