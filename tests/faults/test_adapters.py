@@ -387,13 +387,16 @@ def test_f4_config_json_is_read_in_the_same_way(name, value, expected, tmp_path)
     assert "\n" not in told
 
 
+TASK = step_zero.TASKS["binary"]._asdict()
 NOTES = [
     ({"config": None}, "has config=null; expected an object"),
     ({"config": {"lora": {"rank": "8"}}}, "config.lora.rank is '8'; expected a whole"),
     ({"config": {"lora": 8}}, "config.lora is 8; expected a section"),
     ({"config": {"lora": {"depth": 8}}}, "config.lora has no field 'depth'"),
     ({"task": 3}, "has task=3; expected an object"),
-    ({"task": {"name": "toy"}}, "task has no kind; expected a text"),
+    ({"task": {"name": "toy"}}, "task has no kind; expected one of classification"),
+    ({"task": TASK | {"metrics": ["bleu"]}}, 'metrics=["bleu"]; expected a list with'),
+    ({"task": TASK | {"kind": []}}, "has kind=[]; expected one of classification"),
     ({"calibrator": [1]}, "has calibrator=[1]; expected an object"),
     ({"calibrator": {"kind": "magic"}}, "the calibrator has kind 'magic'"),
 ]
@@ -403,7 +406,7 @@ NOTES = [
 def test_f4_our_own_record_is_read_in_the_same_way(fields, message, tmp_path):
     record = {
         "config": {"method": "lora"},
-        "task": step_zero.TASKS["binary"]._asdict(),
+        "task": TASK,
         "calibrator": None,
     }
     path = tmp_path / "hypelora.json"

@@ -9,12 +9,13 @@ from etils import epath
 
 from hypelora_jax import families, files, trees
 from hypelora_jax.calibration import calibrators
+from hypelora_jax.calibration.metrics.scores import SCORES
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.json_fields import JsonFields
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.errors import UserError, choose
+from hypelora_jax.errors import UserError
 from hypelora_jax.exchange import classifier_labels
 from hypelora_jax.exchange.export_record import RECORD
 from hypelora_jax.interop import base as bases
@@ -39,6 +40,10 @@ class Note(NamedTuple):
     calibrator: Any  # its state; None if there is none, or the head is divided by it
 
 
+def _are_scores(names: Any) -> bool:
+    return isinstance(names, list) and all(str(name) in SCORES for name in names)
+
+
 def note_of(folder: epath.Path) -> Note | None:
     """Return the record of an export, or None if another program wrote the folder.
 
@@ -50,12 +55,12 @@ def note_of(folder: epath.Path) -> Note | None:
         return None
     way_out = "Export the run again, or delete the file"
     fields = JsonFields(str(path), files.read_json(path, way_out), way_out)
-    task = fields.object("task")
+    task, known = fields.object("task"), f"one of {', '.join(OBJECTIVES)}"
+    scores = f"a list with some of {', '.join(SCORES)}"
     try:
         settings = settings_lib.from_dict(dict(fields.object("config").values))
         fitted = fields.object("calibrator", {}).values
         state = calibrators.from_json(files.to_json(fitted)) if fitted else None
-        choose(OBJECTIVES, task.text("kind"), "task.kind")
     except UserError as e:
         told = str(e) if str(e).startswith(str(path)) else f"{path}: {e}"
         raise UserError(told) from e
@@ -63,9 +68,9 @@ def note_of(folder: epath.Path) -> Note | None:
         settings,
         Task(
             name=task.text("name"),
-            kind=task.text("kind"),
+            kind=task.read("kind", lambda x: str(x) in OBJECTIVES, known),
             labels=task.texts("labels"),
-            metrics=task.texts("metrics"),
+            metrics=tuple(task.read("metrics", _are_scores, scores)),
             pair=task.flag("pair"),
             condition=task.integer("condition", 0, 0),
         ),
