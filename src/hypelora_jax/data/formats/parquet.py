@@ -38,7 +38,7 @@ def read(path: str) -> Sheet:
     try:
         with epath.Path(path).open("rb") as file:
             header = pyarrow.parquet.read_schema(file).names
-    except (pyarrow.ArrowException, OSError) as e:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as e:
         raise UserError(
             f"{path} is not a Parquet file ({_short(e)}); expected Parquet"
         ) from None
@@ -54,7 +54,7 @@ def read(path: str) -> Sheet:
                 batches = table.iter_batches(ROWS, columns=some)
                 total = table.metadata.num_rows
                 yield from _rows(path, batches, names, wanted, total)
-        except (pyarrow.ArrowException, OSError) as e:
+        except (pyarrow.ArrowException, OSError, UnicodeError) as e:
             raise UserError(
                 f"{path} cannot be read ({_short(e)}); expected a whole Parquet file"
             ) from None
