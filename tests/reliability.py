@@ -20,11 +20,11 @@ are in `make test` too.
 
 """
 FOOT = """
-Not in the table: a run on an object store (`gs://...`) has no lock, because object stores
-do not offer one; start one run a folder there. A signal that comes while the program is
-still being imported ends it with the signal's own code: nothing was begun. Changed files
-of the base model and of the data are found by the SHA-256 values in `config.json` when a
-run goes on, and not during it.
+Not in the table: a run on an object store (`gs://...`) has no lock, because object
+stores do not offer one; start one run a folder there. A signal that comes while the
+program is still being imported ends it with the signal's own code: nothing was begun.
+Changed files of the base model and of the data are found by the SHA-256 values in
+`config.json` when a run goes on, and not during it.
 """
 
 
