@@ -357,7 +357,7 @@ def test_a_file_goes_by_the_ids_of_examples_without_a_column(tmp_path, capsys):
     files = conditioned.write(tmp_path, "vector")
     assert cli.main(["train", *files, *given]) == 2
     err = capsys.readouterr().err
-    assert "both have the id 0" in err and "--config.data.condition=COLUMN" in err
+    assert "both have the id 0" in err and "config.data.condition=COLUMN" in err
     assert cli.main(["train", *small, *given, *SHAPE[:2], epochs(1)]) == 0
     record = records.read_record(Run.open(tmp_path / "run"))
     assert record["condition"]["distinct"] == 1

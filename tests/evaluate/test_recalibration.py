@@ -194,7 +194,7 @@ def test_a_broken_calibrator_is_one_line_with_its_file(text, message, run, capsy
 def test_saved_predictions_that_lack_an_array_are_one_line(run):
     file = run / "eval" / "calibration" / "predictions.npz"
     np.savez(file, labels=np.array([0, 1]))
-    with pytest.raises(UserError, match="predictions.npz has no logits; run evaluate"):
+    with pytest.raises(UserError, match="npz has no logits; run hypelora evaluate"):
         calibration_split.examples(Run.open(run))
     np.savez(file, labels=np.array([0, 1]), logits=np.zeros((3, 2)))
     with pytest.raises(UserError, match=r"'labels': \[2\]\}; expected logits and soft"):
