@@ -32,6 +32,7 @@ from hypelora_jax.data.sources.bad_rows import BadRows
 from hypelora_jax.data.sources.raw_rows import read_raw
 from hypelora_jax.data.tables import Table
 from hypelora_jax.errors import UserError
+from hypelora_jax.exchange import imports
 from hypelora_jax.inference import inputs
 from hypelora_jax.interop import adapter, base, huggingface, peft, tensors
 from hypelora_jax.run import prediction_files
@@ -164,7 +165,7 @@ def archive(change):
         name = names[edit.at % len(names)]
         x = good[name]
         odd = (
-            np.array(edit.value, object),
+            np.array([None, {}], object),
             x.astype("S3"),
             x[:5],
             x.T,
@@ -495,6 +496,13 @@ def test_utf_32_with_numbers_that_are_no_characters(tmp_path):
     path = tmp_path / "in.csv"
     path.write_bytes(data[:30] + data[32:])
     refused("in.csv has bytes that are not text in UTF-32", lambda: read_texts(path))
+
+
+def test_factors_of_the_reference_have_the_same_reader(tmp_path):
+    path = npz_of(tmp_path / "in.npz", "A.npy", b"\x93NUMPY\x01\x00\x05\x00{'a':")
+    refused(
+        "in.npz is not a readable .npz file", lambda: imports._extra_factors(str(path))
+    )
 
 
 def npz_of(path, name, data):
