@@ -8,7 +8,13 @@ Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
-    """A user error; one line says what was given, what was expected and what to do."""
+    """A user error; one line says what was given, what was expected and what to do.
+
+    Line ends in the message become spaces, because names from files may have some.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 class Preempted(Exception):

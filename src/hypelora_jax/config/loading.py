@@ -106,9 +106,11 @@ def _of_file(path: str) -> ModuleType:
 def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Apply `--config.x=value` flags in place; values get the types of their fields."""
     config.lock()
-    for flag in overrides:
+    for before, flag in zip(["", *overrides], overrides, strict=False):
         if match := re.match(r"--?(?:no)?config\.([^=]*)", flag):
             _check_field(config, match[1])
+        elif not re.fullmatch(r"--?config\.[^=]*", before):
+            raise UserError(_stray(flag))
     unset, left = _unset(overrides)
     argv = ["hypelora", *left]
     values = flags.FlagValues()
@@ -116,14 +118,23 @@ def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
         config_flags.DEFINE_config_dict(
             "config", config, flag_values=values, sys_argv=argv
         )
-        values(argv)
+        left = values(argv)[1:]
     except flags.IllegalFlagValueError as error:
         raise UserError(_wrong_type(config, str(error))) from error
     except (flags.Error, ValueError) as error:  # ValueError is about --noconfig.x=true
         raise UserError(_without_value(str(error))) from error
+    if left:  # such as the "false" of `--config.lora.rslora false`
+        raise UserError(_stray(left[0]))
     for path in unset:
         section, _, field = path.rpartition(".")
         config[section][field] = None
+
+
+def _stray(word: str) -> str:
+    return (
+        f"there is {word[:80]!r} among the overrides of the config; expected "
+        "--config.SECTION.FIELD=VALUE, with a = for fields that are true or false"
+    )
 
 
 def _unset(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

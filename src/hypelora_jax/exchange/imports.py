@@ -13,6 +13,7 @@ from hypelora_jax import model as model_lib
 from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.sections import AMode
 from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
+from hypelora_jax.data import npz
 from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.exchange import classifier_labels, imported_run
@@ -182,14 +183,8 @@ def _of_reference(
 def _extra_factors(factors: str) -> dict[str, np.ndarray]:
     if not factors:
         return {}
-    try:
-        with epath.Path(factors).open("rb") as file:
-            with np.load(file, allow_pickle=False) as arrays:
-                return {
-                    n: arrays[n] for n in reference_state.FACTORS if n in arrays.files
-                }
-    except (OSError, ValueError) as e:
-        raise UserError(f"{factors} cannot be read ({e}); expected an .npz file") from e
+    arrays = npz.read(factors)
+    return {n: arrays[n] for n in reference_state.FACTORS if n in arrays}
 
 
 def _check_outputs(outputs: int, task: Task) -> None:

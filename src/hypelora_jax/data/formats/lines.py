@@ -12,6 +12,8 @@ from typing import BinaryIO, NamedTuple
 from absl import logging
 from etils import epath
 
+from hypelora_jax.errors import UserError
+
 PATIENCE = 0.1  # seconds without input after which the rows read so far are answered
 _BLOCK = 1 << 16
 _MARKS = (  # byte order marks; that of UTF-32 begins with that of UTF-16
@@ -113,10 +115,22 @@ def _as_utf8(blocks: _Blocks, path: str) -> _Blocks:
             decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")
         begun = begun or bool(block)
         if block is not None and decoder is not None:
-            block = decoder.decode(block).encode("utf-8", "surrogatepass")
+            block = _decoded(decoder, block, path)
         yield block
     if decoder is not None and decoder.getstate()[0]:
         yield b"\xff"  # half a code unit: the last line is not text
+
+
+def _decoded(decoder: codecs.IncrementalDecoder, block: bytes, path: str) -> bytes:
+    """Return a block as UTF-8; UTF-32 has numbers that are not characters."""
+    try:
+        return decoder.decode(block).encode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as e:
+        name = "the input" if path == "-" else path
+        raise UserError(
+            f"{name} has bytes that are not text in {e.encoding.upper()}; expected "
+            "text throughout. Save it again, as UTF-8"
+        ) from None
 
 
 def _encoding(start: bytes) -> str:
