@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import shutil
+import warnings
 import zipfile
 
 import fuzzing
@@ -25,7 +26,7 @@ from parity import golden
 from pydantic import TypeAdapter, ValidationError
 
 from hypelora_jax import cli
-from hypelora_jax.config import loading
+from hypelora_jax.config import loading, ranges
 from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import formats, npz, sources
 from hypelora_jax.data.sources.bad_rows import BadRows
@@ -530,6 +531,12 @@ def test_line_ends_in_names_do_not_end_the_message(tmp_path):
     values = json.loads((path / peft.CONFIG).read_text()) | {"a\nb": True}
     (path / peft.CONFIG).write_text(json.dumps(values))
     refused("has a b=true; expected plain LoRA", lambda: peft.read(path))
+
+
+def test_a_regex_that_a_later_python_reads_otherwise():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in a command, which would print it
+        refused("Possible nested set", lambda: ranges.regex("x", "[[a]"))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -146,14 +147,17 @@ def regex(where: str, text: str, inside: bool = False) -> re.Pattern[str]:
     """Compile a regex of the user; `where` names its field, for the message.
 
     Raises:
-      UserError: it is not a regex, or Python cannot compile it, or with `inside` it
-        cannot be a part of another one, because of `(?i)` for example.
+      UserError: it is not a regex, or Python cannot compile it, or warns that a later
+        Python reads it otherwise, or with `inside` it cannot be a part of another one,
+        because of `(?i)` for example.
     """
     try:
-        if inside:
-            re.compile(f"({text})$")
-        return re.compile(text)
-    except (re.error, OverflowError, RecursionError) as e:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # as for [[a]
+            if inside:
+                re.compile(f"({text})$")
+            return re.compile(text)
+    except (re.error, OverflowError, RecursionError, FutureWarning) as e:
         raise UserError(f"{where} {text!r} is not a regular expression: {e}") from e
 
 
