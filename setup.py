@@ -55,6 +55,7 @@ setup(
         "demo": DEMO,
         "test": [
             *DEMO,
+            "hypothesis>=6.130",
             "jupytext>=1.16",
             "mypy>=1.14",
             "pytest>=8",

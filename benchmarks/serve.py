@@ -21,6 +21,7 @@ import numpy as np
 
 import hypelora_jax
 from hypelora_jax import files
+from hypelora_jax.commands.shared.flags import PathFlags
 from hypelora_jax.run.paths import Run
 
 WORDS = (
@@ -172,7 +173,7 @@ def alternated(ports, questions, clients, seconds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", action="append", required=True, dest="workdirs")
+    parser.add_argument("--workdir", action=PathFlags, required=True, dest="workdirs")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60, help="of the load")
     parser.add_argument("--compare", type=float, default=30, help="seconds of each")

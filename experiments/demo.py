@@ -12,11 +12,12 @@ import logging
 import os
 import sys
 import time
-from pathlib import Path
 
+from etils import epath
 from rich.console import Console
 
 from hypelora_jax import cli
+from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.commands.train import train
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.report import html, metric_tables, series
@@ -26,7 +27,7 @@ REPLICAS = 500  # of the bootstrap; intervals are good to a tenth of their width
 METHODS = {"LoRA": "lora", "HypeLoRA": "hyper_mlp", "head only": "head"}
 
 
-def stages(workdir: Path) -> list[Series]:
+def stages(workdir: epath.Path) -> list[Series]:
     """Train the three methods, one after the other, and log how long each took."""
     views = []
     logging.info("stage set-up: %s s", os.environ.get("HYPELORA_SETUP_SECONDS", "0"))
@@ -39,7 +40,7 @@ def stages(workdir: Path) -> list[Series]:
     return views
 
 
-def run(workdir: Path) -> None:
+def run(workdir: epath.Path) -> None:
     """Run all stages, then write the report and print the table."""
     views = stages(workdir)
     start = time.monotonic()
@@ -53,6 +54,6 @@ def run(workdir: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
-    workdir = parser.parse_args().workdir
+    parser.add_argument("--workdir", action=PathFlag, default="runs/demo")
+    workdir = epath.Path(parser.parse_args().workdir)
     sys.exit(cli.launch(__file__, lambda: run(workdir)))

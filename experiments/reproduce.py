@@ -27,6 +27,7 @@ from rich.console import Console
 
 from hypelora_jax import cli, files
 from hypelora_jax.calibration.metrics import scores
+from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.commands.train import train as train_run
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data import sources
@@ -150,7 +151,7 @@ def train(args: argparse.Namespace, record: Record) -> dict[tuple[str, str], Any
 def reproduce(args: argparse.Namespace) -> None:
     """Train the missing rows, then print and write the table or the figure."""
     began = time.monotonic()
-    args.workdir = Path(Run.create(args.workdir).path)
+    args.workdir = Run.create(args.workdir).path
     record = Record(args)
     if args.data == "tfds":
         for task in args.tasks:
@@ -260,8 +261,9 @@ def arguments() -> argparse.Namespace:
     add("--budget", type=float, default=0.0, help="minutes for everything; 0: no end")
     add("--seeds", type=int, default=0, help="the paper's without it; 1 with a budget")
     add("--lr_scale", type=float, help="of every rate; 2.5 for minilm, else 1")
-    add("--data", default="tfds", metavar="DIR", help="folder of GLUE's TSV, or tfds")
-    add("--workdir", type=Path, default=Path("runs/paper"))
+    about = "folder of GLUE's TSV, or tfds"
+    add("--data", action=PathFlag, default="tfds", metavar="DIR", help=about)
+    add("--workdir", action=PathFlag, default="runs/paper")
     args, args.overrides = parser.parse_known_args()
     if wrong := [x for x in args.overrides if not re.match(r"--config\.[\w.]+=", x)]:
         parser.error(

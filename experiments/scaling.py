@@ -16,6 +16,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from etils import epath
+
+from hypelora_jax.commands.shared.flags import PathFlag
+
 ROWS = 32  # sequences per chip and step
 CONFIG = (
     "--config=paper:size=large,task=sst2,method={method}",
@@ -55,13 +59,13 @@ def chips(topology: str) -> int:
     return count
 
 
-def kept(method: str, topology: str, count: int, cache: Path) -> Path:
+def kept(method: str, topology: str, count: int, cache: epath.Path) -> epath.Path:
     """Return the file with the kept output for a row."""
     given = f"-{count}" if count else ""
     return cache / f"{method}-{topology.replace(':', '-')}{given}.json"
 
 
-def plan(method: str, topology: str, count: int, cache: Path) -> dict:
+def plan(method: str, topology: str, count: int, cache: epath.Path) -> dict:
     """Return the output of `hypelora plan` for one row; run it if none is kept."""
     file = kept(method, topology, count, cache)
     if not file.exists():
@@ -171,12 +175,13 @@ def missing(found: dict[tuple[str, str, int], dict]) -> str:
 def main() -> None:
     """Write the page from all rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cache", type=Path, default=Path("runs/scaling"))
+    parser.add_argument("--cache", action=PathFlag, default="runs/scaling")
     parser.add_argument("--kept", action="store_true", help="only rows kept already")
     args = parser.parse_args()
-    args.cache.mkdir(parents=True, exist_ok=True)
-    cases = [c for c in CASES if not args.kept or kept(*c, args.cache).exists()]
-    found = {case: plan(*case, args.cache) for case in cases}
+    cache = epath.Path(args.cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    cases = [c for c in CASES if not args.kept or kept(*c, cache).exists()]
+    found = {case: plan(*case, cache) for case in cases}
     PAGE.write_text(page(found))
     print(f"wrote {PAGE}")
 

@@ -15,18 +15,19 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from hypelora_jax import files
+from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.configs.sweeps import cola
 from hypelora_jax.run.paths import Run
 
 SHOWN = ("mcc", "accuracy", "nll", "ece")
 
 
-def train(entry: dict, data: str, workdir: Path) -> dict:
+def train(entry: dict, data: str, workdir: epath.Path) -> dict:
     """Train one entry if it is not finished, and return its summary."""
     fixed = {"data.source": "glue_dir", "data.dir": data, "optim.num_epochs": 3}
     # The method is an argument, so that the config sets what depends on it.
@@ -71,15 +72,16 @@ def rows(found: list[dict]) -> list[str]:
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/study_cola"))
+    parser.add_argument("--data", action=PathFlag, required=True)
+    parser.add_argument("--workdir", action=PathFlag, default="runs/study_cola")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args()
+    workdir = epath.Path(args.workdir)
 
     with ThreadPoolExecutor(args.jobs) as pool:
 
         def train_all(entries: Iterable[dict]) -> list[dict]:
-            return list(pool.map(lambda e: train(e, args.data, args.workdir), entries))
+            return list(pool.map(lambda e: train(e, args.data, workdir), entries))
 
         first = train_all(cola.sweep())
         best = [cola.best(list(g)) for _, g in groupby(first, method)]

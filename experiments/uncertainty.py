@@ -11,14 +11,15 @@ explains each kind.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from rich.console import Console
 
 from hypelora_jax import cli, files
 from hypelora_jax.calibration.calibrators import softmax
+from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.commands.train import train as train_run
 from hypelora_jax.commands.uncertainty import derive
 from hypelora_jax.config.settings import UncertaintyConfig, from_dict
@@ -45,7 +46,7 @@ def intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, dict[str, 
     return bootstrap.intervals(probs_NY, label_N, replicas=1000, seed=0, names=SHOWN)
 
 
-def train(config: str, overrides: list[str], samples: int, workdir: Path) -> dict:
+def train(config: str, overrides: list[str], samples: int, workdir: epath.Path) -> dict:
     """Train the rows that are not finished, and return all their summaries."""
     out = {}
     for name, (argument, kind) in TRAINED.items():
@@ -56,7 +57,7 @@ def train(config: str, overrides: list[str], samples: int, workdir: Path) -> dic
     return out
 
 
-def judge_afterwards(samples: int, workdir: Path) -> dict:
+def judge_afterwards(samples: int, workdir: epath.Path) -> dict:
     """Evaluate LoRA's run with the other kinds, and return their summaries."""
     trained = str(workdir / folder_of("LoRA"))
     return {
@@ -74,7 +75,7 @@ def folder_of(name: str) -> str:
     return name.lower().replace(", ", "-").replace(" ", "_")
 
 
-def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def row(path: epath.Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the test metrics by stage: averaged, and after temperature scaling."""
     metrics = files.read_json(Run.open(path).metrics_file("test"))
     about = {n: summary[n] for n in ("trained_parameters", "train_seconds")}
@@ -90,7 +91,7 @@ def row(path: Path, summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def table(
-    config: str, overrides: list[str], samples: int, workdir: Path
+    config: str, overrides: list[str], samples: int, workdir: epath.Path
 ) -> list[tables.Table]:
     """Train and evaluate all rows; return a table of the test split for each stage."""
     summaries = train(config, overrides, samples, workdir)
@@ -108,7 +109,7 @@ def table(
     ]
 
 
-def run(config: str, overrides: list[str], samples: int, workdir: Path) -> None:
+def run(config: str, overrides: list[str], samples: int, workdir: epath.Path) -> None:
     """Run the experiment, and print and write its tables."""
     made = table(config, overrides, samples, workdir)
     text = "\n".join(f"{one.title}\n\n{tables.to_markdown(one)}" for one in made)
@@ -119,9 +120,9 @@ def run(config: str, overrides: list[str], samples: int, workdir: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, default=Path("runs/uncertainty"))
+    parser.add_argument("--workdir", action=PathFlag, default="runs/uncertainty")
     parser.add_argument("--config", default="demo")
     parser.add_argument("--samples", type=int, default=5)
     args, overrides = parser.parse_known_args()
-    work = (args.config, overrides, args.samples, args.workdir)
+    work = (args.config, overrides, args.samples, epath.Path(args.workdir))
     sys.exit(cli.launch(__file__, lambda: run(*work)))

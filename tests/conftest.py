@@ -51,6 +51,7 @@ def _own_verbosity():
 
 # Files that take longest, first: else one worker ends alone with the last of them.
 LONG = (
+    "faults/test_fuzz.py",
     "train/test_optimum.py",
     "sharding/test_equal.py",
     "test_docs_run.py",

@@ -16,6 +16,7 @@ import snippets
 from jax.sharding import PartitionSpec as P
 
 from hypelora_jax import cli, families
+from hypelora_jax.config.json_fields import JsonFields
 from hypelora_jax.data.tokens import TokenRoles, bert_pairs
 from hypelora_jax.families.family import Family, Names, SequenceLayout
 from hypelora_jax.families.sizes import EncoderConfig
@@ -73,10 +74,19 @@ def backbone(
     return Backbone(init, apply, trace)
 
 
-def sizes_of(fields: Any) -> EncoderConfig:
-    width, layers = fields["width"], fields["depth"]
+def sizes_of(fields: JsonFields) -> EncoderConfig:
+    width, layers = fields.integer("width", 1), fields.integer("depth", 1)
     return EncoderConfig(
-        "toy", fields["vocab"], width, 2, layers, width, 64, 1, 1e-5, pad_id=1
+        "toy",
+        fields.integer("vocab", 1),
+        width,
+        2,
+        layers,
+        width,
+        64,
+        1,
+        1e-5,
+        pad_id=1,
     )
 
 

@@ -20,12 +20,15 @@ are in `make test` too.
 
 """
 FOOT = """
-Not in the table: a run on an object store (`gs://...`) has no lock, since there is none
-to be had; start one run a folder there. A signal that comes while the program is still
-being imported ends it with the signal's own code: nothing was begun. Damage that
-nobody looks for (files of the base model, of the data) is found by SHA-256 of the
-weights in `config.json` when a run goes on, and not during it.
+Not in the table: a run on an object store (`gs://...`) has no lock, because object
+stores do not offer one; start one run a folder there. A signal that comes while the
+program is still being imported ends it with the signal's own code: nothing was begun.
+Changed files of the base model and of the data are found by the SHA-256 values in
+`config.json` when a run goes on, and not during it.
 """
+
+
+KINDS = Path(__file__).parent / "faults" / "kinds.md"  # the second half of the page
 
 
 class Row(NamedTuple):
@@ -63,7 +66,9 @@ class Reliability:
             tests.setdefault(row.test, []).append(row)
         lines = ["| fault | what happens | test | result |", "|---|---|---|---|"]
         lines += [self._line(rows) for rows in tests.values()]
-        text = HEAD + _when() + "\n".join(lines) + "\n" + FOOT
+        text = (
+            HEAD + _when() + "\n".join(lines) + "\n" + FOOT + "\n" + KINDS.read_text()
+        )
         self.path.write_text(text)
 
     def _line(self, rows: list[Row]) -> str:

@@ -275,7 +275,7 @@ def test_a_run_from_training_to_report(tmp_path, capsys):
     before = out.read_text()
     capsys.readouterr()
     assert cli.main(predict) == 2
-    assert "input line 2: it is not UTF-8" in capsys.readouterr().err
+    assert "input line 2: byte 0xff is not UTF-8" in capsys.readouterr().err
     assert out.read_text() == before  # a failure leaves the old results
     kept = json.loads((tmp_path / "out.jsonl.part").read_text())  # and the new ones
     assert kept["text"] == "one"

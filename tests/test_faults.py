@@ -204,8 +204,8 @@ def test_own_data_from_files_to_predictions(suffix, tmp_path, capsys, monkeypatc
 @pytest.mark.parametrize(
     "line, part",
     [
-        ("{", "input line 2: it is not JSON"),
-        ("[]", "input line 2: it is a JSON list; expected an object"),
+        ("{", "input line 2: the line is not JSON"),
+        ("[]", "input line 2: the line is a JSON list; expected one object"),
         ("{}", "input line 2: 'text' is None"),
         ('{"text": ""}', "input line 2: 'text' is ''"),
         ('{"text": 3}', "input line 2: 'text' is 3"),

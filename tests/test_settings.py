@@ -34,6 +34,32 @@ def test_patterns_are_dicts_on_the_command_line_and_in_files_and_pairs_in_json()
     assert from_dict(saved) == settings and hash(from_dict(saved)) == hash(settings)
 
 
+@pytest.mark.parametrize(
+    ("flags", "layers"),
+    [
+        (["=None"], None),
+        (["=none"], None),
+        (["=0,1"], (0, 1)),
+        (["=0,1", "=None"], None),
+        (["=None", "=0,1"], (0, 1)),
+    ],
+)
+def test_none_is_understood_where_it_is_the_default(flags, layers):
+    flags = [f"--config.lora.layers{flag}" for flag in flags]
+    settings = loading.load_settings("common", ["--config.uncertainty.dropout=None"])
+    assert settings.uncertainty.dropout is None
+    assert loading.load_settings("common", flags).lora.layers == layers
+
+
+def test_names_with_commas_are_a_list_of_names():
+    flags = ["--config.lora.targets=q, value", "--config.lora.exclude=k,o"]
+    settings = loading.load_settings("common", flags)
+    assert settings.lora.targets == ("q", "value")
+    assert settings.lora.exclude == ("k", "o")
+    regex = loading.load_settings("common", ["--config.lora.targets=.*(q|v){1,2}"])
+    assert regex.lora.targets == ".*(q|v){1,2}"
+
+
 def test_nothing_given_is_the_defaults():
     assert from_dict({}) == Settings()
 
@@ -96,10 +122,22 @@ def test_an_unknown_field_is_refused_with_the_known_ones(name):
     [
         ({"lora": {"rank": 0}}, "lora.rank is 0; expected at least 1"),
         ({"lora": {"dropout": 1.0}}, "expected below 1"),
-        ({"lora": {"alpha": float("nan")}}, "lora.alpha is nan; expected at least 0"),
+        (
+            {"lora": {"alpha": float("nan")}},
+            "lora.alpha is nan; expected a finite",
+        ),
         ({"lora": {"layers": ["a"]}}, "expected whole numbers"),
+        ({"lora": {"rank": "8"}}, "lora.rank is '8'; expected a whole number"),
+        ({"lora": {"rank": True}}, "lora.rank is True; expected a whole number"),
+        ({"lora": {"rslora": 1}}, "lora.rslora is 1; expected true or false"),
+        ({"lora": {"alpha": float("nan")}}, "alpha is nan; expected a finite number"),
+        ({"lora": {"targets": None}}, "targets is None; expected names or a text"),
+        ({"lora": {"alpha_pattern": {"q": 10**400}}}, "expected {"),
+        ({"data": {"train": 3}}, "data.train is 3; expected a text"),
+        ({"lora": 3}, "config.lora is 3; expected a section of fields"),
+        ({"hyper": None}, "config.hyper is None; expected a section of fields"),
         ({"lora": {"targets": []}}, "lora.targets is (); expected names, or one"),
-        ({"lora": {"exclude": [1]}}, "lora.exclude is (1,); expected names, or one"),
+        ({"lora": {"exclude": [1]}}, "lora.exclude is (1,); expected names or a"),
         ({"lora": {"rank_pattern": {"q": 0}}}, "has rank 0 for 'q'; expected a whole"),
         ({"lora": {"rank_pattern": {"q": 2.0}}}, "has rank 2.0 for 'q'"),
         ({"lora": {"rank_pattern": "q=2"}}, "rank_pattern is 'q=2'; expected {"),

@@ -70,7 +70,7 @@ def _run(argv: Sequence[str]) -> bool | None:
     name = args.pop("command")
     del args["debug"]  # `main` reads it, so that it works for wrong flags too
     offline = args.pop("offline", False)  # only commands that may download have it
-    if args.get("config"):
+    if args.get("config") is not None:
         args["config"] = load_settings(args["config"], overrides)
     elif overrides:
         raise UserError(

@@ -8,7 +8,13 @@ Entry = TypeVar("Entry")
 
 
 class UserError(ValueError):
-    """A user error; one line says what was given, what was expected and what to do."""
+    """A user error; one line says what was given, what was expected and what to do.
+
+    Line ends in the message become spaces, because names from files may have some.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 class Preempted(Exception):
@@ -34,8 +40,8 @@ def choose(table: Mapping[str, Entry], name: str, field: str) -> Entry:
 # the user gets one line and no traceback.
 USERS_ERRNOS = {
     getattr(errno, name)
-    for name in "EACCES EDQUOT EEXIST EISDIR ENAMETOOLONG ENOENT ENOSPC ENOTDIR "
-    "EPERM EROFS".split()
+    for name in "EACCES EDQUOT EEXIST EISDIR ELOOP ENAMETOOLONG ENOENT ENOSPC "
+    "ENOTDIR ENXIO EPERM EROFS".split()
     if hasattr(errno, name)
 }
 
@@ -62,6 +68,8 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return 2, f"error: {_os_error(error)}"
     if "No space left on device" in str(error):  # as tensorstore reports it
         return 2, f"error: No space left on device; {_WAY_OUT[errno.ENOSPC]}"
+    if isinstance(error, ImportError) and "gcsfs" in str(error):
+        return 2, "error: gs://... needs gcsfs, which is not here; pip install gcsfs"
     if "Unable to initialize backend" in str(error):
         return 2, f"error{detail}; `hypelora doctor` says more"
     fault = f"{type(error).__name__}{detail}"

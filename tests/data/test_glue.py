@@ -100,7 +100,7 @@ def break_bytes(path):
             r"dev.tsv:2: label '2'; expected one of unacceptable, acceptable",
         ),
         (break_text, r"dev.tsv:1: the text is empty"),
-        (break_bytes, r"dev.tsv:1: byte 0xff is not UTF-8"),
+        (break_bytes, r"dev.tsv: byte 0xff in line 1 is not UTF-8"),
         (lambda path: path.write_text(""), r"dev.tsv is empty"),
     ],
 )

@@ -140,9 +140,9 @@ def roberta_folder(folder):
 def test_vocab_json_and_merges(tmp_path):
     tok = tokenizer(roberta_folder(tmp_path), ROBERTA.tokens, 1)
     encoded = tok.encode(table(["ab a", "a <mask>"], ["b", "a"]), 20)
-    # no space is put first; the mask takes the space before it
-    assert lists(encoded.ids) == [[0, 9, 8, 2, 2, 6, 2], [0, 5, 4, 2, 2, 5, 2]]
-    assert lists(encoded.types) == [[0] * 7, [0] * 7]
+    # no space is put first; the mask does not take the space before it
+    assert lists(encoded.ids) == [[0, 9, 8, 2, 2, 6, 2], [0, 5, 7, 4, 2, 2, 5, 2]]
+    assert lists(encoded.types) == [[0] * 7, [0] * 8]
 
 
 def test_missing_and_malformed_tokenizers(tmp_path):

@@ -209,8 +209,8 @@ def test_unlabelled_rows_are_not_fitted_on(folder, tmp_path, caplog):
         (["--predictions=F", "--output=O"], "--output is given without --apply"),
         (["--predictions=FIT", "--apply=F", "--output=FIT"], "that this command reads"),
         (
-            ["--predictions=F", "--apply=G", "--output=o.tsv"],
-            "ends in '.tsv'; expected",
+            ["--predictions=F", "--apply=G", "--output=o.txt"],
+            "ends in '.txt'; expected",
         ),
         (["--predictions=absent.npz"], "absent.npz is not a file"),
         (["--predictions=FIT", "--method=platt"], "invalid choice: 'platt'"),

@@ -210,7 +210,10 @@ def test_an_over_confident_classifier_is_calibrated(tmp_path, capsys):
         ),
         ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "the label 'a' twice"),
         ({"id2label": {"0": "a", "1": "", "2": "b"}}, "the label '' in id2label"),
-        ({"id2label": ["a", "b", "c"]}, r"id2label=\['a', 'b', 'c'\]; expected"),
+        (
+            {"id2label": ["a", "b", "c"]},
+            r'id2label=\["a", "b", "c"\]; expected an object',
+        ),
         (
             {"problem_type": "multi_label_classification"},
             "problem_type='multi_label_classification' and 3 outputs; expected single",

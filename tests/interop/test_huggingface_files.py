@@ -67,7 +67,7 @@ def test_a_missing_shard_and_an_index_without_a_map(tmp_path):
     next((tmp_path / "a").glob("model-00001-*")).unlink()
     no_files(tmp_path / "a", "model-00001-of-.*cannot be read")
     sharded(tmp_path / "b", lambda where: where.clear())
-    no_files(tmp_path / "b", "has no weight_map")
+    no_files(tmp_path / "b", "has weight_map={}; expected the shard")
 
 
 def no_config(folder, message):
@@ -82,8 +82,8 @@ def no_config(folder, message):
         ('{"model_type": "bert",\n\n', "config.json cannot be read"),
         ("[1]", "config.json is not a JSON object"),
         (b"\xff\xfe", "config.json cannot be read"),
-        ('{"hidden_size": 8}', "model_type=None; expected one of roberta, bert"),
-        ('{"model_type": "gpt2"}', "model_type='gpt2'; expected one of roberta, bert"),
+        ('{"hidden_size": 8}', "has no model_type; expected one of roberta, bert"),
+        ('{"model_type": "gpt2"}', 'model_type="gpt2"; expected one of roberta, bert'),
     ],
 )
 def test_a_malformed_config(tmp_path, text, message):
@@ -95,21 +95,25 @@ def test_a_malformed_config(tmp_path, text, message):
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("hidden_size", None, "has no hidden_size"),
-        ("num_hidden_layers", None, "has no num_hidden_layers"),
-        ("vocab_size", "40", "vocab_size is '40'; expected an integer"),
-        ("vocab_size", -1, "vocab_size is -1; expected an integer of at least 1"),
-        ("layer_norm_eps", float("nan"), "layer_norm_eps is nan; expected a number"),
+        ("hidden_size", None, "has hidden_size=null; expected an integer"),
+        ("num_hidden_layers", None, "has num_hidden_layers=null; expected an integer"),
+        ("vocab_size", "40", 'vocab_size="40"; expected an integer'),
+        ("vocab_size", -1, "vocab_size=-1; expected an integer of at least 1"),
+        (
+            "layer_norm_eps",
+            float("nan"),
+            "layer_norm_eps=NaN; expected a finite number",
+        ),
         (
             "num_attention_heads",
             True,
-            "num_attention_heads is True; expected an integer",
+            "num_attention_heads=true; expected an integer",
         ),
         ("num_attention_heads", 5, "config.json: 5 heads do not divide"),
-        ("hidden_act", "swish", "config.json: the activation is 'swish'"),
-        ("hidden_dropout_prob", 1.0, "hidden_dropout_prob is 1.0; expected a rate"),
-        ("position_embedding_type", "relative_key", "expected 'absolute'"),
-        ("is_decoder", True, "is_decoder is True; expected False"),
+        ("hidden_act", "swish", 'hidden_act="swish"; expected "gelu" or'),
+        ("hidden_dropout_prob", 1.0, "hidden_dropout_prob=1.0; expected a rate"),
+        ("position_embedding_type", "relative_key", 'expected "absolute"'),
+        ("is_decoder", True, "is_decoder=true; expected false"),
     ],
 )
 def test_a_config_with_a_bad_field(tmp_path, field, value, message):

@@ -16,11 +16,19 @@ from safetensors.numpy import load_file, save_file
 import hypelora_jax
 from hypelora_jax import cli, families, files, trees
 from hypelora_jax.adapters.sites import Site
+from hypelora_jax.config.json_fields import JsonFields
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import export_record, exports, imports
 from hypelora_jax.families import preset
-from hypelora_jax.interop import adapter, base, huggingface, peft, peft_names
+from hypelora_jax.interop import (
+    adapter,
+    base,
+    huggingface,
+    peft,
+    peft_config,
+    peft_names,
+)
 from hypelora_jax.types import Adapter
 
 GOLDEN = golden.ROOT / "peft_adapter"
@@ -158,6 +166,9 @@ def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
     a, b = (rng.normal(size=s).astype(np.float32) for s in ((3, 32), (32, 3)))
     kept |= {f"{root}.lora_A.weight": a, f"{root}.lora_B.weight": b}
     save_file(kept, first / peft.TENSORS)
+    fields = fields_of(first) | {"modules_to_save": ["classifier"]}
+    fields |= {"target_modules": ["query", "value", "pooler.dense"]}
+    (first / peft.CONFIG).write_text(json.dumps(fields))
     back = imports.import_adapter(str(first), str(tmp_path / "back"))
     got = np.asarray(
         evaluation.open_fitted(str(back)).trainable["head"]["dense"]["kernel"]
@@ -167,6 +178,10 @@ def test_a_bert_saves_its_pooler_and_merges_factors_on_it(tmp_path):
 
 
 _LEAVES = ("bias", "weight")
+
+
+def checked(fields: dict) -> peft_config.PeftConfig:
+    return peft_config.read(JsonFields(peft.CONFIG, fields))
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -182,7 +197,8 @@ def test_ranks_and_alphas_of_single_sites(rslora):
     fields = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": rslora}
     fields |= {"rank_pattern": {"layer.0.attention.self.query": 2}}
     fields |= {"alpha_pattern": {r"0\.attention.self.query": 3}}
-    got = adapter.from_peft(config, fields, tensors)
+    fields |= {"target_modules": ["query"]}
+    got = adapter.from_peft(config, checked(fields), tensors)
     assert got.lora.rank == 4 and got.sites["q"].layers == (0, 1)
     root_of = np.sqrt if rslora else (lambda r: r)
     for layer, (alpha, r) in enumerate(((3, 2), (8, 4))):
@@ -200,7 +216,7 @@ def test_ranks_and_alphas_of_single_sites(rslora):
     assert fields["rank_pattern"] == {short: 2}
     assert fields["alpha_pattern"] == {short: 3}
     again = adapter.from_peft(
-        config, fields, {peft_names.plain(n): x for n, x in out.items()}
+        config, checked(fields), {peft_names.plain(n): x for n, x in out.items()}
     )
     for f in "ab":
         np.testing.assert_array_equal(again.factors["q"][f], got.factors["q"][f])
@@ -349,16 +365,20 @@ X = np.ones((4, 32), np.float32)
 @pytest.mark.parametrize(
     ("fields", "tensors", "message"),
     [
-        ({"peft_type": "IA3"}, None, "peft_type='IA3'; expected LORA"),
-        ({"use_dora": True}, None, "use_dora=True; expected plain LoRA"),
-        ({"bias": "all"}, None, "bias='all'; expected none"),
-        ({"kasa_config": {"beta": 1}}, None, "kasa_config={'beta': 1}; expected plain"),
-        ({"r": None}, None, "has r=None; expected a number"),
+        ({"peft_type": "IA3"}, None, 'peft_type="IA3"; expected LORA'),
+        ({"use_dora": True}, None, "use_dora=true; expected plain LoRA. Merge"),
+        ({"bias": "all"}, None, 'bias="all"; expected "none"'),
+        ({"kasa_config": {"beta": 1}}, None, 'kasa_config={"beta": 1}; expected plain'),
+        ({"r": None}, None, "has r=null; expected an integer of at least 1"),
         ({"r": 8}, None, "has factors of rank 4, but .* gives it rank 8"),
         ({"rank_pattern": {"query": 2}}, None, "query has factors of rank 4"),
         ({"rank_pattern": {"(": 2}}, None, r"rank_pattern '\(' is not a regular"),
-        ({"alpha_pattern": {"query": "x"}}, None, "alpha_pattern is {'query': 'x'}"),
-        ({"init_lora_weights": "pissa"}, None, "'pissa', which changes the base"),
+        (
+            {"alpha_pattern": {"query": "x"}},
+            None,
+            'alpha_pattern={"query": "x"}; expected',
+        ),
+        ({"init_lora_weights": "pissa"}, None, "that start changes the base"),
         ({}, {f"{ROOT}roberta.pooler.dense.lora_A.weight": X}, "has only lora_A"),
         ({}, {f"{ROOT}roberta.embeddings.word.weight": X}, "adapter has 'roberta.em"),
         (
@@ -371,7 +391,7 @@ X = np.ones((4, 32), np.float32)
             {f"{ROOT}classifier.out_proj.bias": np.ones(3, "f")},
             "out/bias has shape",
         ),
-        ({}, {f"{FIRST}.lora_A.weight": X * np.nan}, "not finite floats"),
+        ({}, {f"{FIRST}.lora_A.weight": X * np.nan}, "contains NaN or infinity"),
     ],
 )
 def test_adapters_that_cannot_come_in(fields, tensors, message, tmp_path):

@@ -225,7 +225,7 @@ def test_half_precision_is_widened_and_float64_kept():
         ({"labels": "soft"}, True, "labels is 'soft'.*expected hard, or a task"),
         ({"smoothing": 0.1}, True, "smoothing is 0.1.*expected 0, or a task"),
         ({"weight": 0.0}, False, "weight is 0.0; expected above 0"),
-        ({"weight": math.nan}, False, "weight is nan; expected above 0"),
+        ({"weight": math.nan}, False, "weight is nan; expected a finite"),
     ],
 )
 def test_refuses(config, regression, message):

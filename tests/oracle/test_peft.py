@@ -11,6 +11,7 @@ import pytest
 import step_zero
 import torch
 import transformers
+from etils import epath
 from oracle import folders
 from parity import golden
 
@@ -19,9 +20,11 @@ from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import from_dict
 from hypelora_jax.data.tasks import unnamed
+from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.exchange import exports, imports
-from hypelora_jax.interop import huggingface
+from hypelora_jax.interop import adapter, huggingface
+from hypelora_jax.interop import peft as interop_peft
 from hypelora_jax.interop.base import resolve
 
 # peft 0.21 asks transformers 5.23 for a name that goes with its version 6
@@ -214,6 +217,69 @@ def test_a_pattern_means_to_us_what_it_means_to_peft(name, tmp_path):
         for i in site.layers
     }
     assert ours == sites_of(model)
+
+
+# Configs of peft for all families; `query` and `q_lin` are each the query of some.
+QUERIES = ["query", "q_lin"]
+CHOSEN = {
+    "default": {},
+    "names": {"target_modules": [*QUERIES, "intermediate.dense", "lin1"]},
+    "dense": {"target_modules": [*QUERIES, "dense"]},
+    "regex": {"target_modules": r".*layer\.1\..*(query|q_lin)"},
+    "all-linear": {"target_modules": "all-linear"},
+    "no task": {"target_modules": "all-linear", "task_type": None},
+    "layers": {"target_modules": QUERIES, "layers_to_transform": [1]},
+    "one layer": {"target_modules": QUERIES, "layers_to_transform": 0},
+    "pattern": {
+        "target_modules": QUERIES,
+        "layers_to_transform": [1],
+        "layers_pattern": ["h", "layer"],
+    },
+    "exclude": {
+        "target_modules": "all-linear",
+        "exclude_modules": ["dense", "pre_classifier"],
+    },
+    "exclude regex": {"target_modules": QUERIES, "exclude_modules": r".*\.0\..*"},
+    "conv": {"target_modules": QUERIES, "fan_in_fan_out": True},
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A folder with a base model of each family."""
+    root = tmp_path_factory.mktemp("bases")
+    return {name: folders.save(name, root / name) for name in folders.CLASSES}
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to True")
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (family, name)
+        for family in folders.CLASSES
+        for name in CHOSEN
+        # peft has no default for DistilBERT, and cannot adapt and save one layer
+        if family != "distilbert" or name not in ("default", "all-linear")
+    ],
+)
+def test_a_config_names_the_modules_that_peft_adapts(family, name, tmp_path, bases):
+    """peft's file is complete by our reading of its config, and no part may go."""
+    fields = {"task_type": "SEQ_CLS", **CHOSEN[name]}
+    config = peft.LoraConfig(r=3, init_lora_weights=False, **fields)
+    model = AUTO.from_pretrained(bases[family], num_labels=2)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path)
+    known, tensors = interop_peft.read(epath.Path(tmp_path))
+    ours = huggingface.load_config(bases[family])
+    adapter.from_peft(ours, known, tensors)
+    for gone in tensors:
+        left = {n: x for n, x in tensors.items() if n != gone}
+        if gone.endswith("lora_A.weight"):
+            pair = gone.replace("lora_A", "lora_B")
+            left = {n: x for n, x in left.items() if n != pair}
+        elif gone.endswith("lora_B.weight"):
+            continue
+        with pytest.raises(UserError, match="has no|has only"):
+            adapter.from_peft(ours, known, left)
 
 
 NEW = ("distilbert", "xlm-roberta")

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hypelora_jax.adapters import lora as lora_lib
-from hypelora_jax.adapters.sites import Sites, regex
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.ranges import regex
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 
@@ -65,7 +66,7 @@ def values(
     """
     out, used = {}, set()
     for key in pattern:
-        regex(f"config.{field}", key)  # raises if the key is not a regex
+        regex(f"config.{field}", key, inside=True)  # raises if it is not one
     for module, site in of.items():
         for layer in site.layers:
             name = names[module].format(layer=layer)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from hypelora_jax.config.ranges import regex
 from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.types import MODULES
@@ -53,18 +54,6 @@ def _modules(
     raise UserError(
         f"config.{field} has {target!r}; expected modules of this model: {known}"
     )
-
-
-def regex(where: str, text: str) -> re.Pattern[str]:
-    """Compile a regex of the user; `where` names its field, for the message.
-
-    Raises:
-      UserError: it is not a regex.
-    """
-    try:
-        return re.compile(text)
-    except re.error as e:
-        raise UserError(f"{where} {text!r} is not a regular expression: {e}") from e
 
 
 def _match(

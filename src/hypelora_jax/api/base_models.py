@@ -9,7 +9,7 @@ from absl import logging
 from hypelora_jax import families
 from hypelora_jax.data.batches import collate, dataset
 from hypelora_jax.data.tables import Table
-from hypelora_jax.data.tokens import Tokenizer, tokenizer
+from hypelora_jax.data.tokens import Tokenizer
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.texts import Text, as_fields
 from hypelora_jax.interop import base as bases
@@ -102,5 +102,4 @@ def base_model(path: str = "minilm", revision: str = "main") -> BaseModel:
         connection.
     """
     base = bases.resolve(path, revision)
-    roles = families.of(base.config).tokens
-    return BaseModel(base, tokenizer(base.folder, roles, base.config.pad_id))
+    return BaseModel(base, bases.read_tokenizer(base))

@@ -6,7 +6,7 @@ import numpy as np
 
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.evaluate import file_metrics
-from hypelora_jax.run import prediction_files
+from hypelora_jax.run import prediction_files, row_checks
 
 
 class Calibration(NamedTuple):
@@ -21,9 +21,12 @@ class Calibration(NamedTuple):
         """Return the calibrated probabilities (N, Y), float64, of raw logits (N, Y).
 
         Raises:
-          UserError: there are more or fewer classes than in the fit.
+          UserError: there are more or fewer classes than in the fit, or a logit is not
+            finite.
         """
-        return calibrators.apply(self.state, np.asarray(logits, np.float64))
+        logits_NY = np.asarray(logits, np.float64)
+        row_checks.check_logits("logits[{}]".format, logits_NY)
+        return calibrators.apply(self.state, logits_NY)
 
     def __str__(self) -> str:
         return calibrators.describe(self.state)

@@ -11,10 +11,10 @@ A command is a module with
                       something returns False if the check fails
 
 Each command has one line in `COMMANDS`. A flag named `config` reaches `run` as
-`Settings`. Code that several commands share is in `shared`. Imports of jax, and of
-packages that import it, are local to functions so that help and flag errors respond
-immediately. A command whose flag takes the keys of a table imports that table in
-`add_flags`.
+`Settings`, and a flag that is a path is a `shared.flags.PathFlag`. Code that several
+commands share is in `shared`. Imports of jax, and of packages that import it, are local
+to functions so that help and flag errors respond immediately. A command whose flag
+takes the keys of a table imports that table in `add_flags`.
 """
 
 from types import ModuleType

@@ -1,6 +1,5 @@
 """Fit a calibrator, for a run or on a file of predictions, and compare both."""
 
-import json
 import sys
 from argparse import ArgumentParser
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,16 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the run or the files, and of the calibrator."""
     from hypelora_jax.calibration.calibrators import CALIBRATORS
 
-    add = parser.add_argument
     about = "folder of a run, which is calibrated; may be gs://..."
-    add("--workdir", default="", metavar="DIR", help=about)
-    about = ".npz, .csv or .jsonl to fit on, without a run"
-    add("--predictions", default="", metavar="FILE", help=about)
-    add("--method", default="temperature", choices=tuple(CALIBRATORS))
-    about = ".npz, .csv or .jsonl to calibrate; with --predictions and --output"
-    add("--apply", default="", metavar="FILE", help=about)
-    about = ".npz, .csv or .jsonl to write, the rows of --apply calibrated"
-    add("--output", default="", metavar="FILE", help=about)
+    flags.add_path(parser, "--workdir", "DIR", about)
+    about = ".npz, .csv, .tsv or .jsonl to fit on, without a run"
+    flags.add_path(parser, "--predictions", "FILE", about)
+    methods = tuple(CALIBRATORS)
+    parser.add_argument("--method", default="temperature", choices=methods)
+    about = ".npz, .csv, .tsv or .jsonl to calibrate; with --predictions and --output"
+    flags.add_path(parser, "--apply", "FILE", about)
+    about = ".npz, .csv, .tsv or .jsonl to write, the rows of --apply calibrated"
+    flags.add_path(parser, "--output", "FILE", about)
     flags.add_offline(parser)
 
 
@@ -45,7 +44,7 @@ def run(workdir: str, predictions: str, method: str, apply: str, output: str) ->
     else:
         result = _calibrate_run(workdir, method)
     Console(file=sys.stdout).print(tables.to_rich(table(result)))
-    print(json.dumps(result))
+    print(files.to_json(result))
 
 
 def _check(workdir: str, predictions: str, apply: str, output: str) -> None:

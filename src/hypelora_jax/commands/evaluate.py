@@ -1,6 +1,5 @@
 """Evaluate a run on a split: a table, then one JSON object on the last line."""
 
-import json
 import sys
 from argparse import ArgumentParser
 
@@ -31,4 +30,4 @@ def run(workdir: str, split: str) -> None:
     rows = {"uncalibrated": raw, "calibrated": result} if raw else {split: result}
     table = tables.of_metrics(f"{workdir}, {split}", rows)
     Console(file=sys.stdout).print(tables.to_rich(table))
-    print(json.dumps(result))
+    print(files.to_json(result))

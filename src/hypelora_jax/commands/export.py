@@ -28,13 +28,11 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="NAMES",
         help="seeds or conditions to export, as seed_0,seed_2; by default all",
     )
-    add(
-        "--conditions",
-        default="",
-        metavar="FILE",
-        help="for a run whose data give conditions: .npz with ids and vectors, one "
-        "adapter for each; by default the run's condition.file",
+    about = (
+        "for a run whose data give conditions: .npz with ids and vectors, one adapter "
+        "for each; by default the run's condition.file"
     )
+    flags.add_path(parser, "--conditions", "FILE", about)
     flags.add_offline(parser)
 
 

@@ -11,14 +11,12 @@ from hypelora_jax.errors import UserError
 def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the adapter or the classifier, and of the run folder to make."""
     add = parser.add_argument
-    add(
-        "--adapter",
-        default="",
-        metavar="DIR",
-        help="folder with adapter_config.json and adapter_model.safetensors",
-    )
+    about = "folder with adapter_config.json and adapter_model.safetensors"
+    flags.add_path(parser, "--adapter", "DIR", about)
     add(
         "--model",
+        action=flags.PathFlag,
+        expected=files.MODEL,
         default="",
         metavar="PATH",
         help="base model, by default the one that the adapter names; without --adapter "
@@ -29,12 +27,8 @@ def add_flags(parser: ArgumentParser) -> None:
         "--config",
         help="as in train; by default that of the run or export, if there is one",
     )
-    add(
-        "--factors",
-        default="",
-        metavar="FILE",
-        help=".npz of A, initial_A and initial_B, which the reference does not save",
-    )
+    about = ".npz of A, initial_A and initial_B, which the reference does not save"
+    flags.add_path(parser, "--factors", "FILE", about)
     flags.add_offline(parser)
 
 

@@ -1,16 +1,22 @@
 """Print the metrics of a file of predictions as one JSON object."""
 
-import json
 from argparse import ArgumentParser
 
 from hypelora_jax import files
+from hypelora_jax.commands.shared import flags
 from hypelora_jax.errors import UserError
 
 
 def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the file, the intervals, the bins and the seed."""
     add = parser.add_argument
-    add("--predictions", required=True, metavar="FILE", help=".npz, .csv, .jsonl")
+    add(
+        "--predictions",
+        action=flags.PathFlag,
+        required=True,
+        metavar="FILE",
+        help=".npz, .csv, .tsv, .jsonl",
+    )
     add("--replicas", type=int, default=0, help="bootstrap replicas; 0: no intervals")
     add("--level", type=float, help="level of the intervals; 0.95")
     add("--bins", type=int, default=10, help="bins of calibration errors; 10")
@@ -34,4 +40,4 @@ def run(
     found = metrics_of_file(
         predictions, bins, replicas=replicas, level=level, seed=seed
     )
-    print(json.dumps(found))
+    print(files.to_json(found))

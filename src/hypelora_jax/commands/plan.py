@@ -1,9 +1,9 @@
 """Compile the training step for a TPU slice, without one, and check that it fits."""
 
-import json
 import sys
 from argparse import ArgumentParser
 
+from hypelora_jax import files
 from hypelora_jax.commands.shared import flags
 from hypelora_jax.config.settings import Settings
 
@@ -32,5 +32,5 @@ def run(config: Settings, topology: str) -> bool:
     Console(file=sys.stderr).print(tables.to_rich(estimate_table.table(found, where)))
     for line in estimate_table.advice(found, better):
         print(line, file=sys.stderr)
-    print(json.dumps(estimate_table.as_dict(found, where, better)))
+    print(files.to_json(estimate_table.as_dict(found, where, better)))
     return found.fits

@@ -8,22 +8,29 @@ from hypelora_jax.commands.shared import flags
 
 def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the run, the input, the output, and the parts of an answer."""
-    from hypelora_jax.inference.rows import FORMATS
+    from hypelora_jax.data.formats import FORMATS
 
     flags.add_workdir(parser)
     add = parser.add_argument
     add(
         "--input",
+        action=flags.PathFlag,
         default="-",
         metavar="FILE",
-        help="rows with texts: .jsonl, .csv or .tsv; - (the default) is stdin",
+        help="texts: .jsonl, .csv, .tsv or .parquet; - (the default) is stdin",
     )
-    add("--output", default="-", metavar="FILE", help="- (the default) is stdout")
+    add(
+        "--output",
+        action=flags.PathFlag,
+        default="-",
+        metavar="FILE",
+        help=".jsonl, .csv or .tsv; - (the default) is stdout",
+    )
     add(
         "--format",
         default="",
-        choices=tuple(FORMATS),
-        help="format of stdin, stdout and files without a known suffix; jsonl",
+        choices=tuple(name for name, one in FORMATS.items() if one.is_text),
+        help="format of stdin, stdout and files of another suffix; jsonl",
     )
     add(
         "--on-error",

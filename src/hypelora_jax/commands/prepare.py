@@ -21,11 +21,9 @@ def run(config: Settings) -> None:
     Raises:
       UserError: a download fails, or the data is bad.
     """
-    from hypelora_jax import families
     from hypelora_jax.commands.shared import names
     from hypelora_jax.data import sources
     from hypelora_jax.data.batches import dataset, warn_of_cuts
-    from hypelora_jax.data.tokens import tokenizer
     from hypelora_jax.interop import base as bases
     from hypelora_jax.train import session
 
@@ -34,7 +32,7 @@ def run(config: Settings) -> None:
     length = session.max_length(config, base)
     logging.info("model %s %s", base.name, base.revision)
     logging.info("data %s", sources.prepare(config.data))
-    words = tokenizer(base.folder, families.of(base.config).tokens, base.config.pad_id)
+    words = bases.read_tokenizer(base)
     datasets = {
         name: dataset(table, words, length)
         for name, table in session.load_corpus(config).splits.items()

@@ -12,8 +12,14 @@ def add_flags(parser: ArgumentParser) -> None:
 
     flags.add_workdirs(parser)
     add = parser.add_argument
-    name = Run.open("").report_file.name  # the same name as in a run folder
-    add("--output", default=name, metavar="FILE", help="the HTML file")
+    name = Run.open(".").report_file.name  # the same name as in a run folder
+    add(
+        "--output",
+        action=flags.PathFlag,
+        default=name,
+        metavar="FILE",
+        help="the HTML file",
+    )
     flags.add_split(parser)
     add("--replicas", default=1000, type=int, help="of the bootstrap; 0: no intervals")
     add("--formats", default="html,md,csv,tex,png", help="formats to write")

@@ -1,6 +1,5 @@
 """Evaluate a trained run with averaged predictions, in a new run folder."""
 
-import json
 from argparse import ArgumentParser
 from typing import Any
 
@@ -44,7 +43,7 @@ def run(
     """Make the new run folder and print its metrics as one JSON object."""
     files.keep_compiled()
     config = UncertaintyConfig(kind, samples, dropout, link)
-    print(json.dumps(derive(workdir, output, config)["metrics"]))
+    print(files.to_json(derive(workdir, output, config)["metrics"]))
 
 
 def derive(workdir: str, output: str, config: UncertaintyConfig) -> dict[str, Any]:

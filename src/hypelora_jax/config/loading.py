@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +14,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax import files
+from hypelora_jax.config.ranges import hints
+from hypelora_jax.config.settings import SECTIONS, Settings, from_dict
 from hypelora_jax.errors import UserError
+
+CONFIG = "the name of an installed config, or the path of a config file"
+_FLAG = re.compile(r"--?config\.([^=]+)=(.*)", re.S)
 
 
 def load_settings(spec: str, overrides: Sequence[str] = ()) -> Settings:
@@ -33,7 +39,7 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
       UserError: a config, argument or field does not exist, or a value has the wrong
         type.
     """
-    name, _, arg = spec.partition(":")
+    name, arg = _parts(spec)
     module = _config_module(name)
     try:
         config = module.get_config(arg or None)
@@ -50,10 +56,18 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
+def _parts(spec: str) -> tuple[str, str]:
+    """Return the name or path, and the argument; the path may have colons."""
+    if match := re.fullmatch(r"(.*?\.py)(?::(.*))?", spec, re.DOTALL):
+        return match[1], match[2] or ""
+    name, _, arg = spec.partition(":")
+    return (spec, "") if arg.startswith("//") else (name, arg)  # an address
+
+
 def _config_module(name: str) -> ModuleType:
-    if "/" not in name and not name.endswith(".py"):
+    if name and "/" not in name and not name.endswith(".py"):
         return _installed(name)
-    module = _of_file(name)
+    module = _of_file(files.user_path(name, "--config", CONFIG))
     if not hasattr(module, "get_config"):
         raise UserError(
             f"config {name} does not define get_config; expected a function "
@@ -92,20 +106,70 @@ def _of_file(path: str) -> ModuleType:
 def _override(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Apply `--config.x=value` flags in place; values get the types of their fields."""
     config.lock()
-    for flag in overrides:
+    for before, flag in zip(["", *overrides], overrides, strict=False):
         if match := re.match(r"--?(?:no)?config\.([^=]*)", flag):
             _check_field(config, match[1])
-    argv = ["hypelora", *overrides]
+        elif not re.fullmatch(r"--?config\.[^=]*", before):
+            raise UserError(_stray(flag))
+    unset, left = _unset(overrides)
+    argv = ["hypelora", *left]
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict(
             "config", config, flag_values=values, sys_argv=argv
         )
-        values(argv)
+        left = values(argv)[1:]
     except flags.IllegalFlagValueError as error:
         raise UserError(_wrong_type(config, str(error))) from error
-    except flags.Error as error:
-        raise UserError(str(error)) from error
+    except (flags.Error, ValueError) as error:  # ValueError is about --noconfig.x=true
+        raise UserError(_without_value(str(error))) from error
+    if left:  # such as the "false" of `--config.lora.rslora false`
+        raise UserError(_stray(left[0]))
+    for path in unset:
+        section, _, field = path.rpartition(".")
+        config[section][field] = None
+
+
+def _stray(word: str) -> str:
+    return (
+        f"there is {word[:80]!r} among the overrides of the config; expected "
+        "--config.SECTION.FIELD=VALUE, with a = for fields that are true or false"
+    )
+
+
+def _unset(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(fields that become None, flags that the parser reads).
+
+    The parser would read "None" as a tuple or a number. The last flag of a field is
+    the one that counts.
+    """
+    last, left = {}, []
+    for flag in overrides:
+        match = _FLAG.match(flag)
+        if match and type(None) in typing.get_args(_hint(match[1])):
+            last[match[1]] = match[2] in ("None", "none")
+            if last[match[1]]:
+                continue
+        left.append(flag)
+    unset = [path for path, is_none in last.items() if is_none]
+    return unset, [f for f in left if not (m := _FLAG.match(f)) or m[1] not in unset]
+
+
+def _hint(path: str) -> Any:
+    """Annotation of a field of a section; None for other paths."""
+    section, _, field = path.rpartition(".")
+    return hints(SECTIONS[section]).get(field) if section in SECTIONS else None
+
+
+def _without_value(message: str) -> str:
+    """Rewrite absl's message `--noconfig.x=value does not take an argument`."""
+    match = re.match(r"--?no(config\.[^=]+)=(.*) does not take an argument", message)
+    if match is None:
+        return message
+    return (
+        f"--no{match[1]} is {match[2]!r}; expected no value, because the flag means "
+        f"false. Write --{match[1]}=VALUE to set one"
+    )
 
 
 def _wrong_type(config: ConfigDict, message: str) -> str:

@@ -1,12 +1,17 @@
 """Checks of fields: allowed values, types and ranges, each with its own message."""
 
 import math
+import numbers
+import re
+import sys
 import types
 import typing
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from hypelora_jax import files
 from hypelora_jax.errors import UserError
 
 
@@ -21,8 +26,21 @@ def choices(annotation: Any) -> tuple[str, ...]:
     return typing.get_args(annotation) if is_literal else ()
 
 
+def paths(section: type) -> dict[str, str]:
+    """Return the fields of a section that are paths, and what each takes."""
+    found = typing.get_type_hints(section, include_extras=True).items()
+    return {n: hint.__metadata__[0] for n, hint in found if _is_annotated(hint)}
+
+
+def _is_annotated(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.Annotated
+
+
 def check(section: str, config: Any) -> None:
-    """Check that Literal fields have allowed values, and tuples of int only integers.
+    """Check that fields have values of their types, and finite numbers.
+
+    `~` is expanded in fields that are paths; an empty one is not given, if the field is
+    empty by default.
 
     Args:
       section: name of the section in the config; "" for the top level.
@@ -37,14 +55,51 @@ def check(section: str, config: Any) -> None:
             raise UserError(
                 f"config.{where} is {got!r}; expected one of {', '.join(allowed)}"
             )
-        of_ints = isinstance(got, tuple) and tuple[int, ...] in _options(hint)
-        if of_ints and not all(type(x) is int for x in got):
-            raise UserError(f"config.{where} is {got}; expected whole numbers")
+        options = [one for one in _options(hint) if one in _KINDS]
+        if options and not any(_KINDS[one][1](got) for one in options):
+            expected = " or ".join(_KINDS[one][0] for one in options)
+            raise UserError(f"config.{where} is {got!r}; expected {expected}")
+    for name, what in paths(type(config)).items():
+        if (got := getattr(config, name)) or getattr(type(config), name):
+            found = files.user_path(got, f"config.{section}.{name}", what)
+            object.__setattr__(config, name, found)
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
     """Return the types of a union, or a tuple of the one type."""
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def finite(x: Any) -> bool:
+    """Whether a value is a finite number, which a bool is not."""
+    number = isinstance(x, numbers.Real) and not isinstance(x, bool)
+    return number and abs(x) <= sys.float_info.max  # NaN is not
+
+
+def _whole(x: Any) -> bool:
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+
+
+def _tuple_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda got: isinstance(got, tuple | list) and all(map(fits, got))
+
+
+def _is_text(x: Any) -> bool:
+    return isinstance(x, str)
+
+
+# A type in an annotation -> (its values in words, whether a value is one of them).
+# Other types have checks of their own.
+_KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("true or false", lambda x: isinstance(x, bool)),
+    int: ("a whole number", _whole),
+    float: ("a finite number", finite),
+    str: ("a text", _is_text),
+    type(None): ("None", lambda x: x is None),
+    tuple[int, ...]: ("whole numbers", _tuple_of(_whole)),
+    tuple[float, ...]: ("finite numbers", _tuple_of(finite)),
+    tuple[str, ...]: ("names", _tuple_of(_is_text)),
+}
 
 
 def at_least(section: str, config: Any, **minimum: float) -> None:
@@ -67,10 +122,6 @@ def at_most(section: str, config: Any, **maximum: float) -> None:
             )
 
 
-def _finite(got: Any) -> bool:
-    return type(got) in (int, float) and math.isfinite(got)
-
-
 def number_pairs(where: str, got: Any) -> tuple[tuple[str, float], ...]:
     """Convert a dict from names to numbers, or pairs of them, to a tuple of pairs.
 
@@ -82,7 +133,7 @@ def number_pairs(where: str, got: Any) -> tuple[tuple[str, float], ...]:
         found = tuple((k, x) for k, x in items)
     except (TypeError, ValueError):
         found = ((None, got),)
-    if not all(isinstance(k, str) and _finite(x) for k, x in found):
+    if not all(isinstance(k, str) and finite(x) for k, x in found):
         raise UserError(
             f'{where} is {got!r}; expected {{"NAME": NUMBER}}, with names of modules '
             "or regular expressions for them"
@@ -92,8 +143,37 @@ def number_pairs(where: str, got: Any) -> tuple[tuple[str, float], ...]:
     return found
 
 
+def regex(where: str, text: str, inside: bool = False) -> re.Pattern[str]:
+    """Compile a regex of the user; `where` names its field, for the message.
+
+    Raises:
+      UserError: it is not a regex, or Python cannot compile it, or warns that a later
+        Python reads it otherwise, or with `inside` it cannot be a part of another one,
+        because of `(?i)` for example.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # as for [[a]
+            if inside:
+                re.compile(f"({text})$")
+            return re.compile(text)
+    except (re.error, OverflowError, RecursionError, FutureWarning) as e:
+        raise UserError(f"{where} {text!r} is not a regular expression: {e}") from e
+
+
+def split_names(got: Any) -> Any:
+    """Return the names of a text such as "q,v"; any other value as it is.
+
+    No name has a comma, so as a regular expression such a text would match nothing.
+    """
+    if isinstance(got, str) and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)+", got):
+        return tuple(re.split(r"\s*,\s*", got))
+    return got
+
+
 def lora_ranges(config: Any) -> None:
     """Check the numbers and names in the lora section."""
+    at_least("lora", config, rank=1, alpha=0, dropout=0)
     for key, rank in config.rank_pattern:
         if type(rank) is not int or rank < 1:
             raise UserError(
@@ -102,22 +182,18 @@ def lora_ranges(config: Any) -> None:
             )
     if not config.dropout < 1:
         raise UserError(f"config.lora.dropout is {config.dropout}; expected below 1")
-    for field in ("targets", "exclude"):
-        got = getattr(config, field)
-        names = (got,) if isinstance(got, str) else got
-        wrong = not all(isinstance(name, str) for name in names)
-        if wrong or (not got and field == "targets"):
-            raise UserError(
-                f"config.lora.{field} is {got!r}; expected names, or one "
-                "regular expression"
-            )
+    if not config.targets:
+        raise UserError(
+            f"config.lora.targets is {config.targets!r}; expected names, or one "
+            "regular expression"
+        )
 
 
 def _class_weights(got: Any) -> None:
     if got in ("none", "balanced"):
         return
-    numbers = isinstance(got, tuple) and all(_finite(x) and x > 0 for x in got)
-    if not numbers or not got:
+    weights = isinstance(got, tuple) and all(finite(x) and x > 0 for x in got)
+    if not weights or not got:
         raise UserError(
             f"config.loss.class_weights is {got!r}; expected none, balanced, or a "
             "number above 0 for each class, such as (1.0, 9.0)"

@@ -6,7 +6,7 @@ of options is a Literal. Creating a section with a wrong value raises a `UserErr
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from hypelora_jax.config.ranges import (
     at_least,
@@ -15,28 +15,29 @@ from hypelora_jax.config.ranges import (
     loss_ranges,
     number_pairs,
     optim_ranges,
+    split_names,
 )
 from hypelora_jax.errors import UserError
+from hypelora_jax.files import MODEL, PATH
 
 Remat = Literal["none", "layer"]
-AMode = Literal["generated", "fixed", "random"]
 InitialA = Literal["lora", "reference"]
+AMode = Literal["generated", "fixed", "random"]
 Init = Literal["zero", "reference"]
-Dtype = Literal["float32", "bfloat16", "float64"]
 Blending = Literal["replace", "add", "multiply"]
 Annealing = Literal["none", "linear", "geometric"]
-Labels = Literal["hard", "soft"]
 Patterns = dict[str, float] | tuple[tuple[str, float], ...]  # name or regex: number
 Link = Literal["mean_field", "probit", "mc"]
+File = Annotated[str, PATH]  # a path; the text says what the field takes
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Base model: where it comes from and how it computes."""
 
-    path: str = "minilm"  # folder | hub name | minilm | random:PRESET
+    path: Annotated[str, MODEL] = "minilm"  # folder | hub name | minilm | random:PRESET
     revision: str = "main"  # revision of a hub model; its commit is recorded
-    dtype: Dtype = "float32"  # compute dtype; parameters stay float32
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # parameters: float32
     remat: Remat = "none"  # layer: the backward pass recomputes each layer
 
     def __post_init__(self):
@@ -75,7 +76,7 @@ class ConditionConfig:
     """Vectors the hyper-network reads in addition to the descriptions of sites."""
 
     source: str = "none"  # given: a vector comes with each example
-    file: str = ""  # given: .npz of `ids` and `vectors`; "": see data.condition
+    file: File = ""  # given: .npz of `ids` and `vectors`; "": see data.condition
     width: int = 0  # given: C of the vectors; 0: C of the first vector
     standardise: bool = False  # given: each entry has mean 0, deviation 1 on train
     join: str = "concat"  # given: how vectors join the descriptions of the sites
@@ -134,7 +135,8 @@ class LoraConfig:
         for name in ("rank_pattern", "alpha_pattern"):  # dicts cannot be hashed
             pairs = number_pairs(f"config.lora.{name}", getattr(self, name))
             object.__setattr__(self, name, pairs)
-        at_least("lora", self, rank=1, alpha=0, dropout=0)
+        for name in ("targets", "exclude"):
+            object.__setattr__(self, name, split_names(getattr(self, name)))
         lora_ranges(self)
 
 
@@ -150,7 +152,7 @@ class LossConfig:
     temperature_end: float = 1.0  # T at the end of the annealing
     weight: float = 1.0  # weight of the main loss
     class_weights: tuple[float, ...] | str = "none"  # or balanced, or one per class
-    labels: Labels = "hard"  # soft: class shares, if the source has them
+    labels: Literal["hard", "soft"] = "hard"  # soft: class shares of the source
     smoothing: float = 0.0  # share of a label spread evenly over the classes
     gamma: float = 3.0  # focal only
     penalty: str = "none"
@@ -176,11 +178,11 @@ class DataConfig:
 
     source: str = "movie_reviews"
     task: str = ""  # GLUE task, or domain of movie_reviews' archive
-    dir: str = ""  # glue_dir: folder; tfds: data_dir
-    train: str = ""  # files: path; the suffix says the format
-    calibration: str = ""  # files: path; if empty, a part of train
-    validation: str = ""  # files: path; if empty, a tenth of train
-    test: str = ""  # files: path; may be left out
+    dir: File = ""  # glue_dir: folder; tfds: data_dir
+    train: File = ""  # files: path; the suffix says the format
+    calibration: File = ""  # files: path; if empty, a part of train
+    validation: File = ""  # files: path; if empty, a tenth of train
+    test: File = ""  # files: path; may be left out
     text: str = ""  # files: column; found by name if empty
     text_b: str = ""  # files: column of the second text of a pair
     label: str = ""  # files: column; found by name if empty

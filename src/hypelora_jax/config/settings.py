@@ -72,6 +72,9 @@ def from_dict(tree: dict[str, Any]) -> Settings:
     Raises:
       UserError: a section or field does not exist, or a value is not allowed.
     """
+    for name, value in tree.items():
+        if name in SECTIONS and not isinstance(value, dict):
+            raise UserError(f"config.{name} is {value!r}; expected a section of fields")
     tree = _present(tree)
     no_unknown("config", tree, Settings)
     out = {}

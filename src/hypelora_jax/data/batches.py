@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from hypelora_jax import files
 from hypelora_jax.data import buckets as buckets_lib
 from hypelora_jax.data import conditions
 from hypelora_jax.data.conditions import Given
@@ -192,7 +193,7 @@ class TrainIterator:
 
     async def save(self, directory: Any) -> Awaitable[None]:
         """Write the state into a checkpoint: orbax's StatefulCheckpointable."""
-        state = json.dumps(self.get_state())
+        state = files.to_json(self.get_state())
 
         async def write() -> None:
             folder = await directory.await_creation()

@@ -1,8 +1,6 @@
 """Files of named arrays, `.npz`, without pickles."""
 
 import io
-import zipfile
-import zlib
 
 import numpy as np
 from etils import epath
@@ -18,17 +16,15 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
       UserError: the file is not an `.npz`, is damaged, or has pickled objects in it.
     """
     path = epath.Path(path)
+    data = path.read_bytes()
+    if not data.startswith(b"PK"):  # np.load would take anything else for a pickle
+        raise UserError(
+            f"{path} is not an .npz file; expected a file that np.savez writes"
+        )
     try:
-        data = path.read_bytes()
-        if not data.startswith(b"PK"):  # np.load would take anything else for a pickle
-            raise UserError(
-                f"{path} is not an .npz file; expected a file that np.savez writes"
-            )
         loaded = np.load(io.BytesIO(data), allow_pickle=False)
-        return {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        if isinstance(e, UserError):
-            raise
+        arrays = {name: loaded[name] for name in loaded.files}
+    except Exception as e:  # damaged bytes make NumPy and zipfile raise anything
         if "pickle" in str(e):
             raise UserError(
                 f"{path} contains pickled objects, which are never loaded; expected "
@@ -37,6 +33,13 @@ def read(path: epath.PathLike) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} is not a readable .npz file ({e}); write it again"
         ) from None
+    for name, x in arrays.items():
+        if not isinstance(x, np.ndarray):  # NumPy returns the bytes of other members
+            raise UserError(
+                f"{path} has {name!r}, which is not an array; expected a file that "
+                "np.savez writes. Write it again"
+            )
+    return arrays
 
 
 def write(path: epath.PathLike, arrays: dict[str, np.ndarray]) -> None:

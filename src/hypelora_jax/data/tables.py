@@ -1,5 +1,6 @@
 """Tables of examples, and how one is split in two by seed and ids."""
 
+import hashlib
 import math
 from typing import NamedTuple
 
@@ -45,6 +46,15 @@ class Corpus(NamedTuple):
 
     task: Task
     splits: Splits
+
+
+def digest(table: Table) -> str:
+    """Return the SHA-256 of the examples of a table: ids, texts and labels, in hex."""
+    out = hashlib.sha256(table.ids.tobytes() + table.label.tobytes())
+    for texts in (table.text, table.text_b or ()):
+        for text in texts:
+            out.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return out.hexdigest()
 
 
 def take(table: Table, rows: np.ndarray) -> Table:

@@ -1,13 +1,12 @@
 """Turns texts into token ids with the model's own tokenizer, or with bytes.
 
-The `tokenizers` library runs all forms. From a model folder it reads `tokenizer.json`,
-else `vocab.json` and `merges.txt` (RoBERTa's byte-level BPE), else `vocab.txt` (BERT's
-WordPiece). Models with random weights have no folder; they use a byte tokenizer of five
+The `tokenizers` library runs both. `data.vocabulary` reads the tokenizer of a model
+folder. Models with random weights have no folder; they use a byte tokenizer of five
 special tokens and 256 bytes.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,20 +14,13 @@ import tokenizers
 from etils import epath
 from tokenizers import models, pre_tokenizers, processors
 
+from hypelora_jax import files
 from hypelora_jax.data.tables import Table
-from hypelora_jax.errors import UserError
+from hypelora_jax.data.vocabulary import token_classes
+from hypelora_jax.data.vocabulary.token_classes import SENTENCE, Vocabulary
+from hypelora_jax.data.vocabulary.token_settings import ROLES
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; bytes from 5
-# name of a special token in transformers -> its usual spellings
-_ROLES = {
-    "unk_token": ("[UNK]", "<unk>"),
-    "sep_token": ("[SEP]", "</s>"),
-    "pad_token": ("[PAD]", "<pad>"),
-    "cls_token": ("[CLS]", "<s>"),
-    "mask_token": ("[MASK]", "<mask>"),
-    "bos_token": ("<s>",),
-    "eos_token": ("</s>",),
-}
 
 
 class TokenRoles(NamedTuple):
@@ -57,112 +49,76 @@ class Tokenizer(NamedTuple):
     """Encodes tables of texts: `encode(table, max_length) -> Encoded`.
 
     Pairs are cut longest first, as Hugging Face does. `pad_id` is the padding id of the
-    model; `vocab_size` bounds the ids; `to_json() -> str` returns the contents of a
-    tokenizer.json, without truncation or padding.
+    model. Ids are below `vocab_size`, and `last` is the token of the largest one.
+    `to_json() -> str` returns the contents of a tokenizer.json, without truncation or
+    padding, and `fields` are those of a tokenizer_config.json that go with it.
     """
 
     encode: Callable[[Table, int], Encoded]
     pad_id: int
     vocab_size: int
+    last: str
     to_json: Callable[[], str]
+    fields: Mapping[str, Any]
 
 
 def tokenizer(
-    folder: epath.PathLike | None, roles: TokenRoles, pad_id: int
+    folder: epath.PathLike | None,
+    roles: TokenRoles,
+    pad_id: int,
+    tokenizer_class: str = "",
 ) -> Tokenizer:
     """Return the tokenizer of a model folder, or the byte tokenizer for None.
 
-    `roles` come from the model's family.
+    `roles` come from the model's family, `tokenizer_class` from its config.json.
 
     Raises:
       UserError: the folder has no tokenizer, or its tokenizer cannot be read.
     """
-    inner = _bytes(roles) if folder is None else _read_tokenizer(epath.Path(folder))
-    inner.no_padding()  # a tokenizer.json may ask for padding
+    if folder is None:
+        inner, special, side = _bytes(roles)
+    else:
+        inner, special, side = token_classes.read(epath.Path(folder), tokenizer_class)
 
     def encode(table: Table, max_length: int) -> Encoded:
-        return _encode(inner, table, max_length, typed=roles.segments)
+        inner.enable_truncation(max_length, strategy="longest_first", direction=side)
+        return _encode(inner, table, typed=roles.segments)
 
     def to_json() -> str:
         fields = json.loads(inner.to_str())
-        return json.dumps(fields | {"truncation": None}, ensure_ascii=False)
+        return files.to_json(fields | {"truncation": None}, ensure_ascii=False)
 
-    return Tokenizer(encode, pad_id, inner.get_vocab_size(), to_json)
+    vocab = inner.get_vocab()
+    last = max(vocab, key=vocab.__getitem__)
+    fields: dict[str, Any] = special | {"truncation_side": side}
+    fields["split_special_tokens"] = inner.encode_special_tokens
+    return Tokenizer(encode, pad_id, vocab[last] + 1, last, to_json, fields)
 
 
 def hugging_face_files(
     own: Tokenizer, roles: TokenRoles, max_length: int
 ) -> dict[str, str]:
     """Return the files by name from which transformers loads the same tokenizer."""
-    text = own.to_json()
-    known = tokenizers.Tokenizer.from_str(text)
     fields: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "model_input_names": ["input_ids", "attention_mask"],
+        **own.fields,
     }
     if roles.segments:
         fields["model_input_names"].insert(1, "token_type_ids")
-    for role, names in _ROLES.items():
-        if known_names := [n for n in names if known.token_to_id(n) is not None]:
-            fields[role] = known_names[0]
-    config = json.dumps(fields, indent=1) + "\n"
-    return {"tokenizer.json": text, "tokenizer_config.json": config}
+    config = files.to_json(fields, indent=1) + "\n"
+    return {"tokenizer.json": own.to_json(), "tokenizer_config.json": config}
 
 
-def _encode(
-    inner: tokenizers.Tokenizer, table: Table, max_length: int, typed: bool
-) -> Encoded:
+def _encode(inner: tokenizers.Tokenizer, table: Table, typed: bool) -> Encoded:
     rows: list[Any] = table.text
     if table.text_b is not None:
         rows = list(zip(table.text, table.text_b, strict=True))
-    inner.enable_truncation(max_length, strategy="longest_first")
     found = inner.encode_batch(rows)
     ids = [np.asarray(e.ids, np.int32) for e in found]
     types = [np.asarray(e.type_ids, np.int32) * typed for e in found]
     return Encoded(ids, types, sum(bool(e.overflowing) for e in found))
-
-
-def _read_tokenizer(folder: epath.Path) -> tokenizers.Tokenizer:
-    """Read the first of the three forms that is in the folder."""
-    forms = {
-        ("tokenizer.json",): _fast,
-        ("vocab.json", "merges.txt"): _byte_bpe,
-        ("vocab.txt",): _wordpiece,
-    }
-    for names, build in forms.items():
-        if all((folder / name).exists() for name in names):
-            try:
-                return build(folder)
-            except Exception as e:  # the library raises bare Exception
-                why = " ".join(str(e).split())[:200]
-                raise UserError(
-                    f"{folder / names[0]} is not a tokenizer ({why}); expected one "
-                    "that `tokenizers` reads. Fetch the file again"
-                ) from e
-    raise UserError(
-        f"{folder} has no tokenizer; expected tokenizer.json, or vocab.json with "
-        "merges.txt, or vocab.txt. Copy them from the model's source"
-    )
-
-
-def _fast(folder: epath.Path) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text())
-
-
-def _byte_bpe(folder: epath.Path) -> tokenizers.Tokenizer:
-    vocab = json.loads((folder / "vocab.json").read_text())
-    lines = (folder / "merges.txt").read_text().splitlines()
-    merges = [tuple(x.split(" ")) for x in lines if x and not x.startswith("#version")]
-    inner = tokenizers.Tokenizer(models.BPE(vocab, merges))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.post_processor = roberta_pairs(vocab)
-    known = [s for s in SPECIALS if s in vocab]
-    # The mask takes the space before it, as in Hugging Face's RoBERTa.
-    inner.add_special_tokens(
-        [tokenizers.AddedToken(s, lstrip=s == "<mask>") for s in known]
-    )
-    return inner
 
 
 def roberta_pairs(vocab: dict[str, int]) -> processors.RobertaProcessing:
@@ -172,26 +128,16 @@ def roberta_pairs(vocab: dict[str, int]) -> processors.RobertaProcessing:
     )
 
 
-def _wordpiece(folder: epath.Path) -> tokenizers.Tokenizer:
-    words = (folder / "vocab.txt").read_text().split("\n")
-    vocab = {w.removesuffix("\r"): i for i, w in enumerate(words) if w}
-    settings = folder / "tokenizer_config.json"
-    known = json.loads(settings.read_text()) if settings.exists() else {}
-    return tokenizers.BertWordPieceTokenizer(
-        vocab,
-        lowercase=known.get("do_lower_case", True),
-        strip_accents=known.get("strip_accents"),
-        handle_chinese_chars=known.get("tokenize_chinese_chars", True),
-    )
-
-
 def bert_pairs(vocab: dict[str, int]) -> processors.BertProcessing:
     """Build <s> text </s>, or <s> text </s> second text </s>, by BERT's rules."""
     return processors.BertProcessing(("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]))
 
 
-def _bytes(roles: TokenRoles) -> tokenizers.Tokenizer:
-    """Build byte-level BPE without merges, so that every byte is a token."""
+def _bytes(roles: TokenRoles) -> Vocabulary:
+    """Build byte-level BPE without merges, so that every byte is a token.
+
+    The names of special tokens in a text are bytes as well.
+    """
     vocab = {name: i for i, name in enumerate(SPECIALS)}
     vocab |= {c: len(SPECIALS) + byte for byte, c in enumerate(_byte_letters())}
     inner = tokenizers.Tokenizer(models.BPE(vocab, []))
@@ -199,7 +145,8 @@ def _bytes(roles: TokenRoles) -> tokenizers.Tokenizer:
         add_prefix_space=False, use_regex=False
     )
     inner.post_processor = roles.pairs(vocab)
-    return inner
+    inner.encode_special_tokens = True
+    return Vocabulary(inner, dict(zip(ROLES, SENTENCE, strict=True)), "right")
 
 
 def _byte_letters() -> list[str]:

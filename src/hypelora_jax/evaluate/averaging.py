@@ -21,6 +21,7 @@ from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles
+from hypelora_jax.train.divergence import check_outputs
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.train.session import Session
 from hypelora_jax.types import Adapter, Batch, Params
@@ -54,8 +55,22 @@ def answerer(fitted: Fitted, posterior: laplace.Posterior | None = None) -> Answ
     """Return the function that predicts with a fitted model, by `uncertainty.kind`.
 
     A Laplace run without a posterior predicts like kind `none`, because the posterior
-    is fitted around that model.
+    is fitted around that model. The function raises NotFinite instead of an answer that
+    is NaN or infinite.
     """
+    own = _answerer(fitted, posterior)
+
+    def answer(data: Dataset) -> Answer:
+        found = own(data)
+        check_outputs(found.logits, data.ids)
+        if found.members is not None:
+            check_outputs(found.members, data.ids)
+        return found
+
+    return answer
+
+
+def _answerer(fitted: Fitted, posterior: laplace.Posterior | None) -> Answerer:
     settings, task = fitted.session.settings, fitted.session.task
     kind, samples = settings.uncertainty.kind, settings.uncertainty.samples
     if kind == "laplace" and posterior is not None:
@@ -107,7 +122,13 @@ def features(fitted: Fitted) -> Callable[[Dataset], np.ndarray]:
     # features take the place of logits, so that the loop over batches is the same
     forward = fitted.forward._replace(classify=of_rows)
     kept: Adapters = {}
-    return lambda data: _logits(fitted, forward, data, kept)[0]
+
+    def found(data: Dataset) -> np.ndarray:
+        phi_ND = _logits(fitted, forward, data, kept)[0]
+        check_outputs(phi_ND, data.ids)
+        return phi_ND
+
+    return found
 
 
 def check_kind(settings: Settings) -> None:

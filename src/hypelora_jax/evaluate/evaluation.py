@@ -12,6 +12,7 @@ from hypelora_jax.calibration import calibrators
 from hypelora_jax.config.settings import UncertaintyConfig
 from hypelora_jax.data.batches import Dataset, warn_of_cuts
 from hypelora_jax.data.conditions import file_sha256
+from hypelora_jax.data.tables import digest
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import averaging, calibration_split
 from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted, tokenised
@@ -167,6 +168,13 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
         raise UserError(
             f"the data now has classes {corpus.task.labels}, but the run was trained "
             f"for {task.labels}; restore the data or train again"
+        )
+    record = records.open_record(workdir)[1]
+    if records.changed_splits({split: digest(table)}, record):
+        logging.warning(
+            "the texts or labels of %s have changed since %s was trained",
+            split,
+            workdir,
         )
     data = tokenised(fitted, table)
     warn_of_cuts([data], settings.data.max_length)

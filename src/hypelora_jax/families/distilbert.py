@@ -4,12 +4,12 @@ There is no dropout after the output projection of attention, and the first laye
 head has a ReLU.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
+from hypelora_jax.config.json_fields import JsonFields
 from hypelora_jax.data.tokens import TokenRoles, bert_pairs
 from hypelora_jax.families.bert import max_tokens, positions
-from hypelora_jax.families.encoder.config_json import number, rate
+from hypelora_jax.families.encoder.config_json import activation, read_sizes
 from hypelora_jax.families.encoder.shardings import SHARDINGS
 from hypelora_jax.families.encoder.stack import Layout, of_layout
 from hypelora_jax.families.family import Family, Names, SequenceLayout
@@ -26,7 +26,7 @@ SIZES = {  # field of config.json -> ours; all are required
 }
 
 
-def read(fields: Mapping[str, Any]) -> EncoderConfig:
+def read(fields: JsonFields) -> EncoderConfig:
     """Convert config.json to sizes; defaults are those of transformers.
 
     Raises:
@@ -34,14 +34,13 @@ def read(fields: Mapping[str, Any]) -> EncoderConfig:
     """
     return EncoderConfig(
         "distilbert",
-        **{ours: number(fields, name, 1) for name, ours in SIZES.items()},
+        **read_sizes(fields, SIZES, pad_id=0),
         type_vocab=0,
         norm_eps=NORM_EPS,
-        pad_id=number(fields, "pad_token_id", 0, 0),
-        hidden_dropout=rate(fields, "dropout", 0.1),
-        attention_dropout=rate(fields, "attention_dropout", 0.1),
-        head_dropout=rate(fields, "seq_classif_dropout", 0.2),
-        act=fields.get("activation", "gelu"),
+        hidden_dropout=fields.rate("dropout", 0.1),
+        attention_dropout=fields.rate("attention_dropout", 0.1),
+        head_dropout=fields.rate("seq_classif_dropout", 0.2),
+        act=activation(fields, "activation"),
     )
 
 

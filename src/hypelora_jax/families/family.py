@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from hypelora_jax.config.json_fields import JsonFields
 from hypelora_jax.data.tokens import TokenRoles
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.sharding.rules import Table
@@ -63,7 +64,7 @@ class Family(NamedTuple):
     """
 
     name: str
-    config: Callable[[Mapping[str, Any]], EncoderConfig]
+    config: Callable[[JsonFields], EncoderConfig]
     fields: Callable[[EncoderConfig, bool], dict[str, Any]]
     backbone: BuildBackbone
     heads: Mapping[str, Mapping[str, str]]

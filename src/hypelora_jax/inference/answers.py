@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from hypelora_jax.run.prediction_rows import PROB
+
 Fields = dict[str, Any]
 
 
@@ -55,4 +57,4 @@ def flat(answer: Fields) -> Fields:
 
 
 def _column(label: str) -> str:
-    return f"prob_{label}"
+    return f"{PROB}{label}"

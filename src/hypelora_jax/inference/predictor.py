@@ -6,6 +6,7 @@ batch sizes asked for. The adapters are made for the first question and then kep
 compiled programs take them as arguments.
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.texts import Text, as_fields
 from hypelora_jax.run import records
 from hypelora_jax.sharding.mesh import fitting_batch_size
+from hypelora_jax.train.divergence import NotFinite, check_outputs
 
 WINDOW = 2048  # texts sorted into length buckets at a time; this bounds the memory
 
@@ -94,6 +96,7 @@ class Predictor(NamedTuple):
         Raises:
           UserError: something is not a text, or not a pair if the run needs pairs; a
             condition is missing or is not one that the run reads.
+          NotFinite: the outputs for a text are NaN or infinite.
         """
         if isinstance(texts, str):
             raise UserError(
@@ -104,7 +107,11 @@ class Predictor(NamedTuple):
         out: list[Fields] = []
         for i in range(0, len(fields), WINDOW):
             own = None if given is None else given[i : i + WINDOW]
-            out += answer(self, fields[i : i + WINDOW], own).fields
+            try:
+                out += answer(self, fields[i : i + WINDOW], own).fields
+            except NotFinite as e:
+                rows = i + e.rows
+                raise NotFinite(rows, f"texts[{rows[0]}]") from None
         return out
 
     def warm(self) -> dict[tuple[int, int], float]:
@@ -121,14 +128,15 @@ class Predictor(NamedTuple):
             for edge in self.edges:
                 tokens = np.zeros(edge, np.int32)  # any token will do
                 data = token_dataset(self, [tokens] * rows, [tokens] * rows, given)
-                predict(data)
+                _seconds(predict, data)  # compiles
                 out[rows, edge] = min(_seconds(predict, data) for _ in range(2))
         return out
 
 
 def _seconds(predict: Answerer, data: Dataset) -> float:
     start = time.perf_counter()
-    predict(data)
+    with contextlib.suppress(NotFinite):  # a question gets that answer, not the start
+        predict(data)
     return time.perf_counter() - start
 
 
@@ -228,7 +236,11 @@ def answer(
     texts: Sequence[tuple[str, ...]],
     vectors: Sequence[Any] | None = None,
 ) -> Answers:
-    """Answer checked texts and vectors, all of them in memory at once."""
+    """Answer checked texts and vectors, all of them in memory at once.
+
+    Raises:
+      NotFinite: the outputs for a text are NaN or infinite.
+    """
     n = len(texts)
     if not n:
         return Answers([], 0)
@@ -268,11 +280,17 @@ def token_dataset(
 def batch_answers(
     predictor: Predictor, texts: Sequence[tuple[str, ...]], data: Dataset, rows: int
 ) -> list[Fields]:
-    """Answer texts, whose tokens are in `data`, in batches of this many rows."""
+    """Answer texts, whose tokens are in `data`, in batches of this many rows.
+
+    Raises:
+      NotFinite: the outputs for a text, or the probabilities that the calibrator makes
+        of them, are NaN or infinite.
+    """
     logits_NY = predictor.answerers[rows](data).logits.astype(np.float64)
     if not predictor.probabilistic:
         return answers.of_scores(logits_NY)
     probs_NY = calibrators.apply(predictor.fitted.calibrator, logits_NY)
+    check_outputs(probs_NY)
     member_NY = None
     if predictor.threshold is not None:
         u_N = np.array([conformal.uniform_of("\0".join(text)) for text in texts])

@@ -7,17 +7,23 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from absl import logging
+from etils import epath
 from tqdm.auto import tqdm
 
+from hypelora_jax.data import formats as formats_lib
 from hypelora_jax.data.batches import warn_of_cut
+from hypelora_jax.data.formats import FORMATS, Format, lines
+from hypelora_jax.data.formats.sheet import Bad
 from hypelora_jax.errors import UserError, choose
-from hypelora_jax.inference import lines, rows, writers
+from hypelora_jax.inference import inputs, writers
+from hypelora_jax.inference.inputs import Example, Examples
 from hypelora_jax.inference.predictor import WINDOW, Predictor, answer
-from hypelora_jax.inference.rows import FORMATS, Bad, Format, Row, Rows
 from hypelora_jax.inference.writers import Writer, json_lines, table
+from hypelora_jax.train.divergence import NotFinite
 
 FIRST = 64  # rows of the first window, for an early answer; each window doubles
-Window = list[Row | Bad]
+STREAMED = {name: one for name, one in FORMATS.items() if one.is_text}
+Window = list[Example | Bad]
 
 
 class Stream(NamedTuple):
@@ -34,42 +40,66 @@ class Stream(NamedTuple):
 def formats(stream: Stream) -> tuple[Format, Format]:
     """Return the formats of input and output.
 
-    The suffix of a file names its format. A file without a known suffix has the format
-    of --format. Without either, the input is JSON lines, and the output has the format
-    of the input.
+    The suffix of a file names its format. Streams, and files with --format, have that
+    format whatever their suffix. Without either, streams and files without a suffix are
+    JSON lines, and an output that has none has the format of the input.
 
     Raises:
-      UserError: --format is unknown, or contradicts the suffixes of both files.
+      UserError: --format is unknown, or contradicts the suffixes of both files, or a
+        suffix is not known.
     """
-    named = choose(FORMATS, stream.format, "--format") if stream.format else None
-    source, target = rows.format_of(stream.input), rows.format_of(stream.output)
+    named = choose(STREAMED, stream.format, "--format") if stream.format else None
+    source = _suffixed("--input", stream.input, named)
+    target = _suffixed("--output", stream.output, named)
     if named and source and target and named not in (source, target):
         raise UserError(
             f"--format={stream.format} is given, but the suffixes of {stream.input} "
             f"and {stream.output} already say their formats; leave the flag out"
         )
     source = source or named or FORMATS["jsonl"]
-    return source, target or named or source
+    fallback = source if source.is_text else FORMATS["jsonl"]
+    return source, target or named or fallback
+
+
+def _suffixed(flag: str, path: str, named: Format | None) -> Format | None:
+    """Return the format of a suffix, or None for "-" and files without a suffix."""
+    known = formats_lib.format_of(path)
+    writes = flag == "--output"
+    suffix = "" if path == "-" else epath.Path(path).suffix
+    if known is None and named is not None:
+        return None
+    if (known is None and suffix) or (known and writes and not known.is_text):
+        raise UserError(
+            f"{flag}={path} ends in {suffix!r}; expected one of "
+            f"{formats_lib.suffixes(only_text=writes)}. Rename it, or name the format "
+            "of another suffix with --format"
+        )
+    return known
 
 
 def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
     """Answer all rows of the input; the output is flushed after each window.
 
     Returns:
-      The numbers of rows that were `answered`, `skipped`, `cut` and `abstained` from.
+      The numbers of rows that were `answered`, `skipped`, `cut` and `abstained` from,
+      and those for which the model's outputs were `not_finite`.
 
     Raises:
       UserError: the header cannot be used, or a line is bad and is not to be skipped.
-        The message names the line; the lines before it are answered first.
+        The message names the line; the lines before it are answered first. A line is
+        bad, too, if the model's outputs for it are NaN or infinite; if they are for
+        every line, skipping does not help.
     """
     source, target = formats(stream)
     data, tally = predictor.settings.data, Counter[str]()
     trained = (data.text, data.text_b)
-    wanted = rows.names(predictor.task.pair, stream.text, stream.text_b, trained)
+    asked = (stream.text, stream.text_b)
+    wanted = inputs.names(predictor.task.pair, *asked, trained, data.label)
     if predictor.vectors is not None:
         name = data.condition or "condition"
         wanted = wanted._replace(condition=name, vectors=predictor.vectors)
-    header, items = rows.read(source, lines.read(stream.input), wanted)
+    sheet = formats_lib.read(stream.input, source)
+    header, items = inputs.read(sheet, wanted)
     with writers.opened(stream.output) as write, _bar(stream) as advance:
         try:
             for window, writer in _written(predictor, target, header, items, write):
@@ -78,6 +108,12 @@ def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
         finally:
             if not isinstance(sys.exception(), BrokenPipeError):  # quiet for `| head`
                 _summarise(predictor, tally)
+        if tally["not_finite"] and not tally["answered"]:
+            raise UserError(
+                "no line has an answer, because the model's outputs for all "
+                f"{tally['not_finite']} are NaN or infinite; expected finite numbers. "
+                "Train or import the run again"
+            )
     return tally
 
 
@@ -85,7 +121,7 @@ def _written(
     predictor: Predictor,
     target: Format,
     header: list[str] | None,
-    items: Rows,
+    items: Examples,
     write: Callable[[str], None],
 ) -> Iterator[tuple[Window, Writer]]:
     """Yield windows with their writer; write its header as soon as it is known.
@@ -98,7 +134,7 @@ def _written(
         writer = _writer(predictor, target, header or [])
         write(writer.header())
     for window in _windows(items):
-        good = [item for item in window if isinstance(item, Row)]
+        good = [item for item in window if isinstance(item, Example)]
         if writer is None and good:
             columns = dict.fromkeys(name for row in good for name in row.cells)
             writer = _writer(predictor, target, list(columns))
@@ -112,7 +148,7 @@ def _writer(predictor: Predictor, target: Format, columns: list[str]) -> Writer:
     return json_lines()
 
 
-def _windows(items: Rows) -> Iterator[Window]:
+def _windows(items: Examples) -> Iterator[Window]:
     """Yield the items up to a pause or a full window; the first windows are small."""
     size = FIRST
     out: Window = []
@@ -138,11 +174,16 @@ def _answer(
     bad = [item for item in window if isinstance(item, Bad)]
     if bad and not skip:
         window = window[: window.index(bad[0])]
-    good = [item for item in window if isinstance(item, Row)]
+    good = [item for item in window if isinstance(item, Example)]
     given = None
     if predictor.vectors is not None:
         given = [row.condition for row in good]
-    answers = answer(predictor, [row.texts for row in good], given)
+    try:
+        answers = answer(predictor, [row.texts for row in good], given)
+    except NotFinite as e:
+        tally["not_finite"] += len(e.rows)
+        rest = _without_answers(window, {good[i].line for i in e.rows})
+        return _answer(predictor, writer, write, rest, skip, tally)
     tally["cut"] += answers.cut
     out = []
     for row, fields in zip(good, answers.fields, strict=True):
@@ -165,6 +206,18 @@ def _answer(
     tally["skipped"] += len(bad)
     for one in bad:
         logging.warning("skipped input line %d: %s", one.line, one.what)
+
+
+def _without_answers(window: Window, numbers: set[int]) -> Window:
+    """Return the window with the rows of these lines made bad lines."""
+    what = (
+        "the model's outputs for it are NaN or infinite; expected finite numbers (if "
+        "other lines have none either, train or import the run again)"
+    )
+    return [
+        Bad(item.line, what, item.read) if item.line in numbers else item
+        for item in window
+    ]
 
 
 def _summarise(predictor: Predictor, tally: Counter[str]) -> None:

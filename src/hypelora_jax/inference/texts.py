@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from hypelora_jax.data.formats.cells import text_fault
 from hypelora_jax.errors import UserError
 
 Text = str | tuple[str, str]
@@ -18,21 +19,6 @@ def as_fields(text: Any, number: int, pair: bool) -> tuple[str, ...]:
     if not isinstance(parts, tuple | list) or len(parts) != 1 + pair:
         raise UserError(f"texts[{number}] is {text!r:.60}; expected {wanted}")
     for part in parts:
-        if what := fault(part):
+        if what := text_fault(part):
             raise UserError(f"texts[{number}] is {text!r:.60}; {what}")
     return tuple(parts)
-
-
-def fault(text: Any) -> str:
-    """Return the reason why this is not a usable text, or "" if it is one."""
-    if not isinstance(text, str) or not text.strip():
-        return "expected a text that is not empty"
-    return "it is not Unicode; expected whole characters" if broken(text) else ""
-
-
-def broken(text: str) -> bool:
-    """Whether the text contains half of a surrogate pair.
-
-    JSON can spell one, but neither UTF-8 nor the tokenizer can represent it.
-    """
-    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)

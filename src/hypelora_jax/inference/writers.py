@@ -1,10 +1,8 @@
 """Writers of rows with their answers, as JSON lines, CSV or TSV."""
 
-import csv
 import io
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -12,11 +10,11 @@ from typing import Any, NamedTuple, TextIO
 from absl import logging
 from etils import epath
 
-from hypelora_jax.data.sources.readers import shown
+from hypelora_jax.data.formats import Format, delimited
+from hypelora_jax.data.formats.cells import as_json, shown
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.answers import Fields, flat
-from hypelora_jax.inference.rows import Format
-from hypelora_jax.inference.texts import broken
+from hypelora_jax.run.prediction_rows import PROB
 
 Cells = dict[str, Any]
 PREFIX = "input_"  # for input cells that share a name with a field of the answer
@@ -30,11 +28,15 @@ class Writer(NamedTuple):
 
 
 def joined(cells: Cells, answer: Fields) -> Cells:
-    """Join cells and answer; a cell with the name of a field becomes input_NAME."""
+    """Join cells and answer; a cell with the name of a field becomes input_NAME.
+
+    So does a cell that would be read as a probability of the answer.
+    """
     taken, out = {*cells, *answer}, {}
+    own = PROB if any(name.startswith(PROB) for name in answer) else ()
     for name, value in cells.items():
         new = name
-        while new in answer or (new != name and new in taken):
+        while new in answer or new.startswith(own) or (new != name and new in taken):
             new = PREFIX + new
         taken.add(new)
         out[new] = value
@@ -43,26 +45,14 @@ def joined(cells: Cells, answer: Fields) -> Cells:
 
 def json_lines() -> Writer:
     """Return a writer of one JSON object per line, with `probs` as an object."""
-
-    def row(cells: Cells, answer: Fields) -> str:
-        both = joined(cells, answer)
-        text = json.dumps(both, ensure_ascii=False)
-        return (json.dumps(both) if broken(text) else text) + "\n"
-
-    return Writer(lambda: "", row)
+    return Writer(
+        lambda: "", lambda cells, answer: as_json(joined(cells, answer)) + "\n"
+    )
 
 
 def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
     """Return a writer of CSV or TSV: columns of the input, then those of the answer."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter=how.delimiter, lineterminator="\n")
     empty, blank = dict.fromkeys(columns), dict.fromkeys(added)
-
-    def line(values: Iterable[Any]) -> str:
-        buffer.seek(0)
-        buffer.truncate()
-        writer.writerow(values)
-        return buffer.getvalue()
 
     def row(cells: Cells, answer: Fields) -> str:
         if extra := [name for name in cells if name not in empty]:
@@ -72,20 +62,9 @@ def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
                 "--output=FILE.jsonl"
             )
         both = joined(empty | cells, blank | flat(answer))
-        if broken(text := line(map(_cell, both.values()))):
-            raise UserError(
-                "it has a cell that is not Unicode; expected whole characters"
-            )
-        return text
+        return delimited.written(both.values(), how.delimiter)
 
-    return Writer(lambda: line(joined(empty, blank)), row)
-
-
-def _cell(value: Any) -> Any:
-    """Return a value as a table cell: text unchanged, lists and objects as JSON."""
-    if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False)
-    return "" if value is None else value
+    return Writer(lambda: delimited.written(joined(empty, blank), how.delimiter), row)
 
 
 @contextmanager

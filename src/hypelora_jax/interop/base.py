@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 from etils import epath
 
-from hypelora_jax import families
+from hypelora_jax import families, files
+from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tasks import unnamed
+from hypelora_jax.data.tokens import Encoded, Tokenizer, tokenizer
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop import downloads
 from hypelora_jax.interop.huggingface import from_hf, load_config, read_tensors
+from hypelora_jax.interop.tensors import MODEL_CONFIG, read_fields
 from hypelora_jax.keys import named_key
 from hypelora_jax.types import Head, Key, Params
 
@@ -46,8 +49,9 @@ def resolve(path: str, revision: str = "main") -> Base:
     if path == "minilm":
         folder = downloads.minilm()
         return Base(load_config(folder), folder, MINILM, "")
-    folder = epath.Path(path).expanduser()
-    if path and folder.is_dir():
+    path = files.user_path(path, "model.path", files.MODEL)
+    folder = epath.Path(path)
+    if folder.is_dir():
         return Base(load_config(folder), folder, path, "")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path) or folder.exists():
         raise UserError(
@@ -84,3 +88,42 @@ def load_heads(
     tensors = read_tensors(base.folder)
     params, _ = from_hf(base.config, tensors, num_outputs)
     return params["backbone"], [one | params.get("head", {}) for one in fresh]
+
+
+def read_tokenizer(base: Base) -> Tokenizer:
+    """Read the tokenizer of a base model, all of whose ids are rows of its tables.
+
+    JAX reads NaN where a table has no such row, so no other id may reach the model.
+
+    Raises:
+      UserError: the tokenizer cannot be read; the model has no row for one of its
+        tokens, for padding or, when pairs of texts are encoded, for the second text.
+    """
+    config, named = base.config, ""
+    if base.folder is not None:
+        named = read_fields(base.folder / MODEL_CONFIG).text("tokenizer_class", "")
+    roles = families.of(config).tokens
+    own = tokenizer(base.folder, roles, config.pad_id, named)
+    if own.vocab_size > config.vocab:
+        raise UserError(
+            f"the tokenizer of {base.name} has id {own.vocab_size - 1} of "
+            f"{own.last!r}; the model has {config.vocab}; expected ids from 0 to "
+            f"{config.vocab - 1}. Use the tokenizer that was saved with the weights"
+        )
+    if not 0 <= config.pad_id < config.vocab:
+        raise UserError(
+            f"{base.name} has pad_token_id {config.pad_id}; the model has "
+            f"{config.vocab} tokens; expected an id from 0 to {config.vocab - 1}. Use "
+            "the config.json that was saved with the weights"
+        )
+
+    def encode(table: Table, max_length: int) -> Encoded:
+        if table.text_b is not None and roles.segments and config.type_vocab < 2:
+            raise UserError(
+                f"the rows have two texts, but {base.name} has type_vocab_size "
+                f"{config.type_vocab}; expected 2 or more for pairs. Use another base "
+                "model, or one text a row"
+            )
+        return own.encode(table, max_length)
+
+    return own._replace(encode=encode)

@@ -29,6 +29,9 @@ _HUB_FILES = [
     "vocab.json",
     "merges.txt",
     "vocab.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
 ]
 
 

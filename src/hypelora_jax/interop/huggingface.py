@@ -18,6 +18,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop.tensor_paths import Entry, head_names, names, shapes
 from hypelora_jax.interop.tensors import (
+    check_floats,
     load_config,
     make_config,
     read_tensors,
@@ -107,22 +108,13 @@ def _modules(head: Mapping[str, str]) -> set[str]:
 
 
 def _take(name: str, x: np.ndarray, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
-    if x.dtype != np.float32:
-        raise UserError(
-            f"tensor {name!r} has dtype {x.dtype}; expected float32, float16 or "
-            "bfloat16"
-        )
     wanted = shape[::-1] if entry.turned else shape
     if x.shape != wanted:
         raise UserError(
             f"tensor {name!r} has shape {x.shape}; expected {wanted} as config.json "
             "says. Use the config.json this file was saved with"
         )
-    if not np.isfinite(x).all():
-        raise UserError(
-            f"tensor {name!r} contains NaN or infinity; expected finite numbers. The "
-            "file is damaged or its training diverged; take another checkpoint"
-        )
+    check_floats(name, x)
     return x.T if entry.turned else x
 
 

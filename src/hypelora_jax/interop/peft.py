@@ -20,12 +20,14 @@ from hypelora_jax.config.settings import LoraConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
 from hypelora_jax.families.sizes import EncoderConfig
+from hypelora_jax.interop import peft_config
+from hypelora_jax.interop.peft_config import CONFIG, PeftConfig
 from hypelora_jax.interop.peft_names import ROOT, plain, targets
 from hypelora_jax.interop.tensor_paths import head_names
-from hypelora_jax.interop.tensors import read_file, read_json
+from hypelora_jax.interop.tensors import check_floats, read_fields, read_file
 from hypelora_jax.types import Lora, Params
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+TENSORS = "adapter_model.safetensors"
 
 
 def whole_modules(config: EncoderConfig) -> list[str]:
@@ -141,20 +143,21 @@ def write(
     files.write_json(folder / CONFIG, dict(fields))
 
 
-def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(folder: epath.Path) -> tuple[PeftConfig, dict[str, np.ndarray]]:
     """Read (config, tensors by plain name) from an adapter's folder.
 
     Plain names do not include peft's root, its adapter name and its wrappers.
 
     Raises:
-      UserError: a file is missing or damaged, or the weights are a pickle.
+      UserError: a file is missing or damaged, a field has a wrong value, the adapter is
+        not plain LoRA, or the weights are a pickle or no finite floats.
     """
     if not (folder / CONFIG).exists():
         raise UserError(
             f"{folder} has no {CONFIG}; expected the folder of a peft adapter, as its "
             "save_pretrained writes it"
         )
-    fields = read_json(folder / CONFIG)
+    config = peft_config.read(read_fields(folder / CONFIG))
     if not (folder / TENSORS).exists():
         pickled = (folder / "adapter_model.bin").exists()
         got = "only adapter_model.bin, a pickle" if pickled else "no weights"
@@ -164,6 +167,7 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         )
     tensors: dict[str, np.ndarray] = {}
     for name, x in read_file(folder / TENSORS).items():
+        check_floats(name, x)
         short = plain(name)
         if short in tensors:
             raise UserError(
@@ -172,4 +176,4 @@ def read(folder: epath.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             )
         if ".original_module." not in short:  # the untrained head of older versions
             tensors[short] = x
-    return fields, tensors
+    return config, tensors

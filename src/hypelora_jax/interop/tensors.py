@@ -11,9 +11,11 @@ import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
+from absl import logging
 from etils import epath
 
 from hypelora_jax import families, files
+from hypelora_jax.config.json_fields import JsonFields
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 
@@ -24,13 +26,25 @@ DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
-_STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Types of safetensors that are read as float32; those of four and six bits have no
+# NumPy type and are refused. Tensors of the others keep their type, because a file may
+# have some that are not used, such as position_ids.
+_FLOATS = {"F64": np.dtype(np.float64), "F32": DTYPES["float32"]}
+_FLOATS |= {"F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]}
+_OTHERS = {
+    f"{c}{8 * n}": np.dtype(f"{c.lower()}{n}") for c in "IU" for n in (1, 2, 4, 8)
+}
+_OTHERS |= {"BOOL": np.dtype(np.bool_), "C64": np.dtype(np.complex64)}
+_OTHERS |= {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
 
 
-def read_json(path: epath.Path) -> dict[str, Any]:
+def read_fields(path: epath.Path) -> JsonFields:
     """Read the JSON object of a file; a missing or malformed file is a `UserError`."""
     try:
-        return files.read_json(path, "copy the file again")
+        return JsonFields(str(path), files.read_json(path, "copy the file again"))
     except FileNotFoundError as e:
         raise UserError(
             f"{path} does not exist; expected a folder with config.json and "
@@ -51,17 +65,14 @@ def load_config(folder: epath.PathLike) -> EncoderConfig:
         the model type is not supported.
     """
     path = epath.Path(folder) / MODEL_CONFIG
-    fields = read_json(path)
-    name = fields.get("model_type")
-    if name not in families.FAMILIES:
-        raise UserError(
-            f"{path} has model_type={name!r}; expected one of "
-            f"{', '.join(families.FAMILIES)}. Other architectures are not supported"
-        )
+    fields = read_fields(path)
+    known = f"one of {', '.join(families.FAMILIES)}, as no other is supported"
+    name = fields.read("model_type", lambda x: str(x) in families.FAMILIES, known)
     try:
         return families.FAMILIES[name].config(fields)
-    except UserError as e:
-        raise UserError(f"{path}: {e}") from e
+    except UserError as e:  # some checks see only the numbers
+        told = str(e) if str(e).startswith(str(path)) else f"{path}: {e}"
+        raise UserError(told) from e
 
 
 def make_config(
@@ -87,7 +98,13 @@ def make_config(
 
 
 def read_file(path: epath.Path) -> dict[str, np.ndarray]:
-    """Read one file; the three float types become float32, others stay bytes."""
+    """Read one file; floats of 16, 32 and 64 bits become float32.
+
+    Tensors of other types keep their type. `check_floats` refuses them by name.
+
+    Raises:
+      UserError: the file is damaged, or has a tensor of a type that NumPy lacks.
+    """
     try:
         entries = safetensors.deserialize(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as e:
@@ -97,19 +114,47 @@ def read_file(path: epath.Path) -> dict[str, np.ndarray]:
         ) from e
     tensors = {}
     for name, entry in entries:
-        stored = DTYPES.get(_STORED.get(entry["dtype"], ""), np.dtype(np.uint8))
-        x = np.frombuffer(entry["data"], stored)
-        if stored != np.uint8:
-            x = x.reshape(entry["shape"]).astype(np.float32, copy=False)
+        kind = entry["dtype"]
+        stored = (_FLOATS | _OTHERS).get(kind)
+        if stored is None:
+            raise UserError(
+                f"{path}: tensor {name!r} has type {kind}; expected one of "
+                f"{', '.join(_FLOATS)}. Save the weights without quantization"
+            )
+        x = np.frombuffer(entry["data"], stored).reshape(entry["shape"])
+        if kind in _FLOATS:
+            with np.errstate(over="ignore"):  # `check_floats` refuses infinity
+                x = x.astype(np.float32, copy=False)
         tensors[name] = x
+    if wide := [name for name, entry in entries if entry["dtype"] == "F64"]:
+        logging.info("%s: %d tensors of float64 become float32", path, len(wide))
     return tensors
+
+
+def check_floats(name: str, x: np.ndarray) -> None:
+    """Check that a tensor from `read_file` has finite floats.
+
+    Raises:
+      UserError: it has another type, or NaN or infinity.
+    """
+    if x.dtype != np.float32:
+        raise UserError(
+            f"tensor {name!r} has dtype {x.dtype}; expected float32, float16, bfloat16 "
+            "or float64. Save the weights without quantization"
+        )
+    if not np.isfinite(x).all():
+        raise UserError(
+            f"tensor {name!r} contains NaN or infinity; expected finite numbers. The "
+            "file is damaged or its training diverged; take another checkpoint"
+        )
 
 
 def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
     path = folder / INDEX
-    where = read_json(path).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise UserError(f"{path} has no weight_map; copy the file again")
+    fields = read_fields(path)
+    where = fields.object("weight_map").values
+    if not where:
+        fields.fault("weight_map", "the shard of each tensor")
     for shard in where.values():  # plain names only: no way out of the folder
         if not re.fullmatch(r"\w[\w.-]*\.safetensors", str(shard)):
             raise UserError(
@@ -137,8 +182,7 @@ def _read_shards(folder: epath.Path) -> dict[str, np.ndarray]:
 def read_tensors(folder: epath.PathLike) -> dict[str, np.ndarray]:
     """Read the tensors of a folder from `model.safetensors` or its indexed shards.
 
-    float32, float16 and bfloat16 become float32; other types are returned as bytes
-    (uint8).
+    Floats of 16, 32 and 64 bits become float32; tensors of other types keep theirs.
 
     Raises:
       UserError: there are no safetensors (pickles are refused), a file is damaged, or

@@ -64,7 +64,7 @@ def encoder_config(path: str) -> EncoderConfig:
         return families.preset(path.removeprefix("random:"))
     if path in HUB:
         return families.preset(HUB[path])
-    folder = epath.Path(path).expanduser()
+    folder = epath.Path(path)
     if (folder / MODEL_CONFIG).exists():
         return load_config(folder)
     raise UserError(

@@ -1,7 +1,7 @@
 """Curves: loss, NLL and ECE over epochs, and risk over coverage."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,13 +55,18 @@ def highest(methods: Sequence[Series]) -> Limits:
     evaluated = [row for row in rows if row.get("split") == "validation"]
     loss += [row.get("nll") for row in evaluated]
     ece = [row.get("ece") for row in evaluated]
-    tops = (max((x for x in xs if x is not None), default=1.0) for xs in (loss, ece))
+    tops = (max(_finite(xs), default=1.0) for xs in (loss, ece))
     loss_top, ece_top = (top or 1.0 for top in tops)
     return loss_top, ece_top
 
 
+def _finite(values: Iterable[float | None]) -> list[float]:
+    """Leave out what is missing, and NaN, which older logs may have."""
+    return [x for x in values if x is not None and math.isfinite(x)]
+
+
 def _points(rows: list[dict[str, Any]], key: str, unit: float) -> tuple[list, list]:
-    logged = [row for row in rows if row.get(key) is not None]
+    logged = [row for row in rows if _finite([row.get(key)])]
     return [row["step"] / unit for row in logged], [row[key] for row in logged]
 
 
@@ -93,7 +98,7 @@ def _panel(axes: Sequence[Axes], method: Series, limits: Limits, nats: str) -> N
         _curve(axes, run, number, len(method.seeds) > 1)
     several = f", {len(method.seeds)} seeds" if len(method.seeds) > 1 else ""
     top, bottom = axes
-    top.set_title(f"{method.name}{several}", fontsize=10)
+    top.set_title(figures.named(method.name, several), fontsize=10)
     top.set(ylabel=nats, ylim=(0, MARGIN * limits[0]))
     bottom.set(ylabel="ECE", ylim=(0, MARGIN * limits[1]))
     top.legend(fontsize=8, frameon=False, loc="best")
@@ -191,7 +196,8 @@ def risk_coverage(methods: Sequence[Series], split: str) -> Figure | None:
         axes[0].set_ylim(bottom=0)
         axes[0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes[0].yaxis.set_major_formatter(PercentFormatter(1))
-        axes[0].legend(fontsize=8, frameon=False, handlelength=3.2)
+        names = axes[0].legend(fontsize=8, frameon=False, handlelength=3.2)
+        names.set_in_layout(False)  # long names take no room from the axes
         figures.plain(axes[0])
 
     return figures.grid([draw], (3.2,))
@@ -201,11 +207,12 @@ def _risk(
     axes: Axes, number: int, name: str, coverage: np.ndarray, risk_SK: np.ndarray
 ) -> None:
     mark = figures.mark(number)
+    label = figures.named(name)
     if len(risk_SK) > 1:
-        name += f", {len(risk_SK)} seeds"
+        label = figures.named(name, f", {len(risk_SK)} seeds")
         low, high = risk_SK.min(axis=0), risk_SK.max(axis=0)
         axes.fill_between(coverage, low, high, color=mark["color"], alpha=0.15, lw=0)
     # markers start at a different point on each curve, so that they do not overlap
     every = (12 + 9 * number % 50, 66)
     mean = risk_SK.mean(axis=0)
-    axes.plot(coverage, mean, lw=1.5, ms=4.5, markevery=every, label=name, **mark)
+    axes.plot(coverage, mean, lw=1.5, ms=4.5, markevery=every, label=label, **mark)

@@ -6,9 +6,11 @@ and the colours differ in lightness, so that a black and white print can be read
 """
 
 import io
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import matplotlib
 from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +28,48 @@ WIDTH = 3.9  # width of a panel in inches
 DPI = 160  # a panel has 672 dots; a page shows it 340 to 450 pixels wide
 
 
+# Names are shown as they are. Otherwise matplotlib would set what is between two $ as a
+# formula, and a user's matplotlibrc could set all text in LaTeX, where _ is an error.
+LITERAL: Any = {"text.parse_math": False, "text.usetex": False}
+LINE, LINES = 40, 8  # small letters in a line of a name, and its most lines
+HIDDEN = "_"  # matplotlib leaves labels that begin so out of legends
+NOTHING_WIDE = "\u200b"  # a space of no width
+
+
+def named(name: str, more: str = "") -> str:
+    """Return the name of a run, and `more` behind it, as text of a figure.
+
+    A long name takes several lines, and the middle of a very long one is left out.
+    Control characters and bytes that are not UTF-8 are shown by their escapes, because
+    no font has them. Every name that comes from outside goes through this function.
+    """
+    shown = "".join(map(_visible, name))
+    lines = [line for part in (shown + more).split("\n") for line in _lines(part)]
+    if len(lines) > LINES:
+        half = (LINES - 1) // 2
+        lines = [*lines[:half], "...", *lines[-half:]]
+    first = NOTHING_WIDE if shown.startswith(HIDDEN) else ""
+    return first + "\n".join(lines)
+
+
+def _visible(character: str) -> str:
+    known = unicodedata.category(character) not in ("Cc", "Cs") or character == "\n"
+    return character if known else character.encode("unicode_escape").decode()
+
+
+def _lines(text: str) -> list[str]:
+    """Break a text wherever a line of LINE small letters is full."""
+    out, room = [""], float(LINE)
+    for character in text:
+        square = unicodedata.east_asian_width(character) in "WF"
+        broad = character.isupper() or character in "mw"
+        width = 2.0 if square else 1.7 if broad else 1.0
+        if width > room:
+            out, room = [*out, ""], float(LINE)
+        out[-1], room = out[-1] + character, room - width
+    return out
+
+
 def mark(number: int) -> dict[str, Any]:
     """Colour, line style and marker of a series, unique for the first 24 series."""
     return {
@@ -40,6 +84,11 @@ Draw = Callable[[Sequence[Axes]], None]  # draws one panel on its axes, top to b
 
 def grid(draws: Sequence[Draw], heights: Sequence[float]) -> Figure:
     """Draw panels in rows of three, each with one axes per height (in inches)."""
+    with matplotlib.rc_context(LITERAL):
+        return _grid(draws, heights)
+
+
+def _grid(draws: Sequence[Draw], heights: Sequence[float]) -> Figure:
     columns = min(len(draws), COLUMNS)
     lines = -(-len(draws) // columns)
     size = (0.3 + WIDTH * columns, (0.9 + sum(heights)) * lines)
@@ -65,7 +114,8 @@ def png(figure: Figure) -> bytes:
     """Render the figure as the bytes of a PNG file, at DPI."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    with matplotlib.rc_context(LITERAL):  # of labels that are made as they are drawn
+        figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
 

@@ -127,7 +127,9 @@ def write_report(
     for name in formats:
         if name != "png":
             suffix = output.suffix if name == "html" else f".{name}"
-            output.with_suffix(suffix).write_bytes(writers[name]().encode())
+            text = writers[name]()
+            # a folder's name need not be UTF-8
+            output.with_suffix(suffix).write_bytes(text.encode(errors="replace"))
     if "png" in formats:
         _write_pictures(drawn, series, split, output)
 

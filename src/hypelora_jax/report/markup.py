@@ -4,10 +4,10 @@ The page loads nothing from elsewhere.
 """
 
 import base64
-import json
 from collections.abc import Sequence
 from html import escape
 
+from hypelora_jax import files
 from hypelora_jax.report.metric_tables import Table
 from hypelora_jax.run import records
 from hypelora_jax.run.results import Results
@@ -134,7 +134,7 @@ def configs(runs: Sequence[Results]) -> str:
     columns = ("field", *(run.name for run in runs))
     differ, equal = [], []
     for name in fields:
-        values = [json.dumps(c[name]) if name in c else "" for c in flat]
+        values = [files.to_json(c[name]) if name in c else "" for c in flat]
         if len(set(values)) == 1:
             equal.append(_row((name, *values), columns))
         else:

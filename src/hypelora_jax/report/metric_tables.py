@@ -122,9 +122,11 @@ def _number(value: Any) -> bool:
 
 def to_rich(table: Table) -> rich.table.Table:
     """Convert to a `rich` table: first column left-aligned, numbers right-aligned."""
-    out = rich.table.Table(title=table.title, box=rich.box.SIMPLE_HEAD)
+    title = rich.text.Text(table.title, "table.title")  # disables markup, as below
+    out = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD)
     for i, column in enumerate(table.columns):
-        out.add_column(column, justify="right" if i else "left", no_wrap=i > 0)
+        heading = rich.text.Text(column)
+        out.add_column(heading, justify="right" if i else "left", no_wrap=i > 0)
     for i, row in enumerate(table.rows, start=1):
         cells = [rich.text.Text(text) for text in row]  # Text disables markup in names
         out.add_row(*cells, end_section=i in table.sections)

@@ -1,9 +1,9 @@
 """The model card of an exported model: README.md, which Hugging Face displays."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hypelora_jax import files
 from hypelora_jax.report.metric_tables import cell, title_of
 
 SHOWN = ("accuracy", "mcc", "f1", "pearson", "spearman", "mse", "nll", "ece", "brier")
@@ -17,6 +17,7 @@ class Card(NamedTuple):
     kind: str  # peft or merged
     method: str
     base: str  # name or path that from_pretrained takes
+    on_hub: bool  # whether `base` is a name on the hub, and no path
     revision: str
     task: str
     labels: Sequence[str]  # () for a regression
@@ -46,7 +47,7 @@ def _front(card: Card) -> str:
     """Metadata for the hub; a base model given as a path has no hub name."""
     lines = ["---", "pipeline_tag: text-classification"]
     lines.append(f"library_name: {'peft' if card.kind == 'peft' else 'transformers'}")
-    if card.base.count("/") == 1 and not card.base.startswith(("/", ".", "~")):
+    if card.on_hub:
         lines.append(f"base_model: {card.base}")
     return "\n".join([*lines, "tags: [lora, calibration]", "---"])
 
@@ -121,6 +122,7 @@ def _line(cells: Sequence[str]) -> str:
 def code(card: Card) -> str:
     """Python lines that load the folder, use it, and print probabilities or scores."""
     auto = "AutoModelForSequenceClassification"
+    base, name = files.to_json(card.base), files.to_json(card.name)
     lines = [f"from transformers import {auto}, AutoTokenizer"]
     if card.kind == "peft":
         classes = _id2label(card)
@@ -129,13 +131,13 @@ def code(card: Card) -> str:
             "from peft import PeftModel",
             "",
             f"base = {auto}.from_pretrained(",
-            f"    {json.dumps(card.base)}, {classes}{revision},",
+            f"    {base}, {classes}{revision},",
             "    ignore_mismatched_sizes=True,  # a head of the base is replaced",
             ")",
-            f"model = PeftModel.from_pretrained(base, {json.dumps(card.name)}).eval()",
+            f"model = PeftModel.from_pretrained(base, {name}).eval()",
         ]
     else:
-        load = f"{auto}.from_pretrained({json.dumps(card.name)})"
+        load = f"{auto}.from_pretrained({name})"
         lines += ["", f"model = {load}.eval()"]
     text = '"A text.", "Another one."' if card.pair else '"A text."'
     cut = f"truncation=True, max_length={card.max_length}"
@@ -145,7 +147,7 @@ def code(card: Card) -> str:
     ending = f"({{}}{scale}).softmax(-1)" if scale else "{}.softmax(-1)"
     result = ending.format("logits") if card.labels else "logits"
     lines += [
-        f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(card.name)})",
+        f"tokenizer = AutoTokenizer.from_pretrained({name})",
         f'inputs = tokenizer({text}, {cut}, return_tensors="pt")',
         "logits = model(**inputs).logits.detach()",
         f"print({result})",

@@ -142,7 +142,7 @@ def _panel(axes: Sequence[Axes], panel: Panel, bins: int, limits: Limits) -> Non
         label = f"{stage.name}: ECE {stage.ece:.3f}"
         _line(above, _binned(stage, bins), style, "o" if last else "s", label)
         _bars(below, _share(stage, bins), style, last)
-    above.set_title(panel.title, fontsize=10)
+    above.set_title(figures.named(panel.title), fontsize=10)
     bottom = limits.lowest - 0.02 * (1 - limits.lowest)
     above.set(ylim=(bottom, 1.02), ylabel="accuracy", xlim=(low - 0.02, 1.02))
     above.legend(loc="upper left" if low > 0.3 else "best", fontsize=8, frameon=False)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from hypelora_jax import files
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 
@@ -50,7 +51,7 @@ def hold(run: Run) -> Iterator[None]:
                 e.strerror,
             )
         file.truncate(0)
-        file.write(json.dumps(_self()))
+        file.write(files.to_json(_self()))
         file.flush()
         yield
 

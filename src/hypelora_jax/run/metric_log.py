@@ -76,7 +76,12 @@ class MetricLog:
         self._bar.set_postfix(values, refresh=False)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write one row; its numbers also go to the writers, as split/name."""
+        """Write one row; its numbers also go to the writers, as split/name.
+
+        Raises:
+          UserError: a number is NaN or infinite.
+        """
+        line = _line(self._path, row)
         scalars = {
             f"{row['split']}/{name}": value
             for name, value in row.items()
@@ -86,14 +91,24 @@ class MetricLog:
         if self._file is None:
             self._rows.append(row)
             return
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(line)
         self._file.flush()
 
     def flush(self) -> None:
         """Write the rows to a store that cannot append; called at each save."""
         if self._file is None and self._writes:
-            text = "".join(json.dumps(row) + "\n" for row in self._rows)
+            text = "".join(_line(self._path, row) for row in self._rows)
             files.write_whole(self._path, text)
+
+
+def _line(path: epath.Path, row: dict[str, Any]) -> str:
+    try:
+        return files.to_json(row) + "\n"
+    except UserError as e:
+        raise UserError(
+            f"{path}, {row['split']} at step {row['step']}: {e}. Look at the labels "
+            "of that split, lower config.optim.lr or raise optim.warmup"
+        ) from None
 
 
 def rows_until(path: epath.Path, step: int) -> list[dict[str, Any]]:

@@ -23,8 +23,19 @@ class Run:
 
     @classmethod
     def open(cls, workdir: epath.PathLike) -> "Run":
-        """Return the run of a folder, which need not exist, with its absolute path."""
-        return cls(files.absolute(workdir))
+        """Return the run of a folder, which need not exist, with its absolute path.
+
+        Raises:
+          UserError: the path is empty, an address, or has a backslash.
+        """
+        path = files.absolute(workdir, "workdir")
+        # Tensorstore, which writes the arrays of checkpoints, reads it as a slash.
+        if any("\\" in part for part in path.parts[1:]):
+            raise UserError(
+                f"workdir {path} has a backslash, which checkpoints cannot have in "
+                "their path; expected a folder without. Rename it"
+            )
+        return cls(path)
 
     @classmethod
     def create(cls, workdir: epath.PathLike) -> "Run":
@@ -139,7 +150,8 @@ class Run:
         return self._splits("predictions.npz")
 
     def _splits(self, name: str) -> list[str]:
-        found = [file.parent.name for file in (self.path / "eval").glob(f"*/{name}")]
+        splits = files.listed(self.path / "eval")
+        found = [split.name for split in splits if (split / name).exists()]
         return sorted(found, key=lambda split: (split != "validation", split))
 
     def seed(self, number: int) -> "Run":
@@ -148,7 +160,8 @@ class Run:
 
     def seeds(self) -> list["Run"]:
         """Return the runs seed_0, seed_1, ... that exist, in order of their numbers."""
-        found = [p for p in self.path.glob("seed_*") if _number(p).isdecimal()]
+        named = files.listed(self.path, start="seed_")
+        found = [path for path in named if _number(path).isdecimal()]
         return [Run(path) for path in sorted(found, key=lambda p: int(_number(p)))]
 
 

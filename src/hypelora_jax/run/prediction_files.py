@@ -1,4 +1,4 @@
-"""Reads and writes predictions as `.npz`, `.csv` or `.jsonl`."""
+"""Reads and writes predictions as `.npz`, `.csv`, `.tsv` or `.jsonl`."""
 
 import logging
 from collections.abc import Mapping
@@ -9,15 +9,12 @@ from etils import epath
 
 from hypelora_jax import files
 from hypelora_jax.calibration import calibrators
-from hypelora_jax.data import npz
+from hypelora_jax.data import formats, npz
+from hypelora_jax.data.formats.cells import as_text
 from hypelora_jax.errors import UserError
 from hypelora_jax.run import prediction_rows, row_checks
 from hypelora_jax.run.prediction_rows import Row
 
-TEXTS = {
-    ".csv": (prediction_rows.from_csv, prediction_rows.to_csv),
-    ".jsonl": (prediction_rows.from_jsonl, prediction_rows.to_jsonl),
-}
 ARRAYS = ("probs", "logits", "labels", "ids", "soft")  # of an .npz
 
 
@@ -65,10 +62,11 @@ def contents(path: epath.PathLike) -> Contents:
 
     - `.npz` has `probs` or `logits` (N, Y), `labels` (N,), and optionally `ids` (N,)
       and `soft` (N, Y), the shares of raters; pickled arrays are refused.
-    - `.csv` has a header with `label, prob_0, prob_1, ...` and optionally `id`.
+    - `.csv` and `.tsv` have a header with `label, prob_0, prob_1, ...` and optionally
+      `id`.
     - `.jsonl` has `{"label": 0, "probs": [...]}` on each line, optionally with `id`.
-    - A `.csv` or `.jsonl` with a column `confidence` was written by `hypelora predict`:
-      its true labels are in `input_label`, and its classes have names.
+    - A file with a column `confidence` was written by `hypelora predict`: its true
+      labels are in `input_label`, and its classes have names.
 
     The label -1 means that a row has no label. If an `.npz` has both `probs` and
     `logits`, `probs` is used and `logits` is ignored, which is logged.
@@ -81,8 +79,8 @@ def contents(path: epath.PathLike) -> Contents:
     check_suffix(path)
     if not path.exists() or path.is_dir():
         raise UserError(f"{path} is not a file; expected a file of predictions")
-    if path.suffix in TEXTS:
-        return _from_rows(path, TEXTS[path.suffix][0](path))
+    if (how := formats.format_of(str(path))) is not None:
+        return _from_rows(path, prediction_rows.read(path, how))
     return of_arrays(npz.read(path), path)
 
 
@@ -92,9 +90,11 @@ def check_suffix(path: epath.PathLike) -> None:
     Raises:
       UserError: the suffix is another one.
     """
-    if (suffix := epath.Path(path).suffix) not in (".npz", *TEXTS):
+    suffix, how = epath.Path(path).suffix, formats.format_of(str(path))
+    if suffix != ".npz" and (how is None or not how.is_text):
         raise UserError(
-            f"{path} ends in {suffix!r}; expected predictions as .npz, .csv or .jsonl"
+            f"{path} ends in {suffix!r}; expected predictions as .npz, "
+            f"{formats.suffixes(only_text=True)}"
         )
 
 
@@ -129,18 +129,17 @@ def write(path: epath.PathLike, found: Contents) -> None:
 
     The file is replaced in one step, so no reader sees half of it. The suffix names
     the format, which need not be that of the file it was read from. Logits are not
-    written. A warning names what else is left out: what the format has
-    no place for, and the sets and abstentions of `predict`, which were made from other
-    probabilities.
+    written. A warning names what else is left out: what the format has no place for,
+    and the sets and abstentions of `predict`, which were made from other probabilities.
 
     Raises:
       UserError: the suffix names no format.
     """
     path = epath.Path(path)
     check_suffix(path)
-    if path.suffix in TEXTS:
+    if (how := formats.format_of(str(path))) is not None:
         rows, left = _rows(found)
-        files.write_whole(path, TEXTS[path.suffix][1](rows))
+        files.write_whole(path, prediction_rows.written(rows, how))
     else:
         arrays, left = _arrays(found)
         npz.write(path, arrays)
@@ -183,7 +182,7 @@ def _arrays(found: Contents) -> tuple[dict[str, np.ndarray], list[str]]:
         elif isinstance(column, np.ndarray):
             arrays[name] = column
         else:
-            arrays[name] = np.array([prediction_rows.cell(x) for x in column], str)
+            arrays[name] = np.array([as_text(x) for x in column], str)
     return arrays, left
 
 

@@ -5,17 +5,17 @@ its probability and `input_label` the true label, and classes have names. The co
 `confidence` tells these rows from all others.
 """
 
-import csv
-import io
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from hypelora_jax import files
+from hypelora_jax.data import formats, labels
+from hypelora_jax.data.formats import Format, delimited, sheet
+from hypelora_jax.data.formats.cells import as_json, listed
+from hypelora_jax.data.formats.sheet import Bad, Sheet
 from hypelora_jax.errors import UserError
 
 CONFIDENCE, TRUE_LABEL, PROB = "confidence", "input_label", "prob_"
@@ -33,61 +33,77 @@ class Row(NamedTuple):
     classes: tuple[str, ...] = ()  # names, if `predict` wrote the row
 
 
-def from_csv(path: epath.Path) -> list[Row]:
-    """Read a CSV file with label, prob_0, prob_1, ... or one that `predict` wrote.
+def read(path: epath.Path, how: Format) -> list[Row]:
+    """Read a table or JSON lines of predictions.
+
+    A table has the columns label, prob_0, prob_1, ..., and a line of JSON is
+    `{"label": 0, "probs": [...]}`, unless `predict` wrote them.
 
     Raises:
-      UserError: a column is wrong, a row is ragged, or a value is not a number.
+      UserError: a column is missing, or a line is not such a row.
     """
-    reader = csv.DictReader(
-        io.StringIO(files.read_text(path), newline=""),
-        skipinitialspace=True,
-        strict=True,
-    )
-    try:
-        header = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = header
-        classes = _classes_of(header) if CONFIDENCE in header else ()
-        columns = [name for name in header if re.fullmatch(rf"{PROB}\d+", name)]
+    found = formats.read(str(path), how)
+    if found.columns is None:
+        return [_json_row(path, *row) for row in _rows(path, found)]
+    label, columns, classes = _columns(found)
+    return [
+        _table_row(path, line, cells, label, columns, classes)
+        for line, cells in _rows(path, found)
+    ]
+
+
+def _rows(path: epath.Path, found: Sheet) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line, cells); a bad line is an error, because each prediction counts."""
+    for item in found.rows((), True):
+        if isinstance(item, Bad):
+            raise UserError(f"{path}:{item.line}: {item.what}")
+        if item is not None:
+            yield item.line, item.cells
+
+
+def _columns(found: Sheet) -> tuple[str, list[str], tuple[str, ...]]:
+    """Return (column of the labels, of the probabilities, classes if they have names).
+
+    Raises:
+      UserError: a column is missing, or there are two of its name.
+    """
+    header = found.columns or ()
+    if CONFIDENCE in header:
+        columns = [name for name in header if name.startswith(PROB)]
+        classes, label = tuple(x.removeprefix(PROB) for x in columns), TRUE_LABEL
+        complete = len(columns) > 1
+    else:
+        columns = [name for name in header if re.fullmatch(rf"{PROB}[0-9]+", name)]
         wanted = [f"{PROB}{i}" for i in range(len(columns))]
-        if classes:
-            wanted = columns = [PROB + name for name in classes]
-        if "label" not in header or len(columns) < 2 or set(columns) != set(wanted):
-            raise UserError(
-                f"{path}:1: the columns are {header}; expected label, prob_0, prob_1, "
-                "... without gaps"
-            )
-        return [_csv_row(path, reader.line_num, row, wanted, classes) for row in reader]
-    except csv.Error as e:
+        classes, label = (), "label"
+        complete = len(columns) > 1 and set(columns) == set(wanted)
+        columns = wanted
+    if "label" not in header or not complete:
+        has = listed(header) or "none"
         raise UserError(
-            f"{path}:{reader.line_num}: {e}; expected CSV with RFC 4180 quotes"
-        ) from None
+            f"{found.name}:1: the columns are {has}; expected label, prob_0, prob_1, "
+            "... without gaps"
+        )
+    for name in (*columns, label):
+        sheet.column(found, (name,))
+    return label, columns, classes
 
 
-def _classes_of(header: Sequence[str]) -> tuple[str, ...]:
-    """Names of the classes in the header of a table that `predict` wrote."""
-    return tuple(name.removeprefix(PROB) for name in header if name.startswith(PROB))
-
-
-def _csv_row(
+def _table_row(
     path: epath.Path,
     line: int,
     row: dict[str, Any],
+    label_column: str,
     columns: Sequence[str],
     classes: tuple[str, ...],
 ) -> Row:
-    if None in row or None in row.values():
-        raise UserError(
-            f"{path}:{line}: the row has more or fewer values than the header; "
-            f"expected {len([k for k in row if k is not None])}"
-        )
     cells = {name: x for name, x in row.items() if name not in columns}
     try:
         probs = [float(row[name]) for name in columns]
         if classes:
-            label = _true_class(f"{path}:{line}", row.get(TRUE_LABEL), classes)
+            label = _true_class(f"{path}:{line}", row.get(label_column), classes)
             return _predicted(line, label, probs, cells, classes)
-        return Row(line, int(cells.pop("label")), probs, cells)
+        return Row(line, int(cells.pop(label_column)), probs, cells)
     except ValueError as e:
         if isinstance(e, UserError):
             raise
@@ -108,39 +124,22 @@ def _predicted(
     return Row(line, label, probs, kept, classes)
 
 
-def _true_class(where: str, label: Any, classes: Sequence[str]) -> int:
-    """Number of the class that a true label names; -1 for an empty label."""
-    if label is None or label == "":
+def _true_class(where: str, cell: Any, classes: Sequence[str]) -> int:
+    """Return the number of the class that a true label names; -1 for no label."""
+    label = labels.scalar(cell)
+    number = labels.reader(classes)(label)
+    if number is not None:
+        return number
+    if labels.means_none(label, classes):
         return -1
-    name = str(label).lower() if isinstance(label, bool) else str(label)
-    if isinstance(label, float) and label.is_integer():
-        name = str(int(label))
-    if name not in classes:
-        raise UserError(
-            f"{where}: {TRUE_LABEL} is {name!r}; expected one of the classes "
-            f"{', '.join(classes)}"
-        )
-    return list(classes).index(name)
+    raise UserError(
+        f"{where}: {TRUE_LABEL} is {label!r}; expected one of the classes "
+        f"{', '.join(classes)}"
+    )
 
 
-def from_jsonl(path: epath.Path) -> list[Row]:
-    """Read JSON lines: `{"label": 0, "probs": [...]}`, or lines that `predict` wrote.
-
-    Raises:
-      UserError: a line is not such an object.
-    """
-    lines = enumerate(files.read_text(path).split("\n"), start=1)
-    return [_json_row(path, n, s) for n, s in lines if s.strip()]
-
-
-def _json_row(path: epath.Path, line: int, text: str) -> Row:
+def _json_row(path: epath.Path, line: int, row: dict[str, Any]) -> Row:
     wanted = 'expected {"label": 0, "probs": [0.9, 0.1]}'
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError):
-        raise UserError(f"{path}:{line}: the line is not JSON; {wanted}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{path}:{line}: the line is not a JSON object; {wanted}")
     if missing := [name for name in ("label", "probs") if name not in row]:
         raise UserError(f"{path}:{line}: {missing[0]} is missing; {wanted}")
     label, probs, classes = row["label"], row["probs"], ()
@@ -183,32 +182,27 @@ def _answer(row: Row) -> dict[str, Any]:
     return {**row.cells, **answer}
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Write rows as a CSV file that `from_csv` reads; numbers have all their digits."""
+def written(rows: Sequence[Row], how: Format) -> str:
+    """Return rows as a text that `read` reads; numbers have all their digits.
+
+    Raises:
+      UserError: a cell cannot be written in the format.
+    """
+    if not how.is_table:
+        return "".join(map(_json_line, rows))
     classes = rows[0].classes or range(len(rows[0].probs))
     names = dict.fromkeys(name for row in rows for name in _answer(row))
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*names, *(f"{PROB}{name}" for name in classes)])
+    header = [*names, *(f"{PROB}{name}" for name in classes)]
+    lines = [delimited.written(header, how.delimiter)]
     for row in rows:
         cells = _answer(row)
-        writer.writerow([*(cell(cells.get(name)) for name in names), *row.probs])
-    return buffer.getvalue()
-
-
-def cell(value: Any) -> Any:
-    """Return a value as a table cell: lists, objects and booleans as JSON."""
-    if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False)
-    return "" if value is None else value
-
-
-def to_jsonl(rows: Sequence[Row]) -> str:
-    """Write rows as JSON lines that `from_jsonl` reads."""
-    lines = []
-    for row in rows:
-        probs: Any = row.probs
-        if row.classes:
-            probs = dict(zip(row.classes, row.probs, strict=True))
-        lines.append(json.dumps({**_answer(row), "probs": probs}) + "\n")
+        values = [*(cells.get(name) for name in names), *row.probs]
+        lines.append(delimited.written(values, how.delimiter))
     return "".join(lines)
+
+
+def _json_line(row: Row) -> str:
+    probs: Any = row.probs
+    if row.classes:
+        probs = dict(zip(row.classes, row.probs, strict=True))
+    return as_json({**_answer(row), "probs": probs}) + "\n"

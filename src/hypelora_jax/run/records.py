@@ -6,9 +6,9 @@ import importlib.metadata
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from absl import logging
@@ -17,7 +17,9 @@ from jax.sharding import Mesh
 
 import hypelora_jax
 from hypelora_jax import files
+from hypelora_jax.config import ranges
 from hypelora_jax.config import settings as settings_lib
+from hypelora_jax.config.sections import ConditionConfig, DataConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
@@ -27,7 +29,9 @@ from hypelora_jax.run.paths import Run
 # Fields newer than some records, which configs set to another value than the one that
 # says what training did before (their default).
 NEWER = ("optim.trunk_lr",)
+DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+Section = TypeVar("Section", DataConfig, ConditionConfig)
 
 
 def versions() -> dict[str, str]:
@@ -56,26 +60,26 @@ def located(settings: Settings) -> Settings:
 
     Names (`minilm`, `random:PRESET`, a hub name) and gs://... stay as they are.
     """
-    data, model = settings.data, settings.model
-    names = ("dir", "train", "calibration", "validation", "test")
-    paths: dict[str, Any] = {
-        n: str(files.absolute(p)) for n in names if (p := getattr(data, n))
-    }
-    condition = settings.condition
-    if condition.file:
-        file = str(files.absolute(condition.file))
-        condition = dataclasses.replace(condition, file=file)
-    if model.path and epath.Path(model.path).expanduser().is_dir():
-        is_name = model.path == "minilm" or model.path.startswith("random:")
-        if not is_name:
-            model = dataclasses.replace(model, path=str(files.absolute(model.path)))
-    data = dataclasses.replace(data, **paths)
+    model = settings.model
+    is_name = model.path == "minilm" or model.path.startswith("random:")
+    if not is_name and epath.Path(model.path).is_dir():
+        model = dataclasses.replace(model, path=str(files.absolute(model.path)))
+    data, condition = _located(settings.data), _located(settings.condition)
     return dataclasses.replace(settings, data=data, model=model, condition=condition)
+
+
+def _located(section: Section) -> Section:
+    """Make the paths that are given in a section absolute."""
+    names = ranges.paths(type(section))
+    paths: dict[str, Any] = {
+        n: str(files.absolute(p)) for n in names if (p := getattr(section, n))
+    }
+    return dataclasses.replace(section, **paths)
 
 
 def as_dict(settings: Settings) -> dict[str, Any]:
     """Return the settings as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    return json.loads(files.to_json(dataclasses.asdict(settings)))
 
 
 def weights_sha256(base: Base) -> str:
@@ -83,7 +87,7 @@ def weights_sha256(base: Base) -> str:
     if base.folder is None:
         return ""
     digest = hashlib.sha256()
-    for file in sorted(base.folder.glob("*.safetensors"), key=str):
+    for file in files.listed(base.folder, end=".safetensors"):
         with file.open("rb") as f:
             while block := f.read(1 << 22):
                 digest.update(block)
@@ -231,7 +235,8 @@ def check_data(
     Args:
       workdir: folder of the run.
       now: what a new record would say about the data: the task, the buckets, the number
-        of steps, and the vectors that examples are conditioned on, if any.
+        of steps, the digests of the splits, which older records lack, and the vectors
+        that examples are conditioned on, if any.
       record: record of the run.
 
     Raises:
@@ -244,12 +249,26 @@ def check_data(
             f"{workdir} was started; restore them, or choose another workdir"
         )
     for name in now:
-        if now.get(name) != then.get(name):
+        if name != DIGESTS and now.get(name) != then.get(name):
             raise UserError(
                 f"the data has changed since {workdir} was started ({name} was "
                 f"{then.get(name)} and is now {now.get(name)}); restore it, or choose "
                 "another workdir"
             )
+    if changed := changed_splits(now.get(DIGESTS, {}), record):
+        raise UserError(
+            f"the data has changed since {workdir} was started (other texts or labels "
+            f"in {', '.join(changed)}); restore it, or choose another --workdir"
+        )
+
+
+def changed_splits(digests: Mapping[str, str], record: dict[str, Any]) -> list[str]:
+    """Return the names of the splits whose examples are not those of the record.
+
+    A record that is older than the digests names none.
+    """
+    then = record.get(DIGESTS, {})
+    return [name for name in digests if then.get(name, digests[name]) != digests[name]]
 
 
 def check_weights(workdir: epath.PathLike, base: Base, record: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """The OpenAPI description as an HTML page without scripts or external links."""
 
-import json
 import re
 from collections.abc import Iterator
 from html import escape
 from typing import Any
 
+from hypelora_jax import files
 from hypelora_jax.serve.page import STYLE
 
 
@@ -45,7 +45,7 @@ def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
         yield f"<tr><td><code>{escape(field)}</code><td>{kind}<td>{said}"
     yield "</table>"
     for example in schema.get("examples", ()):
-        yield f"<pre>{escape(json.dumps(example))}</pre>"
+        yield f"<pre>{escape(files.to_json(example))}</pre>"
 
 
 def _prose(text: str) -> str:

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import Body, FastAPI, Response
+from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from fastapi.routing import APIRoute
 
 import hypelora_jax
 from hypelora_jax.errors import UserError
@@ -28,6 +29,7 @@ from hypelora_jax.serve.schemas import (
     Questions,
     Score,
     adapter_of,
+    parsed,
 )
 
 ABOUT = """Calibrated predictions of fine-tuned runs. The numbers are those of
@@ -42,6 +44,25 @@ class Service:
     batcher: Batcher
     meters: Meters
     limits: Limits
+
+
+class _Body(Request):
+    """A request whose JSON is read by `schemas.parsed`."""
+
+    async def json(self) -> Any:
+        return parsed(await self.body())
+
+
+class _Route(APIRoute):
+    """A path whose body is read by `schemas.parsed`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(_Body(request.scope, request.receive))
+
+        return handle
 
 
 def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
@@ -60,6 +81,7 @@ def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
         docs_url=None,  # FastAPI's page loads external scripts; ours is /docs
         redoc_url=None,
     )
+    app.router.route_class = _Route
     _add_api(app, service)
     _add_pages(app, service)
     for error, handler in HANDLERS.items():
@@ -69,7 +91,7 @@ def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
 
 def _add_api(app: FastAPI, service: Service) -> None:
     one = Prediction | Score
-    refused = (400, 404, 413, 415, 422, 429, 503)
+    refused = (400, 404, 413, 415, 422, 429, 500, 503)
 
     @app.post(
         "/predict",
@@ -83,8 +105,8 @@ def _add_api(app: FastAPI, service: Service) -> None:
         """One question returns an object; a list returns a list in the same order.
 
         Errors are `{"error": "..."}`: 400 not JSON, 404 unknown adapter, 413 too large,
-        415 not `application/json`, 422 not a valid question, 429 too many requests,
-        503 too busy.
+        415 not `application/json` or compressed, 422 not a valid question, 429 too many
+        requests, 500 no finite answer, 503 too busy.
         """
         if isinstance(questions, list):
             return as_json(await answers(service, questions))

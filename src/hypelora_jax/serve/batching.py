@@ -24,6 +24,7 @@ from hypelora_jax.inference.predictor import (
 )
 from hypelora_jax.serve.adapter_pool import AdapterPool
 from hypelora_jax.serve.meters import Meters
+from hypelora_jax.train.divergence import NotFinite
 
 Key = tuple[str, int]  # adapter, T of the bucket
 Seconds = dict[str, dict[tuple[int, int], float]]  # by adapter, then by (rows, T)
@@ -117,6 +118,7 @@ class Batcher:
 
         Raises:
           Full: too many texts are waiting.
+          NotFinite: the model's outputs for a text are NaN or infinite.
         """
         if self._waiting + len(texts) > self._max_waiting:
             raise Full
@@ -195,15 +197,26 @@ class Batcher:
         )
         try:
             fields = await job
+        except NotFinite as error:  # the other texts of the batch have an answer
+            bad = set(error.rows.tolist())
+            _fail([batch[i] for i in bad], error)
+            rest = [one for i, one in enumerate(batch) if i not in bad]
+            if rest:
+                await self._answer(key, rows, rest)
+            return
         except Exception as error:  # callers get it; the loop goes on
-            for pending in batch:
-                if not pending.answer.done():
-                    pending.answer.set_exception(error)
+            _fail(batch, error)
             return
         self._meters.saw_batch(key[0], len(batch), rows)
         for pending, one in zip(batch, fields, strict=True):
             if not pending.answer.done():  # the caller may have left
                 pending.answer.set_result(one)
+
+
+def _fail(batch: list[Pending], error: Exception) -> None:
+    for pending in batch:
+        if not pending.answer.done():  # the caller may have left
+            pending.answer.set_exception(error)
 
 
 def _fields(predictor: Predictor, rows: int, batch: list[Pending]) -> list[Fields]:

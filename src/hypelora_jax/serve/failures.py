@@ -1,13 +1,16 @@
 """Responses other than 200; the body of each is {"error": "..."} with one line."""
 
-import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from absl import logging
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+
+from hypelora_jax import files
+from hypelora_jax.train.divergence import NotFinite
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -17,26 +20,29 @@ Handler = Callable[[Request, Exception], Awaitable[Response]]
 WANTED = 'expected {"text": "..."}, or a list of such objects'
 
 
-class Refusal(Exception):
-    """A refused request, with its HTTP `status` and a line that says why."""
+class Refusal(HTTPException):
+    """A refused request, with its HTTP status and a line that says why.
+
+    It is an HTTPException because FastAPI lets no other one pass that is raised while
+    it reads a body.
+    """
 
     def __init__(self, status: int, line: str, retry_after: int = 0):
-        super().__init__(line)
-        self.status, self.retry_after = status, retry_after
+        headers = {"retry-after": str(retry_after)} if retry_after else None
+        super().__init__(status, line, headers)
 
 
 def as_json(value: Any, status: int = 200) -> Response:
     """Return a value as a JSON response."""
-    return Response(json.dumps(value), status, media_type="application/json")
+    return Response(files.to_json(value), status, media_type="application/json")
 
 
 def refusal_response(refusal: Refusal) -> Response:
     """Respond to a refused request, and close a connection with an unread body."""
-    response = as_json({"error": str(refusal)}, refusal.status)
+    response = as_json({"error": refusal.detail}, refusal.status_code)
     response.headers["x-content-type-options"] = "nosniff"
-    if refusal.retry_after:
-        response.headers["retry-after"] = str(refusal.retry_after)
-    if refusal.status in (408, 413):
+    response.headers.update(refusal.headers or {})
+    if refusal.status_code in (408, 413):
         response.headers["connection"] = "close"
     return response
 
@@ -48,12 +54,10 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """Refuse a body that is not JSON or not a question, without echoing the body."""
+    """Refuse a body that is not a question, without echoing the body."""
     del request
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return as_json({"error": f"the body is not JSON; {WANTED}"}, 400)
     path = [x for x in first["loc"] if x not in ("body", "one", "several")]
     where = "".join(f"[{x}]" if isinstance(x, int) else f".{x:.60}" for x in path)
     what = first["msg"][:1].lower() + first["msg"][1:]
@@ -62,9 +66,22 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _no_such_path(request: Request, error: Exception) -> Response:
+    """Refuse a path or a method; a 405 names the methods, of which HEAD is one."""
     assert isinstance(error, HTTPException)
     line = f"{request.method} {request.url.path[:60]}: {error.detail}; see /docs"
-    return as_json({"error": line}, error.status_code)
+    response = as_json({"error": line}, error.status_code)
+    response.headers.update(error.headers or {})
+    allowed = response.headers.get("allow", "").split(", ")
+    if "GET" in allowed and "HEAD" not in allowed:
+        response.headers["allow"] = ", ".join([*allowed, "HEAD"])
+    return response
+
+
+async def _not_finite(request: Request, error: Exception) -> Response:
+    del request
+    logging.error("%s", error)
+    line = "the model's outputs for a text are NaN or infinite, so it has no answer"
+    return as_json({"error": line}, 500)
 
 
 async def _internal(request: Request, error: Exception) -> Response:
@@ -76,5 +93,6 @@ HANDLERS: dict[type[Exception], Handler] = {
     Refusal: _refused,
     RequestValidationError: _invalid,
     HTTPException: _no_such_path,
+    NotFinite: _not_finite,
     Exception: _internal,
 }

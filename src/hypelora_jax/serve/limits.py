@@ -5,6 +5,7 @@ never parsed.
 """
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -45,10 +46,14 @@ def limited(app: App, limits: Limits, meters: Meters, hosts: tuple[str, ...]) ->
             await app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
+        is_head = scope["method"] == "HEAD"
+        scope = {**_origin_form(scope), "method": "GET" if is_head else scope["method"]}
 
         async def counted(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
+            if is_head and "body" in message:  # HEAD is GET without the body
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -56,6 +61,7 @@ def limited(app: App, limits: Limits, meters: Meters, hosts: tuple[str, ...]) ->
             if scope["method"] == "POST":
                 spend((scope.get("client") or ("",))[0])
                 _check_type(scope)
+                _check_encoding(scope)
                 receive = await _body(scope, receive, limits)
             await app(scope, receive, counted)
         except Refusal as refusal:
@@ -68,11 +74,32 @@ def limited(app: App, limits: Limits, meters: Meters, hosts: tuple[str, ...]) ->
 
 
 def _header(scope: Message, name: bytes) -> str:
-    return dict(scope["headers"]).get(name, b"").decode("latin-1")
+    """Return a header, joined if it is there more than once, or "" without it."""
+    found = [value for key, value in scope["headers"] if key == name]
+    return b", ".join(found).decode("latin-1")
+
+
+def _origin_form(scope: Message) -> Message:
+    """Return the scope with a path as target; it may be a whole URL (RFC 9112, 3.2.2).
+
+    The host of such a URL takes the place of the header.
+    """
+    match = re.fullmatch(r"https?://([^/]*)(.*)", scope["path"], re.I | re.S)
+    if match is None:
+        return scope
+    host, path = match[1], match[2] or "/"
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    named = (b"host", host.encode("utf-8", "replace"))
+    return {**scope, "path": path, "raw_path": None, "headers": [named, *others]}
 
 
 def _check_host(scope: Message, hosts: tuple[str, ...]) -> None:
-    """Refuse other host names: a web page may let its own name resolve to this host."""
+    """Refuse other host names: a web page may let its own name resolve to this host.
+
+    A browser always sends a host, so a client of HTTP/1.0 that sends none is no page.
+    """
+    if not any(name == b"host" for name, _ in scope["headers"]):
+        return
     given = _header(scope, b"host").lower()
     name = given.rsplit(":", 1)[0] if not given.endswith("]") else given
     if hosts and name.strip("[]") not in hosts:
@@ -85,6 +112,15 @@ def _check_type(scope: Message) -> None:
     if given.split(";")[0].strip().lower() != "application/json":
         kind = given[:60] or "none"
         raise Refusal(415, f"content-type is {kind}; expected application/json")
+
+
+def _check_encoding(scope: Message) -> None:
+    """Refuse compressed bodies, whose true size is known only after decompression."""
+    given = _header(scope, b"content-encoding").strip().lower()
+    if given not in ("", "identity"):
+        raise Refusal(
+            415, f"content-encoding is {given[:60]}; expected a body as it is"
+        )
 
 
 def _rates(rate: float) -> Callable[[str], None]:

@@ -1,10 +1,37 @@
 """JSON objects that the service reads and writes; /docs shows these descriptions."""
 
+import json
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from hypelora_jax.inference.predictor import Predictor
+from hypelora_jax.serve.failures import WANTED, Refusal
+
+
+def parsed(body: bytes) -> Any:
+    """Parse the JSON of a body.
+
+    Raises:
+      Refusal: it is not JSON, is nested too deeply, or has a key twice in an object,
+        of which json.loads would take the last one without a word.
+    """
+    try:
+        return json.loads(body, object_pairs_hook=_object)
+    except RecursionError:
+        raise Refusal(400, f"the body is nested too deeply; {WANTED}") from None
+    except ValueError:
+        raise Refusal(400, f"the body is not JSON; {WANTED}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in out:
+            line = f"an object in the body has the key {name[:60]!r} twice"
+            raise Refusal(422, f"{line}; expected each key once")
+        out[name] = value
+    return out
 
 
 class Question(BaseModel):

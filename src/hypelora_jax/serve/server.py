@@ -14,6 +14,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.serve.adapter_pool import AdapterPool, open_pool
 from hypelora_jax.serve.app import Service, application
 from hypelora_jax.serve.batching import Batcher
+from hypelora_jax.serve.connections import Connection
 from hypelora_jax.serve.failures import App
 from hypelora_jax.serve.limits import LOOPBACK, Limits
 from hypelora_jax.serve.meters import Meters
@@ -99,7 +100,7 @@ def server_of(
 def _config(app: App) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="h11",  # unlike httptools, it limits the size of headers
+        http=Connection,  # of h11, which limits the size of headers, unlike httptools
         h11_max_incomplete_event_size=HEADERS,
         ws="none",
         lifespan="on",
@@ -129,13 +130,23 @@ def _run(server: uvicorn.Server, listener: socket.socket) -> None:
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """Bind a socket before anything is loaded, because the port may be in use."""
+    """Bind a socket before anything is loaded, because the port may be in use.
+
+    Raises:
+      UserError: the host is empty, which would be every address of the machine, or the
+        address is not one of this machine or is in use.
+    """
+    if not host.strip():
+        raise UserError(
+            "--host is empty; expected an address, such as 127.0.0.1 for this machine "
+            "alone or 0.0.0.0 for every address"
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except (OSError, OverflowError) as e:
+    except (OSError, OverflowError, TypeError) as e:  # TypeError: not a name
         listener.close()
         why = getattr(e, "strerror", None) or e
         raise UserError(

@@ -1,10 +1,11 @@
-"""Finds losses and gradients that are not finite; skips the step or stops the run."""
+"""Finds losses, gradients and outputs of a model that are NaN or infinite."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from hypelora_jax.errors import UserError
@@ -16,6 +17,39 @@ WAY_OUT = (
     "Look at these examples, lower config.optim.lr or raise optim.warmup, or let "
     "optim.skip_nonfinite steps pass"
 )
+
+
+class NotFinite(UserError):
+    """A model has no answer to some examples: its outputs are NaN or infinite.
+
+    `rows` are the numbers of these examples in the data that it was asked about.
+    """
+
+    def __init__(self, rows: np.ndarray, name: object):
+        super().__init__(
+            f"the model's outputs for example {name} are NaN or infinite; expected "
+            "finite numbers. The run diverged or its weights are damaged: train or "
+            "import it again"
+        )
+        self.rows = rows
+
+
+def check_outputs(out: np.ndarray, ids: Sequence[object] | np.ndarray = ()) -> None:
+    """Check that logits, scores or probabilities are finite.
+
+    Everything that a model answers, in any command, passes this check.
+
+    Args:
+      out: (..., N, Y), outputs for N examples.
+      ids: (N,), names of the examples for the message; () counts them from 0.
+
+    Raises:
+      NotFinite: the outputs for an example are not; the message names the first one.
+    """
+    good = np.isfinite(out).all(axis=-1)
+    rows = np.flatnonzero(~good.all(axis=tuple(range(good.ndim - 1))))
+    if len(rows):
+        raise NotFinite(rows, ids[rows[0]] if len(ids) else int(rows[0]))
 
 
 class Guard:

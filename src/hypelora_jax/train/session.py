@@ -18,9 +18,9 @@ from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import buckets, conditions, sources
 from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
 from hypelora_jax.data.class_weights import class_weights
-from hypelora_jax.data.tables import Corpus
+from hypelora_jax.data.tables import Corpus, digest
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.data.tokens import Tokenizer, tokenizer
+from hypelora_jax.data.tokens import Tokenizer
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
 from hypelora_jax.hyper.conditioners import JOINS
@@ -55,6 +55,7 @@ class Session(NamedTuple):
     steps_per_epoch: int = 1
     total_steps: int = 1  # of the whole run
     class_weights: tuple[float, ...] = ()  # in the training loss; (): all classes 1
+    digests: Mapping[str, str] = {}  # SHA-256 of the examples of each split
 
     @property
     def family(self) -> Family:
@@ -123,18 +124,11 @@ def open_session(
     """
     base = bases.resolve(settings.model.path, revision or settings.model.revision)
     max_length(settings, base)
+    words = bases.read_tokenizer(base)
     mesh = mesh or make_mesh(settings.mesh)
     model = model_lib.build(settings, base.config, task)
     inits = [keys(own).init for own in ensembles.of_seeds(settings)]
     trainable, frozen = initial.parameters(settings, model, base, task, mesh, inits)
-    roles = families.of(base.config).tokens
-    words = tokenizer(base.folder, roles, base.config.pad_id)
-    if words.vocab_size > base.config.vocab:
-        raise UserError(
-            f"the tokenizer of {base.name} has {words.vocab_size} tokens, but the "
-            f"model has {base.config.vocab}; expected a tokenizer.json made for this "
-            "model"
-        )
     return Session(settings, base, task, words, model, mesh, trainable, frozen)
 
 
@@ -165,6 +159,7 @@ def with_data(session: Session, corpus: Corpus) -> Session:
     weights = _class_weights(session, datasets["train"])
     return session._replace(
         class_weights=weights,
+        digests={name: digest(table) for name, table in corpus.splits.items()},
         datasets=datasets,
         edges=edges,
         steps_per_epoch=per_epoch,
@@ -261,6 +256,8 @@ def data_of(session: Session) -> dict[str, Any]:
     """Return what a record says about the data, to compare when a run is resumed."""
     out: dict[str, Any] = {"task": session.task, "buckets": list(session.edges)}
     out["total_steps"] = session.total_steps
+    if session.digests:
+        out[records.DIGESTS] = dict(session.digests)
     if session.class_weights:
         out["class_weights"] = list(session.class_weights)
     train = session.datasets.get("train")

@@ -8,11 +8,12 @@ from absl import logging
 
 from hypelora_jax import files
 from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.tables import digest
 from hypelora_jax.errors import UserError
 from hypelora_jax.run import lock, records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
-from hypelora_jax.train.session import Session, data_of, record_of
+from hypelora_jax.train.session import Session, data_of, load_corpus, record_of
 
 Record = dict[str, Any]  # content of config.json
 Summary = dict[str, Any]  # content of summary.json
@@ -50,8 +51,28 @@ def read(
     settings = records.check_same(folder.path, settings, record)
     if not folder.summary_file.exists():
         return settings, record, None
+    _warn_of_changes(settings, folder, record)
     logging.info("%s is finished; nothing to do", folder.path)
     return settings, record, files.read_json(folder.summary_file)
+
+
+def _warn_of_changes(settings: Settings, folder: Run, record: Record) -> None:
+    """Warn if the data of a finished run are no longer those it was trained on."""
+    if records.DIGESTS not in record:
+        return
+    try:
+        with files.offline():
+            splits = load_corpus(settings).splits
+    except UserError:  # the data need not be here any more
+        return
+    digests = {name: digest(table) for name, table in splits.items()}
+    if changed := records.changed_splits(digests, record):
+        logging.warning(
+            "the data has changed since %s was trained (other texts or labels in %s); "
+            "to train on it, choose another --workdir",
+            folder.path,
+            ", ".join(changed),
+        )
 
 
 def check_or_begin(folder: Run, session: Session, record: Record | None) -> None:

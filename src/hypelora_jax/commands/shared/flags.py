@@ -1,13 +1,54 @@
 """Flags that several commands share."""
 
-from argparse import ArgumentParser
+from argparse import Action, ArgumentError, ArgumentParser, Namespace
+from typing import Any
 
+from hypelora_jax import files
 from hypelora_jax.errors import UserError
 
 CONFIG = (
     "NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
     "file; --config.SECTION.FIELD=VALUE overrides a field"
 )
+
+
+class PathFlag(Action):
+    """A flag that is a path, which `files.user_path` checks; the last one counts.
+
+    `expected` says in messages what the flag takes.
+    """
+
+    def __init__(self, *args: Any, expected: str = files.PATH, **kwargs: Any):
+        self.expected = expected
+        super().__init__(*args, **kwargs)
+
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, given: Any, flag: Any = None
+    ) -> None:
+        """Keep the path, with `~` expanded."""
+        try:
+            found = files.user_path(given, self.option_strings[0], self.expected)
+        except UserError as e:
+            raise ArgumentError(None, str(e)) from None
+        self.keep(namespace, found)
+
+    def keep(self, namespace: Namespace, found: str) -> None:
+        """Set the flag to the path."""
+        setattr(namespace, self.dest, found)
+
+
+class PathFlags(PathFlag):
+    """A flag that is a path and is given once for each of several."""
+
+    def keep(self, namespace: Namespace, found: str) -> None:
+        """Append the path to those before it."""
+        before = getattr(namespace, self.dest) or []
+        setattr(namespace, self.dest, [*before, found])
+
+
+def add_path(parser: ArgumentParser, flag: str, metavar: str, about: str) -> None:
+    """Add an optional flag that is a path; "" if it is not given."""
+    parser.add_argument(flag, action=PathFlag, default="", metavar=metavar, help=about)
 
 
 def add_config(parser: ArgumentParser) -> None:
@@ -18,7 +59,9 @@ def add_config(parser: ArgumentParser) -> None:
 def add_workdir(parser: ArgumentParser) -> None:
     """Add --workdir for one run folder."""
     about = "folder; may be gs://..."
-    parser.add_argument("--workdir", required=True, metavar="DIR", help=about)
+    parser.add_argument(
+        "--workdir", action=PathFlag, required=True, metavar="DIR", help=about
+    )
 
 
 def add_workdirs(parser: ArgumentParser) -> None:
@@ -28,7 +71,7 @@ def add_workdirs(parser: ArgumentParser) -> None:
         dest="workdirs",
         required=True,
         metavar="DIR",
-        action="append",
+        action=PathFlags,
         help="folder of a run; give the flag once for each run",
     )
 
@@ -42,7 +85,9 @@ def add_offline(parser: ArgumentParser) -> None:
 def add_new_output(parser: ArgumentParser) -> None:
     """Add --output for a new folder, which the command fills."""
     about = "folder to write; must not exist, or be empty"
-    parser.add_argument("--output", required=True, metavar="DIR", help=about)
+    parser.add_argument(
+        "--output", action=PathFlag, required=True, metavar="DIR", help=about
+    )
 
 
 def add_split(parser: ArgumentParser) -> None:

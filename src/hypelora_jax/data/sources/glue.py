@@ -10,7 +10,8 @@ from etils import epath
 
 from hypelora_jax import files
 from hypelora_jax.config.settings import DataConfig
-from hypelora_jax.data.sources.readers import BadRows, decode, listed, shown
+from hypelora_jax.data.formats.cells import listed, shown
+from hypelora_jax.data.sources.bad_rows import BadRows
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.data.tasks import GlueTask, glue_task
 from hypelora_jax.errors import UserError
@@ -44,7 +45,10 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
     Rows with too few columns, which QQP has, are left out as in TFDS and on the hub,
     and counted in one warning. One text of a pair may be empty, as some are in QQP.
     """
-    lines = [x.removesuffix("\r") for x in decode(path).split("\n")]
+    text = files.read_text(path, "convert the file (iconv -t utf-8)")
+    if not text.strip():
+        raise UserError(f"{path} is empty; expected a data file with examples")
+    lines = [x.removesuffix("\r") for x in text.split("\n")]
     if not lines[-1]:
         lines.pop()
     bare = bool(glue.header) and split != "test"
@@ -60,8 +64,8 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
             ragged += 1
             continue
         where = f"{path}:{n + (1 if bare else 2)}"
-        text = [cells[i] for i in columns]
-        if not any(x.strip() for x in text):
+        both = [cells[i] for i in columns]
+        if not any(x.strip() for x in both):
             bad.add(where, "the text is empty; expected a text")
             continue
         label = _no_label(glue) if hidden else _label(glue, cells[label_at])
@@ -69,7 +73,7 @@ def read_tsv(path: epath.Path, glue: GlueTask, split: str, bad: BadRows) -> Tabl
             bad.add(where, f"label {shown(cells[label_at])}; expected {_wanted(glue)}")
             continue
         ids.append(n)
-        texts.append(text)
+        texts.append(both)
         labels.append(label)
     if ragged:
         logging.warning("%s: left out %d rows with too few columns", path, ragged)

@@ -127,7 +127,7 @@ def _read(archive: tarfile.TarFile, name: str) -> list[list[str]]:
 def _join(texts: list[list[str]], ratings: list[list[str]]) -> bytes:
     by_id = {row[0]: json.loads(row[3]) for row in ratings}
     rows = ({"text": r[2].strip(), "ratings": by_id[r[0]]} for r in texts)
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return "".join(files.to_json(row) + "\n" for row in rows).encode()
 
 
 def read_table(path: Path) -> Table:

@@ -27,7 +27,9 @@ HANDLERS, PATIENCE = "item_handlers", 30.0  # seconds
 
 def seal(value: Any) -> str:
     """Return a value and its SHA-256 as JSON text."""
-    return json.dumps({"sha256": _digest(value), "value": value}, indent=1) + "\n"
+    return (
+        files_lib.to_json({"sha256": _digest(value), "value": value}, indent=1) + "\n"
+    )
 
 
 def unseal(data: bytes) -> Any:
@@ -108,7 +110,7 @@ def _fault_of(path: epath.Path, wanted: dict[str, Any]) -> str | None:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(files_lib.to_json(value, sort_keys=True).encode()).hexdigest()
 
 
 def files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Path]]:
@@ -134,7 +136,7 @@ def _blocks(path: epath.Path) -> Iterator[bytes]:
         value = dict(json.loads(path.read_bytes().decode()))
         # raises ValueError or TypeError for a stamp that orbax could not read
         datetime.fromtimestamp((value.pop(STAMP, None) or 0) / 1e9)
-        yield json.dumps(value, sort_keys=True).encode()
+        yield files_lib.to_json(value, sort_keys=True).encode()
         return
     with path.open("rb") as file:
         while block := file.read(BLOCK):

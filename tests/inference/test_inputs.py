@@ -9,9 +9,12 @@ from threading import Thread
 
 import pytest
 
+from hypelora_jax.data import formats
+from hypelora_jax.data.formats import FORMATS
+from hypelora_jax.data.formats.sheet import Bad
 from hypelora_jax.errors import UserError
-from hypelora_jax.inference import lines, rows, writers
-from hypelora_jax.inference.rows import FORMATS, Bad, Names, Row
+from hypelora_jax.inference import inputs, writers
+from hypelora_jax.inference.inputs import Example, Names
 
 ONE = Names(("text", "sentence"))
 PAIR = Names(("text",), ("text_b",))
@@ -20,12 +23,12 @@ PAIR = Names(("text",), ("text_b",))
 def read(tmp_path, data: bytes, kind="jsonl", wanted=ONE):
     path = tmp_path / "in"
     path.write_bytes(data)
-    header, found = rows.read(FORMATS[kind], lines.read(str(path)), wanted)
+    header, found = inputs.read(formats.read(str(path), FORMATS[kind]), wanted)
     return header, list(found)
 
 
 def texts(found):
-    return [row.texts[0] for row in found if isinstance(row, Row)]
+    return [row.texts[0] for row in found if isinstance(row, Example)]
 
 
 def bad(found):
@@ -47,8 +50,8 @@ def test_json_lines_with_blank_lines_a_mark_and_no_last_newline(tmp_path):
     ("line", "what"),
     [
         (b"{", "not JSON"),
-        (b"[1]", "a JSON list; expected an object"),
-        (b'"text"', "a JSON str; expected an object"),
+        (b"[1]", "a JSON list; expected one object"),
+        (b'"text"', "a JSON str; expected one object"),
         (b"[" * 200_000, "not JSON"),
         (b'{"text": "\xff"}', "not UTF-8"),
         (b"\xff\xfe{\x00", "not UTF-8"),
@@ -91,7 +94,7 @@ def test_tsv_names_columns_and_keeps_commas(tmp_path):
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        (b'"never closed,1', "unexpected end of data|expected after|2"),
+        (b'"never closed,1', "opened and not closed|expected after"),
         (b'"a"b,1', "expected after"),
         (b"a,1,2", "3 fields; expected 2 as in the header"),
         (b"alone", "1 fields; expected 2"),
@@ -127,7 +130,7 @@ def test_random_garbage_among_rows_loses_no_row(tmp_path):
             data, wanted = data + line.encode() + b"\n", [*wanted, (at, text)]
             at += 1
         _, found = read(tmp_path, data, kind)
-        assert [(r.line, r.texts[0]) for r in found if isinstance(r, Row)] == wanted
+        assert [(r.line, r.texts[0]) for r in found if isinstance(r, Example)] == wanted
         assert len(bad(found)) == at - 1 - bool(mark) - len(wanted) > 10
 
 
@@ -136,7 +139,7 @@ def test_random_garbage_among_rows_loses_no_row(tmp_path):
     [
         (b"id,label\n1,a\n", "has no column text or sentence; it has id, label. Name"),
         (b"text,n,text\n", "two columns 'text'"),
-        (b'"text\n', "input line 1: unexpected end"),
+        (b'"text\n', "in:1: a quote is opened and not closed"),
     ],
 )
 def test_headers_that_cannot_be_used(tmp_path, data, message):
@@ -146,29 +149,38 @@ def test_headers_that_cannot_be_used(tmp_path, data, message):
 
 
 def test_names_asked_for_come_before_those_of_training():
-    found = rows.names(True, "a", "", ("review", "other"))
+    found = inputs.names(True, "a", "", ("review", "other"))
     assert found.text == ("a",) and found.text_b[:2] == ("other", "text_b")
-    assert rows.names(False, "", "", ("review", ""))[0][:2] == ("review", "text")
-    assert rows.names(False, "", "", ("", "")).text_b == ()
+    assert inputs.names(False, "", "", ("review", ""))[0][:2] == ("review", "text")
+    assert inputs.names(False, "", "", ("", "")).text_b == ()
     with pytest.raises(UserError, match="--text_b=b names a second text"):
-        rows.names(False, "", "b", ("", ""))
+        inputs.names(False, "", "b", ("", ""))
 
 
-def test_a_slow_pipe_pauses_and_a_file_does_not(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        ("jsonl", b'{"text": "a"}\n{"te', b'xt": "b"}\n'),
+        ("csv", b"text\na\n", b"b\n"),
+        ("csv", b"text\ra\r", b"b\r"),
+        ("tsv", b'n\ttext\r\n"1\ta\r\n', b'"2\tb\r\n'),
+    ],
+)
+def test_a_slow_pipe_pauses_and_a_file_does_not(monkeypatch, kind, first, second):
     end, start = os.pipe()
 
     def feed():
         with os.fdopen(start, "wb") as file:
-            file.write(b'{"text": "a"}\n{"te')
+            file.write(first)
             file.flush()
             time.sleep(0.5)
-            file.write(b'xt": "b"}\n')
+            file.write(second)
 
     thread = Thread(target=feed)
     with os.fdopen(end, "rb") as file:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
         thread.start()
-        _, found = rows.read(FORMATS["jsonl"], lines.read("-"), ONE)
+        _, found = inputs.read(formats.read("-", FORMATS[kind]), ONE)
         found = [row if row is None else row.texts[0] for row in found]
     thread.join()
     assert found == ["a", None, "b"]
