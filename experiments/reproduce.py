@@ -92,22 +92,22 @@ class Record:
         self._path, self._args = epath.Path(args.workdir) / "lengths.json", args
         asked = {n: getattr(args, n) for n in ("budget", "backbone", "seeds")}
         new = {"asked": asked, "lengths": {}, "paces": {}}
-        self.held = files.read_json(self._path) if self._path.exists() else new
-        if self.held["asked"] != asked:
+        self.content = files.read_json(self._path) if self._path.exists() else new
+        if self.content["asked"] != asked:
             raise UserError(
-                f"{args.workdir} was started with {self.held['asked']}, and now "
+                f"{args.workdir} was started with {self.content['asked']}, and now "
                 f"{asked} is asked for; give the same flags, or another --workdir"
             )
 
     def length(self, task: str) -> pace.Length | None:
         """Return the length of the runs of a task, or None for the paper's length."""
-        held = self.held["lengths"].get(task)
-        return None if held is None else pace.Length(*held)
+        length = self.content["lengths"].get(task)
+        return None if length is None else pace.Length(*length)
 
     def fill(self, began: float) -> None:
         """Measure the rows of tasks that have no length yet, and divide the time."""
         args, workdir = self._args, self._path.parent
-        new = [task for task in args.tasks if task not in self.held["lengths"]]
+        new = [task for task in args.tasks if task not in self.content["lengths"]]
         paces = {
             task: {
                 row: pace.measure(settings_of(args, task, row, None), workdir)
@@ -117,18 +117,18 @@ class Record:
         }
         spent = time.monotonic() - began
         left = (SPARE * (60 * args.budget - spent) - END) / 60
-        for task, held in paces.items():
-            most = min(settings_of(args, task, r, None).optim.num_epochs for r in held)
+        for task, rows in paces.items():
+            most = min(settings_of(args, task, r, None).optim.num_epochs for r in rows)
             share = left / len(new) / args.seeds
-            self.held["lengths"][task] = pace.fit(held, share, most)
-            self.held["paces"][task] = {row: p._asdict() for row, p in held.items()}
-        files.write_json(self._path, self.held)
+            self.content["lengths"][task] = pace.fit(rows, share, most)
+            self.content["paces"][task] = {row: p._asdict() for row, p in rows.items()}
+        files.write_json(self._path, self.content)
 
     def say(self) -> None:
         """Log one line per row."""
         for task in self._args.tasks:
             for row in self._args.rows:
-                length, known = self.length(task), self.held["paces"][task].get(row)
+                length, known = self.length(task), self.content["paces"][task].get(row)
                 if known is not None:
                     pace.say(f"{task}/{row}", pace.Pace(**known), length)
                 else:
@@ -163,7 +163,7 @@ def reproduce(args: argparse.Namespace) -> None:
     found = train(args, record)
     minutes = (time.monotonic() - began) / 60
     made, rows = compare(args, record, found)
-    out = {"table": args.table, "minutes": round(minutes, 1), **record.held}
+    out = {"table": args.table, "minutes": round(minutes, 1), **record.content}
     name = args.table if args.table.startswith("figure") else f"table{args.table}"
     files.write_json(args.workdir / f"{name}.json", out | {"tasks": rows})
     text = "\n".join(f"{one.title}\n\n{metric_tables.to_markdown(one)}" for one in made)

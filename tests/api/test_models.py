@@ -13,7 +13,6 @@ from hypelora_jax import trees
 from hypelora_jax.config.settings import MeshConfig, from_dict
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
-from hypelora_jax.interop import base as bases
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import session
 from hypelora_jax.types import Adapter
@@ -206,5 +205,4 @@ def test_mistakes_are_named_in_one_line(base, make, message):
 def test_cut_texts_are_logged(base, caplog):
     with caplog.at_level("WARNING", logger="absl"):
         base.batch(TEXTS, length=6)
-    assert "cut 2 of 4 texts to 6 tokens" in caplog.text or "cut" in caplog.text
-    assert bases.resolve("random:tiny").folder is None
+    assert "cut 2 of 4 texts to 6 tokens" in caplog.text

@@ -248,8 +248,8 @@ def test_predict_emits_sets(run, tmp_path):
             ["predict", "--sets=aps"],
             "--sets=aps chooses the kind of sets, but no sets are",
         ),
-        (["predict", "--by_class"], "expected --coverage=0.9 beside it"),
-        (["metrics", "--level=0.9"], "without replicas there are none"),
+        (["predict", "--by_class"], "expected --coverage=0.9 as well"),
+        (["metrics", "--level=0.9"], "which need replicas; expected"),
     ],
 )
 def test_wrong_flags_are_one_line(flags, message, run, tmp_path, capsys):

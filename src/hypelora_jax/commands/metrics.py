@@ -29,8 +29,8 @@ def run(
     """Print the metrics, with intervals if `replicas` is not 0."""
     if level is not None and not replicas:
         raise UserError(
-            f"--level={level:g} is the level of intervals, and without replicas there "
-            "are none; expected --replicas=1000 beside it, or no --level"
+            f"--level={level:g} is the level of intervals, which need replicas; "
+            "expected --replicas=1000 as well, or no --level"
         )
     from hypelora_jax.evaluate.file_metrics import metrics_of_file
 

@@ -107,7 +107,7 @@ def reader(names: Sequence[str]) -> Callable[[Label], int | None]:
 
 
 def means_none(label: Label, names: Sequence[str]) -> bool:
-    """Whether a label says that there is none: it is missing, or -1 and not a class."""
+    """Whether an example has no label: it is missing, or it is -1 and not a class."""
     if is_missing(label) or label is None:
         return True
     return key(label) == NO_LABEL and NO_LABEL not in map(key, names)

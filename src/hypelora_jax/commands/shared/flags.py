@@ -123,5 +123,5 @@ def check_sets(coverage: float | None, sets: str | None, by_class: bool) -> None
         flag = f"--sets={sets}" if sets else "--by_class"
         raise UserError(
             f"{flag} chooses the kind of sets, but no sets are asked for; expected "
-            f"--coverage=0.9 beside it, or no {flag}"
+            f"--coverage=0.9 as well, or no {flag}"
         )
