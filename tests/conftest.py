@@ -5,6 +5,7 @@ compile hundreds of small programs and run each a few times, so XLA is told to s
 less on optimising them: that halves the time of the suite.
 """
 
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -90,3 +91,13 @@ def pytest_collection_modifyitems(items):
         return found[0] if found else len(LONG)
 
     items.sort(key=rank)
+
+
+@pytest.fixture(scope="module")
+def load_once():
+    """Loads a run only once for the same options, for tests of one module."""
+    from hypelora_jax.inference import predictor  # local: not all tests need it
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "load", functools.cache(predictor.load))
+        yield

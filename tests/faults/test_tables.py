@@ -4,7 +4,6 @@ F11 to F22 are numbers of a log of bug reports about other programs, tried on th
 """
 
 import csv
-import functools
 import io
 import json
 
@@ -21,10 +20,12 @@ from hypelora_jax.data import formats, sources
 from hypelora_jax.data.sources.bad_rows import BadRows
 from hypelora_jax.data.sources.raw_rows import read_raw
 from hypelora_jax.errors import UserError
-from hypelora_jax.inference import inputs, predictor
+from hypelora_jax.inference import inputs
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import session as session_lib
+
+pytestmark = pytest.mark.usefixtures("load_once")
 
 UP, DOWN = ("fine", "warm", "lively"), ("dull", "flat", "slow")
 ROWS = [
@@ -232,14 +233,6 @@ def test_what_is_assumed_is_said(tmp_path, caplog):
 
 
 # Law: metrics of what predict wrote are those of evaluate
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _load_once():
-    """A run that was loaded with the same options is not loaded again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor, "load", functools.cache(predictor.load))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`hypelora predict` on small runs: formats, order, bad lines, what is kept."""
 
 import csv
-import functools
 import io
 import json
 import random
@@ -18,15 +17,9 @@ from hypelora_jax.evaluate import evaluation
 from hypelora_jax.evaluate import fitted as fitted_lib
 from hypelora_jax.inference import predictor, stream
 
+pytestmark = pytest.mark.usefixtures("load_once")
+
 TEXTS = ["ab", "a longer text", 'with "quotes", and\nlines', "x" * 60, "ü", "a\u2028b"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _load_once():
-    """A run that was loaded with the same options is not loaded again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor, "load", functools.cache(predictor.load))
-        yield
 
 
 @pytest.fixture(scope="module")
