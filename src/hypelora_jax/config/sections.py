@@ -20,6 +20,7 @@ from hypelora_jax.config.ranges import (
 from hypelora_jax.errors import UserError
 from hypelora_jax.files import MODEL, PATH
 
+Masks = Literal["auto", "hash", "hardware", "threefry"]
 Remat = Literal["none", "layer"]
 InitialA = Literal["lora", "reference"]
 AMode = Literal["generated", "fixed", "random"]
@@ -39,6 +40,7 @@ class ModelConfig:
     revision: str = "main"  # revision of a hub model; its commit is recorded
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # parameters: float32
     remat: Remat = "none"  # layer: the backward pass recomputes each layer
+    masks: Masks = "auto"  # how dropout is drawn: hash | hardware | threefry
 
     def __post_init__(self):
         check("model", self)

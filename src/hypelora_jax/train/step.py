@@ -18,7 +18,7 @@ from hypelora_jax import trees
 from hypelora_jax.keys import named_keys
 from hypelora_jax.model import Model, has_conditions
 from hypelora_jax.objectives import training_loss
-from hypelora_jax.sharding import rules
+from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import ROW_NAMES, pin_batch, replicated
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.optimizer import Schedule
@@ -241,4 +241,5 @@ def build_step(
         in_shardings=(of_state, of_frozen, None),  # `pin_batch` places the batch
         out_shardings=(of_state, whole),
         donate_argnames=("state",),
+        compiler_options=compiler.options(mesh),
     )

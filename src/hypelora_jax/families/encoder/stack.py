@@ -5,19 +5,25 @@ A `Layout` says what differs between the families that share it.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, cast
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from hypelora_jax.errors import UserError, choose
-from hypelora_jax.families.blocks.dense import dropout, wide
+from hypelora_jax.families.blocks.dense import wide
+from hypelora_jax.families.blocks.dropout import dropout
 from hypelora_jax.families.blocks.layer import Block, Embed
 from hypelora_jax.families.family import BuildBackbone
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import fold_in, maybe, named_key
-from hypelora_jax.sharding.rules import pin_rows
+from hypelora_jax.sharding.rules import on_cpu, pin_rows
 from hypelora_jax.types import Backbone, Batch, Key, Lora, Params
+
+# On CPU up to this many layers are compiled one by one, which takes twice as long to
+# compile but runs faster: nothing is copied into and out of stacks.
+UNROLLED = 12
 
 
 class Layout(NamedTuple):
@@ -48,6 +54,7 @@ def encoder(
     dtype: str = "float32",
     remat: str = "none",
     lora_dropout: float = 0.0,
+    lowest: int = 0,
 ) -> Backbone:
     """Build an encoder for the `backbone` subtree and a placed, folded adapter.
 
@@ -56,29 +63,44 @@ def encoder(
       dtype: dtype of blocks and hidden states; softmax and norms use float32 or more.
       remat: "layer" recomputes each layer in the backward pass, with the same values.
       lora_dropout: dropout rate on the adapter's input.
+      lowest: the lowest layer that an adapter may have; no gradient goes below it.
 
     Raises:
       UserError: an unknown `remat`, or (when applied) more tokens than positions.
     """
     remember = choose(REMAT, remat, "model.remat")
     block = Block(config, lora_dropout, layout.drops_attended)
+    unroll = remat == "none" and config.layers <= UNROLLED
 
     def layers(params, lora, batch, key, row_B, keep):
+        """Return the first and the last states, and those of each layer if `keep`."""
         x = _embedded(layout, config, params["embed"], batch).astype(dtype)
         x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
-        layers_key = maybe(key, "layers")  # the scan's one body folds in the layer
+        layers_key = maybe(key, "layers")  # a scan's one body folds in the layer
 
-        def body(x, row):
+        def layer(x, row, at_BP=None):
             params, lora, index = row
             at = None if layers_key is None else fold_in(layers_key, index)
             # pinned, so that the compiler does not sum all rows over `fsdp`
-            params, mask = _cast(params, dtype), batch["mask"]
-            x = block.apply({"params": params}, pin_rows(x), mask, lora, at, row_B)
-            x = pin_rows(x)
+            args = (pin_rows(x), batch["mask"], lora, at, row_B, at_BP)
+            x = pin_rows(block.apply({"params": _cast(params, dtype)}, *args))
             return x, (x if keep else None)
 
-        rows = params["layers"], lora, jnp.arange(config.layers)
-        return x, *jax.lax.scan(remember(body), x, rows)
+        # the last layer computes only the states that are read
+        at_BP, count = None if keep else batch.get("first"), config.layers
+        whole = count if at_BP is None else count - 1
+        first, states = x, []
+        for start, stop in ((0, lowest), (lowest, whole), (whole, count)):
+            if start == stop:
+                continue
+            if 0 < start == lowest:
+                x = jax.lax.stop_gradient(x)  # no factors below it
+            rows = params["layers"], lora if start >= lowest else {}, jnp.arange(count)
+            rows = jax.tree.map(itemgetter(slice(start, stop)), rows)
+            body = partial(layer, at_BP=at_BP if start == whole else None)
+            x, kept = _over_layers(remember(body), x, rows, stop - start, unroll)
+            states.append(kept)
+        return first, x, states
 
     def apply(
         params: Params,
@@ -97,7 +119,7 @@ def encoder(
         row_B: jax.Array | None = None,
     ) -> jax.Array:
         first, _, rest = layers(params, lora, batch, key, row_B, keep=True)
-        return jnp.concatenate([first[None], rest])
+        return jnp.concatenate([first[None], *rest])
 
     init = jax.jit(partial(_init, layout, config))  # eagerly it would compile op by op
     return Backbone(init, apply, trace)
@@ -109,6 +131,19 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda body: body,
     "layer": partial(jax.checkpoint, prevent_cse=False),
 }
+
+
+def _over_layers(
+    body: Callable, x: jax.Array, rows: Any, count: int, unroll: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """Run `body` on each of `count` layers; also stack what it returns for each."""
+    if not (count == 1 or (unroll and on_cpu())):
+        return jax.lax.scan(body, x, rows)
+    kept = []
+    for i in range(count):
+        x, own = body(x, jax.tree.map(itemgetter(i), rows))
+        kept.append(own)
+    return x, None if kept[0] is None else jnp.stack(kept)
 
 
 def _embedded(
