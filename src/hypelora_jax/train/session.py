@@ -30,8 +30,9 @@ from hypelora_jax.model import Model
 from hypelora_jax.run import records
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import ensembles, initial
+from hypelora_jax.train import ensembles, initial, scoring
 from hypelora_jax.train.optimizer import blend_alpha
+from hypelora_jax.train.scoring import Forward
 from hypelora_jax.types import Key, Params
 
 
@@ -48,6 +49,7 @@ class Session(NamedTuple):
     tokenizer: Tokenizer
     model: Model
     mesh: Mesh
+    forward: Forward  # jitted functions of evaluation and prediction
     trainable: Params  # before training
     frozen: Params  # the backbone and all else that does not train, on the mesh
     datasets: Mapping[str, Dataset] = {}  # tokenised splits
@@ -129,7 +131,8 @@ def open_session(
     model = model_lib.build(settings, base.config, task)
     inits = [keys(own).init for own in ensembles.of_seeds(settings)]
     trainable, frozen = initial.parameters(settings, model, base, task, mesh, inits)
-    return Session(settings, base, task, words, model, mesh, trainable, frozen)
+    forward = scoring.forward(model, mesh)
+    return Session(settings, base, task, words, model, mesh, forward, trainable, frozen)
 
 
 def load_corpus(settings: Settings) -> Corpus:

@@ -61,8 +61,8 @@ class Training:
                 lambda x: x.sharding, (self.abstract, session.frozen)
             ),
         )
-        forward = scoring.forward(session.model, session.mesh)
-        self.forward = forward._replace(classify=stop.between(forward.classify))
+        classify = stop.between(session.forward.classify)
+        self.forward = session.forward._replace(classify=classify)
         self.frozen = session.frozen
         train, soft = session.datasets["train"], settings.loss.labels == "soft"
         self.data = train_iterator(

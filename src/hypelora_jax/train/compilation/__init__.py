@@ -1,0 +1,1 @@
+"""Programs of a run, compiled in the background before the run needs them."""
