@@ -30,7 +30,7 @@ from hypelora_jax.run.paths import Run
 # says what training did before (their default).
 NEWER = ("optim.trunk_lr",)
 DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 Section = TypeVar("Section", DataConfig, ConditionConfig)
 
 
