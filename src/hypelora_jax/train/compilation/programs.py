@@ -39,9 +39,10 @@ class Programs:
 
     def __init__(self, show: Show):
         self._show = show
-        self._thread = ThreadPoolExecutor(1, "compile")
+        self._jobs: dict[Hashable, Job] = {}
+        self._called: set[Hashable] = set()
         self._futures: dict[Hashable, Future] = {}
-        self._waiting: set[Hashable] = set()  # programs that were not called yet
+        self._thread = ThreadPoolExecutor(1, "compile")
 
     def __enter__(self) -> "Programs":
         return self
@@ -50,12 +51,15 @@ class Programs:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def announce(self, jobs: Iterable[Job]) -> None:
-        """Compile the programs, after those that were announced before."""
+        """Say which programs will be needed, after those announced before."""
         for job in jobs:
-            key = _key(job.name, job.batch)
-            if key not in self._futures:
+            self._jobs.setdefault(_key(job.name, job.batch), job)
+
+    def start(self) -> None:
+        """Begin to compile the programs that were announced and not called yet."""
+        for key, job in self._jobs.items():
+            if key not in self._called | self._futures.keys():
                 self._futures[key] = self._thread.submit(_compile, job)
-                self._waiting.add(key)
 
     def waits(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap the function of a name so that a call waits for its program.
@@ -65,25 +69,29 @@ class Programs:
 
         def call(*args: Any) -> Any:
             key = _key(name, args[-1])
-            if key not in self._waiting:
+            if key in self._called or key not in self._jobs:
                 return function(*args)
-            self._waiting.remove(key)
-            future = self._futures[key]
-            if future.done():
+            self._called.add(key)
+            future = self._futures.get(key)
+            if future is not None and future.done():
                 future.result()
                 return function(*args)
-            done = sum(one.done() for one in self._futures.values())
-            self._show(f"compiling {done + 1} of {len(self._futures)}")
+            self._show(f"compiling {self._ready()} of {len(self._jobs)}")
             try:
                 # The thread may be busy with another program. Then this call compiles
                 # its own, which no longer has to be done ahead.
-                if not future.cancel():
+                if future is not None and not future.cancel():
                     future.result()
                 return function(*args)
             finally:
                 self._show("")
 
         return call
+
+    def _ready(self) -> int:
+        """Return the number of programs that are compiled or were called."""
+        done = {key for key, future in self._futures.items() if future.done()}
+        return len(done | self._called)
 
 
 def _key(name: str, batch: Any) -> Hashable:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hypelora_jax import trees
@@ -29,7 +30,7 @@ def compiled_ahead(training: Training, show: Show) -> Iterator[None]:
     """Compile the programs of a run in the background while the context is open.
 
     The first step announces them: the step of every bucket, and then the functions of
-    the evaluation for every length. Several processes compile when they need a program,
+    the evaluation for every length. They are compiled once it is running. Several processes compile when they need a program,
     because on some devices they have to compile the same one at the same time.
     """
     if jax.process_count() > 1:
@@ -42,7 +43,9 @@ def compiled_ahead(training: Training, show: Show) -> Iterator[None]:
             training.step = programs.waits("step", step)
             programs.announce(_steps(training, step, state, frozen, batch))
             programs.announce(_evaluation(training.session, state, frozen))
-            return training.step(state, frozen, batch)
+            stepped = training.step(state, frozen, batch)
+            programs.start()  # not before, so that the first step need not share
+            return stepped
 
         training.step = first
         training.forward = forward._replace(
@@ -88,7 +91,7 @@ def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator
     forward, settings = session.forward, session.settings
     member = ensembles.member(settings, state.params, frozen, 0)
     params = abstract(trees.union(*member))
-    alpha = np.asarray(session.alpha_after(0))
+    alpha = jax.ShapeDtypeStruct((), jnp.result_type(float))
     splits = [data for name, data in session.datasets.items() if name != "train"]
     size = fitting_batch_size(settings.optim.batch_size, session.mesh)
     own = own_rows(size, session.mesh)
