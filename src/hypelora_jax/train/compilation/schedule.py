@@ -30,8 +30,9 @@ def compiled_ahead(training: Training, show: Show) -> Iterator[None]:
     """Compile the programs of a run in the background while the context is open.
 
     The first step announces them: the step of every bucket, and then the functions of
-    the evaluation for every length. They are compiled once it is running. Several processes compile when they need a program,
-    because on some devices they have to compile the same one at the same time.
+    the evaluation for every length. They are compiled once it is running. Several
+    processes compile when they need a program, because on some devices they have to
+    compile the same one at the same time.
     """
     if jax.process_count() > 1:
         yield
