@@ -194,8 +194,7 @@ def _write_row(
             "split": "train",
             "loss": loss,
             "grad_norm": float(info["grad_norm"]),
-            "lr": float(training.rate(step - 1)),
-            "alpha": float(training.alpha(step - 1)),
+            **{n: float(x) for n, x in training.schedules(step - 1).items()},
             **_temperature(training, step),
             **rates,
         }

@@ -25,7 +25,8 @@ class Job(NamedTuple):
 class Programs:
     """Compiles programs in the order in which they are announced; a context manager.
 
-    The thread calls `function.lower(*shapes).compile()`. JAX then has the program, and
+    The thread starts when a program is called for the second time, so that it does not
+    slow down the first step. It calls `function.lower(*shapes).compile()`. JAX then has the program, and
     a call of the function with arrays of these shapes and shardings runs it. If they
     differ in anything, that call compiles a program of its own, so the results never
     depend on what was announced.
@@ -55,12 +56,6 @@ class Programs:
         for job in jobs:
             self._jobs.setdefault(_key(job.name, job.batch), job)
 
-    def start(self) -> None:
-        """Begin to compile the programs that were announced and not called yet."""
-        for key, job in self._jobs.items():
-            if key not in self._called | self._futures.keys():
-                self._futures[key] = self._thread.submit(_compile, job)
-
     def waits(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap the function of a name so that a call waits for its program.
 
@@ -69,6 +64,8 @@ class Programs:
 
         def call(*args: Any) -> Any:
             key = _key(name, args[-1])
+            if self._called and not self._futures:
+                self._start()
             if key in self._called or key not in self._jobs:
                 return function(*args)
             self._called.add(key)
@@ -87,6 +84,11 @@ class Programs:
                 self._show("")
 
         return call
+
+    def _start(self) -> None:
+        for key, job in self._jobs.items():
+            if key not in self._called:
+                self._futures[key] = self._thread.submit(_compile, job)
 
     def _ready(self) -> int:
         """Return the number of programs that are compiled or were called."""

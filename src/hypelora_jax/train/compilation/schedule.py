@@ -30,9 +30,8 @@ def compiled_ahead(training: Training, show: Show) -> Iterator[None]:
     """Compile the programs of a run in the background while the context is open.
 
     The first step announces them: the step of every bucket, and then the functions of
-    the evaluation for every length. They are compiled once it is running. Several
-    processes compile when they need a program, because on some devices they have to
-    compile the same one at the same time.
+    the evaluation for every length. Several processes compile when they need a program,
+    because on some devices they have to compile the same one at the same time.
     """
     if jax.process_count() > 1:
         yield
@@ -44,9 +43,7 @@ def compiled_ahead(training: Training, show: Show) -> Iterator[None]:
             training.step = programs.waits("step", step)
             programs.announce(_steps(training, step, state, frozen, batch))
             programs.announce(_evaluation(training.session, state, frozen))
-            stepped = training.step(state, frozen, batch)
-            programs.start()  # not before, so that the first step need not share
-            return stepped
+            return training.step(state, frozen, batch)
 
         training.step = first
         training.forward = forward._replace(
