@@ -26,10 +26,10 @@ class Programs:
     """Compiles programs in the order in which they are announced; a context manager.
 
     The thread starts when a program is called for the second time, so that it does not
-    slow down the first step. It calls `function.lower(*shapes).compile()`. JAX then has the program, and
-    a call of the function with arrays of these shapes and shardings runs it. If they
-    differ in anything, that call compiles a program of its own, so the results never
-    depend on what was announced.
+    slow down the first step. It calls `function.lower(*shapes).compile()`. JAX then has
+    the program, and a call of the function with arrays of these shapes and shardings
+    runs it. If they differ in anything, that call compiles a program of its own, so the
+    results never depend on what was announced.
 
     Leaving the context drops the programs that are waiting. One that is being compiled
     is finished, because XLA cannot stop in the middle; the process ends after that.

@@ -2,15 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from hypelora_jax import trees
 from hypelora_jax.data import buckets
-from hypelora_jax.data.batches import eval_batches
+from hypelora_jax.data.batches import Dataset, eval_batches
+from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import (
     ROW_NAMES,
     fitting_batch_size,
@@ -62,7 +63,7 @@ def _steps(
     now = batch["ids"].shape[-1]
     for length in lengths if lengths[0] == now else [now]:
         one = _with_length(abstract(batch), length)
-        yield Job("step", step, one, lambda one=one: (*about, one))
+        yield Job("step", step, one, partial(tuple, (*about, one)))
 
 
 def _lengths(session: Session, step: int) -> list[int]:
@@ -86,7 +87,8 @@ def _with_length(batch: Batch, length: int) -> Batch:
 
 def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator[Job]:
     """Yield the functions of the evaluation, for each length that a split needs."""
-    forward, settings = session.forward, session.settings
+    settings, reads = session.settings, session.forward.reads
+    adapt: Any = session.forward.adapt  # jitted
     member = ensembles.member(settings, state.params, frozen, 0)
     params = abstract(trees.union(*member))
     alpha = jax.ShapeDtypeStruct((), jnp.result_type(float))
@@ -94,29 +96,25 @@ def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator
     size = fitting_batch_size(settings.optim.batch_size, session.mesh)
     own = own_rows(size, session.mesh)
     batch = next(eval_batches(splits[0], session.edges, size, own=own))
-    rows = abstract(put_batch(batch, session.mesh, (*ROW_NAMES, *forward.reads)))
-    conditions = {name: rows[name] for name in forward.reads if name in rows}
+    rows = abstract(put_batch(batch, session.mesh, (*ROW_NAMES, *reads)))
+    conditions = {name: rows[name] for name in reads if name in rows}
     rows = {name: rows[name] for name in ROW_NAMES}
     about = (params, alpha, conditions)
 
-    def adapter() -> Any:  # compiles `adapt`, if it is not there yet
-        shapes = forward.adapt.eval_shape(*about)
-        where = forward.adapt.lower(*about).compile().output_shardings
-        return jax.tree.map(
-            lambda x, to: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to),
-            shapes,
-            where,
-        )
+    def args(one: Batch) -> tuple:  # compiles `adapt`, if it is not there yet
+        where = adapt.lower(*about).compile().output_shardings
+        return params, rules.placed(adapt.eval_shape(*about), where), one
 
-    yield Job("adapt", forward.adapt, conditions, lambda: about)
-    edges = [
-        buckets.cover(session.edges, data.lengths, data.max_length) for data in splits
-    ]
-    lengths = [
-        np.asarray(own)[np.unique(buckets.bucket_of(data.lengths, own))]
-        for data, own in zip(splits, edges, strict=True)
-    ]
-    for length in dict.fromkeys(np.concatenate(lengths).tolist()):
+    yield Job("adapt", adapt, conditions, partial(tuple, about))
+    for length in _eval_lengths(splits, session.edges):
         one = _with_length(rows, length)
-        args = lambda one=one: (params, adapter(), one)  # noqa: E731
-        yield Job("classify", forward.classify, one, args)
+        yield Job("classify", session.forward.classify, one, partial(args, one))
+
+
+def _eval_lengths(splits: list[Dataset], edges: tuple[int, ...]) -> list[int]:
+    """Return the lengths T of the batches of some splits, each once."""
+    found: list[int] = []
+    for data in splits:
+        own = buckets.cover(edges, data.lengths, data.max_length)
+        found += sorted({own[b] for b in buckets.bucket_of(data.lengths, own)})
+    return list(dict.fromkeys(found))
