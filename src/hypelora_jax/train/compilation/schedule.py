@@ -58,7 +58,8 @@ def _steps(
     training: Training, step: Any, state: TrainState, frozen: Params, batch: Batch
 ) -> Iterator[Job]:
     """Yield the step for each length of a batch, that of `batch` first."""
-    about = abstract((state, frozen))
+    # the shapes that the step is pinned to: those of a restored key are not the same
+    about = (training.abstract, abstract(frozen))
     lengths = _lengths(training.session, int(state.step))
     now = batch["ids"].shape[-1]
     for length in lengths if lengths[0] == now else [now]:
