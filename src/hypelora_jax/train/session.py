@@ -5,6 +5,7 @@ data. Evaluation and prediction of a finished run use the same code.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -81,9 +82,14 @@ class Keys(NamedTuple):
 
 def keys(settings: Settings) -> Keys:
     """Return a seed's keys; seed_scope=init lets seeds share data order and dropout."""
-    init = named_key(jax.random.key(settings.seed), "init")
     shared = 42 if settings.seed_scope == "init" else settings.seed  # METHOD A.8
-    return Keys(init, named_key(jax.random.key(shared), "train"), shared)
+    return Keys(*_streams(settings.seed, shared), shared)
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # one small program in place of four
+def _streams(seed: int, shared: int) -> tuple[Key, Key]:
+    init = named_key(jax.random.key(seed), "init")
+    return init, named_key(jax.random.key(shared), "train")
 
 
 def train_keys(settings: Settings) -> list[Key]:
