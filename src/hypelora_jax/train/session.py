@@ -83,7 +83,8 @@ class Keys(NamedTuple):
 def keys(settings: Settings) -> Keys:
     """Return a seed's keys; seed_scope=init lets seeds share data order and dropout."""
     shared = 42 if settings.seed_scope == "init" else settings.seed  # METHOD A.8
-    return Keys(*_streams(settings.seed, shared), shared)
+    init, train = _streams(settings.seed, shared)
+    return Keys(init, train, shared)
 
 
 @partial(jax.jit, static_argnums=(0, 1))  # one small program in place of four
