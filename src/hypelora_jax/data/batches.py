@@ -6,7 +6,6 @@ import json
 from collections.abc import Awaitable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import numpy as np
 from absl import logging
@@ -16,6 +15,7 @@ from hypelora_jax import files
 from hypelora_jax.data import buckets as buckets_lib
 from hypelora_jax.data import conditions
 from hypelora_jax.data.conditions import Given
+from hypelora_jax.data.read_ahead import ReadAhead
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tokens import Encoded, Tokenizer
 from hypelora_jax.errors import UserError
@@ -170,11 +170,10 @@ class TrainIterator:
     """Iterator of training batches, whose state is saved in checkpoints.
 
     The state is one number, the same for all processes. Process 0 writes it to one
-    file, so that a run can continue with another number of processes. Grain's own
-    checkpoint would have a file for each process.
+    file, so that a run can continue with another number of processes.
     """
 
-    def __init__(self, batches: grain.DatasetIterator):
+    def __init__(self, batches: ReadAhead):
         self._batches = batches
 
     def __iter__(self) -> "TrainIterator":
@@ -234,14 +233,12 @@ def train_iterator(
     """
     _labels(data, soft)  # raises here, not in the thread that reads ahead
 
-    def to_batch(rows_and_length: tuple[np.ndarray, int]) -> NumpyBatch:
-        return collate(data, *rows_and_length, batch_size, soft, own, weight_N)
-
     plan = _Plan(data.lengths, edges, batch_size, seed, num_epochs)
-    # One thread is enough: a batch takes well under a millisecond.
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-    source = grain.MapDataset.source(plan).map(to_batch)
-    return TrainIterator(iter(source.to_iter_dataset(options)))
+
+    def batch(i: int) -> NumpyBatch:
+        return collate(data, *plan[i], batch_size, soft, own, weight_N)
+
+    return TrainIterator(ReadAhead(len(plan), batch))
 
 
 def eval_batches(

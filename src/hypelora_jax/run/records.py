@@ -30,7 +30,7 @@ from hypelora_jax.run.paths import Run
 # runs have other values.
 NEWER = {"optim.trunk_lr": 0.0, "model.masks": "threefry"}
 DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 Section = TypeVar("Section", DataConfig, ConditionConfig)
 
 

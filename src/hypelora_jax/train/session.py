@@ -5,6 +5,7 @@ data. Evaluation and prediction of a finished run use the same code.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,8 +31,9 @@ from hypelora_jax.model import Model
 from hypelora_jax.run import records
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import ensembles, initial
+from hypelora_jax.train import ensembles, initial, scoring
 from hypelora_jax.train.optimizer import blend_alpha
+from hypelora_jax.train.scoring import Forward
 from hypelora_jax.types import Key, Params
 
 
@@ -48,6 +50,7 @@ class Session(NamedTuple):
     tokenizer: Tokenizer
     model: Model
     mesh: Mesh
+    forward: Forward  # jitted functions of evaluation and prediction
     trainable: Params  # before training
     frozen: Params  # the backbone and all else that does not train, on the mesh
     datasets: Mapping[str, Dataset] = {}  # tokenised splits
@@ -79,9 +82,15 @@ class Keys(NamedTuple):
 
 def keys(settings: Settings) -> Keys:
     """Return a seed's keys; seed_scope=init lets seeds share data order and dropout."""
-    init = named_key(jax.random.key(settings.seed), "init")
     shared = 42 if settings.seed_scope == "init" else settings.seed  # METHOD A.8
-    return Keys(init, named_key(jax.random.key(shared), "train"), shared)
+    init, train = _streams(settings.seed, shared)
+    return Keys(init, train, shared)
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # one small program in place of four
+def _streams(seed: int, shared: int) -> tuple[Key, Key]:
+    init = named_key(jax.random.key(seed), "init")
+    return init, named_key(jax.random.key(shared), "train")
 
 
 def train_keys(settings: Settings) -> list[Key]:
@@ -129,7 +138,8 @@ def open_session(
     model = model_lib.build(settings, base.config, task)
     inits = [keys(own).init for own in ensembles.of_seeds(settings)]
     trainable, frozen = initial.parameters(settings, model, base, task, mesh, inits)
-    return Session(settings, base, task, words, model, mesh, trainable, frozen)
+    forward = scoring.forward(model, mesh)
+    return Session(settings, base, task, words, model, mesh, forward, trainable, frozen)
 
 
 def load_corpus(settings: Settings) -> Corpus:

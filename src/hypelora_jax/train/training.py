@@ -42,7 +42,9 @@ class Training:
         )
         self.abstract = abstract_state(session)
         self.state: TrainState = self.abstract  # shapes until `resume` or `fresh`
-        self.rate = learning_rate(settings.optim, session.total_steps)
+        rate = learning_rate(settings.optim, session.total_steps)
+        # one program for the log, where each operation would otherwise be one
+        self.schedules = jax.jit(lambda s: {"lr": rate(s), "alpha": self.alpha(s)})
         self.temperature = loss_temperature(settings.loss, session.total_steps)
         batch_size_per_device(
             self.optim.batch_size // self.optim.accumulate, session.mesh
@@ -61,8 +63,8 @@ class Training:
                 lambda x: x.sharding, (self.abstract, session.frozen)
             ),
         )
-        forward = scoring.forward(session.model, session.mesh)
-        self.forward = forward._replace(classify=stop.between(forward.classify))
+        classify = stop.between(session.forward.classify)
+        self.forward = session.forward._replace(classify=classify)
         self.frozen = session.frozen
         train, soft = session.datasets["train"], settings.loss.labels == "soft"
         self.data = train_iterator(
