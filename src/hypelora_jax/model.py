@@ -20,7 +20,7 @@ from hypelora_jax.errors import choose
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
 from hypelora_jax.keys import maybe, named_key
-from hypelora_jax.sharding.mesh import ROW_NAMES
+from hypelora_jax.sharding.mesh import PACKED_NAMES, ROW_NAMES
 from hypelora_jax.types import (
     Adapter,
     Backbone,
@@ -219,6 +219,7 @@ def hidden(
     """
     factors, row_B = adapter
     rows = {n: batch[n] for n in ROW_NAMES}
+    rows |= {n: batch[n] for n in PACKED_NAMES if n in batch}
     if key is not None and has_conditions(factors):
         key = jax.random.split(key, len(rows["ids"]))
     return parts.backbone.apply(params["backbone"], factors, rows, key, row_B)

@@ -29,7 +29,11 @@ Batch = Mapping[str, jax.Array]  # see below
 #   "types"  int32 (B, T)   segment of each token (0 for RoBERTa)
 #   "label"  int32 (B,) classes | float32 (B,) regression | float32 (B, Y) soft labels
 #   "weight" float32 (B,)   1 for examples, 0 for padding rows
-# and, only with a conditioner that reads them,
+# A packed batch has up to P examples in a row. Its labels begin with axes (B, P), as do
+# its weights, and it also has
+#   "segment" int32 (B, T)  which example of its row a token belongs to, from 1; else 0
+#   "first"  int32 (B, P)   place of each example's first token
+# A batch has, only with a conditioner that reads them,
 #   "condition" float32 (U, C) | (U, S, C)  U distinct vectors
 #   "row"    int32 (B,)     which of the U conditions each row takes; without it the
 #                           rows are U groups of equal size, in order
@@ -87,7 +91,10 @@ class ReadHidden(Protocol):
         batch: Batch,
         key: Key | None = None,
     ) -> jax.Array:
-        """Return logits (B, Y); `key=None` switches dropout off."""
+        """Return logits (B, Y); `key=None` switches dropout off.
+
+        A packed batch has logits (B P, Y), those of a row together.
+        """
 
 
 class Features(Protocol):

@@ -192,6 +192,7 @@ class DataConfig:
     calibration_fraction: float = 0.1  # share of train; at least 100 and at most 2,000
     on_bad_row: Literal["error", "skip"] = "error"
     pad_to_max: bool = False  # pad all texts to max_length; no length buckets
+    packing: bool = False  # in training, several texts in a row; hardly any padding
     num_classes: int = 2  # synthetic only
     num_examples: int = 512  # synthetic only: size of train
     max_examples: int = 0  # use only the first n of train (0: all)
@@ -204,6 +205,11 @@ class DataConfig:
             raise UserError(
                 f"config.data.classes is {self.classes}; expected two or more "
                 "different names, or () for the order of the source"
+            )
+        if self.pad_to_max and self.packing:
+            raise UserError(
+                "config.data.pad_to_max and config.data.packing are both set; expected "
+                "one of them at most, since packed rows have no padding to speak of"
             )
         if not 0 < self.calibration_fraction < 1:
             raise UserError(

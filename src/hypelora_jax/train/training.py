@@ -7,12 +7,13 @@ import numpy as np
 import optax
 
 from hypelora_jax import trees
-from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.data.batches import NumpyBatch
 from hypelora_jax.data.class_weights import example_weights
+from hypelora_jax.data.iterator import train_iterator
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
-from hypelora_jax.sharding.mesh import batch_size_per_device, own_rows
+from hypelora_jax.sharding.mesh import batch_size_per_device, own_rows, put_batch
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress, Selection
@@ -27,7 +28,7 @@ from hypelora_jax.train.optimizer import (
 from hypelora_jax.train.session import Session, keys, train_keys
 from hypelora_jax.train.state import TrainState, state_shardings
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import Params
+from hypelora_jax.types import Batch, Params
 
 
 class Training:
@@ -44,9 +45,9 @@ class Training:
         self.state: TrainState = self.abstract  # shapes until `resume` or `fresh`
         self.rate = learning_rate(settings.optim, session.total_steps)
         self.temperature = loss_temperature(settings.loss, session.total_steps)
-        batch_size_per_device(
-            self.optim.batch_size // self.optim.accumulate, session.mesh
-        )
+        packed = session.packed
+        size = self.optim.batch_size if packed is None else packed.rows
+        batch_size_per_device(size // self.optim.accumulate, session.mesh)
         self.step = build_step(
             session.model,
             _optimizer(session),
@@ -72,15 +73,22 @@ class Training:
             keys(settings).data,
             self.optim.num_epochs,
             soft=soft,
-            own=own_rows(self.optim.batch_size, session.mesh),
+            own=own_rows(size, session.mesh),
             weight_N=example_weights(
                 session.class_weights, train.label, train.soft if soft else None
             ),
+            packed=packed,
+            place=self._place,
         )
         self.lengths = train.lengths
         self.progress = Progress()
         self.pending_judge = False  # True if an epoch ended and was not evaluated
         self.guard = self._guard()
+
+    def _place(self, batch: NumpyBatch) -> tuple[np.ndarray, Batch]:
+        """Return the examples of a batch, of all processes, and its placed arrays."""
+        index = batch["index"]
+        return index[index >= 0], put_batch(batch, self.session.mesh)
 
     def _guard(self) -> Guard:
         limit, latest = self.optim.skip_nonfinite, self.checkpoints.latest_settled

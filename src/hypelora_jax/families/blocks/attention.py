@@ -26,7 +26,8 @@ def attention(
       q: queries, (..., T, D); each head has K = D / heads entries.
       k: keys, (..., T, D).
       v: values, (..., T, D).
-      mask: bool (..., T), True where there is a token.
+      mask: bool (..., T), True where there is a token, or (..., T, T), where each
+        query's own keys are True.
       heads: H.
       rate: dropout rate of the probabilities.
       key: None switches dropout off.
@@ -40,7 +41,10 @@ def attention(
     # plain batched products, with the division after the second one: measured alone on
     # CPU, the forward pass takes a quarter of the time of einsum and softmax
     logits = jnp.matmul(q, k.swapaxes(-2, -1), preferred_element_type=wide(q.dtype))
-    logits = jnp.where(mask[..., None, None, :], logits, MASKED)
+    mask = (
+        mask[..., None, :, :] if mask.ndim == k.ndim - 1 else mask[..., None, None, :]
+    )
+    logits = jnp.where(mask, logits, MASKED)
     # the result does not depend on this shift, so its gradient need not be computed
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.exp(logits - top)

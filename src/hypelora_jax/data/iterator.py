@@ -1,0 +1,142 @@
+"""The iterator of training batches: its state is one number, saved in checkpoints."""
+
+import asyncio
+import functools
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from etils import epath
+
+from hypelora_jax import files
+from hypelora_jax.data import buckets, packing
+from hypelora_jax.data.batches import Dataset, Edges, NumpyBatch, collate, labels_of
+from hypelora_jax.data.packing import Packing
+
+STATE = "position.json"  # file in a checkpoint with the state of the iterator
+
+
+class _Plan:
+    """Random access to the batches of all epochs: batch i is fixed by (seed, i)."""
+
+    def __init__(self, steps: int, epochs: int, of_epoch: Callable[[int], list]):
+        self._steps, self._epochs = steps, epochs
+        self._of_epoch = functools.lru_cache(maxsize=2)(of_epoch)
+
+    def __len__(self) -> int:
+        return self._steps * self._epochs
+
+    def __getitem__(self, i: int) -> Any:
+        epoch, step = divmod(i, self._steps)
+        return self._of_epoch(epoch)[step]
+
+
+class TrainIterator:
+    """Iterator of training batches, whose state is saved in checkpoints.
+
+    The state is one number, the same for all processes. Process 0 writes it to one
+    file, so that a run can continue with another number of processes. Grain's own
+    checkpoint would have a file for each process.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator):
+        self._batches = batches
+
+    def __iter__(self) -> "TrainIterator":
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the position as JSON values."""
+        return self._batches.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to a position that `get_state` returned."""
+        self._batches.set_state(state)
+
+    async def save(self, directory: Any) -> Awaitable[None]:
+        """Write the state into a checkpoint: orbax's StatefulCheckpointable."""
+        state = files.to_json(self.get_state())
+
+        async def write() -> None:
+            folder = await directory.await_creation()
+            if jax.process_index() == 0:
+                await asyncio.to_thread((folder / STATE).write_text, state)
+
+        return write()
+
+    async def load(self, directory: epath.Path) -> Awaitable[None]:
+        """Go to the position saved in a checkpoint."""
+
+        async def read() -> None:
+            file = epath.Path(directory) / STATE
+            self.set_state(json.loads(await asyncio.to_thread(file.read_text)))
+
+        return read()
+
+
+def train_iterator(
+    data: Dataset,
+    edges: Edges,
+    batch_size: int,
+    seed: int,
+    num_epochs: int,
+    soft: bool = False,
+    own: np.ndarray | None = None,
+    weight_N: np.ndarray | None = None,
+    packed: Packing | None = None,
+    place: Callable[[NumpyBatch], Any] = lambda batch: batch,
+) -> TrainIterator:
+    """Return an iterator of the batches of all epochs; its state is one number.
+
+    Batch i depends only on (seed, i). Save and restore the state with `get_state` and
+    `set_state`, or save the iterator itself in an orbax checkpoint. A thread makes
+    batches ahead, so that a step need not wait for its data.
+
+    Args:
+      data: the examples.
+      edges: lengths T of the buckets.
+      batch_size: rows of a batch, padding included.
+      seed: decides the order of the examples.
+      num_epochs: how often each example comes.
+      soft: use soft labels (B, Y) as "label".
+      own: with several processes, the rows of every batch that are this one's
+        (`sharding.mesh.own_rows`); T is the same in all.
+      weight_N: weights the examples in the loss.
+      packed: shape of packed batches, in place of `edges` and `batch_size`.
+      place: what the thread does with a batch, such as placing it on the devices; the
+        iterator gives its result.
+
+    Raises:
+      UserError: `soft` is set and the source has no soft labels.
+    """
+    labels_of(data, soft)  # raises here, not in the thread that makes batches
+    lengths = data.lengths
+    layout = None if packed is None else packing.layout(lengths, packed)
+
+    def of_epoch(epoch: int) -> list:
+        if layout is None:
+            return buckets.plan(lengths, edges, batch_size, seed, epoch)
+        return packing.plan(lengths, layout, seed, epoch)
+
+    def placed(item: Any) -> Any:
+        if layout is None:
+            rows, length = item
+            batch = collate(data, rows, length, batch_size, soft, own, weight_N)
+            return place(batch)
+        return place(packing.collate(data, item, layout, soft, own, weight_N))
+
+    if layout is None:
+        steps = buckets.steps_per_epoch(lengths, edges, batch_size)
+    else:
+        steps = layout.steps
+    # One thread is enough: a batch takes well under a millisecond.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+    plan = _Plan(steps, num_epochs, of_epoch)
+    source = grain.MapDataset.source(plan).map(placed)
+    return TrainIterator(iter(source.to_iter_dataset(options)))
