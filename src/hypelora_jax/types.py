@@ -7,7 +7,8 @@ builder takes the static choices (sizes, settings) and returns functions of arra
 Dimension key (shape suffixes of arrays, einsum letters in lower case):
 B batch, T tokens, D width, H heads, K head dim, F feed-forward, V vocabulary,
 L layers, R rank, C conditioning, Y classes, M bins, N examples, S conditioning
-slots, U distinct conditions, I and O input and output width of a site.
+slots, U distinct conditions, I and O input and output width of a site, P examples of a
+packed row.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,3 +1,6 @@
+import queue
+import threading
+
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
@@ -197,3 +200,22 @@ def test_describe():
     line = batches_lib.describe(data, EDGES, BATCH)
     assert line.startswith("100 examples of ") and "buckets 16: " in line
     assert "steps an epoch" in line and "% padding" in line
+
+
+def test_batches_are_made_ahead_in_another_thread():
+    made = queue.SimpleQueue()
+
+    def place(batch):
+        made.put(threading.get_ident())
+        return batch["index"]
+
+    batches = train_iterator(make(), EDGES, BATCH, 0, 3, place=place)
+    next(batches)
+    # the loop has one batch, and others are made while it computes
+    threads = {made.get(timeout=60) for _ in range(4)}
+    assert threads.isdisjoint({threading.get_ident()})
+    # what is made ahead does not count as seen
+    whole = list(train_iterator(make(), EDGES, BATCH, 0, 3))
+    again = train_iterator(make(), EDGES, BATCH, 0, 3)
+    again.set_state(batches.get_state())
+    assert_same(next(again), whole[1])

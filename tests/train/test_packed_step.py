@@ -1,6 +1,7 @@
 """Packing changes no loss and no gradient; what it does not go with is refused."""
 
 import dataclasses
+import json
 import types
 
 import jax
@@ -8,17 +9,18 @@ import numpy as np
 import pytest
 import tiny
 
+from hypelora_jax import cli, trees
 from hypelora_jax import model as model_lib
-from hypelora_jax import trees
 from hypelora_jax.commands.shared import names
 from hypelora_jax.config.settings import from_dict
-from hypelora_jax.data import packing
+from hypelora_jax.data import buckets, packing
 from hypelora_jax.data.batches import Dataset, collate
 from hypelora_jax.data.packing import Packing
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.data.tokens import Encoded
 from hypelora_jax.errors import UserError
 from hypelora_jax.sharding.mesh import BATCH_NAMES
+from hypelora_jax.train import loop
 from hypelora_jax.train import session as session_lib
 from hypelora_jax.train.step import gradients
 from hypelora_jax.train.training import Training
@@ -138,3 +140,27 @@ def test_packing_is_refused_where_examples_have_factors_of_their_own(sections, w
 def test_packing_and_padding_to_the_longest_exclude_each_other():
     with pytest.raises(UserError, match="pad_to_max and config.data.packing are both"):
         settings(packing=True, pad_to_max=True)
+
+
+def test_a_run_goes_on_where_another_version_would_choose_other_shapes(
+    tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    fields = ("data.num_examples=150", "data.packing=True", "optim.num_epochs=1")
+    flags = [f"--config.{field}" for field in fields]
+    args = ["train", "--config=smoke", f"--workdir={run}", *flags]
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", stopped)
+        assert cli.main(args) == 130
+    begun = json.loads((run / "config.json").read_text())
+    longest = begun["buckets"][-1]
+    monkeypatch.setattr(buckets, "edges", lambda *_: (longest + 3,))
+    monkeypatch.setattr(packing, "fit", lambda *_: Packing(1, longest + 5))
+    assert cli.main(args) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    steps = max(row["step"] for row in rows)
+    assert steps == begun["total_steps"] and begun["packing"][1] != longest + 5
