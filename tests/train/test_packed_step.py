@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import types
 
 import jax
@@ -92,16 +93,18 @@ def test_a_run_that_has_begun_keeps_the_shapes_of_its_batches():
     longest = int(fresh.datasets["train"].lengths.max())
     assert fresh.packed is not None and fresh.edges[-1] >= longest
     assert fresh.total_steps == 3 * fresh.steps_per_epoch
-    record = {"buckets": [longest - 1, longest + 1], "packing": [2, longest + 3]}
+    record = {"buckets": [longest - 1, longest + 1], "packing": [16, longest + 3]}
     again = opened(settings(packing=True), record)
     assert again.edges == (longest - 1, longest + 1)
-    assert again.packed == Packing(2, longest + 3)
+    assert again.packed == Packing(16, longest + 3)
     now = session_lib.data_of(again)
     assert now["buckets"] == record["buckets"] and now["packing"] == record["packing"]
     old = opened(settings(), {"buckets": [longest - 1, longest + 1]})
     assert old.edges == again.edges and "packing" not in session_lib.data_of(old)
     # its data has grown beyond its longest bucket, which the next check refuses
-    small = {"buckets": [longest - 1], "packing": [2, longest - 1]}
+    with pytest.raises(UserError, match="with 2 packed rows a step, which 8 micro-"):
+        opened(settings(packing=True), record | {"packing": [2, longest + 3]})
+    small = {"buckets": [longest - 1], "packing": [16, longest - 1]}
     grown = opened(settings(packing=True), small)
     assert grown.edges == fresh.edges and grown.packed == fresh.packed
 
@@ -147,20 +150,25 @@ def test_a_run_goes_on_where_another_version_would_choose_other_shapes(
 ):
     run = tmp_path / "run"
     fields = ("data.num_examples=150", "data.packing=True", "optim.num_epochs=1")
+    fields += ("log.every_steps=1",)
     flags = [f"--config.{field}" for field in fields]
     args = ["train", "--config=smoke", f"--workdir={run}", *flags]
+    write = loop._write_row
 
-    def stopped(*_):
-        raise KeyboardInterrupt
+    def stopped(training, log, throughput, step, info):
+        write(training, log, throughput, step, info)
+        signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train", stopped)
+        patch.setattr(loop, "_write_row", stopped)
         assert cli.main(args) == 130
     begun = json.loads((run / "config.json").read_text())
     longest = begun["buckets"][-1]
     monkeypatch.setattr(buckets, "edges", lambda *_: (longest + 3,))
     monkeypatch.setattr(packing, "fit", lambda *_: Packing(1, longest + 5))
     assert cli.main(args) == 0
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    steps = max(row["step"] for row in rows)
-    assert steps == begun["total_steps"] and begun["packing"][1] != longest + 5
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    steps = [row["step"] for row in rows if row["split"] == "train"]
+    assert steps == list(range(1, begun["total_steps"] + 1))
+    assert begun["packing"][1] != longest + 5

@@ -151,7 +151,7 @@ def with_data(
 
     Raises:
       UserError: the corpus has no split train, or its classes cannot be weighted, or
-        rows cannot be packed for this batch size.
+        packed rows cannot be divided among the devices.
     """
     data, optim = session.settings.data, session.settings.optim
     words = cached(session.tokenizer)
@@ -199,10 +199,17 @@ def _shapes(
         )
     if not data.packing:
         return edges, None
-    if "packing" in record and record["packing"][1] >= max(lengths):
-        return edges, Packing(*record["packing"])
     multiple = optim.accumulate * row_ways(session.mesh)
-    return edges, packing.fit(lengths, optim.batch_size, multiple)
+    if "packing" not in record or record["packing"][1] < max(lengths):
+        return edges, packing.fit(lengths, optim.batch_size, multiple)
+    packed = Packing(*record["packing"])
+    if packed.rows % multiple:
+        raise UserError(
+            f"the run was begun with {packed.rows} packed rows a step, which "
+            f"{multiple} micro-batches and devices do not divide; expected fewer "
+            "devices along data and fsdp"
+        )
+    return edges, packed
 
 
 def _class_weights(session: Session, train: Dataset) -> tuple[float, ...]:
