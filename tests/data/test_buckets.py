@@ -26,7 +26,7 @@ def cost(edges, lengths, batch_size):
 
 
 @pytest.mark.parametrize("saving", [0.0, 100.0, 800.0, 1e9])
-@pytest.mark.parametrize("batch_size", [2, 16])
+@pytest.mark.parametrize("batch_size", [2, 16, 40])
 def test_no_other_edges_cost_less(saving, batch_size, monkeypatch):
     monkeypatch.setattr(buckets, "MIN_SAVING", saving)
     monkeypatch.setattr(buckets, "MAX_BUCKETS", 3)

@@ -102,21 +102,29 @@ def test_a_run_that_has_begun_keeps_the_shapes_of_its_batches():
     old = opened(settings(), {"buckets": [longest - 1, longest + 1]})
     assert old.edges == again.edges and "packing" not in session_lib.data_of(old)
     # its data has grown beyond its longest bucket, which the next check refuses
-    with pytest.raises(UserError, match="with 2 packed rows a step, which 8 micro-"):
-        opened(settings(packing=True), record | {"packing": [2, longest + 3]})
     small = {"buckets": [longest - 1], "packing": [16, longest - 1]}
     grown = opened(settings(packing=True), small)
     assert grown.edges == fresh.edges and grown.packed == fresh.packed
 
 
+def training(session):
+    checkpoints = types.SimpleNamespace(latest_settled=lambda: None)
+    return Training(
+        session, checkpoints, types.SimpleNamespace(between=lambda run: run)
+    )
+
+
+def test_packed_rows_that_the_devices_do_not_divide_are_refused():
+    session = opened(settings(packing=True), {"packing": [12, 64]})
+    with pytest.raises(UserError, match="with 12 packed rows .* the 8 devices along"):
+        training(session)
+
+
 def test_the_loop_gets_batches_that_are_placed_ahead():
     session = opened(settings(packing=True))
-    checkpoints = types.SimpleNamespace(latest_settled=lambda: None)
-    stop = types.SimpleNamespace(between=lambda run: run)
-    training = Training(session, checkpoints, stop)
-    seen = []
+    data, seen = training(session).data, []
     for _ in range(session.steps_per_epoch):
-        rows, batch = next(training.data)
+        rows, batch = next(data)
         assert all(isinstance(x, jax.Array) for x in batch.values())
         assert "index" not in batch and batch["ids"].shape == tuple(session.packed)
         seen += rows.tolist()

@@ -1,9 +1,9 @@
-"""The iterator of training batches: its state is one number, saved in checkpoints."""
+"""Training batches: their shapes, and the iterator that a checkpoint resumes."""
 
 import asyncio
 import functools
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grain
@@ -12,11 +12,46 @@ import numpy as np
 from etils import epath
 
 from hypelora_jax import files
+from hypelora_jax.config.sections import DataConfig
 from hypelora_jax.data import buckets, packing
 from hypelora_jax.data.batches import Dataset, Edges, NumpyBatch, collate, labels_of
 from hypelora_jax.data.packing import Packing
 
 STATE = "position.json"  # file in a checkpoint with the state of the iterator
+
+
+def shapes(
+    lengths: np.ndarray,
+    data: DataConfig,
+    batch_size: int,
+    multiple: int,
+    record: Mapping[str, Any],
+) -> tuple[Edges, Packing | None]:
+    """Return the lengths of the buckets, and the shape of packed batches if packed.
+
+    A run that has begun keeps those of its record, unless its data no longer fit into
+    them; `records.check_data` then finds others and says that the data has changed.
+
+    Args:
+      lengths: number of tokens of each example.
+      data: whether texts are packed, and what they are cut to.
+      batch_size: examples of a step.
+      multiple: a multiple of this many packed rows can be divided among micro-batches
+        and devices.
+      record: that of the run, {} before it begins.
+
+    Raises:
+      UserError: so many rows have far more than `batch_size` examples.
+    """
+    longest = int(np.max(lengths, initial=0))
+    edges = tuple(record.get("buckets", ()))
+    if not edges or edges[-1] < longest:
+        edges = buckets.edges(lengths, batch_size, data.max_length, data.pad_to_max)
+    if not data.packing:
+        return edges, None
+    if "packing" in record and record["packing"][1] >= longest:
+        return edges, Packing(*record["packing"])
+    return edges, packing.fit(lengths, batch_size, multiple)
 
 
 class _Plan:

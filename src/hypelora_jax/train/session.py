@@ -18,6 +18,7 @@ from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import buckets, conditions, packing, sources
 from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
 from hypelora_jax.data.class_weights import class_weights
+from hypelora_jax.data.iterator import shapes
 from hypelora_jax.data.packing import Packing
 from hypelora_jax.data.tables import Corpus, digest
 from hypelora_jax.data.tasks import Task
@@ -163,7 +164,8 @@ def with_data(
     if "train" not in datasets:
         corpus.splits["train"]  # raises the error that lists the splits
     lengths, size = datasets["train"].lengths, optim.batch_size
-    edges, packed = _shapes(session, lengths, record or {})
+    multiple = optim.accumulate * row_ways(session.mesh)
+    edges, packed = shapes(lengths, data, size, multiple, record or {})
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
     about = describe(datasets["train"], edges, size)
     if packed is not None:
@@ -181,35 +183,6 @@ def with_data(
         steps_per_epoch=per_epoch,
         total_steps=per_epoch * optim.num_epochs,
     )
-
-
-def _shapes(
-    session: Session, lengths: np.ndarray, record: dict[str, Any]
-) -> tuple[tuple[int, ...], Packing | None]:
-    """Return the lengths of the buckets, and the shape of packed batches if packed.
-
-    A run that has begun keeps those of its record, unless its data no longer fit; then
-    `records.check_data` finds another number of tokens and says that it has changed.
-    """
-    data, optim = session.settings.data, session.settings.optim
-    edges = tuple(record.get("buckets", ()))
-    if not edges or edges[-1] < max(lengths):
-        edges = buckets.edges(
-            lengths, optim.batch_size, data.max_length, data.pad_to_max
-        )
-    if not data.packing:
-        return edges, None
-    multiple = optim.accumulate * row_ways(session.mesh)
-    if "packing" not in record or record["packing"][1] < max(lengths):
-        return edges, packing.fit(lengths, optim.batch_size, multiple)
-    packed = Packing(*record["packing"])
-    if packed.rows % multiple:
-        raise UserError(
-            f"the run was begun with {packed.rows} packed rows a step, which "
-            f"{multiple} micro-batches and devices do not divide; expected fewer "
-            "devices along data and fsdp"
-        )
-    return edges, packed
 
 
 def _class_weights(session: Session, train: Dataset) -> tuple[float, ...]:

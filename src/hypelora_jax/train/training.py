@@ -13,7 +13,12 @@ from hypelora_jax.data.iterator import train_iterator
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
-from hypelora_jax.sharding.mesh import batch_size_per_device, own_rows, put_batch
+from hypelora_jax.sharding.mesh import (
+    batch_size_per_device,
+    own_rows,
+    put_batch,
+    row_ways,
+)
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress, Selection
@@ -45,9 +50,7 @@ class Training:
         self.state: TrainState = self.abstract  # shapes until `resume` or `fresh`
         self.rate = learning_rate(settings.optim, session.total_steps)
         self.temperature = loss_temperature(settings.loss, session.total_steps)
-        packed = session.packed
-        size = self.optim.batch_size if packed is None else packed.rows
-        batch_size_per_device(size // self.optim.accumulate, session.mesh)
+        size = _rows(session)
         self.step = build_step(
             session.model,
             _optimizer(session),
@@ -77,7 +80,7 @@ class Training:
             weight_N=example_weights(
                 session.class_weights, train.label, train.soft if soft else None
             ),
-            packed=packed,
+            packed=session.packed,
             place=self._place,
         )
         self.lengths = train.lengths
@@ -166,6 +169,26 @@ class Training:
         logits_NY, t = ensembles.pool(session.settings, trainable, own_KNY)
         objective = session.model.objective
         return scoring.judge(objective, logits_NY, data.label, t, data.soft)
+
+
+def _rows(session: Session) -> int:
+    """Return the number of rows of a step.
+
+    Raises:
+      UserError: they cannot be divided evenly among the devices.
+    """
+    optim, packed = session.settings.optim, session.packed
+    if packed is None:
+        batch_size_per_device(optim.batch_size // optim.accumulate, session.mesh)
+        return optim.batch_size
+    micro, ways = packed.rows // optim.accumulate, row_ways(session.mesh)
+    if micro % ways:
+        raise UserError(
+            f"the run was begun with {micro} packed rows a micro-batch, which the "
+            f"{ways} devices along data and fsdp do not divide; expected a number of "
+            "devices that does. Use fewer devices"
+        )
+    return packed.rows
 
 
 def rank(session: Session, step: int, judged: dict[str, Any]) -> Selection:
