@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from hypelora_jax.config.ranges import (
     at_least,
     check,
+    data_ranges,
     lora_ranges,
     loss_ranges,
     number_pairs,
@@ -199,23 +200,7 @@ class DataConfig:
 
     def __post_init__(self):
         check("data", self)
-        at_least("data", self, max_length=4, num_classes=2, num_examples=32)
-        at_least("data", self, max_examples=0)
-        if len(set(self.classes)) < len(self.classes) or len(self.classes) == 1:
-            raise UserError(
-                f"config.data.classes is {self.classes}; expected two or more "
-                "different names, or () for the order of the source"
-            )
-        if self.pad_to_max and self.packing:
-            raise UserError(
-                "config.data.pad_to_max and config.data.packing are both set; expected "
-                "one of them at most, since packed rows have no padding to speak of"
-            )
-        if not 0 < self.calibration_fraction < 1:
-            raise UserError(
-                f"config.data.calibration_fraction is {self.calibration_fraction}; "
-                "expected above 0 and below 1"
-            )
+        data_ranges(self)
 
 
 @dataclass(frozen=True)

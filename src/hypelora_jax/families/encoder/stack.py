@@ -67,11 +67,10 @@ def encoder(
     def layers(params, lora, batch, key, row_B, keep):
         x = _embedded(layout, config, params["embed"], batch).astype(dtype)
         x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
-        layers_key = maybe(key, "layers")  # the scan's one body folds in the layer
-        mask = _attended(batch)
+        mask, layers_key = _attended(batch), maybe(key, "layers")
 
         def body(x, row):
-            params, lora, index = row
+            params, lora, index = row  # the scan's one body folds in the layer
             at = None if layers_key is None else fold_in(layers_key, index)
             # pinned, so that the compiler does not sum all rows over `fsdp`
             params = _cast(params, dtype)
