@@ -13,14 +13,14 @@ import tiny
 from hypelora_jax import cli, trees
 from hypelora_jax import model as model_lib
 from hypelora_jax.commands.shared import names
-from hypelora_jax.config.settings import from_dict
+from hypelora_jax.config.settings import MeshConfig, from_dict
 from hypelora_jax.data import buckets, packing
 from hypelora_jax.data.batches import Dataset, collate
 from hypelora_jax.data.packing import Packing
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.data.tokens import Encoded
 from hypelora_jax.errors import UserError
-from hypelora_jax.sharding.mesh import BATCH_NAMES
+from hypelora_jax.sharding.mesh import make_mesh, put_batch
 from hypelora_jax.train import loop
 from hypelora_jax.train import session as session_lib
 from hypelora_jax.train.step import gradients
@@ -45,13 +45,13 @@ def examples(config):
     return Dataset(Encoded(ids, types, 0), label, None, index, config.pad_id)
 
 
-def found(model, params, batch, accumulate=1):
+def found(model, params, batch, accumulate=1, ways=1):
     """Loss, weight and gradient of the trainable tree, without dropout."""
     trainable, frozen = model.split(params)
-    batch = {n: x for n, x in batch.items() if n in BATCH_NAMES}
+    mesh = make_mesh(MeshConfig(ways, 1, 1), jax.devices()[:ways])
     keys = {"rows": jax.random.key(0)}
-    run = jax.jit(gradients(model, accumulate, deterministic=True))
-    return run(trainable, frozen, batch, 0.3, keys)
+    run = jax.jit(gradients(model, accumulate, deterministic=True, mesh=mesh))
+    return run(trainable, frozen, put_batch(batch, mesh), 0.3, keys)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -67,8 +67,9 @@ def test_same_loss_and_gradient_as_in_rows_of_their_own(family, method):
     layout = packing.Layout(shape, np.array(SIZES), np.arange(5), 3)
     packed = packing.collate(data, ROWS, layout, weight_N=weights)
     wanted = found(model, params, alone)
-    for accumulate in (1, 2) if method == "hyper_mlp" else (1,):
-        got = found(model, params, packed, accumulate)
+    cuts = {"lora": [(1, 1), (1, 4)], "full": [(1, 1)], "hyper_mlp": [(1, 1), (2, 2)]}
+    for accumulate, ways in cuts[method]:
+        got = found(model, params, packed, accumulate, ways)
         np.testing.assert_allclose(got[:2], wanted[:2], rtol=1e-5)
         theirs = trees.flatten(wanted[2])
         for path, x in trees.flatten(got[2]).items():
