@@ -16,7 +16,7 @@ from hypelora_jax.errors import UserError
 # A row of so many tokens spends as much time on attention as on all else (MiniLM, 2 CPU
 # cores), because every token meets every other one of its row.
 ATTENTION = 384
-LONGEST = 4  # no row is longer than this many times the longest example
+LONGEST = 2  # no row is longer than this many times the longest example
 
 
 class Packing(NamedTuple):
@@ -60,7 +60,8 @@ def fit(lengths: np.ndarray, batch_size: int, multiple: int = 1) -> Packing:
     """
     step = -(-int(np.max(lengths)) // 8) * 8
     found = []
-    for length in range(step, LONGEST * step + 1, 8):
+    stride = max(step // 64 * 8, 8)  # about an eighth of the longest, so few are tried
+    for length in range(step, LONGEST * step + 1, stride):
         full = len(layout(lengths, Packing(1, length)).first) - 1
         share = batch_size * full / len(lengths)
         rows = round(share / multiple) * multiple
