@@ -22,7 +22,7 @@ from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
 from hypelora_jax.keys import mask_key, maybe, named_key
 from hypelora_jax.sharding import rules
-from hypelora_jax.sharding.mesh import ROW_NAMES
+from hypelora_jax.sharding.mesh import PACKED_NAMES, ROW_NAMES
 from hypelora_jax.types import (
     Adapter,
     Backbone,
@@ -230,6 +230,7 @@ def hidden(
     factors, row_B = adapter
     rows = {n: batch[n] for n in ROW_NAMES}
     rows["first"] = jnp.zeros((len(rows["ids"]), 1), jnp.int32)
+    rows |= {n: batch[n] for n in PACKED_NAMES if n in batch}
     if key is not None and has_conditions(factors):
         key = jax.random.split(key, len(rows["ids"]))
     return parts.backbone.apply(params["backbone"], factors, rows, key, row_B)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from hypelora_jax.data.read_ahead import ReadAhead
+from hypelora_jax.data.iterator import ReadAhead
 
 
 def test_items_come_in_order_and_end():

@@ -1,7 +1,6 @@
 """Laws of the encoder: adapters, padding, remat, vmap, dtypes, dropout."""
 
 from dataclasses import replace
-
 from functools import partial
 
 import jax

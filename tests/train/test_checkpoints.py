@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 
 from hypelora_jax.data.batches import STATE, TrainIterator
-from hypelora_jax.data.read_ahead import ReadAhead
+from hypelora_jax.data.iterator import ReadAhead
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train.checkpoint import manifest, selection

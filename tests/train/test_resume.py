@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from hypelora_jax import cli
-from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.data.iterator import train_iterator
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import session as session_lib

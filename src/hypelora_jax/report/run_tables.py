@@ -64,6 +64,9 @@ def estimated_seconds(session: Session) -> float:
     passes = 3 if trained else 2 if adapted else 1
     train, edges = session.datasets["train"], np.array(session.edges)
     padded = edges[np.searchsorted(edges, train.lengths)].astype(float)
+    if session.packed is not None:
+        rows, length = session.packed
+        padded = np.full(session.steps_per_epoch * rows, float(length))
     width = session.base.config.width
     per_token = passes * trees.count(layers)
     if not trained:  # trained layers already have an axis of seeds

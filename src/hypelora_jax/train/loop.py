@@ -10,7 +10,6 @@ from hypelora_jax.run.metric_log import MetricLog, summary
 from hypelora_jax.run.metric_writers import Writers
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
-from hypelora_jax.sharding.mesh import put_batch
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress
@@ -134,12 +133,9 @@ def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> 
                 step // per_epoch,
             )
             return
-        batch = next(training.data)
-        training.state, info = training.step(
-            training.state, training.frozen, put_batch(batch, session.mesh)
-        )
+        rows, batch = next(training.data)  # the examples, and the placed batch
+        training.state, info = training.step(training.state, training.frozen, batch)
         step += 1
-        rows = batch["index"][batch["index"] >= 0]  # of all processes
         ids = session.datasets["train"].ids[rows].tolist()
         training.guard.add(step, ids, info["finite"])
         training.checkpoints.poll()

@@ -29,13 +29,14 @@ UNROLLED = 12
 class Layout(NamedTuple):
     """What differs between the encoders of different families.
 
-    `positions(config, ids)` gives the row of the position table of each token;
+    `positions(config, ids, begin)` gives the row of the position table of each token;
+    `begin` is the place of the first token of its example, None if each row has one;
     `segments` says whether tokens have segment types; `padded` names the embedding
     tables whose row `pad_id` is zero at the start; `drops_attended` says whether
     dropout follows the output projection of attention.
     """
 
-    positions: Callable[[EncoderConfig, jax.Array], jax.Array]
+    positions: Callable[[EncoderConfig, jax.Array, jax.Array | None], jax.Array]
     segments: bool
     padded: tuple[str, ...]
     max_tokens: Callable[[EncoderConfig], int]
@@ -77,12 +78,13 @@ def encoder(
         x = _embedded(layout, config, params["embed"], batch).astype(dtype)
         x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
         layers_key = maybe(key, "layers")  # a scan's one body folds in the layer
+        mask = _attended(batch)
 
         def layer(x, row, at_BP=None):
             params, lora, index = row
             at = None if layers_key is None else fold_in(layers_key, index)
             # pinned, so that the compiler does not sum all rows over `fsdp`
-            args = (pin_rows(x), batch["mask"], lora, at, row_B, at_BP)
+            args = (pin_rows(x), mask, lora, at, row_B, at_BP)
             x = pin_rows(block.apply({"params": _cast(params, dtype)}, *args))
             return x, (x if keep else None)
 
@@ -150,14 +152,37 @@ def _embedded(
     layout: Layout, config: EncoderConfig, params: Params, batch: Batch
 ) -> jax.Array:
     ids, limit = batch["ids"], layout.max_tokens(config)
-    if ids.shape[-1] > limit:
+    begin = _beginnings(batch)
+    if begin is None and ids.shape[-1] > limit:
         raise UserError(
             f"a sequence has {ids.shape[-1]} tokens, but this model has positions for "
             f"{limit}; set data.max_length to that or less"
         )
     types = batch["types"] if layout.segments else jnp.zeros_like(ids)
-    at = layout.positions(config, ids)
+    at = layout.positions(config, ids, begin)
     return cast(jax.Array, Embed(config).apply({"params": params}, ids, at, types))
+
+
+def _attended(batch: Batch) -> jax.Array:
+    """Return which tokens are attended to: (..., T), or (B, T, T) in packed rows."""
+    if "segment" not in batch:
+        return batch["mask"]
+    segment_BT = batch["segment"]
+    same = segment_BT[:, :, None] == segment_BT[:, None, :]
+    return same & batch["mask"][:, None, :]
+
+
+def _beginnings(batch: Batch) -> jax.Array | None:
+    """Return where each token's example begins, (B, T), or None if rows have only one.
+
+    Padding tokens begin at themselves, so that they have positions of the table.
+    """
+    if "segment" not in batch:
+        return None
+    segment_BT = batch["segment"]
+    begin = jnp.take_along_axis(batch["first"], jnp.maximum(segment_BT - 1, 0), axis=-1)
+    own = jnp.broadcast_to(jnp.arange(segment_BT.shape[-1]), segment_BT.shape)
+    return jnp.where(segment_BT > 0, begin, own.astype(begin.dtype))
 
 
 def _cast(params: Params, dtype: str) -> Params:

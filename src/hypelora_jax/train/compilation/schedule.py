@@ -60,15 +60,16 @@ def _steps(
     """Yield the step for each length of a batch, that of `batch` first."""
     # the shapes that the step is pinned to: those of a restored key are not the same
     about = (training.abstract, abstract(frozen))
-    lengths = _lengths(training.session, int(state.step))
-    now = batch["ids"].shape[-1]
-    for length in lengths if lengths[0] == now else [now]:
+    session = training.session
+    for length in _lengths(session, int(state.step)):
         one = _with_length(abstract(batch), length)
         yield Job("step", step, one, partial(tuple, (*about, one)))
 
 
 def _lengths(session: Session, step: int) -> list[int]:
     """Return the lengths T of the batches from a step on, each once."""
+    if session.packed is not None:
+        return [session.packed.length]
     epoch, done = divmod(step, session.steps_per_epoch)
     optim, seed = session.settings.optim, keys(session.settings).data
     lengths = session.datasets["train"].lengths
