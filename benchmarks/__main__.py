@@ -27,15 +27,17 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     out.formatter_class = argparse.RawDescriptionHelpFormatter
     out.add_argument("--only", default="", help="beginnings of names of rows")
-    path = {"action": PathFlag, "default": "", "metavar": "DIR"}
-    out.add_argument("--json", **path | {"metavar": "FILE"}, help="write all as JSON")
+    about = "write all that was measured"
+    add = out.add_argument
+    add("--json", action=PathFlag, default="", metavar="FILE", help=about)
     about = "only write docs/benchmarks.md, from benchmarks/measured"
-    out.add_argument("--page", action="store_true", help=about)
+    add("--page", action="store_true", help=about)
     seconds, about = Options().seconds, "of the turns of one row"
-    out.add_argument("--seconds", type=float, default=seconds, help=about)
-    out.add_argument("--glue", **path, help="data of GLUE, for epoch and padding")
+    add("--seconds", type=float, default=seconds, help=about)
+    about = "data of GLUE, for epoch and padding"
+    add("--glue", action=PathFlag, default="", metavar="DIR", help=about)
     about = "checkout of an older version with its own .venv, for start"
-    out.add_argument("--baseline", **path, help=about)
+    add("--baseline", action=PathFlag, default="", metavar="DIR", help=about)
     return out
 
 

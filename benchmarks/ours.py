@@ -41,6 +41,7 @@ class Step(NamedTuple):
 
     run: Callable[[], dict[str, jax.Array]]
     seconds_to_compile: float
+    mib: float  # of the temporaries that XLA reports
 
 
 @functools.cache
@@ -108,7 +109,7 @@ def step(model: Ours, rows: int, tokens: int, dropout: bool, **more: Any) -> Ste
     state, frozen, tx = start(model)
     alpha = optimizer.blend_alpha(model.settings.blend, STEPS)
     place = mesh()
-    made = build_step(model.model, tx, alpha, place, deterministic=not dropout)
+    made: Any = build_step(model.model, tx, alpha, place, deterministic=not dropout)
     batch = put_batch(batch_of(model.config, rows, tokens) | more, place)
     started = time.perf_counter()
     program = made.lower(state, frozen, batch).compile()
@@ -119,4 +120,5 @@ def step(model: Ours, rows: int, tokens: int, dropout: bool, **more: Any) -> Ste
         state, info = program(state, frozen, batch)
         return jax.block_until_ready((state, info))[1]
 
-    return Step(run, seconds)
+    bytes_ = program.memory_analysis().temp_size_in_bytes
+    return Step(run, seconds, bytes_ / 2**20)

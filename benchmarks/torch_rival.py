@@ -1,13 +1,17 @@
 """The rival: the same model and the same step in torch, transformers and peft."""
 
-import contextlib
+import json
+import signal
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks import processes
 from benchmarks.machine import cores
 from benchmarks.ours import CLASSES, Ours, batch_of, mesh, start
 from benchmarks.rows import Mismatch
@@ -20,6 +24,7 @@ from hypelora_jax.train.step import gradients
 from hypelora_jax.types import Params
 
 ATTENTION = ("eager", "sdpa")
+LIMIT = 120  # seconds for a step that compiles
 # Largest difference of a gradient, as a share of the largest gradient of its tensor.
 TOLERANCE = 2e-3
 
@@ -61,19 +66,24 @@ def bare(config: EncoderConfig, params: Params, attention: str) -> Any:
     return model
 
 
+def lora_fields(ours: Ours) -> dict[str, Any]:
+    """Fields of peft's LoraConfig for the adapter of our model."""
+    _, ranks = _named(ours, ours.params["lora"], ours.params["head"])
+    lora, sites = ours.settings.lora, ours.model.parts.lora_sites
+    fields = peft.make_config(lora, sites, ranks, ours.config, "")
+    return {n: x for n, x in fields.items() if n not in ("peft_type", "inference_mode")}
+
+
 def adapted(ours: Ours, attention: str) -> Any:
     """A model of peft with our backbone, head and factors, ready to train."""
     th = torch()
     import peft as their_peft
 
-    model, lora = bare(ours.config, ours.params, attention), ours.settings.lora
-    given, ranks = _named(ours, ours.params["lora"], ours.params["head"])
-    sites = ours.model.parts.lora_sites
-    fields = peft.make_config(lora, sites, ranks, ours.config, "")
-    del fields["peft_type"], fields["inference_mode"]
-    own = their_peft.get_peft_model(model, their_peft.LoraConfig(**fields))
-    tensors_ = {name: th.from_numpy(np.array(x)) for name, x in given.items()}
-    their_peft.set_peft_model_state_dict(own, tensors_)
+    model = bare(ours.config, ours.params, attention)
+    own = their_peft.get_peft_model(model, their_peft.LoraConfig(**lora_fields(ours)))
+    given, _ = _named(ours, ours.params["lora"], ours.params["head"])
+    named = {name: th.from_numpy(np.array(x)) for name, x in given.items()}
+    their_peft.set_peft_model_state_dict(own, named)
     return own
 
 
@@ -127,23 +137,37 @@ def step(
     return run
 
 
-@contextlib.contextmanager
-def compiled(model: Any) -> Any:
-    """Compile each layer of a model while the context is open (regional compilation).
+def compile_layers(model: Any) -> None:
+    """Compile each layer of a model, anew for each shape, when it is first called.
 
     All layers share one program, so this takes a fraction of the time of compiling the
     whole model.
     """
-    th = torch()
-    layers = [m for n, m in model.named_modules() if n.endswith("encoder.layer")][0]
+    torch()._dynamo.config.recompile_limit = 64  # shapes, each with dropout and without
+    (layers,) = (m for n, m in model.named_modules() if n.endswith("encoder.layer"))
     for layer in layers:
-        layer.compile()
+        layer.compile(dynamic=False)
+
+
+def tried(way: Callable[[], object], seconds: int = LIMIT) -> str:
+    """Run a way once; return why it does not work, or "" if it does.
+
+    Compilation needs a C++ compiler, and may take longer than `seconds`.
+    """
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
     try:
-        yield
+        way()
+    except Exception as e:  # whatever the compiler raises
+        return f"{type(e).__name__}: {e}".splitlines()[0]
     finally:
-        for layer in layers:
-            layer._compiled_call_impl = None
-        th.compiler.reset()
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return ""
 
 
 def check_same(ours: Ours, model: Any, rows: int = 4, tokens: int = 16) -> None:
@@ -199,3 +223,20 @@ def check_close(
             raise Mismatch(
                 f"gradients of {name} differ by {apart:.3g}, of {largest:.3g}"
             )
+
+
+def trained(ours: Ours, attention: str, **more: Any) -> processes.Done:
+    """Train in a process of its own; see `benchmarks.programs.torch_training`."""
+    spec = {
+        "model": tensors.make_config(ours.config, outputs=CLASSES),
+        "weights": "",
+        "lora": lora_fields(ours),
+        "attention": attention,
+        "threads": cores(),
+        "lr": ours.settings.optim.lr,
+        **more,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spec.json"
+        path.write_text(json.dumps(spec))
+        return processes.python("-m", "benchmarks.programs.torch_training", str(path))

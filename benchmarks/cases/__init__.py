@@ -1,6 +1,20 @@
 """Subjects of the benchmark, one file each, and the table of their rows."""
 
 from benchmarks.case import Case
-from benchmarks.cases import gemm, step
+from benchmarks.cases import (
+    conditions,
+    epoch,
+    gemm,
+    many,
+    memory,
+    metrics,
+    padding,
+    serve,
+    start,
+    step,
+)
 
-CASES: dict[str, Case] = {**step.CASES, **gemm.CASES}
+_SUBJECTS = (step, gemm, epoch, start, padding, many, serve, metrics, conditions)
+CASES: dict[str, Case] = {
+    name: case for own in (*_SUBJECTS, memory) for name, case in own.CASES.items()
+}
