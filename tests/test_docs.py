@@ -139,7 +139,7 @@ def test_commands_in_running_text_exist():
         if word == "make":
             check_make(text.split()[1:])
         elif word == "python":
-            assert (ROOT / name).is_file(), f"{page}: {text}"
+            check_script(text.split()[1:])
         elif name not in ("COMMAND", "VERSION"):
             assert name in cli.COMMANDS, f"{page}: {text}"
             known = {"config", *flags_of(name)}

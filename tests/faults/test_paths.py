@@ -149,7 +149,7 @@ def test_f25_a_field_that_is_empty_by_default_is_not_given():
         with_field("model.path", "")
 
 
-PATH_FLAGS = {
+OF_SCRIPTS = {
     *("--workdir", "--output", "--cache", "--data"),
     *("--json", "--glue", "--baseline"),
 }
@@ -162,7 +162,7 @@ def test_scripts_read_their_paths_with_the_same_flags():
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             flag = getattr(node.args[0], "value", None)
-            if flag in PATH_FLAGS:
+            if flag in OF_SCRIPTS:
                 given = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert given["action"] in ("PathFlag", "PathFlags"), (file, flag)
 
