@@ -1,5 +1,6 @@
 """Our side of a comparison: a model, its parameters, and its training step."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -45,17 +46,26 @@ class Step(NamedTuple):
 
 
 @functools.cache
-def base(path: str) -> tuple[EncoderConfig, Params]:
-    """Sizes and parameters of a base model, `random:PRESET` or `minilm`."""
+def base(path: str, layers: int = 0) -> tuple[EncoderConfig, Params]:
+    """Sizes and parameters of a base model, `random:PRESET` or `minilm`.
+
+    `layers` replaces the number of layers of random weights, unless it is 0.
+    """
     found = bases.resolve(path)
+    if layers:
+        sizes = dataclasses.replace(found.config, layers=layers)
+        found = found._replace(config=sizes)
     params = bases.load(found, CLASSES, jax.random.key(0))
     return found.config, jax.tree.map(jnp.asarray, params)
 
 
 @functools.cache
-def ours(path: str, method: str = "lora", **sections: Any) -> Ours:
-    """Build a model on a base model; hashable `sections` as in `from_dict`."""
-    config, params = base(path)
+def ours(path: str, method: str = "lora", layers: int = 0, **sections: Any) -> Ours:
+    """Build a model on a base model.
+
+    `sections` are as in `from_dict`, as tuples of pairs, which can be hashed.
+    """
+    config, params = base(path, layers)
     given = {name: dict(fields) for name, fields in sections.items()}
     settings = from_dict({"method": method, "optim": OPTIM} | given)
     model = model_lib.build(settings, config, unnamed(CLASSES))

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import plots
 from benchmarks.rows import table
 
 ROOT = Path(__file__).parents[1]
 MEASURED = Path(__file__).parent / "measured"
 PAGE = ROOT / "docs" / "benchmarks.md"
+PLOT = ROOT / "docs" / "img" / "growth.png"
 # Rivals that are a part of the same work, or its limit: below 1 is no defeat.
 REFERENCES = ("lora", "one adapter", "one condition", "product")
 TEMPLATE = Path(__file__).parent / "page.md"
@@ -27,7 +29,11 @@ def section(run: Mapping[str, Any]) -> str:
     about = run["machine"]
     where = about["device"] if about["device"] != "cpu" else f"{about['cores']} cores"
     title = f"## {', '.join(groups)} ({where})"
-    return "\n\n".join([title, heading(run), table(run["rows"]), losses(run)]) + "\n"
+    parts = [title, heading(run), table(run["rows"]), losses(run)]
+    if laws := plots.laws(run["details"]):
+        parts += ["The seconds of a step follow these laws:", "\n".join(laws)]
+        parts += [f"![seconds of a step as one quantity grows](img/{PLOT.name})"]
+    return "\n\n".join(parts) + "\n"
 
 
 def heading(run: Mapping[str, Any]) -> str:
@@ -46,11 +52,15 @@ def losses(run: Mapping[str, Any]) -> str:
     behind = [
         f"`{row['name']}` ({row['ratio']:.2f} of {row['rival']})"
         for row in run["rows"]
-        if row["ratio"] < 1 and row["rival"] not in REFERENCES
+        if row["ratio"] < 1 and not _is_reference(row)
     ]
     if not behind:
         return "No row is behind its rival."
     return f"Behind the rival: {', '.join(behind)}."
+
+
+def _is_reference(row: Mapping[str, Any]) -> bool:
+    return row["rival"] in REFERENCES or row["name"].startswith("growth/")
 
 
 def measured() -> list[dict[str, Any]]:
@@ -59,5 +69,9 @@ def measured() -> list[dict[str, Any]]:
 
 
 def write() -> None:
-    """Write docs/benchmarks.md."""
-    PAGE.write_text(text(measured()))
+    """Write docs/benchmarks.md, and the plot of what grows."""
+    runs = measured()
+    PAGE.write_text(text(runs))
+    for run in runs:
+        if plots.laws(run["details"]):
+            plots.draw(run["details"], PLOT)

@@ -5,6 +5,7 @@ from benchmarks.cases import (
     conditions,
     epoch,
     gemm,
+    growth,
     many,
     memory,
     metrics,
@@ -16,5 +17,7 @@ from benchmarks.cases import (
 
 _SUBJECTS = (step, gemm, epoch, start, padding, many, serve, metrics, conditions)
 CASES: dict[str, Case] = {
-    name: case for own in (*_SUBJECTS, memory) for name, case in own.CASES.items()
+    name: case
+    for own in (*_SUBJECTS, memory, growth)
+    for name, case in own.CASES.items()
 }

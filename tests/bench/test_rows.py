@@ -7,7 +7,7 @@ import documented
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import case, page, rows, timing
+from benchmarks import case, page, plots, rows, timing
 from benchmarks.cases import CASES
 from hypelora_jax.errors import UserError
 
@@ -111,6 +111,7 @@ RUN = {
     "command": "python -m benchmarks --only=step",
     "date": "2026-11-29",
     "rows": [ROW.fields()],
+    "details": [ROW.detail()],
 }
 
 
@@ -126,6 +127,20 @@ def test_the_page_says_where_we_are_behind():
     slow = ROW._replace(ratio=0.8).fields()
     text = page.section(RUN | {"rows": [slow, slow | {"rival": "lora"}]})
     assert "Behind the rival: `step/x` (0.80 of torch+peft)." in text
+
+
+def test_the_page_has_laws_and_a_plot(tmp_path):
+    grown = {"name": "growth/tokens", "unit": "token", "values": [1, 2, 4]}
+    grown |= {"seconds": [0.3, 0.6, 1.8], "coefficients": [0.2, -0.05, 0.1]}
+    details = [grown | {"largest_deviation": 0.031}]
+    text = page.section(RUN | {"details": details})
+    assert (
+        "- tokens, n from 1 to 4: 200 ms - 50 ms x n + 100 ms x n²; no value is more "
+        "than 3% off." in text
+    )
+    assert "](img/growth.png)" in text and "](img" not in page.section(RUN)
+    plots.draw(details, tmp_path / "img" / "growth.png")
+    assert (tmp_path / "img" / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_docs_benchmarks_is_the_page_of_what_was_measured():

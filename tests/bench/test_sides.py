@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import ours, torch_rival
-from benchmarks.cases import conditions, gemm, many, padding
+from benchmarks.cases import conditions, gemm, growth, many, padding
 from benchmarks.rows import Mismatch
 from hypelora_jax.families import preset
 
@@ -86,6 +86,37 @@ def test_conditions_make_a_step(monkeypatch):
     for kind in ((8, True), (1, False)):
         step = conditions.step(*kind, model=TINY)
         assert np.isfinite(float(step.run()["loss"])) and step.mib > 0
+
+
+def test_a_law_is_found_again():
+    xs = [1.0, 2.0, 4.0, 8.0]
+    found = growth.law(xs, [0.5 + 0.25 * x for x in xs], 1)
+    np.testing.assert_allclose(found["coefficients"], [0.5, 0.25], atol=1e-9)
+    assert found["largest_deviation"] < 1e-9
+    found = growth.law(xs, [0.5 + x * x for x in xs], 1)
+    assert found["largest_deviation"] > 0.1
+    found = growth.law(xs, [0.5 + x * x for x in xs], 2)
+    np.testing.assert_allclose(found["coefficients"], [0.5, 0, 1], atol=1e-9)
+
+
+def test_each_quantity_grows(monkeypatch):
+    """The steps differ in what the name says, and in nothing else."""
+    made = []
+    monkeypatch.setattr(
+        ours, "step", lambda own, *shape, **_: made.append((own, shape))
+    )
+    monkeypatch.setattr(growth, "MODEL", TINY)
+    ours.ours.cache_clear()
+    for name in ("sites", "rank", "layers", "tokens", "width"):
+        for value in growth.GROWTHS[name].values[:2]:
+            growth.GROWTHS[name].step(value)
+    (sites, ranks, layers, tokens, widths) = zip(made[::2], made[1::2], strict=True)
+    ours.ours.cache_clear()
+    assert [len(one.model.parts.lora_sites) for one, _ in sites] == [1, 2]
+    assert [one.model.parts.rank for one, _ in ranks] == [2, 8]
+    assert [one.config.layers for one, _ in layers] == [2, 4]
+    assert [shape for _, shape in tokens] == [(8, 16, True), (8, 32, True)]
+    assert [one.settings.hyper.widths for one, _ in widths] == [(64, 64), (256, 256)]
 
 
 def test_padding_by_hand(monkeypatch):
