@@ -29,7 +29,6 @@ EXTRA = "needs packages that only tests/oracle have"
 # The one table of lines that are parsed and not run: how a line begins, and why.
 NOT_RUN = {
     'hypelora train --config=demo --workdir=runs/demo "--config.log.writers': EXTRA,
-    "make bench": LONG,
     "make demo": LONG,
     "make lint test": LONG,
     "make plan": DOWNLOAD,
