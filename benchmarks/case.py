@@ -10,7 +10,7 @@ from hypelora_jax.errors import UserError
 class Options(NamedTuple):
     """What the flags of the command say."""
 
-    seconds: float = 25.0  # of the turns of one row; see timing.compare
+    seconds: float = 15.0  # of the turns of one row; see timing.compare
     glue: str = ""  # a folder in GLUE's layout
     baseline: str = ""  # a checkout of an older version, with its own .venv
 

@@ -3,6 +3,7 @@
 import json
 import signal
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -149,11 +150,12 @@ def compile_layers(model: Any) -> None:
         layer.compile(dynamic=False)
 
 
-def tried(way: Callable[[], object], seconds: int = LIMIT) -> str:
-    """Run a way once; return why it does not work, or "" if it does.
+def tried(way: Callable[[], object], seconds: int = LIMIT) -> tuple[str, float]:
+    """Run a way once; return (why it does not work, or "", and how long it took).
 
     Compilation needs a C++ compiler, and may take longer than `seconds`.
     """
+    start = time.perf_counter()
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"took more than {seconds} s")
@@ -163,11 +165,12 @@ def tried(way: Callable[[], object], seconds: int = LIMIT) -> str:
     try:
         way()
     except Exception as e:  # whatever the compiler raises
-        return f"{type(e).__name__}: {e}".splitlines()[0]
+        fault = f"{type(e).__name__}: {e}".splitlines()[0]
+        return fault, time.perf_counter() - start
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    return ""
+    return "", time.perf_counter() - start
 
 
 def check_same(ours: Ours, model: Any, rows: int = 4, tokens: int = 16) -> None:
