@@ -15,37 +15,34 @@ from typing import Any
 from benchmarks import ours, processes, timing, torch_rival
 from benchmarks.case import Case, Options
 from benchmarks.rows import Row
-from hypelora_jax.config.settings import Settings, from_dict
+from hypelora_jax.config.loading import load_settings
 from hypelora_jax.interop import base as bases
 from hypelora_jax.train.session import load_corpus
 
 ROUNDS = 3
 FIXED, FIXED_STEPS = 512, 20
 BATCH = 32
+CONFIG = "glue:task=cola,method=lora"
 
 
-def settings(glue: str) -> Settings:
-    """Settings of our command."""
-    data = {"source": "glue_dir", "dir": glue, "task": "cola"}
-    optim = {"num_epochs": 1, "batch_size": BATCH}
-    model = {"path": "minilm"}
-    return from_dict({"method": "lora", "data": data, "optim": optim, "model": model})
+def overrides(glue: str) -> list[str]:
+    """Overrides of the config in our command."""
+    return [
+        *("--config.data.source=glue_dir", f"--config.data.dir={glue}"),
+        *("--config.optim.num_epochs=1", f"--config.optim.batch_size={BATCH}"),
+    ]
 
 
 def command(glue: str, workdir: str) -> list[str]:
     """Our command, after Python."""
-    return [
-        *("-m", "hypelora_jax.cli", "train", "--config=glue:task=cola,method=lora"),
-        *("--config.data.source=glue_dir", f"--config.data.dir={glue}"),
-        *("--config.optim.num_epochs=1", f"--config.optim.batch_size={BATCH}"),
-        f"--workdir={workdir}",
-    ]
+    train = ("-m", "hypelora_jax.cli", "train", f"--config={CONFIG}")
+    return [*train, *overrides(glue), f"--workdir={workdir}"]
 
 
 @functools.cache
 def texts(glue: str) -> dict[str, list]:
     """The splits of our command that have labels, as lists of [text, label]."""
-    corpus = load_corpus(settings(glue))
+    corpus = load_corpus(load_settings(CONFIG, overrides(glue)))
     return {
         name: [[text, int(y)] for text, y in zip(one.text, one.label, strict=True)]
         for name, one in corpus.splits.items()

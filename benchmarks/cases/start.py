@@ -24,7 +24,7 @@ TRAIN = (
     *("train", "--config=smoke:method=lora", "--config.model.path=minilm"),
     *("--config.log.every_steps=1", "--config.data.max_length=64"),
 )
-COMPILED = re.compile(r"Finished XLA compilation of .* in ([\d.e-]+) sec")
+COMPILED = re.compile(r"Finished XLA compilation of .* in ([\d.e+-]+) sec")
 
 
 class Version(NamedTuple):
