@@ -51,22 +51,21 @@ def run(argv: Sequence[str]) -> int:
     cases, left = chosen(CASES, args.only, options)
     for name, need in left.items():
         print(f"{name} is left out: it needs --{need}=DIR", file=sys.stderr)
+    about = {
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "command": shlex.join(["python", "-m", "benchmarks", *argv]),
+        "date": datetime.date.today().isoformat(),
+    }
     found: list[rows.Row] = []
     for case in cases.values():
         for row in case.run(options):
             found.append(row)
             print(rows.table([row.fields()]).splitlines()[-1], file=sys.stderr)
-    command = shlex.join(["python", "-m", "benchmarks", *argv])
-    about = {
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-        "command": command,
-        "date": datetime.date.today().isoformat(),
-    }
+            if args.json:  # after each row, so that a failure loses none
+                files.write_json(args.json, rows.to_json(about, found))
     told = rows.to_json(about, found)
     print(page.heading(told), rows.table(told["rows"]), sep="\n\n")
-    if args.json:
-        files.write_json(args.json, told)
     return 0
 
 

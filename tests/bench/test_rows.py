@@ -26,9 +26,10 @@ def measured(monkeypatch, capsys):
 
     def run(found, *argv):
         def yields(options):
-            if isinstance(found, Exception):
-                raise found
-            yield found
+            for one in found if isinstance(found, list) else [found]:
+                if isinstance(one, Exception):
+                    raise one
+                yield one
 
         cases = {"step/x": case.Case(yields), "padding/x": case.Case(yields, "glue")}
         monkeypatch.setattr(command, "CASES", cases)
@@ -69,6 +70,13 @@ def test_a_wrong_comparison_ends_with_1_and_one_line(measured):
     code, out, err = measured(rows.Mismatch("the loss is 1 here and 2 there"))
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == "error: the loss is 1 here and 2 there"
+
+
+def test_a_failure_keeps_the_rows_before_it(measured, tmp_path):
+    path = tmp_path / "rows.json"
+    code, _, _ = measured([ROW, rows.Mismatch("other numbers")], f"--json={path}")
+    assert code == 1
+    assert [row["name"] for row in json.loads(path.read_text())["rows"]] == ["step/x"]
 
 
 def test_rows_that_need_a_folder_are_left_out_without_it(measured):
