@@ -154,14 +154,13 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         sites = sites_lib.sites(settings.lora, dims, config.layers, names.modules)
         scaling = patterns.scaling(settings.lora, sites, config.layers, names.full)
     cond, network, own = _network(settings, chosen, sites, scaling.rank, config.layers)
-    dtype, dropout = settings.model.dtype, settings.lora.dropout
-    remat = settings.model.remat
+    base, rate = settings.model, settings.lora.dropout
     lowest = min((min(site.layers) for site in sites.values()), default=0)
     parts = Parts(
         family.backbone(
-            config, dtype=dtype, remat=remat, lora_dropout=dropout, lowest=lowest
+            config, dtype=base.dtype, remat=base.remat, lora_dropout=rate, lowest=lowest
         ),
-        families.head(settings.head.kind, config, task, dtype=dtype),
+        families.head(settings.head.kind, config, task, dtype=base.dtype),
         cond,
         network,
         own,
@@ -170,7 +169,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         config.layers,
         objectives.of(task, settings.loss),
         chosen.trains,
-        settings.model.masks,
+        base.masks,
     )
     return of_parts(parts)
 

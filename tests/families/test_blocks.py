@@ -11,8 +11,8 @@ from jax.test_util import check_grads
 from hypelora_jax.families.blocks.activations import ACTIVATION
 from hypelora_jax.families.blocks.attention import attention
 from hypelora_jax.families.blocks.dense import LoraDense
-from hypelora_jax.families.blocks.dropout import dropout
 from hypelora_jax.families.blocks.layer import LayerNorm
+from hypelora_jax.families.blocks.masks import dropout
 from hypelora_jax.keys import mask_key
 
 

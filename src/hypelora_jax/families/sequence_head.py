@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.blocks.activations import ACTIVATION
 from hypelora_jax.families.blocks.dense import NORMAL, wide
-from hypelora_jax.families.blocks.dropout import dropout
+from hypelora_jax.families.blocks.masks import dropout
 from hypelora_jax.families.family import SequenceLayout
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import maybe

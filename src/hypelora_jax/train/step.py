@@ -242,12 +242,11 @@ def build_step(
         info = {"loss": loss, "weight": weight, "grad_norm": norm, "finite": finite}
         return new, info
 
-    whole = replicated(mesh)
-    of_state, of_frozen = shardings or (whole, whole)
+    of_state, of_frozen = shardings or (replicated(mesh),) * 2
     return jax.jit(
         ensembles.over_seeds(step) if seeds > 1 else step,
         in_shardings=(of_state, of_frozen, None),  # `pin_batch` places the batch
-        out_shardings=(of_state, whole),
+        out_shardings=(of_state, replicated(mesh)),
         donate_argnames=("state",),
         compiler_options=compiler.options(mesh),
     )

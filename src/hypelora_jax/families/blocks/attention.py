@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from hypelora_jax.families.blocks.dense import wide
-from hypelora_jax.families.blocks.dropout import dropout
+from hypelora_jax.families.blocks.masks import dropout
 from hypelora_jax.types import Key
 
 MASKED = -1e30  # finite, so a row without tokens has finite values and gradients

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hypelora_jax.families.blocks.dropout import dropout_rows
+from hypelora_jax.families.blocks.masks import dropout_rows
 from hypelora_jax.types import Key
 
 NORMAL = nn.initializers.normal(0.02)  # initializer_range of all released checkpoints

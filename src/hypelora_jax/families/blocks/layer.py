@@ -17,7 +17,7 @@ from hypelora_jax.families.blocks.dense import (
     along_last,
     wide,
 )
-from hypelora_jax.families.blocks.dropout import dropout_rows
+from hypelora_jax.families.blocks.masks import dropout_rows
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import maybe
 from hypelora_jax.types import Key

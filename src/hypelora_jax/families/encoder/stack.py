@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.families.blocks.dense import wide
-from hypelora_jax.families.blocks.dropout import dropout
 from hypelora_jax.families.blocks.layer import Block, Embed
+from hypelora_jax.families.blocks.masks import dropout
 from hypelora_jax.families.family import BuildBackbone
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import fold_in, maybe, named_key
@@ -69,40 +69,11 @@ def encoder(
     Raises:
       UserError: an unknown `remat`, or (when applied) more tokens than positions.
     """
-    remember = choose(REMAT, remat, "model.remat")
     block = Block(config, lora_dropout, layout.drops_attended)
+    remember = choose(REMAT, remat, "model.remat")
     unroll = remat == "none" and config.layers <= UNROLLED
-
-    def layers(params, lora, batch, key, row_B, keep):
-        """Return the first and the last states, and those of each layer if `keep`."""
-        x = _embedded(layout, config, params["embed"], batch).astype(dtype)
-        x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
-        layers_key = maybe(key, "layers")  # a scan's one body folds in the layer
-        mask = _attended(batch)
-
-        def layer(x, row, at_BP=None):
-            params, lora, index = row
-            at = None if layers_key is None else fold_in(layers_key, index)
-            # pinned, so that the compiler does not sum all rows over `fsdp`
-            args = (pin_rows(x), mask, lora, at, row_B, at_BP)
-            x = pin_rows(block.apply({"params": _cast(params, dtype)}, *args))
-            return x, (x if keep else None)
-
-        # the last layer computes only the states that are read
-        at_BP, count = None if keep else batch.get("first"), config.layers
-        whole = count if at_BP is None else count - 1
-        first, states = x, []
-        for start, stop in ((0, lowest), (lowest, whole), (whole, count)):
-            if start == stop:
-                continue
-            if 0 < start == lowest:
-                x = jax.lax.stop_gradient(x)  # no factors below it
-            rows = params["layers"], lora if start >= lowest else {}, jnp.arange(count)
-            rows = jax.tree.map(itemgetter(slice(start, stop)), rows)
-            body = partial(layer, at_BP=at_BP if start == whole else None)
-            x, kept = _over_layers(remember(body), x, rows, stop - start, unroll)
-            states.append(kept)
-        return first, x, states
+    stack = _Stack(layout, config, block, dtype, remember, lowest, unroll)
+    layers = partial(_layers, stack)
 
     def apply(
         params: Params,
@@ -133,6 +104,59 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda body: body,
     "layer": partial(jax.checkpoint, prevent_cse=False),
 }
+
+
+class _Stack(NamedTuple):
+    """The static choices of an encoder, see `encoder`."""
+
+    layout: Layout
+    config: EncoderConfig
+    block: Block
+    dtype: str
+    remember: Callable[[Callable], Callable]
+    lowest: int
+    unroll: bool
+
+
+def _layers(
+    stack: _Stack,
+    params: Params,
+    lora: Lora,
+    batch: Batch,
+    key: Key | None,
+    row_B: jax.Array | None,
+    keep: bool,
+) -> tuple[jax.Array, jax.Array, list[Any]]:
+    """Return the first and the last states, and those of each layer if `keep`."""
+    config, dtype, lowest = stack.config, stack.dtype, stack.lowest
+    x = _embedded(stack.layout, config, params["embed"], batch).astype(dtype)
+    x = pin_rows(dropout(x, config.hidden_dropout, maybe(key, "embed")))
+    layers_key = maybe(key, "layers")  # a scan's one body folds in the layer
+    mask = _attended(batch)
+
+    def layer(x, row, at_BP=None):
+        params, lora, index = row
+        at = None if layers_key is None else fold_in(layers_key, index)
+        # pinned, so that the compiler does not sum all rows over `fsdp`
+        args = (pin_rows(x), mask, lora, at, row_B, at_BP)
+        x = pin_rows(stack.block.apply({"params": _cast(params, dtype)}, *args))
+        return x, (x if keep else None)
+
+    # the last layer computes only the states that are read
+    at_BP, count = None if keep else batch.get("first"), config.layers
+    whole = count if at_BP is None else count - 1
+    first, states = x, []
+    for start, stop in ((0, lowest), (lowest, whole), (whole, count)):
+        if start == stop:
+            continue
+        if 0 < start == lowest:
+            x = jax.lax.stop_gradient(x)  # no factors below it
+        rows = params["layers"], lora if start >= lowest else {}, jnp.arange(count)
+        rows = jax.tree.map(itemgetter(slice(start, stop)), rows)
+        body = stack.remember(partial(layer, at_BP=at_BP if start == whole else None))
+        x, kept = _over_layers(body, x, rows, stop - start, stack.unroll)
+        states.append(kept)
+    return first, x, states
 
 
 def _over_layers(
