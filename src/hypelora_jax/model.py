@@ -220,16 +220,14 @@ def of_parts(parts: Parts) -> Model:
 def hidden(
     parts: Parts, params: Params, adapter: Adapter, batch: Batch, key: Key | None
 ) -> jax.Array:
-    """Return the last hidden states of the adapted backbone that the head reads.
+    """Return the last hidden states that the head reads, (B, 1, D); packed (B, P, D).
 
-    They are (B, 1, D), the states of the first tokens.
     With several conditions each row gets its own key, so that its dropout does not
     depend on the other rows of the batch.
     """
     factors, row_B = adapter
-    rows = {n: batch[n] for n in ROW_NAMES}
-    rows["first"] = jnp.zeros((len(rows["ids"]), 1), jnp.int32)
-    rows |= {n: batch[n] for n in PACKED_NAMES if n in batch}
+    rows = {n: batch[n] for n in (*ROW_NAMES, *PACKED_NAMES) if n in batch}
+    rows.setdefault("first", jnp.zeros((len(rows["ids"]), 1), jnp.int32))
     if key is not None and has_conditions(factors):
         key = jax.random.split(key, len(rows["ids"]))
     return parts.backbone.apply(params["backbone"], factors, rows, key, row_B)
