@@ -222,12 +222,12 @@ def hidden(
 ) -> jax.Array:
     """Return the last hidden states that the head reads, (B, 1, D); packed (B, P, D).
 
-    With several conditions each row gets its own key, so that its dropout does not
-    depend on the other rows of the batch.
+    With several conditions each row has a key; no dropout depends on other rows.
     """
     factors, row_B = adapter
     rows = {n: batch[n] for n in (*ROW_NAMES, *PACKED_NAMES) if n in batch}
-    rows.setdefault("first", jnp.zeros((len(rows["ids"]), 1), jnp.int32))
+    if key is None or parts.masks != "threefry":  # which draws as older versions did
+        rows.setdefault("first", jnp.zeros((len(rows["ids"]), 1), jnp.int32))
     if key is not None and has_conditions(factors):
         key = jax.random.split(key, len(rows["ids"]))
     return parts.backbone.apply(params["backbone"], factors, rows, key, row_B)

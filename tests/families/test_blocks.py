@@ -39,6 +39,14 @@ def test_dropout_without_a_key_or_a_rate_is_the_identity():
     assert dropout(x, 0.0, jax.random.key(0)) is x
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_a_hashed_mask_has_its_rate(rate):
+    y = dropout(jnp.ones((500, 200)), rate, mask_key(jax.random.key(0), "hash"))
+    sigma = math.sqrt(rate * (1 - rate) / y.size)
+    assert abs(float(jnp.mean(y == 0)) - rate) < 4 * sigma
+    np.testing.assert_allclose(jnp.max(y), 1 / (1 - rate), rtol=1e-6)
+
+
 @pytest.mark.parametrize("masks", ["hash", "hardware", "threefry"])
 def test_forward_and_backward_and_a_remat_draw_the_same_mask(masks):
     key = mask_key(jax.random.key(4), masks)

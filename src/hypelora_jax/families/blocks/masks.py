@@ -35,7 +35,8 @@ def dropout_rows(
 def _dropped(rate: float, x: jax.Array, key: Key) -> jax.Array:
     drawn, steps = _draw(key, x.shape)
     dropped = min(max(round(rate * steps), 1), steps - 1)
-    return jnp.where(drawn >= dropped, x * (steps / (steps - dropped)), 0)
+    kept = drawn >= drawn.dtype.type(dropped)
+    return jnp.where(kept, x * (steps / (steps - dropped)), 0)
 
 
 def _forward(rate: float, x: jax.Array, key: Key) -> tuple[jax.Array, Key]:
