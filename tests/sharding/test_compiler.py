@@ -10,7 +10,7 @@ from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.sharding import compiler
 from hypelora_jax.sharding.mesh import make_mesh
 
-# Prints how many pages a program with 400 MB of temporaries takes anew on each call.
+# Prints how many pages a program with 100 MB of temporaries takes anew on each call.
 PAGES = """
 import resource, sys
 from hypelora_jax import cli
@@ -21,10 +21,11 @@ import jax, jax.numpy as jnp
 @jax.jit
 def work(x):
     y = jnp.sin(x[:, None] * x[None, :])
-    return (y @ y).sum()
+    return (y @ x).sum()
 
-x = jnp.ones(7000)
-work(x).block_until_ready()
+x = jnp.ones(5000)
+for _ in range(8):  # the memory of the next call is taken before the last one's is free
+    work(x).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
     work(x).block_until_ready()
