@@ -13,8 +13,7 @@ import optax
 import pytest
 from etils import epath
 
-from hypelora_jax.data.batches import STATE, TrainIterator
-from hypelora_jax.data.iterator import ReadAhead
+from hypelora_jax.data.iterator import STATE, ReadAhead, TrainIterator
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train.checkpoint import manifest, selection

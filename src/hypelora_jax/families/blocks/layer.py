@@ -94,11 +94,16 @@ class Block(nn.Module):
     ) -> jax.Array:
         """Next hidden states (..., T, D); `lora` holds this layer's factors.
 
+        `mask` is as in `attention`.
         With positions `at_BP` only their states are computed, (B, P, D). They attend to
         all tokens.
         """
         c, tokens = self.config, x.shape[:-1]
-        own = x if at_BP is None else jnp.take_along_axis(x, at_BP[..., None], axis=-2)
+        own = x
+        if at_BP is not None:
+            own = jnp.take_along_axis(x, at_BP[..., None], axis=-2)
+            if mask.ndim == x.ndim:  # each token has its own
+                mask = jnp.take_along_axis(mask, at_BP[..., None], axis=-2)
         queries = own.shape[:-1]
 
         def project(
