@@ -42,7 +42,7 @@ FEWER := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 QUICK := $(if $(CONSTRAINTS),XLA_FLAGS="$(FEWER)")
 now = date +%s
 
-.PHONY: help venv demo test lint smoke docs oracle soak accel plan clean
+.PHONY: help venv demo test lint smoke docs oracle bench soak accel plan clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -74,6 +74,9 @@ docs: $(VENV)/.docs ## the site, in site/, with warnings as errors (1 minute)
 
 oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ... (5 minutes)
 	$(QUICK) $(PYTEST) tests/oracle -n 2 --dist=loadfile --no-loadscope-reorder
+
+bench: $(VENV)/.bench ## ours beside torch and others, in turns; ARGS="--only=step"
+	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md
 	$(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
@@ -116,9 +119,16 @@ $(VENV)/.docs: $(VENV)/.base
 	$(call install,$(PINS) -e '.[docs]')
 	@touch $@
 
-# torch first and alone: beside other packages pip may choose a CUDA build of it.
-$(VENV)/.oracle: $(VENV)/.test
+# Alone: beside other packages pip may choose a CUDA build of it.
+$(VENV)/.torch: $(VENV)/.test
 	$(call install,$(PINS) torch)
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.torch
+	$(call install,$(PINS) -e '.[bench]')
+	@touch $@
+
+$(VENV)/.oracle: $(VENV)/.torch
 	$(call install,$(PINS) -e '.[oracle]')
 	$(call install,--no-deps $(LAPLACE))
 	@touch $@

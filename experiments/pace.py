@@ -113,6 +113,7 @@ def _first_steps(
         settings=settings,
         datasets=few,
         edges=(length,),
+        packed=None,
         steps_per_epoch=STEPS,
         total_steps=STEPS,
     )

@@ -30,7 +30,7 @@ PAGES = ("backbone", "head", "conditioning", "objective", "method", "loss")
 
 
 def backbone(
-    config: EncoderConfig, *, dtype="float32", remat="none", lora_dropout=0.0
+    config: EncoderConfig, *, dtype="float32", remat="none", lora_dropout=0.0, lowest=0
 ) -> Backbone:
     del remat, lora_dropout
 

@@ -199,6 +199,7 @@ def test_one_condition_compiles_to_the_program_without_the_axis(method):
         made = [(parts.hyper_sites, parts.hyper.apply(params["hyper"], cond_SC, ALPHA))]
         factors = lora.fold(lora.place(made, parts.num_layers), parts.scale)
         rows = {n: batch[n] for n in ("ids", "mask", "types")}
+        rows["first"] = jnp.zeros((len(batch["ids"]), 1), jnp.int32)
         hidden_BTD = parts.backbone.apply(params["backbone"], factors, rows)
         return jnp.sum(parts.head.apply(params["head"], hidden_BTD, batch))
 

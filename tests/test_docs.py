@@ -6,6 +6,9 @@ import re
 import documented
 import pytest
 
+from benchmarks import __main__ as benchmark
+from benchmarks import case
+from benchmarks.cases import CASES
 from hypelora_jax import cli
 from hypelora_jax.commands.shared import names
 from hypelora_jax.config.loading import load_settings
@@ -41,7 +44,15 @@ def check_make(argv: list[str]) -> None:
         assert re.search(rf"^{word.split('=')[0]} \?=", MAKEFILE, re.M), word
 
 
+def check_module(argv: list[str]) -> None:
+    assert argv[0] == "benchmarks", f"python -m {argv[0]}"
+    args = benchmark.parser().parse_args(argv[1:])
+    case.chosen(CASES, args.only, case.Options(glue="DIR", baseline="DIR"))
+
+
 def check_script(argv: list[str]) -> None:
+    if argv[0] == "-m":
+        return check_module(argv[1:])
     script = ROOT / argv[0]
     assert script.is_file(), f"no file {argv[0]}"
     assert "--" not in argv or argv[0].startswith("experiments/launch/")
@@ -128,7 +139,7 @@ def test_commands_in_running_text_exist():
         if word == "make":
             check_make(text.split()[1:])
         elif word == "python":
-            assert (ROOT / name).is_file(), f"{page}: {text}"
+            check_script(text.split()[1:])
         elif name not in ("COMMAND", "VERSION"):
             assert name in cli.COMMANDS, f"{page}: {text}"
             known = {"config", *flags_of(name)}

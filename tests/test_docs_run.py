@@ -33,11 +33,10 @@ NOT_RUN = {
     "make lint test": LONG,
     "make plan": DOWNLOAD,
     "pytest -m soak tests/calibration/test_coverage.py": LONG,
-    "python benchmarks/metrics.py": DOWNLOAD,  # the extra bench, to compare with
+    "python -m benchmarks": LONG,
     "python experiments/launch/gke.py": CLOUD,
     "python experiments/study_cola.py": LONG,
 }
-READS = ("benchmarks/serve.py",)  # scripts that read a run; the others make one
 # What makes a training line small, by its config: what it downloads is made here.
 SYNTHETIC = ("--config.data.source=synthetic", "--config.data.num_examples=96")
 GLUE = ("--config.data.source=glue_dir", "--config.data.dir=GLUE")
@@ -57,8 +56,6 @@ ONE_ROW = ("--rows=lora", "--tasks=cola", "--seeds=1", "--budget=0", "--data=GLU
 ONE_ROW += ("--backbone=random:tiny",)
 # Flags of scripts at smoke size; those of `hypelora train` too where they take them.
 SCRIPTS = {
-    "benchmarks/conditions.py": ("--rounds=1", "--model=random:tiny"),
-    "benchmarks/serve.py": ("--seconds=1", "--compare=1", "--clients=4", "--texts=8"),
     "experiments/launch/local.py": (*SYNTHETIC[1:], *SMALL),
     "experiments/pictures.py": (),
     "experiments/reproduce.py": (*ONE_ROW, *SMALL),
@@ -147,8 +144,7 @@ def _as_a_classifier(folder: Path) -> None:
 
 
 def makes_a_run(line: documented.Line) -> bool:
-    script = line.word == "python" and line.argv[1] not in READS
-    return script or line.argv[1] in ("train", "import")
+    return line.word == "python" or line.argv[1] in ("train", "import")
 
 
 def made_ready(line: documented.Line, world: Path) -> None:

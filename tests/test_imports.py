@@ -107,6 +107,21 @@ def test_importing_the_package_alone_is_light():
     assert run.stdout == "[]\n", run.stderr
 
 
+def test_training_imports_late_what_its_first_step_does_not_need():
+    """Each of these takes a tenth of a second or more; a run needs them later."""
+    code = """
+import sys
+from hypelora_jax.commands import train
+from hypelora_jax.commands.shared import closing, continuation, names, seeds
+from hypelora_jax.evaluate import evaluation, summary
+from hypelora_jax.train import loop
+late = {"scipy.stats", "scipy.optimize", "matplotlib", "orbax", "pyarrow"}
+print(sorted(late & set(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "[]\n", run.stdout + run.stderr
+
+
 def test_importing_everything_asks_for_no_device_and_defines_no_flag():
     code = """
 import importlib, pkgutil

@@ -259,6 +259,17 @@ def test_a_record_older_than_a_field_has_its_default(tmp_path):
         records.check_same(tmp_path, other, record)
 
 
+def test_a_run_older_than_hashed_masks_goes_on_with_threefry(tmp_path, caplog):
+    record = {"config": records.as_dict(few())}
+    del record["config"]["model"]["masks"]
+    assert few().model.masks == "auto"
+    with caplog.at_level("INFO", "absl"):
+        settings = records.check_same(tmp_path, few(), record)
+    assert settings.model.masks == "threefry"
+    said = [x.getMessage() for x in caplog.records]
+    assert said == ["config.model.masks is threefry, as when the run was begun"]
+
+
 def test_a_run_older_than_the_rate_of_the_trunk_goes_on_with_its_own(tmp_path, caplog):
     now = few(optim={"trunk_lr": 1e-4})
     record = {"config": records.as_dict(few())}

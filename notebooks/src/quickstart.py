@@ -169,8 +169,8 @@ new = ["superb", "awful", "a delight", "a mess", "not bad", "I wanted to love it
 logits = model.classify(params, lora, base.batch(new))
 calibrator = hypelora_jax.calibrate(logits, labels=[1, 0, 1, 0, 1, 0])
 asked = model.classify(params, lora, base.batch(["better than the first one"]))
-print(f"{jax.nn.softmax(asked)[0, 1]:.2f}")  # before: 0.87
-print(f"{calibrator(asked)[0, 1]:.2f}")  # after: 0.57
+print(f"{jax.nn.softmax(asked)[0, 1]:.2f}")  # before: 0.92
+print(f"{calibrator(asked)[0, 1]:.2f}")  # after: 0.61
 
 # %% [markdown]
 # ## Next

@@ -40,10 +40,7 @@ def root() -> Path:
 
 @contextlib.contextmanager
 def offline(on: bool = True) -> Iterator[None]:
-    """Forbid every download of this process while the context is open, if `on` is set.
-
-    The flag `--offline` of the commands opens this context.
-    """
+    """Forbid every download of this process while the context is open, if `on`."""
     global _offline
     before, _offline = _offline, _offline or on
     try:
@@ -167,10 +164,7 @@ def listed(folder: epath.Path, start: str = "", end: str = "") -> list[epath.Pat
 
 
 def write_whole(path: epath.PathLike, data: bytes | str) -> None:
-    """Write a file and rename it into place, so that no reader sees only a part of it.
-
-    Missing folders are created. The path may be gs://...
-    """
+    """Write a file, and its folders; it appears whole. The path may be gs://..."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -291,9 +285,12 @@ def check_empty(
 def keep_compiled() -> None:
     """Keep compiled programs in the cache folder, so that a restart need not compile.
 
-    If JAX_COMPILATION_CACHE_DIR is set, that folder is used instead.
+    A program's key is its code, so runs in other folders find it too. Small programs
+    are kept as well, because a run has many. JAX's own variables have precedence.
     """
     import jax  # local, as above
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(root() / "xla"))
+    if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

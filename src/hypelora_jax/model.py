@@ -8,6 +8,7 @@ import dataclasses
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from hypelora_jax import families, hyper, objectives, trees
 from hypelora_jax.adapters import lora as lora_lib
@@ -19,8 +20,9 @@ from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import choose
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
-from hypelora_jax.keys import maybe, named_key
-from hypelora_jax.sharding.mesh import ROW_NAMES
+from hypelora_jax.keys import mask_key, maybe, named_key
+from hypelora_jax.sharding import rules
+from hypelora_jax.sharding.mesh import PACKED_NAMES, ROW_NAMES
 from hypelora_jax.types import (
     Adapter,
     Backbone,
@@ -73,6 +75,7 @@ class Parts(NamedTuple):
     num_layers: int
     objective: Objective
     trains: tuple[str, ...]  # path patterns of the trainable tree
+    masks: str = "auto"  # what draws the masks of dropout
 
 
 Compact = list[tuple[Sites, Lora]]  # compact factors on disjoint layers, unscaled
@@ -151,11 +154,13 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         sites = sites_lib.sites(settings.lora, dims, config.layers, names.modules)
         scaling = patterns.scaling(settings.lora, sites, config.layers, names.full)
     cond, network, own = _network(settings, chosen, sites, scaling.rank, config.layers)
-    dtype, dropout = settings.model.dtype, settings.lora.dropout
-    remat = settings.model.remat
+    base, rate = settings.model, settings.lora.dropout
+    lowest = min((min(site.layers) for site in sites.values()), default=0)
     parts = Parts(
-        family.backbone(config, dtype=dtype, remat=remat, lora_dropout=dropout),
-        families.head(settings.head.kind, config, task, dtype=dtype),
+        family.backbone(
+            config, dtype=base.dtype, remat=base.remat, lora_dropout=rate, lowest=lowest
+        ),
+        families.head(settings.head.kind, config, task, dtype=base.dtype),
         cond,
         network,
         own,
@@ -164,6 +169,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         config.layers,
         objectives.of(task, settings.loss),
         chosen.trains,
+        base.masks,
     )
     return of_parts(parts)
 
@@ -203,6 +209,8 @@ def of_parts(parts: Parts) -> Model:
     def classify(
         params: Params, adapter: Adapter, batch: Batch, key: Key | None = None
     ) -> jax.Array:
+        if key is not None:
+            key = mask_key(key, parts.masks, rules.on_one_accelerator())
         hidden_BTD = hidden(parts, params, adapter, batch, maybe(key, "backbone"))
         return parts.head.apply(params["head"], hidden_BTD, batch, maybe(key, "head"))
 
@@ -212,13 +220,14 @@ def of_parts(parts: Parts) -> Model:
 def hidden(
     parts: Parts, params: Params, adapter: Adapter, batch: Batch, key: Key | None
 ) -> jax.Array:
-    """Return the last hidden states (B, T, D) of the adapted backbone.
+    """Return the last hidden states that the head reads, (B, 1, D); packed (B, P, D).
 
-    With several conditions each row gets its own key, so that its dropout does not
-    depend on the other rows of the batch.
+    With several conditions each row has a key; no dropout depends on other rows.
     """
     factors, row_B = adapter
-    rows = {n: batch[n] for n in ROW_NAMES}
+    rows = {n: batch[n] for n in (*ROW_NAMES, *PACKED_NAMES) if n in batch}
+    if key is None or parts.masks != "threefry":  # which draws as older versions did
+        rows.setdefault("first", jnp.zeros((len(rows["ids"]), 1), jnp.int32))
     if key is not None and has_conditions(factors):
         key = jax.random.split(key, len(rows["ids"]))
     return parts.backbone.apply(params["backbone"], factors, rows, key, row_B)

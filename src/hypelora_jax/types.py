@@ -7,7 +7,7 @@ builder takes the static choices (sizes, settings) and returns functions of arra
 Dimension key (shape suffixes of arrays, einsum letters in lower case):
 B batch, T tokens, D width, H heads, K head dim, F feed-forward, V vocabulary,
 L layers, R rank, C conditioning, Y classes, M bins, N examples, S conditioning
-slots, U distinct conditions, I and O input and output width of a site.
+slots, U distinct conditions, I and O widths of a site, P examples of a packed row.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,10 @@ Batch = Mapping[str, jax.Array]  # see below
 #   "types"  int32 (B, T)   segment of each token (0 for RoBERTa)
 #   "label"  int32 (B,) classes | float32 (B,) regression | float32 (B, Y) soft labels
 #   "weight" float32 (B,)   1 for examples, 0 for padding rows
-# and, only with a conditioner that reads them,
+# A packed batch has up to P examples in a row, labels and weights (B, P, ...), and
+#   "segment" int32 (B, T)  which example of its row a token belongs to, from 1; else 0
+#   "first"  int32 (B, P)   place of each example's first token
+# With a conditioner that reads them, a batch also has
 #   "condition" float32 (U, C) | (U, S, C)  U distinct vectors
 #   "row"    int32 (B,)     which of the U conditions each row takes; without it the
 #                           rows are U groups of equal size, in order
@@ -87,7 +90,10 @@ class ReadHidden(Protocol):
         batch: Batch,
         key: Key | None = None,
     ) -> jax.Array:
-        """Return logits (B, Y); `key=None` switches dropout off."""
+        """Return logits (B, Y); `key=None` switches dropout off.
+
+        A packed batch has logits (B P, Y), those of a row together.
+        """
 
 
 class Features(Protocol):

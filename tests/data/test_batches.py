@@ -1,3 +1,6 @@
+import queue
+import threading
+
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
@@ -5,6 +8,7 @@ from orbax.checkpoint import v1 as ocp
 from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import batches as batches_lib
 from hypelora_jax.data import buckets, sources
+from hypelora_jax.data.iterator import train_iterator
 from hypelora_jax.data.tokens import tokenizer
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.roberta import ROBERTA
@@ -80,12 +84,12 @@ def test_soft_labels():
     with pytest.raises(UserError, match="this source has none"):
         batches_lib.collate(data._replace(soft=None), np.asarray([4]), 40, 3, soft=True)
     with pytest.raises(UserError, match="or config.loss.labels=hard"):  # at once
-        batches_lib.train_iterator(data._replace(soft=None), EDGES, 3, 0, 1, soft=True)
+        train_iterator(data._replace(soft=None), EDGES, 3, 0, 1, soft=True)
 
 
 def test_each_example_once_an_epoch():
     data = make()
-    batches = list(batches_lib.train_iterator(data, EDGES, BATCH, 0, num_epochs=3))
+    batches = list(train_iterator(data, EDGES, BATCH, 0, num_epochs=3))
     steps = buckets.steps_per_epoch(data.lengths, EDGES, BATCH)
     assert len(batches) == 3 * steps
     orders = []
@@ -100,8 +104,7 @@ def test_each_example_once_an_epoch():
 def test_batch_is_decided_by_seed_and_number():
     data = make()
     one, two, other = (
-        list(batches_lib.train_iterator(data, EDGES, BATCH, seed, 2))
-        for seed in (5, 5, 6)
+        list(train_iterator(data, EDGES, BATCH, seed, 2)) for seed in (5, 5, 6)
     )
     for left, right in zip(one, two, strict=True):
         assert_same(left, right)
@@ -113,11 +116,11 @@ def test_batch_is_decided_by_seed_and_number():
 @pytest.mark.parametrize("after", [0, 1, 17])
 def test_state_resumes_identically(after):
     data = make()
-    whole = list(batches_lib.train_iterator(data, EDGES, BATCH, 0, 2))
-    first = batches_lib.train_iterator(data, EDGES, BATCH, 0, 2)
+    whole = list(train_iterator(data, EDGES, BATCH, 0, 2))
+    first = train_iterator(data, EDGES, BATCH, 0, 2)
     for _ in range(after):
         next(first)
-    second = batches_lib.train_iterator(data, EDGES, BATCH, 0, 2)
+    second = train_iterator(data, EDGES, BATCH, 0, 2)
     second.set_state(first.get_state())
     rest = list(second)
     assert len(rest) == len(whole) - after
@@ -127,24 +130,21 @@ def test_state_resumes_identically(after):
 
 def test_iterator_goes_through_orbax(tmp_path):
     data = make()
-    whole = list(batches_lib.train_iterator(data, EDGES, BATCH, 0, 1))
-    iterator = batches_lib.train_iterator(data, EDGES, BATCH, 0, 1)
+    whole = list(train_iterator(data, EDGES, BATCH, 0, 1))
+    iterator = train_iterator(data, EDGES, BATCH, 0, 1)
     for _ in range(5):
         next(iterator)
     ocp.save_checkpointables(tmp_path / "ckpt", {"data": iterator})
-    fresh = batches_lib.train_iterator(data, EDGES, BATCH, 0, 1)
+    fresh = train_iterator(data, EDGES, BATCH, 0, 1)
     ocp.load_checkpointables(tmp_path / "ckpt", {"data": fresh})
     assert_same(next(fresh), whole[5])
 
 
 def test_processes_share_each_batch():
     data = make()
-    whole = list(batches_lib.train_iterator(data, EDGES, BATCH, 0, 1))
+    whole = list(train_iterator(data, EDGES, BATCH, 0, 1))
     shares = np.split(np.arange(BATCH), 2)
-    parts = [
-        list(batches_lib.train_iterator(data, EDGES, BATCH, 0, 1, own=own))
-        for own in shares
-    ]
+    parts = [list(train_iterator(data, EDGES, BATCH, 0, 1, own=own)) for own in shares]
     for batch, left, right in zip(whole, *parts, strict=True):
         for one in (left, right):
             np.testing.assert_array_equal(one.pop("index"), batch["index"])
@@ -200,3 +200,22 @@ def test_describe():
     line = batches_lib.describe(data, EDGES, BATCH)
     assert line.startswith("100 examples of ") and "buckets 16: " in line
     assert "steps an epoch" in line and "% padding" in line
+
+
+def test_batches_are_made_ahead_in_another_thread():
+    made = queue.SimpleQueue()
+
+    def place(batch):
+        made.put(threading.get_ident())
+        return batch["index"]
+
+    batches = train_iterator(make(), EDGES, BATCH, 0, 3, place=place)
+    next(batches)
+    # the loop has one batch, and others are made while it computes
+    threads = {made.get(timeout=60) for _ in range(4)}
+    assert threads.isdisjoint({threading.get_ident()})
+    # what is made ahead does not count as seen
+    whole = list(train_iterator(make(), EDGES, BATCH, 0, 3))
+    again = train_iterator(make(), EDGES, BATCH, 0, 3)
+    again.set_state(batches.get_state())
+    assert_same(next(again), whole[1])

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,14 +10,35 @@ LENGTHS = np.clip(RNG.lognormal(3.2, 0.6, 5000).astype(int), 3, 128)
 
 
 @pytest.mark.parametrize("batch_size", [8, 32, 256])
-def test_edges_are_few_full_and_cover_every_row(batch_size):
+def test_edges_are_few_and_cover_every_row(batch_size):
     edges = buckets.edges(LENGTHS, batch_size, 128)
-    counts = np.bincount(buckets.bucket_of(LENGTHS, edges))
     assert 2 <= len(edges) <= buckets.MAX_BUCKETS and edges == tuple(sorted(edges))
-    assert edges[-1] == 128 and (counts[:-1] >= 2 * batch_size).all()
     padded = np.asarray(edges)[buckets.bucket_of(LENGTHS, edges)]
-    assert (padded >= LENGTHS).all()
-    assert padded.sum() < 0.5 * 128 * len(LENGTHS)
+    assert edges[-1] == 128 and (padded >= LENGTHS).all()
+    assert LENGTHS.sum() > 0.7 * padded.sum()
+
+
+def cost(edges, lengths, batch_size):
+    """Tokens of an epoch, and what the buckets cost besides."""
+    plan = buckets.plan(lengths, edges, batch_size, seed=None)
+    tokens = batch_size * sum(length for _, length in plan)
+    return tokens + len(edges) * buckets.MIN_SAVING
+
+
+@pytest.mark.parametrize("saving", [0.0, 100.0, 800.0, 1e9])
+@pytest.mark.parametrize("batch_size", [2, 16, 40])
+def test_no_other_edges_cost_less(saving, batch_size, monkeypatch):
+    monkeypatch.setattr(buckets, "MIN_SAVING", saving)
+    monkeypatch.setattr(buckets, "MAX_BUCKETS", 3)
+    lengths = np.random.default_rng(1).binomial(16, 0.4, 150) + 2
+    last = -(-lengths.max() // 8) * 8
+    others = [
+        cost((*inner, last), lengths, batch_size)
+        for k in range(3)
+        for inner in itertools.combinations(range(1, last), k)
+    ]
+    found = buckets.edges(lengths, batch_size, 128)
+    assert cost(found, lengths, batch_size) == min(others)
 
 
 def test_edges_of_few_examples_are_one():
@@ -27,6 +50,13 @@ def test_a_bucket_must_save_more_than_its_compilation():
     both = np.concatenate([short, long])
     assert buckets.edges(both, 4, 128) == (24,)
     assert buckets.edges(np.tile(both, 10), 4, 128) == (12, 24)
+
+
+def test_edges_of_very_long_examples_are_found_soon(monkeypatch):
+    monkeypatch.setattr(buckets, "TRIED", 16)  # multiples of 250
+    lengths = np.repeat(np.arange(10, 4000, 7), 40)
+    edges = buckets.edges(lengths, 32, 4096)
+    assert len(edges) == buckets.MAX_BUCKETS and not np.mod(edges, 250).any()
 
 
 def test_edges_follow_need_and_max_length():

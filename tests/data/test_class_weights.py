@@ -6,6 +6,7 @@ import pytest
 from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import batches, sources
 from hypelora_jax.data.class_weights import class_weights, example_weights
+from hypelora_jax.data.iterator import train_iterator
 from hypelora_jax.data.tokens import tokenizer
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.roberta import ROBERTA
@@ -57,7 +58,7 @@ def test_training_batches_carry_them_and_evaluation_does_not():
     words = tokenizer(None, ROBERTA.tokens, 1)
     data = batches.dataset(table, words, 40)
     weight_N = example_weights((0.5, 3.0), data.label)
-    first = next(batches.train_iterator(data, (40,), 32, 0, 1, weight_N=weight_N))
+    first = next(train_iterator(data, (40,), 32, 0, 1, weight_N=weight_N))
     np.testing.assert_array_equal(first["weight"], np.where(first["label"], 3, 0.5))
     padded = batches.collate(data, np.array([4, 2]), 40, 5, weight_N=weight_N)
     np.testing.assert_array_equal(padded["weight"][:2], weight_N[[4, 2]])

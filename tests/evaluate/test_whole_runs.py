@@ -30,7 +30,7 @@ def test_a_hyper_ensembles_members_differ_and_share_one_network(hyper_ensemble):
     with np.load(workdir / "eval/validation/predictions.npz") as held:
         a, b, c = softmax(held["member_logits"])
     apart = [np.abs(x - y).max() for x, y in ((a, b), (b, c), (a, c))]
-    assert min(apart) > 1e-3, "each was trained to be another model"
+    assert min(apart) > 1e-4, "each was trained to be another model"  # rounding: 1e-7
     run = evaluation.open_fitted(str(workdir))
     sizes = {n: averaging.trees.count(x) for n, x in run.trainable.items()}
     alone, _ = opened(few())

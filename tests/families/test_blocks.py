@@ -10,8 +10,10 @@ from jax.test_util import check_grads
 
 from hypelora_jax.families.blocks.activations import ACTIVATION
 from hypelora_jax.families.blocks.attention import attention
-from hypelora_jax.families.blocks.dense import LoraDense, dropout
+from hypelora_jax.families.blocks.dense import LoraDense
 from hypelora_jax.families.blocks.layer import LayerNorm
+from hypelora_jax.families.blocks.masks import dropout
+from hypelora_jax.keys import mask_key
 
 
 def draw(seed, *shape):
@@ -37,6 +39,37 @@ def test_dropout_without_a_key_or_a_rate_is_the_identity():
     assert dropout(x, 0.0, jax.random.key(0)) is x
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_a_hashed_mask_has_its_rate(rate):
+    y = dropout(jnp.ones((500, 200)), rate, mask_key(jax.random.key(0), "hash"))
+    sigma = math.sqrt(rate * (1 - rate) / y.size)
+    assert abs(float(jnp.mean(y == 0)) - rate) < 4 * sigma
+    np.testing.assert_allclose(jnp.max(y), 1 / (1 - rate), rtol=1e-6)
+
+
+@pytest.mark.parametrize("masks", ["hash", "hardware", "threefry"])
+def test_forward_and_backward_and_a_remat_draw_the_same_mask(masks):
+    key = mask_key(jax.random.key(4), masks)
+    x, weight = draw(0, 50, 40), draw(1, 50, 40)
+    plain = lambda x: jnp.sum(weight * dropout(x, 0.3, key))  # noqa: E731
+    kept = np.asarray(dropout(jnp.ones_like(x), 0.3, key))
+    for f in (plain, jax.checkpoint(plain)):
+        np.testing.assert_array_equal(jax.jit(jax.grad(f))(x), weight * kept)
+    residuals = jax.linearize(lambda x: dropout(x, 0.3, key), x)[1]
+    assert not any(c.shape == x.shape for c in jax.tree.leaves(residuals))
+
+
+def test_each_position_that_is_read_gets_what_it_gets_among_all():
+    q, k, v = (draw(i, 2, 5, 4) for i in range(3))
+    mask = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
+    whole = attention(q, k, v, mask, 2, 0.0, None)
+    np.testing.assert_allclose(
+        attention(q[:, 1:3], k, v, mask, 2, 0.0, None), whole[:, 1:3], atol=1e-6
+    )
+    by_query = jnp.broadcast_to(mask[:, None, :], (2, 5, 5))
+    np.testing.assert_array_equal(attention(q, k, v, by_query, 2, 0.0, None), whole)
+
+
 def test_gelu_hand_numbers():
     x = jnp.array([-1.0, 0.0, 1.0, 2.0])
     phi = [0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x.tolist()]
@@ -55,24 +88,24 @@ def test_layer_norm_hand_numbers():
 
 
 def test_lora_dense_is_w_plus_ab():
-    x, kernel, a, b = draw(0, 2, 3, 5), draw(1, 5, 4), draw(2, 5, 2), draw(3, 2, 4)
+    x, kernel, a, b = draw(0, 6, 5), draw(1, 5, 4), draw(2, 5, 2), draw(3, 2, 4)
     params = {"kernel": kernel, "bias": jnp.arange(4.0)}
-    y = LoraDense(4).apply({"params": params}, x, {"a": a, "b": b}, None)
+    y = LoraDense(4).apply({"params": params}, x, (2, 3), {"a": a, "b": b}, None)
     wanted = np.asarray(x) @ np.asarray(kernel + a @ b) + np.arange(4.0)
     np.testing.assert_allclose(y, wanted, atol=1e-5)
 
 
 def test_lora_dropout_acts_on_the_adapter_alone():
-    x = draw(0, 2, 3, 6)
+    x, rows = draw(0, 6, 6), (2, 3)
     params = {"kernel": draw(1, 6, 4), "bias": jnp.zeros(4)}
     dense, key = LoraDense(4, dropout=0.5), jax.random.key(0)
     zero = {"a": draw(2, 6, 2), "b": jnp.zeros((2, 4))}
-    plain = dense.apply({"params": params}, x, None, None)
-    same = dense.apply({"params": params}, x, zero, key)
+    plain = dense.apply({"params": params}, x, rows, None, None)
+    same = dense.apply({"params": params}, x, rows, zero, key)
     np.testing.assert_array_equal(same, plain)
     full = {"a": draw(2, 6, 2), "b": draw(3, 2, 4)}
-    dropped = dense.apply({"params": params}, x, full, key)
-    kept = dense.apply({"params": params}, x, full, None)
+    dropped = dense.apply({"params": params}, x, rows, full, key)
+    kept = dense.apply({"params": params}, x, rows, full, None)
     assert float(jnp.max(jnp.abs(dropped - kept))) > 0.1
 
 

@@ -1,6 +1,7 @@
 """Laws of the encoder: adapters, padding, remat, vmap, dtypes, dropout."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,45 @@ def test_trace_ends_with_apply(params):
     states = jax.jit(ENCODER.trace)(params, lora, batch)
     assert states.shape == (ROBERTA.layers + 1, *batch["ids"].shape, ROBERTA.width)
     close(states[-1], apply(params, lora, batch), 1e-6)
+
+
+@pytest.mark.parametrize("remat", ["none", "layer"])  # unrolled and scanned
+def test_the_states_that_are_read_are_those_among_all(params, remat):
+    """With `first` the last layer computes these alone, and has the same gradient."""
+    batch, lora = make_batch(ROBERTA), make_lora(ROBERTA, modules=("q", "v", "up"))
+    at_BP = jnp.tile(jnp.array([[0, 2]]), (len(batch["ids"]), 1))
+    weight = jax.random.normal(jax.random.key(1), (*at_BP.shape, ROBERTA.width))
+    run = encoder(ROBERTA, remat=remat).apply
+
+    def some(lora):
+        return jnp.sum(weight * run(params, lora, {**batch, "first": at_BP}))
+
+    def of_all(lora):
+        return jnp.sum(weight * run(params, lora, batch)[:, [0, 2]])
+
+    got, wanted = (jax.jit(jax.value_and_grad(f))(lora) for f in (some, of_all))
+    jax.tree.map(lambda a, b: close(a, b, 1e-4 * np.abs(b).max()), got, wanted)
+
+
+@pytest.mark.parametrize("remat", ["none", "layer"])
+def test_no_gradient_goes_below_the_lowest_adapted_layer(params, remat):
+    batch, lora = make_batch(ROBERTA), make_lora(ROBERTA)
+    ends = {f"{m}/{f}": x[-1] for m, fs in lora.items() for f, x in fs.items()}
+
+    def loss(ends, lowest):
+        own = {
+            m: {f: x.at[-1].set(ends[f"{m}/{f}"]) for f, x in fs.items()}
+            for m, fs in jax.tree.map(jnp.zeros_like, lora).items()
+        }
+        run = encoder(ROBERTA, remat=remat, lowest=lowest).apply
+        return jnp.sum(run(params, own, batch)[:, 0] ** 3)
+
+    top = ROBERTA.layers - 1
+    graded = {n: jax.jit(jax.value_and_grad(partial(loss, lowest=n))) for n in (0, top)}
+    got, wanted = graded[top](ends), graded[0](ends)
+    jax.tree.map(lambda a, b: close(a, b, 1e-4 * np.abs(b).max()), got, wanted)
+    flops = {n: f.lower(ends).compile().cost_analysis() for n, f in graded.items()}
+    assert flops[top]["flops"] < flops[0]["flops"]
 
 
 def test_remat_gives_the_same_values_and_gradients(params):

@@ -149,13 +149,20 @@ def test_f25_a_field_that_is_empty_by_default_is_not_given():
         with_field("model.path", "")
 
 
+OF_SCRIPTS = {
+    *("--workdir", "--output", "--cache", "--data"),
+    *("--json", "--glue", "--baseline"),
+}
+SCRIPTS = [*(ROOT / "experiments").glob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]
+
+
 def test_scripts_read_their_paths_with_the_same_flags():
-    for file in [*(ROOT / "experiments").glob("*.py"), ROOT / "benchmarks/serve.py"]:
+    for file in SCRIPTS:
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
             flag = getattr(node.args[0], "value", None)
-            if flag in ("--workdir", "--output", "--cache", "--data"):
+            if flag in OF_SCRIPTS:
                 given = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert given["action"] in ("PathFlag", "PathFlags"), (file, flag)
 

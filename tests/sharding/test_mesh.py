@@ -7,7 +7,7 @@ import tiny
 
 from hypelora_jax import trees
 from hypelora_jax.config.settings import MeshConfig, from_dict
-from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.data.iterator import train_iterator
 from hypelora_jax.errors import UserError
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
@@ -54,7 +54,7 @@ def test_put_batch_places_rows_and_drops_the_rest():
     batch = {n: np.asarray(x) for n, x in tiny.batch(rows=8).items()}
     batch |= {"index": np.arange(8), "condition": np.ones((8, 3, 5), np.float32)}
     put = meshes.put_batch(batch, mesh)
-    assert set(put) == {*meshes.BATCH_NAMES} - {"row"}
+    assert set(put) == {*meshes.BATCH_NAMES} - {"row", *meshes.PACKED_NAMES}
     for name, x in put.items():
         np.testing.assert_array_equal(x, batch[name])
         assert x.sharding.shard_shape(x.shape)[0] == 2, name

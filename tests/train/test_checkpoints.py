@@ -6,7 +6,6 @@ import shutil
 import threading
 from pathlib import Path
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +13,7 @@ import optax
 import pytest
 from etils import epath
 
+from hypelora_jax.data.iterator import STATE, ReadAhead, TrainIterator
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train.checkpoint import manifest, selection
@@ -22,12 +22,11 @@ from hypelora_jax.train.checkpoint.selection import Selection
 from hypelora_jax.train.state import TrainState
 
 PROGRESS = ("best", "bad_epochs")
-DATA = "process_0-of-1.json"
 
 
 def data_at(step: int):
     """A data iterator that has given `step` batches."""
-    iterator = iter(grain.MapDataset.range(100).to_iter_dataset())
+    iterator = TrainIterator(ReadAhead(100, lambda i: i))
     for _ in range(step):
         next(iterator)
     return iterator
@@ -161,7 +160,7 @@ def save_again(workdir):
 @pytest.mark.fault("every checkpoint damaged", "one line names them all; exit 2")
 def test_all_damaged(workdir):
     for step in (1, 2):
-        (workdir / "checkpoints" / str(step) / "data" / DATA).write_text("9")
+        (workdir / "checkpoints" / str(step) / "data" / STATE).write_text("9")
     with Checkpoints(Run(workdir)) as saved:
         for find in (saved.newest, saved.best):
             with pytest.raises(UserError, match="every .*/2: data/.*/1: data/"):

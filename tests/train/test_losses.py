@@ -16,7 +16,7 @@ from hypelora_jax.objectives import training_loss
 from hypelora_jax.objectives.classification import class_loss
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import loop, optimizer
+from hypelora_jax.train import loop, optimizer, training
 from hypelora_jax.train import session as session_lib
 from hypelora_jax.train.state import init_state
 from hypelora_jax.train.step import build_step, gradients
@@ -156,9 +156,9 @@ def test_annealing_by_hand(anneal, wanted):
 def test_the_loop_trains_on_soft_labels_at_the_annealed_temperature(
     tmp_path, monkeypatch
 ):
-    labels, put = [], loop.put_batch
+    labels, put = [], training.put_batch
     monkeypatch.setattr(
-        loop, "put_batch", lambda b, mesh: labels.append(b["label"]) or put(b, mesh)
+        training, "put_batch", lambda b, mesh: labels.append(b["label"]) or put(b, mesh)
     )
     optimizer = {"batch_size": 32, "num_epochs": 1, "lr": 1e-9}
     config = tiny.settings(

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy
 
 from hypelora_jax.errors import UserError
 

@@ -6,7 +6,7 @@ calibrators and files treat it like any other prediction.
 """
 
 import numpy as np
-import scipy.special
+import scipy
 
 
 def pool(logits_KNY: np.ndarray, temperature_K: np.ndarray | float = 1.0) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from hypelora_jax import files
 
 PACKAGES = (
-    "hypelora_jax jax jaxlib flax optax orbax-checkpoint grain numpy tokenizers "
+    "hypelora_jax jax jaxlib flax optax orbax-checkpoint numpy tokenizers "
     "safetensors tensorflow-datasets ml-collections"
 ).split()
 GIB = 2**30

@@ -24,6 +24,7 @@ def run(config: Settings) -> None:
     from hypelora_jax.commands.shared import names
     from hypelora_jax.data import sources
     from hypelora_jax.data.batches import dataset, warn_of_cuts
+    from hypelora_jax.data.tokens import cached
     from hypelora_jax.interop import base as bases
     from hypelora_jax.train import session
 
@@ -32,7 +33,7 @@ def run(config: Settings) -> None:
     length = session.max_length(config, base)
     logging.info("model %s %s", base.name, base.revision)
     logging.info("data %s", sources.prepare(config.data))
-    words = bases.read_tokenizer(base)
+    words = cached(bases.read_tokenizer(base))
     datasets = {
         name: dataset(table, words, length)
         for name, table in session.load_corpus(config).splits.items()

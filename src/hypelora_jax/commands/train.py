@@ -130,7 +130,7 @@ def _opened(
 
     corpus = load_corpus(settings)
     revision = record["model"]["revision"] if record else None
-    session = with_data(open_session(settings, corpus.task, revision), corpus)
+    session = with_data(open_session(settings, corpus.task, revision), corpus, record)
     averaging.check(session, session.datasets["calibration"].label)
     continuation.check_or_begin(folder, session, record)
     return session

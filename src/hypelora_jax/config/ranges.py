@@ -226,6 +226,27 @@ def loss_ranges(config: Any) -> None:
         )
 
 
+def data_ranges(config: Any) -> None:
+    """Check the ranges of the data section, and what does not go together."""
+    at_least("data", config, max_length=4, num_classes=2, num_examples=32)
+    at_least("data", config, max_examples=0)
+    if len(set(config.classes)) < len(config.classes) or len(config.classes) == 1:
+        raise UserError(
+            f"config.data.classes is {config.classes}; expected two or more "
+            "different names, or () for the order of the source"
+        )
+    if config.pad_to_max and config.packing:
+        raise UserError(
+            "config.data.pad_to_max and config.data.packing are both set; expected "
+            "one of them at most, since packed rows have no padding to speak of"
+        )
+    if not 0 < config.calibration_fraction < 1:
+        raise UserError(
+            f"config.data.calibration_fraction is {config.calibration_fraction}; "
+            "expected above 0 and below 1"
+        )
+
+
 def optim_ranges(config: Any) -> None:
     """Check the ranges of the numbers in the optim section."""
     at_least("optim", config, lr=0, head_lr=0, trunk_lr=0, num_epochs=1)

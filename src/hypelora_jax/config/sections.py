@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from hypelora_jax.config.ranges import (
     at_least,
     check,
+    data_ranges,
     lora_ranges,
     loss_ranges,
     number_pairs,
@@ -20,6 +21,7 @@ from hypelora_jax.config.ranges import (
 from hypelora_jax.errors import UserError
 from hypelora_jax.files import MODEL, PATH
 
+Masks = Literal["auto", "hash", "hardware", "threefry"]
 Remat = Literal["none", "layer"]
 InitialA = Literal["lora", "reference"]
 AMode = Literal["generated", "fixed", "random"]
@@ -39,6 +41,7 @@ class ModelConfig:
     revision: str = "main"  # revision of a hub model; its commit is recorded
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # parameters: float32
     remat: Remat = "none"  # layer: the backward pass recomputes each layer
+    masks: Masks = "auto"  # how dropout is drawn: hash | hardware | threefry
 
     def __post_init__(self):
         check("model", self)
@@ -192,24 +195,14 @@ class DataConfig:
     calibration_fraction: float = 0.1  # share of train; at least 100 and at most 2,000
     on_bad_row: Literal["error", "skip"] = "error"
     pad_to_max: bool = False  # pad all texts to max_length; no length buckets
+    packing: bool = False  # in training, several texts in a row; hardly any padding
     num_classes: int = 2  # synthetic only
     num_examples: int = 512  # synthetic only: size of train
     max_examples: int = 0  # use only the first n of train (0: all)
 
     def __post_init__(self):
         check("data", self)
-        at_least("data", self, max_length=4, num_classes=2, num_examples=32)
-        at_least("data", self, max_examples=0)
-        if len(set(self.classes)) < len(self.classes) or len(self.classes) == 1:
-            raise UserError(
-                f"config.data.classes is {self.classes}; expected two or more "
-                "different names, or () for the order of the source"
-            )
-        if not 0 < self.calibration_fraction < 1:
-            raise UserError(
-                f"config.data.calibration_fraction is {self.calibration_fraction}; "
-                "expected above 0 and below 1"
-            )
+        data_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,11 @@
-"""Batches for training and evaluation: padded arrays, and an iterator that resumes."""
+"""Tokenised examples, and padded batches of them, each in one length bucket."""
 
-import asyncio
-import functools
-import json
-from collections.abc import Awaitable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-import grain
-import jax
 import numpy as np
 from absl import logging
-from etils import epath
 
-from hypelora_jax import files
 from hypelora_jax.data import buckets as buckets_lib
 from hypelora_jax.data import conditions
 from hypelora_jax.data.conditions import Given
@@ -20,7 +13,6 @@ from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tokens import Encoded, Tokenizer
 from hypelora_jax.errors import UserError
 
-STATE = "position.json"  # file in a checkpoint with the state of the iterator
 Edges = tuple[int, ...]
 NumpyBatch = dict[str, np.ndarray]
 
@@ -108,18 +100,15 @@ def collate(
     Raises:
       UserError: `soft` is set and the source has no soft labels.
     """
-    labels = _labels(data, soft)
+    labels = labels_of(data, soft)
     n = len(rows)
     full = np.concatenate([rows, np.full(batch_size - n, rows[0])])
     own = np.arange(batch_size) if own is None else own
-    ids = np.full((len(own), length), data.pad_id, np.int32)
-    types = np.zeros((len(own), length), np.int32)
-    mask = np.zeros((len(own), length), bool)
-    for i, row in enumerate(full[own]):
-        tokens = data.encoded.ids[row]
-        ids[i, : len(tokens)] = tokens
-        types[i, : len(tokens)] = data.encoded.types[row]
-        mask[i, : len(tokens)] = True
+    tokens, types_N, size_B = flat(data, full[own])
+    mask = np.arange(length)[None] < size_B[:, None]
+    ids = np.full(mask.shape, data.pad_id, np.int32)
+    types = np.zeros(mask.shape, np.int32)
+    ids[mask], types[mask] = tokens, types_N  # by rows, as they are joined
     real = np.arange(batch_size) < n
     weight = real if weight_N is None else real * weight_N[full]
     given = data.condition
@@ -134,7 +123,23 @@ def collate(
     }
 
 
-def _labels(data: Dataset, soft: bool) -> np.ndarray:
+def flat(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ids and types of some examples, each joined, and their lengths."""
+    parts = [data.encoded.ids[row] for row in rows]
+    types = [data.encoded.types[row] for row in rows]
+    return (
+        np.concatenate(parts),
+        np.concatenate(types),
+        np.array([len(x) for x in parts]),
+    )
+
+
+def labels_of(data: Dataset, soft: bool) -> np.ndarray:
+    """Return the labels that are trained on.
+
+    Raises:
+      UserError: `soft` is set and the source has no soft labels.
+    """
     if not soft:
         return data.label
     if data.soft is None:
@@ -144,104 +149,6 @@ def _labels(data: Dataset, soft: bool) -> np.ndarray:
             "config.loss.labels=hard"
         )
     return data.soft
-
-
-class _Plan:
-    """Random access to the batches (rows, T) of all epochs, fixed by (seed, i)."""
-
-    def __init__(
-        self, lengths: np.ndarray, edges: Edges, batch_size: int, seed: int, epochs: int
-    ):
-        self.steps = buckets_lib.steps_per_epoch(lengths, edges, batch_size)
-        self._epochs = epochs
-        self._of_epoch = functools.lru_cache(maxsize=2)(
-            lambda epoch: buckets_lib.plan(lengths, edges, batch_size, seed, epoch)
-        )
-
-    def __len__(self) -> int:
-        return self.steps * self._epochs
-
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
-        epoch, step = divmod(i, self.steps)
-        return self._of_epoch(epoch)[step]
-
-
-class TrainIterator:
-    """Iterator of training batches, whose state is saved in checkpoints.
-
-    The state is one number, the same for all processes. Process 0 writes it to one
-    file, so that a run can continue with another number of processes. Grain's own
-    checkpoint would have a file for each process.
-    """
-
-    def __init__(self, batches: grain.DatasetIterator):
-        self._batches = batches
-
-    def __iter__(self) -> "TrainIterator":
-        return self
-
-    def __next__(self) -> NumpyBatch:
-        return next(self._batches)
-
-    def get_state(self) -> dict[str, Any]:
-        """Return the position as JSON values."""
-        return self._batches.get_state()
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go to a position that `get_state` returned."""
-        self._batches.set_state(state)
-
-    async def save(self, directory: Any) -> Awaitable[None]:
-        """Write the state into a checkpoint: orbax's StatefulCheckpointable."""
-        state = files.to_json(self.get_state())
-
-        async def write() -> None:
-            folder = await directory.await_creation()
-            if jax.process_index() == 0:
-                await asyncio.to_thread((folder / STATE).write_text, state)
-
-        return write()
-
-    async def load(self, directory: epath.Path) -> Awaitable[None]:
-        """Go to the position saved in a checkpoint."""
-
-        async def read() -> None:
-            file = epath.Path(directory) / STATE
-            self.set_state(json.loads(await asyncio.to_thread(file.read_text)))
-
-        return read()
-
-
-def train_iterator(
-    data: Dataset,
-    edges: Edges,
-    batch_size: int,
-    seed: int,
-    num_epochs: int,
-    soft: bool = False,
-    own: np.ndarray | None = None,
-    weight_N: np.ndarray | None = None,
-) -> TrainIterator:
-    """Return an iterator of the batches of all epochs; its state is one number.
-
-    Batch i depends only on (seed, i). Save and restore the state with `get_state` and
-    `set_state`, or save the iterator itself in an orbax checkpoint. With several
-    processes, each gets its `own` rows of every batch (`sharding.mesh.own_rows`), at
-    the same T. `weight_N` weights the examples in the loss.
-
-    Raises:
-      UserError: `soft` is set and the source has no soft labels.
-    """
-    _labels(data, soft)  # raises here, not in the thread that reads ahead
-
-    def to_batch(rows_and_length: tuple[np.ndarray, int]) -> NumpyBatch:
-        return collate(data, *rows_and_length, batch_size, soft, own, weight_N)
-
-    plan = _Plan(data.lengths, edges, batch_size, seed, num_epochs)
-    # One thread is enough: a batch takes well under a millisecond.
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
-    source = grain.MapDataset.source(plan).map(to_batch)
-    return TrainIterator(iter(source.to_iter_dataset(options)))
 
 
 def eval_batches(
@@ -267,10 +174,13 @@ def describe(data: Dataset, edges: Edges, batch_size: int) -> str:
     bucket = buckets_lib.bucket_of(lengths, edges)
     counts = np.bincount(bucket, minlength=len(edges))
     padded = np.asarray(edges)[bucket].sum()
+    steps = -(-counts // batch_size)
+    whole = batch_size * int(np.sum(steps * np.asarray(edges)))
     buckets = ", ".join(f"{e}: {c}" for e, c in zip(edges, counts, strict=True))
     return (
         f"{len(lengths)} examples of {lengths.mean():.1f} tokens (longest "
         f"{lengths.max()}), buckets {buckets}; "
-        f"{buckets_lib.steps_per_epoch(lengths, edges, batch_size)} steps an epoch, "
-        f"{1 - lengths.sum() / padded:.0%} padding"
+        f"{steps.sum()} steps an epoch, "
+        f"{1 - lengths.sum() / padded:.1%} padding, {1 - lengths.sum() / whole:.1%} "
+        "with the empty rows of last batches"
     )

@@ -2,21 +2,13 @@
 
 import numpy as np
 
-MAX_BUCKETS = 5  # each costs a compilation of the steps, about 5 s on a CPU
-# A bucket must save this many padding tokens per epoch to be worth its compilation: two
-# steps of 5 s at 2,600 tokens/s (MiniLM, 2 cores), over three epochs.
-MIN_SAVING = 8192
-_FIRST = 8
-
-
-def _ladder(top: int) -> list[int]:
-    """Return 8, 12, 16, 24, 32, 48, ... up to the first that is at least `top`."""
-    out = [_FIRST]
-    while out[-1] < top:
-        out.append(
-            out[-1] * 3 // 2 if out[-1] & (out[-1] - 1) == 0 else out[-1] // 3 * 4
-        )
-    return out
+MAX_BUCKETS = 8
+TRIED = 512  # lengths that are tried as edges; twice as many take four times as long
+STEP_COMPILATION = 5.0  # seconds to compile a step for one length, on 2 CPU cores
+TOKENS_PER_SECOND = 2600.0  # of training MiniLM there, padding included
+# Padding tokens per epoch that a bucket must save: the time to compile two steps for
+# it, of training and of evaluation, spread over three epochs.
+MIN_SAVING = 2 * STEP_COMPILATION * TOKENS_PER_SECOND / 3
 
 
 def edges(
@@ -24,24 +16,41 @@ def edges(
 ) -> tuple[int, ...]:
     """Choose the lengths T of the buckets, ascending; the longest example fits.
 
-    It starts from a ladder of lengths. It drops edges while there are more than 5, or a
-    bucket has less than two batches, or an edge saves less time than its compilation
-    costs. The edge whose removal adds the least padding is dropped first.
+    No other choice of at most MAX_BUCKETS lengths has a smaller sum of the tokens of an
+    epoch, padding tokens and padding rows included, and of MIN_SAVING for each bucket.
+    The last length is a multiple of 8 where max_length allows, so that somewhat longer
+    texts of other splits fit as well.
     """
     if pad_to_max or not len(lengths):
         return (max_length,)
     need = int(np.max(lengths))
     last = max(min(-(-need // 8) * 8, max_length), need)
-    out = [edge for edge in _ladder(need) if edge < last] + [last]
-    while len(out) > 1:
-        counts = np.bincount(np.searchsorted(out, lengths), minlength=len(out))
-        costs = counts[:-1] * np.diff(out)
-        small = np.flatnonzero(counts[:-1] < 2 * batch_size)
-        drop = int(small[0]) if len(small) else int(np.argmin(costs))
-        if not len(small) and len(out) <= MAX_BUCKETS and costs[drop] >= MIN_SAVING:
-            break
-        del out[drop]
-    return tuple(out)
+    # an edge that is no example's length could be lowered to one; of very long examples
+    # only some lengths are tried. Entry 0 is no edge.
+    step = -(-last // TRIED)
+    tried = -(-lengths // step) * step
+    at = np.append(np.unique(tried[tried < last]), last)
+    below = np.searchsorted(np.sort(lengths), at, side="right")
+    at, below = np.insert(at, 0, 0), np.insert(below, 0, 0)
+
+    def tokens(end: int) -> np.ndarray:
+        """Tokens of a bucket that ends at `at[end]`, for each beginning before it."""
+        batches = -(-(below[end] - below[:end]) // batch_size)
+        return batches * batch_size * at[end]
+
+    # least cost of the examples up to each edge with k buckets, and where the last of
+    # these buckets begins; rows are k = 1, 2, ...
+    cost, begin = [np.append(0, [np.inf] * (len(at) - 1))], []
+    for _ in range(min(MAX_BUCKETS, len(at) - 1)):
+        sums = [cost[-1][:end] + tokens(end) for end in range(1, len(at))]
+        begin.append([0, *(int(np.argmin(x)) for x in sums)])
+        cost.append(np.array([np.inf, *(np.min(x) for x in sums)]))
+    wholes = [row[-1] + k * MIN_SAVING for k, row in enumerate(cost)]
+    out, end = [], len(at) - 1
+    for k in range(int(np.argmin(wholes)), 0, -1):
+        out.append(int(at[end]))
+        end = begin[k - 1][end]
+    return tuple(reversed(out))
 
 
 def cover(

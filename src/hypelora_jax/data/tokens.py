@@ -5,21 +5,29 @@ folder. Models with random weights have no folder; they use a byte tokenizer of 
 special tokens and 256 bytes.
 """
 
+import functools
+import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
+from absl import logging
 from etils import epath
 from tokenizers import models, pre_tokenizers, processors
 
 from hypelora_jax import files
+from hypelora_jax.data import npz, tables
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.vocabulary import token_classes
 from hypelora_jax.data.vocabulary.token_classes import SENTENCE, Vocabulary
 from hypelora_jax.data.vocabulary.token_settings import ROLES
 
+CACHED = 2000  # texts; fewer take a tenth of a second, and are not cached
+CACHE_BYTES = 2**30  # of all cached tokens; the oldest files are deleted
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # ids 0 to 4; bytes from 5
 
 
@@ -52,6 +60,7 @@ class Tokenizer(NamedTuple):
     model. Ids are below `vocab_size`, and `last` is the token of the largest one.
     `to_json() -> str` returns the contents of a tokenizer.json, without truncation or
     padding, and `fields` are those of a tokenizer_config.json that go with it.
+    `digest() -> str` is the SHA-256 of all that decides what `encode` returns.
     """
 
     encode: Callable[[Table, int], Encoded]
@@ -60,6 +69,7 @@ class Tokenizer(NamedTuple):
     last: str
     to_json: Callable[[], str]
     fields: Mapping[str, Any]
+    digest: Callable[[], str]
 
 
 def tokenizer(
@@ -92,7 +102,13 @@ def tokenizer(
     last = max(vocab, key=vocab.__getitem__)
     fields: dict[str, Any] = special | {"truncation_side": side}
     fields["split_special_tokens"] = inner.encode_special_tokens
-    return Tokenizer(encode, pad_id, vocab[last] + 1, last, to_json, fields)
+
+    @functools.cache
+    def digest() -> str:
+        decides = (tokenizers.__version__, roles.segments, to_json(), fields)
+        return hashlib.sha256(files.to_json(decides).encode()).hexdigest()
+
+    return Tokenizer(encode, pad_id, vocab[last] + 1, last, to_json, fields, digest)
 
 
 def hugging_face_files(
@@ -119,6 +135,70 @@ def _encode(inner: tokenizers.Tokenizer, table: Table, typed: bool) -> Encoded:
     ids = [np.asarray(e.ids, np.int32) for e in found]
     types = [np.asarray(e.type_ids, np.int32) * typed for e in found]
     return Encoded(ids, types, sum(bool(e.overflowing) for e in found))
+
+
+def cached(own: Tokenizer) -> Tokenizer:
+    """Return a tokenizer that keeps the tokens of large tables in the cache folder.
+
+    A file there is named by the tokenizer, the texts and the length that they are cut
+    to. A file that cannot be read is written again.
+    """
+
+    def encode(table: Table, max_length: int) -> Encoded:
+        if len(table.text) < CACHED:
+            return own.encode(table, max_length)
+        own.encode(tables.take(table, np.arange(1)), max_length)  # refuses as for all
+        texts = hashlib.sha256(f"{own.digest()} {max_length}".encode())
+        for column in (table.text, table.text_b or []):
+            texts.update(np.array([len(column), *map(len, column)]).tobytes())
+            texts.update("".join(column).encode("utf-8", "surrogatepass"))
+        path = files.root() / "tokens" / f"{texts.hexdigest()}.npz"
+        found = _read(path, len(table.text))
+        if found is None:
+            found = own.encode(table, max_length)
+            _write(path, found)
+        return found
+
+    return own._replace(encode=encode)
+
+
+def _read(path: Path, count: int) -> Encoded | None:
+    """Return the tokens of `count` examples in a file, or None if it has none."""
+    try:
+        found = npz.read(path)
+        ids, types, size_N = (
+            found[n].astype(np.int32) for n in ("ids", "types", "size")
+        )
+        truncated = int(found["truncated"])
+    except FileNotFoundError:
+        return None
+    except Exception as e:  # whatever is wrong with it, it is written again
+        logging.info("%s is written again (%s)", path, e)
+        return None
+    ends = np.cumsum(size_N)
+    if len(size_N) != count or {len(ids), len(types)} != {int(ends[-1])}:
+        return None
+    cuts = list(zip((ends - size_N).tolist(), ends.tolist(), strict=True))
+    split = [[x[i:j] for i, j in cuts] for x in (ids, types)]
+    return Encoded(split[0], split[1], truncated)
+
+
+def _write(path: Path, encoded: Encoded) -> None:
+    """Write the tokens of examples, and delete the oldest files beyond CACHE_BYTES."""
+    data, size_N = io.BytesIO(), np.array([len(x) for x in encoded.ids])
+    ids, types = (np.concatenate(x) for x in (encoded.ids, encoded.types))
+    np.savez(data, ids=ids, types=types, size=size_N, truncated=encoded.truncated)
+    try:
+        files.write_whole(path, data.getvalue())
+        kept = [(file, file.stat()) for file in path.parent.iterdir()]
+        kept.sort(key=lambda one: one[1].st_mtime)
+        left = sum(about.st_size for _, about in kept)
+        for file, about in kept[:-1]:
+            if left > CACHE_BYTES:
+                file.unlink(missing_ok=True)
+                left -= about.st_size
+    except OSError as e:  # no space, no right to write, or another process deletes too
+        logging.info("tokens are not cached: %s", e)
 
 
 def roberta_pairs(vocab: dict[str, int]) -> processors.RobertaProcessing:

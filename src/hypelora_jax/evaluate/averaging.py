@@ -18,7 +18,7 @@ from hypelora_jax.evaluate import dropout, laplace
 from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted
 from hypelora_jax.objectives.judging import has_label
 from hypelora_jax.run.paths import Run
-from hypelora_jax.sharding import rules
+from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.divergence import check_outputs
@@ -118,7 +118,11 @@ def features(fitted: Fitted) -> Callable[[Dataset], np.ndarray]:
         return parts.head.features(params["head"], hidden_BTD)
 
     # whole on every device, so that each of several processes can read all rows
-    of_rows = jax.jit(rules.over(mesh, of_rows), out_shardings=replicated(mesh))
+    of_rows = jax.jit(
+        rules.over(mesh, of_rows),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler.options(mesh),
+    )
     # features take the place of logits, so that the loop over batches is the same
     forward = fitted.forward._replace(classify=of_rows)
     kept: Adapters = {}

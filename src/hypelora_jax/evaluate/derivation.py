@@ -69,7 +69,7 @@ def fill(derivation: Derivation) -> dict[str, Any]:
     """
     source, record, target, fitted = derivation
     settings = fitted.session.settings
-    session = with_data(fitted.session, load_corpus(settings))
+    session = with_data(fitted.session, load_corpus(settings), record)
     records.check_data(source.path, data_of(session), record)
     new = {"config": records.as_dict(settings), "derived_from": str(source.path)}
     files.write_json(target.config_file, record | new)

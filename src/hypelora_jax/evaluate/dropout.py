@@ -18,7 +18,7 @@ from hypelora_jax.data.tasks import Task
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
-from hypelora_jax.sharding import rules
+from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train.scoring import Forward, pinned
 from hypelora_jax.types import Adapter, Batch, Key, Params
@@ -67,7 +67,11 @@ def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> D
 
     adapter = jax.jit(adapter)
     # logits are whole on every device, so that each process can read all rows
-    classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
+    classify = jax.jit(
+        rules.over(mesh, classify),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler.options(mesh),
+    )
 
     def draw(k: int) -> Forward:
         # keys depend on seed, member and batch number, so every pass repeats the draws

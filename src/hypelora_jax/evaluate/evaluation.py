@@ -85,9 +85,8 @@ def _fitted(
 ) -> Fitted:
     learned = float(ensembles.temperatures(session.settings, trainable)[0])
     calibrator = calibrator_file.read(run) or calibrators.Temperature(learned)
-    forward = scoring.forward(session.model, session.mesh)
     own = (trainable, frozen, alpha, step)
-    fitted = Fitted(run, session, forward, *own, calibrator, learned)
+    fitted = Fitted(run, session, session.forward, *own, calibrator, learned)
     return fitted._replace(answer=averaging.answerer(fitted))
 
 

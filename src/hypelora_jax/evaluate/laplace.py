@@ -17,7 +17,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy
 
 from hypelora_jax.errors import UserError
 

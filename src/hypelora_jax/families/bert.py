@@ -12,11 +12,13 @@ from hypelora_jax.families.family import Family, Names, SequenceLayout
 from hypelora_jax.families.sizes import EncoderConfig, site_dims
 
 
-def positions(config: EncoderConfig, ids: jax.Array) -> jax.Array:
+def positions(
+    config: EncoderConfig, ids: jax.Array, begin: jax.Array | None = None
+) -> jax.Array:
     """Rows 0, 1, 2, ... of the position table, also for padding."""
     del config
-    tokens = jnp.arange(ids.shape[-1], dtype=ids.dtype)
-    return jnp.broadcast_to(tokens, ids.shape)
+    tokens = jnp.broadcast_to(jnp.arange(ids.shape[-1], dtype=ids.dtype), ids.shape)
+    return tokens if begin is None else tokens - begin
 
 
 def max_tokens(config: EncoderConfig) -> int:

@@ -39,8 +39,8 @@ class BuildBackbone(Protocol):
     """Builds the backbone of a family.
 
     `dtype` is the dtype of the blocks (softmax and norms take at least float32),
-    `remat` names what the backward pass recomputes, and `lora_dropout` is the dropout
-    rate on the adapter's input.
+    `remat` names what the backward pass recomputes, `lora_dropout` is the dropout rate
+    on the adapter's input, and no gradient goes below the layer `lowest`.
     """
 
     def __call__(
@@ -50,6 +50,7 @@ class BuildBackbone(Protocol):
         dtype: str = "float32",
         remat: str = "none",
         lora_dropout: float = 0.0,
+        lowest: int = 0,
     ) -> Backbone:
         """Return the backbone; its `apply` takes the `backbone` subtree."""
 

@@ -12,10 +12,15 @@ from hypelora_jax.families.family import Family, Names, SequenceLayout
 from hypelora_jax.families.sizes import EncoderConfig, site_dims
 
 
-def positions(config: EncoderConfig, ids: jax.Array) -> jax.Array:
+def positions(
+    config: EncoderConfig, ids: jax.Array, begin: jax.Array | None = None
+) -> jax.Array:
     """Rows of the position table: tokens count from pad_id + 1, padding has pad_id."""
     token = (ids != config.pad_id).astype(ids.dtype)
-    return jnp.cumsum(token, axis=-1, dtype=ids.dtype) * token + config.pad_id
+    count = jnp.cumsum(token, axis=-1, dtype=ids.dtype)
+    if begin is not None:
+        count = count - jnp.take_along_axis(count - token, begin, axis=-1)
+    return count * token + config.pad_id
 
 
 def max_tokens(config: EncoderConfig) -> int:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.blocks.activations import ACTIVATION
-from hypelora_jax.families.blocks.dense import NORMAL, dropout, wide
+from hypelora_jax.families.blocks.dense import NORMAL, wide
+from hypelora_jax.families.blocks.masks import dropout
 from hypelora_jax.families.family import SequenceLayout
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import maybe
@@ -49,7 +50,8 @@ def sequence_head(
 ) -> Head:
     """Head with `num_outputs` logits (regression: 1), computed in at least float32.
 
-    `apply` takes hidden states (B, T, D) or (T, D) and returns (B, Y) or (Y,).
+    `apply` takes hidden states (B, T, D) or (T, D) and returns (B, Y) or (Y,); of a
+    packed batch with up to P examples in a row, it returns (B P, Y).
     `features` has no dropout; the layer `out` of it gives `apply` without a key.
     """
     if num_outputs < 1:
@@ -62,8 +64,11 @@ def sequence_head(
     def apply(
         params: Params, hidden_BTD: jax.Array, batch: Batch, key: Key | None = None
     ) -> jax.Array:
-        del batch  # the first token has the same place in every row
-        first = hidden_BTD[..., 0, :].astype(wide(dtype))
+        if "first" in batch:  # packed rows: the states (B, P, D) of several examples
+            first = hidden_BTD.reshape(-1, config.width)
+        else:
+            first = hidden_BTD[..., 0, :]
+        first = first.astype(wide(dtype))
         return cast(jax.Array, module.apply({"params": params}, first, key))
 
     def features(params: Params, hidden_BTD: jax.Array) -> jax.Array:

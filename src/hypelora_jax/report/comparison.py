@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy
 
 from hypelora_jax.calibration import calibrators, metrics
 from hypelora_jax.report.metric_tables import SCORES

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from hypelora_jax import trees
@@ -44,13 +43,13 @@ def adapter_bytes(session: Session) -> int:
 
 def gemm_rate() -> float:
     """Measure the multiply-adds per second of a float32 matrix product here."""
-    x = jnp.ones((1024, 1024), jnp.float32)
+    x = jax.device_put(np.ones((1024, 1024), np.float32))
     product = jax.jit(lambda x: x @ x)
     product(x).block_until_ready()  # compiles, which must not be timed
     start = time.monotonic()
-    for _ in range(5):
+    for _ in range(2):
         product(x).block_until_ready()  # the call alone returns before the product
-    return 5 * 1024**3 / (time.monotonic() - start)
+    return 2 * 1024**3 / (time.monotonic() - start)
 
 
 def estimated_seconds(session: Session) -> float:
@@ -65,6 +64,9 @@ def estimated_seconds(session: Session) -> float:
     passes = 3 if trained else 2 if adapted else 1
     train, edges = session.datasets["train"], np.array(session.edges)
     padded = edges[np.searchsorted(edges, train.lengths)].astype(float)
+    if session.packed is not None:
+        rows, length = session.packed
+        padded = np.full(session.steps_per_epoch * rows, float(length))
     width = session.base.config.width
     per_token = passes * trees.count(layers)
     if not trained:  # trained layers already have an axis of seeds

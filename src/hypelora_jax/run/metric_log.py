@@ -47,10 +47,11 @@ class MetricLog:
         self.flush()
         if self._writes and run.appends:
             self._file = self._path.open("a")
+        self._name = run.name
         self._bar = tqdm(
             total=total,
             initial=resume_step,
-            desc=run.name,
+            desc=self._name,
             unit="step",
             disable=not (show and self._writes),
             file=sys.stderr,
@@ -74,6 +75,10 @@ class MetricLog:
     def show(self, **values: str) -> None:
         """Show names and values at the end of the progress bar."""
         self._bar.set_postfix(values, refresh=False)
+
+    def note(self, text: str) -> None:
+        """Show a text behind the run's name in the progress bar; "" removes it."""
+        self._bar.set_description(f"{self._name}, {text}" if text else self._name)
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one row; its numbers also go to the writers, as split/name.

@@ -26,11 +26,11 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.interop.base import Base
 from hypelora_jax.run.paths import Run
 
-# Fields newer than some records, which configs set to another value than the one that
-# says what training did before (their default).
-NEWER = ("optim.trunk_lr",)
+# Fields newer than some records, and the values that say what training did before. New
+# runs have other values.
+NEWER = {"optim.trunk_lr": 0.0, "model.masks": "threefry"}
 DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 Section = TypeVar("Section", DataConfig, ConditionConfig)
 
 
@@ -168,7 +168,12 @@ def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
 
 def settings_of(record: dict[str, Any]) -> Settings:
     """Return the settings that a run was trained with."""
-    return settings_lib.from_dict(record["config"])
+    config, known = dict(record["config"]), flat(record["config"])
+    for field, before in NEWER.items():
+        if field not in known:
+            section, _, name = field.rpartition(".")
+            config[section] = {**config.get(section, {}), name: before}
+    return settings_lib.from_dict(config)
 
 
 def task_of(record: dict[str, Any]) -> Task:

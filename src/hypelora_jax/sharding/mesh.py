@@ -17,7 +17,8 @@ from hypelora_jax.types import Batch
 AXES = ("data", "fsdp", "model")
 CONDITION_NAMES = ("condition", "row")  # of a batch whose rows have conditions
 ROW_NAMES = ("ids", "mask", "types")  # what the backbone reads
-BATCH_NAMES = (*ROW_NAMES, "label", "weight", *CONDITION_NAMES)
+PACKED_NAMES = ("segment", "first")  # what it reads of a packed batch besides
+BATCH_NAMES = (*ROW_NAMES, *PACKED_NAMES, "label", "weight", *CONDITION_NAMES)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

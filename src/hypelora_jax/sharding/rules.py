@@ -140,6 +140,18 @@ def pin_rows(x_BTD: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x_BTD, BATCH)
 
 
+def on_cpu() -> bool:
+    """Whether the devices of the current mesh, or else JAX's default, are CPUs."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.device_kind if device else jax.default_backend()) == "cpu"
+
+
+def on_one_accelerator() -> bool:
+    """Whether the current mesh has one device, and this device is not a CPU."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.size == 1 and not mesh.empty and not on_cpu()
+
+
 def placed(shapes: Any, where: Any) -> Any:
     """Add shardings to shapes; both trees have the same structure."""
     return jax.tree.map(

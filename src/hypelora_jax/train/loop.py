@@ -10,10 +10,10 @@ from hypelora_jax.run.metric_log import MetricLog, summary
 from hypelora_jax.run.metric_writers import Writers
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
-from hypelora_jax.sharding.mesh import put_batch
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress
+from hypelora_jax.train.compilation.schedule import compiled_ahead
 from hypelora_jax.train.interruption import Asked, StopRequest
 from hypelora_jax.train.session import Session
 from hypelora_jax.train.training import (
@@ -81,9 +81,12 @@ def train(
         if step:
             logging.info("going on from step %d of %d", step, total)
         judged = not training.pending_judge
-        with processes.together(
-            lambda: MetricLog(run, step, total, progress, judged, writers)
-        ) as log:
+        with (
+            processes.together(
+                lambda: MetricLog(run, step, total, progress, judged, writers)
+            ) as log,
+            compiled_ahead(training, log.note),
+        ):
             try:
                 _steps(training, log, stop, step)
             except Asked:
@@ -130,12 +133,9 @@ def _steps(training: Training, log: MetricLog, stop: StopRequest, step: int) -> 
                 step // per_epoch,
             )
             return
-        batch = next(training.data)
-        training.state, info = training.step(
-            training.state, training.frozen, put_batch(batch, session.mesh)
-        )
+        rows, batch = next(training.data)  # the examples, and the placed batch
+        training.state, info = training.step(training.state, training.frozen, batch)
         step += 1
-        rows = batch["index"][batch["index"] >= 0]  # of all processes
         ids = session.datasets["train"].ids[rows].tolist()
         training.guard.add(step, ids, info["finite"])
         training.checkpoints.poll()
@@ -190,8 +190,7 @@ def _write_row(
             "split": "train",
             "loss": loss,
             "grad_norm": float(info["grad_norm"]),
-            "lr": float(training.rate(step - 1)),
-            "alpha": float(training.alpha(step - 1)),
+            **{n: float(x) for n, x in training.schedules(step - 1).items()},
             **_temperature(training, step),
             **rates,
         }

@@ -13,7 +13,7 @@ from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.data.batches import Dataset, NumpyBatch, eval_batches
 from hypelora_jax.model import Model
-from hypelora_jax.sharding import rules
+from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import (
     ROW_NAMES,
     fitting_batch_size,
@@ -51,7 +51,11 @@ def forward(model: Model, mesh: Mesh) -> Forward:
     def classify(params: Params, adapter: Adapter, batch: Batch) -> jax.Array:
         return model.classify(params, adapter, batch, None)
 
-    classify = jax.jit(rules.over(mesh, classify), out_shardings=replicated(mesh))
+    classify = jax.jit(
+        rules.over(mesh, classify),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler.options(mesh),
+    )
     return Forward(jax.jit(adapt), classify, mesh, model.reads)
 
 

@@ -5,6 +5,7 @@ data. Evaluation and prediction of a finished run use the same code.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +16,14 @@ from jax.sharding import Mesh
 from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
-from hypelora_jax.data import buckets, conditions, sources
+from hypelora_jax.data import buckets, conditions, packing, sources
 from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
 from hypelora_jax.data.class_weights import class_weights
+from hypelora_jax.data.iterator import shapes
+from hypelora_jax.data.packing import Packing
 from hypelora_jax.data.tables import Corpus, digest
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.data.tokens import Tokenizer
+from hypelora_jax.data.tokens import Tokenizer, cached
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
 from hypelora_jax.hyper.conditioners import JOINS
@@ -29,9 +32,10 @@ from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
 from hypelora_jax.run import records
 from hypelora_jax.sharding import rules
-from hypelora_jax.sharding.mesh import make_mesh
-from hypelora_jax.train import ensembles, initial
+from hypelora_jax.sharding.mesh import make_mesh, row_ways
+from hypelora_jax.train import ensembles, initial, scoring
 from hypelora_jax.train.optimizer import blend_alpha
+from hypelora_jax.train.scoring import Forward
 from hypelora_jax.types import Key, Params
 
 
@@ -48,10 +52,12 @@ class Session(NamedTuple):
     tokenizer: Tokenizer
     model: Model
     mesh: Mesh
+    forward: Forward  # jitted functions of evaluation and prediction
     trainable: Params  # before training
     frozen: Params  # the backbone and all else that does not train, on the mesh
     datasets: Mapping[str, Dataset] = {}  # tokenised splits
     edges: tuple[int, ...] = ()  # lengths T of the buckets, in tokens
+    packed: Packing | None = None  # shape of packed batches, if train is packed
     steps_per_epoch: int = 1
     total_steps: int = 1  # of the whole run
     class_weights: tuple[float, ...] = ()  # in the training loss; (): all classes 1
@@ -79,9 +85,15 @@ class Keys(NamedTuple):
 
 def keys(settings: Settings) -> Keys:
     """Return a seed's keys; seed_scope=init lets seeds share data order and dropout."""
-    init = named_key(jax.random.key(settings.seed), "init")
     shared = 42 if settings.seed_scope == "init" else settings.seed  # METHOD A.8
-    return Keys(init, named_key(jax.random.key(shared), "train"), shared)
+    init, train = _streams(settings.seed, shared)
+    return Keys(init, train, shared)
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # one small program in place of four
+def _streams(seed: int, shared: int) -> tuple[Key, Key]:
+    init = named_key(jax.random.key(seed), "init")
+    return init, named_key(jax.random.key(shared), "train")
 
 
 def train_keys(settings: Settings) -> list[Key]:
@@ -129,7 +141,8 @@ def open_session(
     model = model_lib.build(settings, base.config, task)
     inits = [keys(own).init for own in ensembles.of_seeds(settings)]
     trainable, frozen = initial.parameters(settings, model, base, task, mesh, inits)
-    return Session(settings, base, task, words, model, mesh, trainable, frozen)
+    forward = scoring.forward(model, mesh)
+    return Session(settings, base, task, words, model, mesh, forward, trainable, frozen)
 
 
 def load_corpus(settings: Settings) -> Corpus:
@@ -137,24 +150,38 @@ def load_corpus(settings: Settings) -> Corpus:
     return sources.load(settings.data, keys(settings).data, settings.condition)
 
 
-def with_data(session: Session, corpus: Corpus) -> Session:
+def with_data(
+    session: Session, corpus: Corpus, record: dict[str, Any] | None = None
+) -> Session:
     """Add tokenised splits, buckets and the number of steps to a session.
 
+    Args:
+      session: a session without data.
+      corpus: its data.
+      record: that of the session's run, if it has begun; its batches keep their shapes.
+
     Raises:
-      UserError: the corpus has no split train, or its classes cannot be weighted.
+      UserError: the corpus has no split train, or its classes cannot be weighted, or
+        packed rows cannot be divided among the devices.
     """
     data, optim = session.settings.data, session.settings.optim
+    words = cached(session.tokenizer)
     datasets = {
-        name: dataset(table, session.tokenizer, data.max_length)
+        name: dataset(table, words, data.max_length)
         for name, table in corpus.splits.items()
     }
     warn_of_cuts(datasets.values(), data.max_length)
     if "train" not in datasets:
         corpus.splits["train"]  # raises the error that lists the splits
     lengths, size = datasets["train"].lengths, optim.batch_size
-    edges = buckets.edges(lengths, size, data.max_length, data.pad_to_max)
+    multiple = optim.accumulate * row_ways(session.mesh)
+    edges, packed = shapes(lengths, data, size, multiple, record or {})
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
-    logging.info("train: %s", describe(datasets["train"], edges, size))
+    about = describe(datasets["train"], edges, size)
+    if packed is not None:
+        layout = packing.layout(lengths, packed)
+        per_epoch, about = layout.steps, packing.describe(lengths, layout)
+    logging.info("train: %s", about)
     session = _with_conditions(session, datasets["train"])
     weights = _class_weights(session, datasets["train"])
     return session._replace(
@@ -162,6 +189,7 @@ def with_data(session: Session, corpus: Corpus) -> Session:
         digests={name: digest(table) for name, table in corpus.splits.items()},
         datasets=datasets,
         edges=edges,
+        packed=packed,
         steps_per_epoch=per_epoch,
         total_steps=per_epoch * optim.num_epochs,
     )
@@ -256,6 +284,8 @@ def data_of(session: Session) -> dict[str, Any]:
     """Return what a record says about the data, to compare when a run is resumed."""
     out: dict[str, Any] = {"task": session.task, "buckets": list(session.edges)}
     out["total_steps"] = session.total_steps
+    if session.packed is not None:
+        out["packing"] = list(session.packed)
     if session.digests:
         out[records.DIGESTS] = dict(session.digests)
     if session.class_weights:

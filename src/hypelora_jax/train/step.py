@@ -18,8 +18,13 @@ from hypelora_jax import trees
 from hypelora_jax.keys import named_keys
 from hypelora_jax.model import Model, has_conditions
 from hypelora_jax.objectives import training_loss
-from hypelora_jax.sharding import rules
-from hypelora_jax.sharding.mesh import ROW_NAMES, pin_batch, replicated
+from hypelora_jax.sharding import compiler, rules
+from hypelora_jax.sharding.mesh import (
+    PACKED_NAMES,
+    ROW_NAMES,
+    pin_batch,
+    replicated,
+)
 from hypelora_jax.train import ensembles
 from hypelora_jax.train.optimizer import Schedule
 from hypelora_jax.train.state import TrainState
@@ -71,6 +76,9 @@ def gradients(
         params, rows = trees.union(direct, frozen), dict(rows)
         # `row` travels with the rows, so that it is cut into micro-batches like them
         adapter = Adapter(lora, rows.pop("row", None))
+        if "first" in rows:  # of a packed batch, one row of the loss per example
+            labels = {n: rows[n] for n in model.objective.reads}
+            rows |= {n: x.reshape(-1, *x.shape[2:]) for n, x in labels.items()}
         key = None if deterministic else key
         return model.objective.sums(model, params, adapter, rows, key)
 
@@ -79,7 +87,7 @@ def gradients(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
     summed = _over_micros(value_and_grads, accumulate, mesh)
-    of_rows = (*ROW_NAMES, *model.objective.reads)
+    of_rows = (*ROW_NAMES, *PACKED_NAMES, *model.objective.reads)
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
         adapt_key = None if deterministic else keys["adapt"]
@@ -92,7 +100,7 @@ def gradients(
         # `jax.vjp` instead of `jax.grad`: the adapter is made once, every micro-batch
         # uses it, and their summed gradient goes back through the network once.
         lora, pull, row_B = jax.vjp(adapt, _pick(trainable, direct=False), has_aux=True)
-        rows = {name: batch[name] for name in of_rows}
+        rows = {name: batch[name] for name in of_rows if name in batch}
         if row_B is not None:
             rows["row"] = row_B
         (loss, weight), (d_direct, d_lora) = summed(
@@ -234,11 +242,11 @@ def build_step(
         info = {"loss": loss, "weight": weight, "grad_norm": norm, "finite": finite}
         return new, info
 
-    whole = replicated(mesh)
-    of_state, of_frozen = shardings or (whole, whole)
+    of_state, of_frozen = shardings or (replicated(mesh),) * 2
     return jax.jit(
         ensembles.over_seeds(step) if seeds > 1 else step,
         in_shardings=(of_state, of_frozen, None),  # `pin_batch` places the batch
-        out_shardings=(of_state, whole),
+        out_shardings=(of_state, replicated(mesh)),
         donate_argnames=("state",),
+        compiler_options=compiler.options(mesh),
     )

@@ -7,12 +7,18 @@ import numpy as np
 import optax
 
 from hypelora_jax import trees
-from hypelora_jax.data.batches import train_iterator
+from hypelora_jax.data.batches import NumpyBatch
 from hypelora_jax.data.class_weights import example_weights
+from hypelora_jax.data.iterator import train_iterator
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
-from hypelora_jax.sharding.mesh import batch_size_per_device, own_rows
+from hypelora_jax.sharding.mesh import (
+    batch_size_per_device,
+    own_rows,
+    put_batch,
+    row_ways,
+)
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress, Selection
@@ -27,7 +33,7 @@ from hypelora_jax.train.optimizer import (
 from hypelora_jax.train.session import Session, keys, train_keys
 from hypelora_jax.train.state import TrainState, state_shardings
 from hypelora_jax.train.step import build_step
-from hypelora_jax.types import Params
+from hypelora_jax.types import Batch, Params
 
 
 class Training:
@@ -42,11 +48,11 @@ class Training:
         )
         self.abstract = abstract_state(session)
         self.state: TrainState = self.abstract  # shapes until `resume` or `fresh`
-        self.rate = learning_rate(settings.optim, session.total_steps)
+        rate = learning_rate(settings.optim, session.total_steps)
+        # one program for the log, where each operation would otherwise be one
+        self.schedules = jax.jit(lambda s: {"lr": rate(s), "alpha": self.alpha(s)})
         self.temperature = loss_temperature(settings.loss, session.total_steps)
-        batch_size_per_device(
-            self.optim.batch_size // self.optim.accumulate, session.mesh
-        )
+        size = _rows(session)
         self.step = build_step(
             session.model,
             _optimizer(session),
@@ -61,8 +67,8 @@ class Training:
                 lambda x: x.sharding, (self.abstract, session.frozen)
             ),
         )
-        forward = scoring.forward(session.model, session.mesh)
-        self.forward = forward._replace(classify=stop.between(forward.classify))
+        classify = stop.between(session.forward.classify)
+        self.forward = session.forward._replace(classify=classify)
         self.frozen = session.frozen
         train, soft = session.datasets["train"], settings.loss.labels == "soft"
         self.data = train_iterator(
@@ -72,15 +78,22 @@ class Training:
             keys(settings).data,
             self.optim.num_epochs,
             soft=soft,
-            own=own_rows(self.optim.batch_size, session.mesh),
+            own=own_rows(size, session.mesh),
             weight_N=example_weights(
                 session.class_weights, train.label, train.soft if soft else None
             ),
+            packed=session.packed,
+            place=self._place,
         )
         self.lengths = train.lengths
         self.progress = Progress()
         self.pending_judge = False  # True if an epoch ended and was not evaluated
         self.guard = self._guard()
+
+    def _place(self, batch: NumpyBatch) -> tuple[np.ndarray, Batch]:
+        """Return the examples of a batch, of all processes, and its placed arrays."""
+        index = batch["index"]
+        return index[index >= 0], put_batch(batch, self.session.mesh)
 
     def _guard(self) -> Guard:
         limit, latest = self.optim.skip_nonfinite, self.checkpoints.latest_settled
@@ -158,6 +171,26 @@ class Training:
         logits_NY, t = ensembles.pool(session.settings, trainable, own_KNY)
         objective = session.model.objective
         return scoring.judge(objective, logits_NY, data.label, t, data.soft)
+
+
+def _rows(session: Session) -> int:
+    """Return the number of rows of a step.
+
+    Raises:
+      UserError: they cannot be divided evenly among the devices.
+    """
+    optim, packed = session.settings.optim, session.packed
+    if packed is None:
+        batch_size_per_device(optim.batch_size // optim.accumulate, session.mesh)
+        return optim.batch_size
+    micro, ways = packed.rows // optim.accumulate, row_ways(session.mesh)
+    if micro % ways:
+        raise UserError(
+            f"the run was begun with {micro} packed rows a micro-batch, which the "
+            f"{ways} devices along data and fsdp do not divide; expected a number of "
+            "devices that does. Use fewer devices"
+        )
+    return packed.rows
 
 
 def rank(session: Session, step: int, judged: dict[str, Any]) -> Selection:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import scipy.special
+import scipy
 
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.calibrators import examples, logistic, temperature

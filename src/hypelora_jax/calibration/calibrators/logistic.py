@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-import scipy.optimize
-import scipy.special
+import scipy
 
 # A ridge on every parameter gives exactly one optimum, even on separable splits. It
 # moves a parameter by about 1e-10 / curvature, which is below 1e-6 on real splits.

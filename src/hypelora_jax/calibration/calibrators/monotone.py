@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.optimize
+import scipy
 
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.calibrators import examples, logistic, one_vs_rest

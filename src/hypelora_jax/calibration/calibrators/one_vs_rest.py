@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
+import scipy
 
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array

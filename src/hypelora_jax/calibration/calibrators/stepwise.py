@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy
 
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
+import scipy
 
 from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.arrays import Array

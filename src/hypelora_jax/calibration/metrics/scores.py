@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import scipy.stats
+import scipy
 
 from hypelora_jax.errors import UserError
 

@@ -6,13 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from hypelora_jax import files
-from hypelora_jax.report import (
-    html,
-    metric_tables,
-    reliability,
-    run_tables,
-    series,
-)
+from hypelora_jax.report import metric_tables, run_tables
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
 
@@ -22,6 +16,9 @@ def close(folder: Run, judged: dict[str, Any]) -> dict[str, Any]:
 
     Only process 0 writes. Returns `judged` unchanged.
     """
+    # local, because matplotlib takes long to import and `train` prints tables earlier
+    from hypelora_jax.report import html, reliability, series
+
     if processes.is_main():
         for split in folder.predicted_splits():
             reliability.write_diagram(folder, split)

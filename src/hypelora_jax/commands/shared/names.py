@@ -50,6 +50,7 @@ def check(settings: Settings) -> None:
                 choose(table, name, path)
     averaging.check_kind(settings)
     _check_conditions(settings)
+    _check_packing(settings)
 
 
 def _check_conditions(settings: Settings) -> None:
@@ -68,4 +69,19 @@ def _check_conditions(settings: Settings) -> None:
             "config.condition or data.condition is set, but "
             f"condition.source={config.source} reads no conditions; expected "
             "condition.source=given, or none of these fields"
+        )
+
+
+def _check_packing(settings: Settings) -> None:
+    """Refuse packing where the examples of a row may need different factors."""
+    given = settings.condition.source != ConditionConfig().source
+    several = settings.uncertainty.conditions > 1
+    if settings.data.packing and (given or several):
+        what = f"uncertainty.kind={settings.uncertainty.kind}"
+        if given:
+            what = f"condition.source={settings.condition.source}"
+        raise UserError(
+            "config.data.packing puts several examples in a row, which then share "
+            f"their factors, but {what} gives them different ones; expected "
+            "data.packing=false"
         )

@@ -11,7 +11,6 @@ from hypelora_jax import files
 from hypelora_jax.commands.shared import continuation
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.errors import UserError
-from hypelora_jax.report import html, series
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
@@ -54,6 +53,8 @@ def train(
     settings: Settings, folder: Run, train_one: Callable[[Settings, Run], Summary]
 ) -> Summary:
     """Train each seed in its own folder; return summaries, mean and deviation."""
+    from hypelora_jax.report import html, series  # local, as in `closing`
+
     runs = []
     for i in range(settings.num_seeds):
         # A deep ensemble of K members uses K seeds, so each run starts K seeds later.

@@ -51,11 +51,13 @@ def draw(rng: np.random.Generator, n: int, num_classes: int, first: int = 0) -> 
     """Draw n texts, and labels from their true class probabilities `soft`."""
     texts, odds = [], np.zeros((n, num_classes))
     for i in range(n):
-        words = list(rng.choice(_FILLERS, rng.integers(0, 5)))
+        fillers = rng.integers(len(_FILLERS), size=rng.integers(0, 5))
+        words = [_FILLERS[k] for k in fillers]
         for _ in range(2):
             c, strong = rng.integers(num_classes), rng.random() < 0.6
             odds[i, c] += _ODDS["strong" if strong else "weak"]
-            word = _ONSETS[c] + str(rng.choice(_STRONG if strong else _WEAK))
+            ends = _STRONG if strong else _WEAK
+            word = _ONSETS[c] + ends[rng.integers(len(ends))]
             words.insert(rng.integers(len(words) + 1), word)
         texts.append(" ".join(words))
     probs = np.exp(odds) / np.exp(odds).sum(1, keepdims=True)

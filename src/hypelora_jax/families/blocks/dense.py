@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hypelora_jax.families.blocks.masks import dropout_rows
 from hypelora_jax.types import Key
 
 NORMAL = nn.initializers.normal(0.02)  # initializer_range of all released checkpoints
@@ -15,28 +16,6 @@ NORMAL = nn.initializers.normal(0.02)  # initializer_range of all released check
 def wide(dtype: jnp.dtype | str) -> jnp.dtype:
     """Widen to at least float32, the dtype of softmax, norms and logits."""
     return jnp.promote_types(dtype, jnp.float32)
-
-
-def dropout(x: jax.Array, rate: float, key: Key | None) -> jax.Array:
-    """Inverted dropout; the rate is exact to 2^-16.
-
-    With keys (B,), row b is the same as it would be alone under key b. Each random word
-    gives two draws, since drawing costs more than the rest on CPU. An odd last axis
-    draws one word per entry.
-    """
-    if key is None or rate == 0:
-        return x
-    if key.ndim:
-        return jax.vmap(lambda x, key: dropout(x, rate, key))(x, key)
-    *lead, last = x.shape
-    halved = last % 2 == 0
-    words = jax.random.bits(key, (*lead, last // 2 if halved else last), jnp.uint32)
-    if halved:
-        bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape)
-    else:
-        bits = (words & 0xFFFF).astype(jnp.uint16)
-    dropped = min(max(round(rate * 2**16), 1), 2**16 - 1)
-    return jnp.where(bits >= dropped, x * (2**16 / (2**16 - dropped)), 0)
 
 
 def along_last(vector: jax.Array, like: jax.Array) -> jax.Array:
@@ -54,28 +33,31 @@ class LoraDense(nn.Module):
     def __call__(
         self,
         x: jax.Array,
+        rows: tuple[int, ...],
         lora: dict[str, jax.Array] | None,
         key: Key | None,
         row_B: jax.Array | None = None,
     ) -> jax.Array:
-        """Project (..., I) to (..., O).
+        """Project (N, I) to (N, O).
 
-        `lora` is {"a": (I, R), "b": (R, O)}, or (U, I, R) and (U, R, O) for x (B, T, I)
-        with U conditions. `types.Conditions` says which rows take which condition.
+        N are the tokens of `rows`, (B, T) or (T,). `lora` is {"a": (I, R), "b": (R, O)}
+        or, with U conditions, (U, I, R) and (U, R, O). `types.Conditions` says which
+        rows take which condition.
         """
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", NORMAL, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
-        y = jnp.einsum("...i,io->...o", x, kernel)
+        y = jnp.einsum("ni,io->no", x, kernel)
         y = y + along_last(bias, y)
         if lora is None:
             return y
         a, b = lora["a"].astype(x.dtype), lora["b"].astype(x.dtype)
-        x = dropout(x, self.dropout, key)
+        x = dropout_rows(x, rows, self.dropout, key)
         if a.ndim == 2:
-            low = jnp.einsum("...i,ir->...r", x, a)
-            return y + jnp.einsum("...r,ro->...o", low, b)
-        return y + _by_condition(x, a, b, row_B)
+            low = jnp.einsum("ni,ir->nr", x, a)
+            return y + jnp.einsum("nr,ro->no", low, b)
+        delta = _by_condition(x.reshape(*rows, -1), a, b, row_B)
+        return y + delta.reshape(y.shape)
 
 
 def _by_condition(

@@ -10,11 +10,10 @@ among equals it is the latest.
 
 import functools
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
@@ -22,6 +21,9 @@ from hypelora_jax.train.checkpoint import selection
 from hypelora_jax.train.checkpoint.selection import Selection
 from hypelora_jax.train.state import TrainState
 from hypelora_jax.types import Params
+
+if TYPE_CHECKING:  # Orbax takes long to import, and a new run first needs it to save
+    from orbax.checkpoint import v1 as ocp
 
 # If several devices have a whole copy of a leaf, each writes a part of at least so many
 # bytes. By default Orbax cuts even a bias, and JAX compiles a program for each cut,
@@ -70,7 +72,9 @@ class Checkpoints:
         self._saving: int | None = None
 
     @functools.cached_property
-    def _ocp(self) -> ocp.training.Checkpointer:
+    def _ocp(self) -> "ocp.training.Checkpointer":
+        from orbax.checkpoint import v1 as ocp
+
         # Orbax makes a deep copy of the context, so the callback must be a function: a
         # bound method would be copied together with this object.
         context = ocp.Context()
@@ -215,6 +219,8 @@ class Checkpoints:
         `progress` names the numbers to restore; `iterator`, if given, moves to its
         saved position. Arrays get the shardings of those in `state` and `frozen`.
         """
+        from orbax.checkpoint import v1 as ocp
+
         wanted = {"state": _abstract(vars(state))}
         if names := tuple(progress):
             wanted["progress"] = {name: np.zeros((), np.float64) for name in names}
