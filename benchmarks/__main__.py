@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from benchmarks import machine, page, rows
 from benchmarks.case import Options, chosen
 from benchmarks.cases import CASES
-from hypelora_jax import files
+from hypelora_jax import cli, files
 from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.errors import UserError
 
@@ -51,6 +51,7 @@ def run(argv: Sequence[str]) -> int:
     cases, left = chosen(CASES, args.only, options)
     for name, need in left.items():
         print(f"{name} is left out: it needs --{need}=DIR", file=sys.stderr)
+    cli.keep_memory()  # as `hypelora train` does; torch's memory is kept, too
     about = {
         "machine": machine.describe(),
         "versions": machine.versions(),

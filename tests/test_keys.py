@@ -120,6 +120,17 @@ def test_hashed_masks_of_layers_steps_sites_and_seeds_are_independent():
             assert abs(score((one[1:] & other[:-1]).sum(), one.size)) < 5
 
 
+def test_both_words_of_a_key_decide_what_it_draws():
+    impl = jax.random.key_impl(hash_key())
+    words = jnp.array([[3, 5], [3, 6], [4, 5]], jnp.uint32)
+    drawn = [
+        masks(key, (1_000_000,)) for key in jax.random.wrap_key_data(words, impl=impl)
+    ]
+    for i, one in enumerate(drawn):
+        for other in drawn[:i]:
+            assert abs(score((one & other).sum(), one.size)) < 5
+
+
 def test_rows_with_keys_of_their_own_draw_what_each_draws_alone():
     keys = jax.random.split(hash_key(), 3)
     together = jax.vmap(lambda key: jax.random.bits(key, (4, 5)))(keys)

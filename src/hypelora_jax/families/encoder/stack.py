@@ -149,9 +149,9 @@ def _layers(
     for start, stop in ((0, lowest), (lowest, whole), (whole, count)):
         if start == stop:
             continue
-        if 0 < start == lowest:
-            x = jax.lax.stop_gradient(x)  # no factors below it
-        rows = params["layers"], lora if start >= lowest else {}, jnp.arange(count)
+        # without factors, so that no gradient goes below the lowest adapted layer
+        own = lora if start >= lowest else {}
+        rows = params["layers"], own, jnp.arange(count)
         rows = jax.tree.map(itemgetter(slice(start, stop)), rows)
         body = stack.remember(partial(layer, at_BP=at_BP if start == whole else None))
         x, kept = _over_layers(body, x, rows, stop - start, stack.unroll)
