@@ -10,7 +10,8 @@ from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.sharding import compiler
 from hypelora_jax.sharding.mesh import make_mesh
 
-# Prints how many pages a program with 100 MB of temporaries takes anew, at the least. Once in a while a call begins before the last one's memory is free.
+# Prints how many pages a program with 100 MB of temporaries takes anew, at the least.
+# Now and then a call begins before the last one's memory is free.
 PAGES = """
 import resource, sys
 from hypelora_jax import cli
