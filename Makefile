@@ -56,7 +56,7 @@ demo: ## set-up and the main job, on embedded model and data (10 minutes)
 	HYPELORA_SETUP_SECONDS=$$(($$($(now)) - start)) \
 	$(BIN)/python experiments/demo.py --workdir=runs/demo
 
-test: $(VENV)/.test ## set-up and the tests, from an installed wheel too (10 minutes)
+test: $(VENV)/.test ## set-up and the tests, from an installed wheel too (13 minutes)
 	$(QUICK) $(PYTEST) -m "not soak" --ignore=tests/oracle --ignore=tests/accel \
 	-n 2 --dist=loadfile --no-loadscope-reorder
 
@@ -75,7 +75,7 @@ docs: $(VENV)/.docs ## the site, in site/, with warnings as errors (1 minute)
 oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ... (5 minutes)
 	$(QUICK) $(PYTEST) tests/oracle -n 2 --dist=loadfile --no-loadscope-reorder
 
-bench: $(VENV)/.bench ## ours beside torch and others, in turns; ARGS="--only=step"
+bench: $(VENV)/.bench ## ours against torch and others, in turns; ARGS="--only=step"
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md

@@ -26,7 +26,7 @@ class Ratio(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """One way beside the fastest of its rivals."""
+    """One way against the fastest of its rivals."""
 
     ours: Times
     theirs: Times

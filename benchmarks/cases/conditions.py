@@ -1,4 +1,4 @@
-"""A training step of HypeLoRA with several conditions beside one with a single one.
+"""A training step of HypeLoRA with several conditions against one with a single one.
 
 The base model has MiniLM's sizes and random weights, the method is hyper_mlp, and the
 batch has 32 rows of 64 tokens, with dropout. Memory is the size of the temporaries that
@@ -36,7 +36,7 @@ def step(count: int, numbered: bool, model: str = MODEL) -> ours.Step:
 
 
 def several(kind: str, options: Options) -> Iterator[Row]:
-    """Several conditions beside one."""
+    """Several conditions against one."""
     many, one = step(*KINDS[kind]), step(1, False)
     rivals = {"one condition": one.run}
     found = timing.compare(many.run, rivals, options.seconds)

@@ -1,4 +1,4 @@
-"""An epoch of CoLA with MiniLM: `hypelora train` beside a loop with torch and peft.
+"""An epoch of CoLA with MiniLM: `hypelora train` against a loop with torch and peft.
 
 Both are whole commands: imports, tokenising, an epoch of LoRA steps, and evaluation of
 every labelled split. Ours takes its compiled programs from the cache, except in

@@ -84,7 +84,7 @@ def _check(logits: np.ndarray, others: np.ndarray) -> None:
 def against_one(
     name: str, count: int, shuffled: bool, options: Options
 ) -> Iterator[Row]:
-    """Several adapters beside one for all rows."""
+    """Several adapters against one for all rows."""
     found = many()
     several, one = way(found, count, shuffled), way(found, 1)
     _check(several()[0], one()[0])  # the first row has the same adapter in both
@@ -93,7 +93,7 @@ def against_one(
 
 
 def of_32(options: Options) -> Iterator[Row]:
-    """Each row its own adapter, beside one adapter and beside peft."""
+    """Each row its own adapter, against one adapter and against peft."""
     yield from against_one("many/32_of_32", ROWS, False, options)
     found = many()
     several, theirs = way(found, ROWS), _theirs(found)

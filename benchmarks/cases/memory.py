@@ -1,4 +1,4 @@
-"""Most memory of a process that trains: ours beside torch with peft.
+"""Most memory of a process that trains: ours against torch with peft.
 
 Each side is a process of its own that imports its libraries, makes a model with random
 weights and does three steps; `VmHWM` of /proc/self/status is read at the end.

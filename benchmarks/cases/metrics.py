@@ -1,4 +1,4 @@
-"""Calibration metrics and their intervals beside netcal and torchmetrics.
+"""Calibration metrics and their intervals against netcal and torchmetrics.
 
 There are 100,000 predictions of three classes and ten bins. The values are compared
 before they are timed. Neither package has intervals: for those, the three measures of
@@ -62,7 +62,7 @@ def rivals(name: str) -> dict[str, Callable[[], float]]:
 
 
 def one(name: str, options: Options) -> Iterator[Row]:
-    """A metric beside each package that has it."""
+    """A metric against each package that has it."""
     compute, given = getattr(metrics, name), drawn()
     for rival, theirs in rivals(name).items():
         value, other = float(compute(*given)), theirs()

@@ -1,4 +1,4 @@
-"""Padding of the batches of an epoch: our buckets beside batches of random rows.
+"""Padding of the batches of an epoch: our buckets against batches of random rows.
 
 A batch of 32 random rows is padded to its longest text. The numbers are shares of all
 tokens of the epoch that are padding, rows that fill up a bucket's last batch included.

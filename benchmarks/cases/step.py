@@ -1,4 +1,4 @@
-"""Training steps: ours beside torch with peft, and HypeLoRA's beside LoRA's."""
+"""Training steps: ours against torch with peft, and HypeLoRA's against LoRA's."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def settings(model: str, dropout: bool) -> dict[str, Any]:
 
 
 def against_torch(shape: Shape, dropout: bool, options: Options) -> Iterator[Row]:
-    """Ours beside the fastest of peft's settings.
+    """Ours against the fastest of peft's settings.
 
     torch.compile takes long. Where it fails, or is not the fastest, the further shapes
     of the model do without it.
@@ -84,7 +84,7 @@ def against_torch(shape: Shape, dropout: bool, options: Options) -> Iterator[Row
 
 
 def against_lora(method: str, options: Options) -> Iterator[Row]:
-    """HypeLoRA's step beside our own LoRA step."""
+    """HypeLoRA's step against our own LoRA step."""
     base, kind = SHAPES[0], method.removesuffix("_2048")
     sizes = (base.rows, base.tokens, True)
     own = ours.step(ours.ours(base.model, kind, **HYPER[method]), *sizes)

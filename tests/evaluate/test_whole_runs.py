@@ -19,7 +19,7 @@ from hypelora_jax.train import session as session_lib
 def hyper_ensemble(tmp_path_factory):
     """A whole run whose members have learned enough to differ."""
     workdir = tmp_path_factory.mktemp("uncertainty") / "run"
-    settings = few(optim={"lr": 3e-2, "num_epochs": 4}, data={"num_examples": 128})
+    settings = few(optim={"lr": 3e-2, "num_epochs": 16}, data={"num_examples": 128})
     settings = with_kind(settings, "hyper_ensemble")
     return workdir, runs.train(settings, str(workdir), progress=False)
 
@@ -30,7 +30,7 @@ def test_a_hyper_ensembles_members_differ_and_share_one_network(hyper_ensemble):
     with np.load(workdir / "eval/validation/predictions.npz") as held:
         a, b, c = softmax(held["member_logits"])
     apart = [np.abs(x - y).max() for x, y in ((a, b), (b, c), (a, c))]
-    assert min(apart) > 1e-4, "each was trained to be another model"  # rounding: 1e-7
+    assert min(apart) > 1e-3, "each was trained to be another model"
     run = evaluation.open_fitted(str(workdir))
     sizes = {n: averaging.trees.count(x) for n, x in run.trainable.items()}
     alone, _ = opened(few())

@@ -21,8 +21,9 @@ from hypelora_jax.keys import fold_in, maybe, named_key
 from hypelora_jax.sharding.rules import on_cpu, pin_rows
 from hypelora_jax.types import Backbone, Batch, Key, Lora, Params
 
-# On CPU up to this many layers are compiled one by one, which takes twice as long to
-# compile but runs faster: nothing is copied into and out of stacks.
+# On CPU up to this many layers are compiled one by one. A step of MiniLM (32 rows of
+# 128 tokens, one thread, 2026-11-29) then takes 1.3 times as long to compile and 0.95
+# of the time to run: nothing is copied into and out of stacks.
 UNROLLED = 12
 
 
