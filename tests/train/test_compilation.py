@@ -87,6 +87,17 @@ def test_programs_are_compiled_in_order_after_the_first_call():
     assert shown == ["compiling 1 of 3", ""], "what is there already is not shown"
 
 
+def begun(programs, program):
+    """The step for 8, 16 and 24 tokens: 8 was called, the thread has begun with 16."""
+    step = programs.waits("step", program)
+    programs.announce(jobs(program, 8, 16, 24))
+    step(of_length(8))
+    programs._start()
+    while not program.said[1:]:
+        pass
+    return step
+
+
 def test_a_call_waits_for_a_program_that_is_being_compiled():
     program, shown = Program(), []
     program.go_on.clear()
@@ -97,12 +108,7 @@ def test_a_call_waits_for_a_program_that_is_being_compiled():
             program.go_on.set()
 
     with Programs(show) as programs:
-        step = programs.waits("step", program)
-        programs.announce(jobs(program, 8, 16, 24))
-        step(of_length(8))
-        programs._start()
-        while not program.said[1:]:  # until the thread has begun with 16
-            pass
+        step = begun(programs, program)
         step(of_length(16))
         assert program.compiled.is_set() and program.said[-1] == ("call", (2, 16))
     assert shown[2:4] == ["compiling 2 of 3", ""]
@@ -112,12 +118,7 @@ def test_a_call_compiles_what_the_thread_has_not_begun():
     program = Program()
     program.go_on.clear()
     with Programs(lambda text: None) as programs:
-        step = programs.waits("step", program)
-        programs.announce(jobs(program, 8, 16, 24))
-        step(of_length(8))
-        programs._start()
-        while not program.said[1:]:
-            pass
+        step = begun(programs, program)
         step(of_length(24))  # does not wait for 16
         assert ("call", (2, 24)) in program.said
         program.go_on.set()
@@ -129,12 +130,7 @@ def test_leaving_drops_what_is_waiting():
     program = Program()
     program.go_on.clear()
     with Programs(lambda text: None) as programs:
-        step = programs.waits("step", program)
-        programs.announce(jobs(program, 8, 16, 24))
-        step(of_length(8))
-        programs._start()
-        while not program.said[1:]:
-            pass
+        begun(programs, program)
     program.go_on.set()
     settled(programs)
     programs._thread.shutdown(wait=True)
