@@ -112,13 +112,18 @@ def keep_memory() -> None:
 def log_to_stderr(*launchers: str) -> None:
     """Log this package's messages from INFO on, and others' from WARNING on.
 
-    `launchers` are files outside the package whose messages are logged as its own.
+    `launchers` are files outside the package. Their messages, and those of modules in
+    the same folder, are logged as the package's own.
     """
-    ours = (str(Path(hypelora_jax.__file__).parent), *launchers)
+    package = Path(hypelora_jax.__file__).parent
+    folders = {Path(file).parent for file in launchers}
+
+    def is_ours(record: logging.LogRecord) -> bool:
+        path = Path(record.pathname)
+        return path.is_relative_to(package) or path.parent in folders
+
     handler = logging.StreamHandler()
-    handler.addFilter(
-        lambda r: r.levelno >= logging.WARNING or r.pathname.startswith(ours)
-    )
+    handler.addFilter(lambda r: r.levelno >= logging.WARNING or is_ours(r))
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[handler], force=True
     )
@@ -128,7 +133,7 @@ def log_to_stderr(*launchers: str) -> None:
 def launch(file: str, work: Callable[[], None]) -> int:
     """Run a launcher's work like a command, and return its exit code.
 
-    `file` is the path of the launcher; its messages are logged as the package's own.
+    `file` is the path of the launcher; `log_to_stderr` says whose messages are logged.
     An error is printed as one line.
     """
     log_to_stderr(file)

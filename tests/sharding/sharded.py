@@ -71,9 +71,9 @@ def ready(config: Settings, sizes):
     return step, state, frozen, mesh
 
 
-def batch(i: int, bad: bool = False) -> dict:
+def batch(i: int, bad: bool = False, tokens: int = 9) -> dict:
     """Batch of step i, of which the last rows are padding; a bad one has no loss."""
-    made = tiny.batch(rows=ROWS, seed=i)
+    made = tiny.batch(rows=ROWS, tokens=tokens, seed=i)
     made["weight"] = np.where(np.arange(ROWS) < 13, 1, 0).astype(np.float32)
     if bad:
         made["weight"][5] = np.inf

@@ -84,10 +84,11 @@ def test_sharded_equals_unsharded_with_conditions(sizes, count):
     same(train(config, sizes, count=count), whole(config, count=count))
 
 
-def compiled(accumulate, sizes=(8, 1, 1)):
+def compiled(accumulate, sizes=(8, 1, 1), tokens=9):
     config = settings("hyper_mlp", optim={"accumulate": accumulate})
     step, state, frozen, mesh = ready(config, sizes)
-    return step.lower(state, frozen, put_batch(batch(0), mesh)).compile(), state
+    rows = put_batch(batch(0, tokens=tokens), mesh)
+    return step.lower(state, frozen, rows).compile(), state
 
 
 @pytest.mark.soak  # in short: tests/plan/test_plan.py
@@ -117,7 +118,8 @@ def test_fsdp_gathers_kernels_and_sums_no_hidden_states():
 @pytest.mark.soak
 def test_micro_batches_are_cut_by_rows():
     """Each device does a part of every micro-batch, not all of one of them."""
-    (one, _), (two, _) = compiled(1), compiled(2)
+    # long rows, so that most of the memory is that of their states
+    (one, _), (two, _) = compiled(1, tokens=40), compiled(2, tokens=40)
     flops = [program.cost_analysis()["flops"] for program in (one, two)]
     assert flops[1] < 0.7 * flops[0], flops  # a loop's body counts once
     memory = [program.memory_analysis().temp_size_in_bytes for program in (one, two)]

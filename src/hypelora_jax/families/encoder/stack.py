@@ -166,7 +166,7 @@ def _over_layers(
     """Run `body` on each of `count` layers; also stack what it returns for each."""
     if not (count == 1 or (unroll and on_cpu())):
         return jax.lax.scan(body, x, rows)
-    kept = []
+    kept, body = [], jax.jit(body)  # traced once; the compiler inlines it
     for i in range(count):
         x, own = body(x, jax.tree.map(itemgetter(i), rows))
         kept.append(own)
