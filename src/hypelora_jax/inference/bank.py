@@ -153,15 +153,15 @@ class Bank:
                 self._slot.move_to_end(entry.number)
         for entry in distinct:
             if entry.number not in self._slot:
-                self._slot[entry.number] = at = self._free()
+                at = self._free()
                 self._stack = self._put(self._stack, np.int32(at), entry.arrays)
+                self._slot[entry.number] = at
         return np.array([self._slot[entry.number] for entry in entries], np.int32)
 
     def _free(self) -> int:
         """Return an empty slot, or that of the least recently used entry."""
-        if len(self._slot) < self.slots:
-            return len(self._slot)
-        return self._slot.popitem(last=False)[1]
+        unused = set(range(self.slots)) - set(self._slot.values())
+        return min(unused) if unused else self._slot.popitem(last=False)[1]
 
 
 def mixes(predictor: Predictor) -> bool:

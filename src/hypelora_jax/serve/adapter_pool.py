@@ -16,7 +16,7 @@ import numpy as np
 
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.inference.bank import Bank, Entry, entries_of, mixes
+from hypelora_jax.inference.bank import Bank, Entry, entries_of
 from hypelora_jax.inference.merging import merged
 from hypelora_jax.inference.predictor import Predictor, load, of_fitted
 from hypelora_jax.run import records
@@ -237,11 +237,6 @@ class AdapterFolder:
                 f"compiled for {like.predictor.edges[-1]}; start the service with it"
             )
         found = of_fitted(fitted, **self.options)
-        if not mixes(found):
-            raise UserError(
-                f"{given} cannot share batches with other runs; start the service "
-                "with it"
-            )
         return found._replace(edges=like.predictor.edges)
 
     def _inside(self, given: str) -> Path:
