@@ -27,9 +27,9 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 
 
-def varied(path, mode, count, task="binary"):
+def varied(path, mode, count, **more):
     """Run folders whose own numbers differ, factors and heads alike."""
-    made = step_zero.session(step_zero.settings(mode), task)
+    made = step_zero.session(step_zero.settings(mode, **more))
     params = {**made.trainable}
     out = []
     for i in range(count):
@@ -76,6 +76,20 @@ def test_a_row_is_answered_as_if_its_run_were_alone(runs, wanted):
     for names in (["r0", "r1", "r2", "r3"] * 2, ["r2"] * 8, ["r3", "r1"] * 4):
         check(answers(entries, names), names, wanted)
     assert wanted["r0"][0]["probs"] != pytest.approx(wanted["r1"][0]["probs"], abs=1e-3)
+
+
+def test_devices_share_the_rows_and_the_factors(tmp_path):
+    given = {"mesh": {"data": 2, "fsdp": 2, "model": 2}}
+    folders = varied(tmp_path, "lora", 3, **given)
+    runs = {f"r{i}": predictor.load(f, batch_sizes=(8,)) for i, f in enumerate(folders)}
+    wanted = {name: one.predict(ALONE) for name, one in runs.items()}
+    entries = entries_of(runs, 2)
+    own = entries["r0"].bank
+    where = [x.sharding for x in jax.tree.leaves(own._stack)]
+    for names in (["r0", "r1"] * 4, ["r2", "r1"] * 4):
+        check(answers(entries, names), names, wanted)
+    assert [x.sharding for x in jax.tree.leaves(own._stack)] == where
+    assert not all(one.is_fully_replicated for one in where)
 
 
 def test_the_least_recently_used_run_makes_room_and_comes_back(runs, wanted):
