@@ -10,6 +10,7 @@ import step_zero
 import tiny
 
 from hypelora_jax import trees
+from hypelora_jax.calibration import calibrators
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.inference import bank, predictor
 from hypelora_jax.inference.merging import merged
@@ -138,6 +139,19 @@ def live():
     return sum(x.nbytes for x in jax.live_arrays())
 
 
+def test_a_run_is_opened_like_another_without_compiling(runs, wanted):
+    like, path = runs["r0"], str(runs["r1"].fitted.run.path)
+    edges = like.edges
+    bank.arrays_of(like)
+    COMPILED.clear()
+    fitted = evaluation.open_like(path, like.fitted)
+    bank.arrays_of(predictor.of_fitted(fitted, batch_sizes=(8,)))
+    assert COMPILED == []
+    own = {8: evaluation.answerer(fitted, edges, 8)}
+    one = predictor.of_fitted(fitted)._replace(edges=edges, answerers=own)
+    check(one.predict(ALONE), ["r1"] * 8, wanted)
+
+
 def test_a_run_in_a_bank_has_no_arrays_of_its_own_on_the_device(runs):
     entry = entries_of(runs, 4)["r1"]
     fitted = entry.predictor.fitted
@@ -158,6 +172,16 @@ def test_rows_of_a_run_that_diverged_harm_no_other(runs, wanted):
     assert found.value.rows.tolist() == [1, 4]
     names = ["r0", "r3"] * 4
     check(answers(entries, names), names, wanted)
+
+
+def test_probabilities_that_are_not_finite_are_those_of_their_rows(runs):
+    tiny_t = calibrators.Temperature(5e-324)
+    bad = runs["r1"]
+    bad = bad._replace(fitted=bad.fitted._replace(calibrator=tiny_t))
+    entries = entries_of(runs | {"bad": bad}, 2)
+    with pytest.raises(NotFinite) as found, np.errstate(all="ignore"):
+        answers(entries, ["r0", "r0", "bad", "r0", "r0", "bad", "r0", "r0"])
+    assert found.value.rows.tolist() == [2, 5]
 
 
 def test_only_runs_of_equal_shapes_share_a_bank(tmp_path):

@@ -46,6 +46,7 @@ def root(tmp_path_factory):
     (root / "inner_link").symlink_to(root / "r3")
     (root / "hole").mkdir()
     (root / "hole" / "config.json").symlink_to(outer / "secret" / "config.json")
+    (root / "odd" / "config.json").mkdir(parents=True)
     (root / "damaged").mkdir()
     (root / "damaged" / "config.json").write_text("{")
     return root
@@ -242,6 +243,7 @@ def test_questions_that_wait_for_an_adapter_are_answered_after_it_left(root, wan
         ("\ud800", "expected the name"),
         ("a" * 5000, "expected the name"),
         ("empty", "empty has no config.json"),
+        ("odd", "odd cannot be read: Is a directory; expected a finished run"),
         ("damaged", "damaged/config.json cannot be read"),
         ("rank", "its config.lora.rank is 2, and not 3; start the service with it"),
         ("seed", "random:tiny with other weights than random:tiny here"),

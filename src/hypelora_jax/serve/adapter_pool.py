@@ -213,6 +213,11 @@ class AdapterFolder:
         """
         try:
             return self._load(self._inside(given), given)
+        except OSError as e:
+            raise UserError(
+                f"{given} cannot be read: {e.strerror or e}; expected a finished run "
+                "that this service may read"
+            ) from e
         except UserError as e:  # the one who asks need not know where the folder is
             raise UserError(str(e).replace(f"{self.path}{os.sep}", "")) from e
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any
 
 import numpy as np
+from absl import logging
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
@@ -162,6 +163,7 @@ def _add_swaps(app: FastAPI, service: Service, folder: AdapterFolder) -> None:
             except UserError as e:
                 raise Refusal(422, str(e)) from e
             await service.batcher.add(name, *found)
+            logging.info("loaded %r from %r", name, path)
         return adapter_of(name, pool[name])
 
     @app.post(
@@ -184,6 +186,7 @@ def _add_swaps(app: FastAPI, service: Service, folder: AdapterFolder) -> None:
                 )
             gone = adapter_of(name, pool[name])
             service.batcher.remove(name)
+            logging.info("unloaded %r", name)
         return gone
 
 

@@ -15,6 +15,7 @@ from hypelora_jax.serve.adapter_pool import (
     AdapterFolder,
     AdapterPool,
     in_banks,
+    names_of,
     open_pool,
 )
 from hypelora_jax.serve.app import Service, application
@@ -67,8 +68,12 @@ def serve(
     folder = AdapterFolder.open(lora_dir, options) if lora_dir else None
     sizes = batch_sizes(batching.max_batch)
     with bound(host, port) as listener:
-        pool = open_pool(workdirs, sizes, swaps=folder is not None, **options)
-        server = server_of(pool, host, batching, limits, folder)
+        # this function keeps no pool, whose runs have arrays on the device
+        swaps = folder is not None
+        server = server_of(
+            open_pool(workdirs, sizes, swaps, **options),
+            *(host, batching, limits, folder),
+        )
         if host not in LOOPBACK:
             logging.warning(
                 "there is no password, so anyone who reaches this address may ask"
@@ -76,7 +81,9 @@ def serve(
         listener.listen(2048)
         shown = f"[{host}]" if ":" in host else host
         where = f"http://{shown}:{listener.getsockname()[1]}"
-        logging.info("serving %s at %s (Ctrl-C stops)", ", ".join(pool), where)
+        logging.info(
+            "serving %s at %s (Ctrl-C stops)", ", ".join(names_of(workdirs)), where
+        )
         _run(server, listener)
         logging.info("stopped")
 
