@@ -16,7 +16,7 @@ import hypelora_jax
 from hypelora_jax import cli
 from hypelora_jax.errors import UserError
 from hypelora_jax.serve import adapter_pool, server
-from hypelora_jax.serve.adapter_pool import AdapterFolder
+from hypelora_jax.serve.adapter_pool import AdapterSource
 
 TEXTS = [f"{n} " + "wor " * (n % 3) for n in range(8)]
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
@@ -65,7 +65,7 @@ def wanted(root):
 @pytest.fixture(scope="module")
 def port(root, wanted):
     """A service that begins with r0, and has one slot for adapters."""
-    folder = AdapterFolder.open(str(root), {})
+    folder = AdapterSource.open(str(root), {})
     pool = adapter_pool.open_pool([str(root / "r0")], (8,), swaps=True)
     batching = server.Batching(8, max_loras=1)
     with serving.running(pool, batching, folder=folder) as port:
@@ -211,7 +211,7 @@ def live():
 
 
 def test_questions_that_wait_for_an_adapter_are_answered_after_it_left(root, wanted):
-    folder = AdapterFolder.open(str(root), {})
+    folder = AdapterSource.open(str(root), {})
     pool = adapter_pool.open_pool([str(root / "r0")], (8,), swaps=True)
     with serving.running(pool, server.Batching(8, window=1.0), folder=folder) as port:
         assert post(port, LOAD, lora_name="r1")[0] == 200
@@ -298,7 +298,7 @@ def test_a_run_that_shares_no_batches_needs_another_to_be_the_model(tmp_path):
     given = {"uncertainty": {"kind": "mc_dropout", "samples": 2}}
     run = step_zero.run_folder(tmp_path / "run", **given)
     pool = adapter_pool.open_pool([str(run)], (8,), swaps=True)
-    folder = AdapterFolder.open(str(tmp_path), {})
+    folder = AdapterSource.open(str(tmp_path), {})
     with pytest.raises(UserError, match="--lora_dir needs a run that can share"):
         server.server_of(pool, "127.0.0.1", server.Batching(8), folder=folder)
 

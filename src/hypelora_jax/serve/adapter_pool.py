@@ -175,15 +175,15 @@ def in_banks(pool: AdapterPool, max_loras: int, swaps: bool = False) -> Entries:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdapterFolder:
-    """A local folder, below which runs are that may be added to a service."""
+class AdapterSource:
+    """The runs below a local folder, which may be added to a service."""
 
     path: Path  # absolute, without symbolic links
     options: dict[str, Any]  # `coverage`, `sets`, `by_class`, `abstain`
     likes: tuple[tuple[Entry, Record], ...] = ()  # runs that others must be like
 
     @classmethod
-    def open(cls, path: str, options: dict[str, Any]) -> "AdapterFolder":
+    def open(cls, path: str, options: dict[str, Any]) -> "AdapterSource":
         """Return the folder of that path.
 
         Raises:
@@ -195,7 +195,7 @@ class AdapterFolder:
             )
         return cls(Path(path).resolve(), options)
 
-    def knowing(self, entries: Entries) -> "AdapterFolder":
+    def knowing(self, entries: Entries) -> "AdapterSource":
         """Return the folder with runs that others must be like."""
         paths = {one: str(one.predictor.fitted.run.path) for one in entries.values()}
         known = ((one, records.open_record(path)[1]) for one, path in paths.items())

@@ -18,7 +18,7 @@ from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.predictor import Predictor
 from hypelora_jax.inference.texts import as_fields
 from hypelora_jax.serve import api_page, page
-from hypelora_jax.serve.adapter_pool import AdapterFolder, AdapterPool
+from hypelora_jax.serve.adapter_pool import AdapterPool, AdapterSource
 from hypelora_jax.serve.batching import Batcher, Full
 from hypelora_jax.serve.failures import HANDLERS, App, Refusal, as_json, wanted
 from hypelora_jax.serve.limits import Limits, limited
@@ -48,7 +48,7 @@ class Service:
     batcher: Batcher
     meters: Meters
     limits: Limits
-    folder: AdapterFolder | None = None  # of runs that may be added; None: none may
+    folder: AdapterSource | None = None  # of runs that may be added; None: none may
 
 
 class _Body(Request):
@@ -137,7 +137,7 @@ def _add_api(app: FastAPI, service: Service) -> None:
         return Response(prometheus(service.meters), media_type=kind)
 
 
-def _add_swaps(app: FastAPI, service: Service, folder: AdapterFolder) -> None:
+def _add_swaps(app: FastAPI, service: Service, folder: AdapterSource) -> None:
     """Add the paths by which adapters come and go; they are named as in vLLM."""
     loading = asyncio.Lock()  # one at a time
     pool = service.pool

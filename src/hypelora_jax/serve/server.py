@@ -12,8 +12,8 @@ from absl import logging
 
 from hypelora_jax.errors import UserError
 from hypelora_jax.serve.adapter_pool import (
-    AdapterFolder,
     AdapterPool,
+    AdapterSource,
     in_banks,
     names_of,
     open_pool,
@@ -65,7 +65,7 @@ def serve(
         the runs do not fit together.
     """
     _check(batching, limits)
-    folder = AdapterFolder.open(lora_dir, options) if lora_dir else None
+    folder = AdapterSource.open(lora_dir, options) if lora_dir else None
     sizes = batch_sizes(batching.max_batch)
     with bound(host, port) as listener:
         # this function keeps no pool, whose runs have arrays on the device
@@ -99,7 +99,7 @@ def server_of(
     host: str,
     batching: Batching = Batching(),  # noqa: B008 (immutable)
     limits: Limits = Limits(),  # noqa: B008
-    folder: AdapterFolder | None = None,
+    folder: AdapterSource | None = None,
 ) -> uvicorn.Server:
     """Compile every shape of every adapter, and return the server of the pool.
 
