@@ -32,10 +32,10 @@ def ask(port, question):
 
 
 @contextmanager
-def running(pool, batching=None, limits=None):
+def running(pool, batching=None, limits=None, folder=None):
     """The port of a service in a thread, which ends with the context."""
     batching, limits = batching or servers.Batching(), limits or Limits()
-    server = servers.server_of(pool, "127.0.0.1", batching, limits)
+    server = servers.server_of(pool, "127.0.0.1", batching, limits, folder)
     with servers.bound("127.0.0.1", 0) as place:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [place]})
         thread.start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_the_batch_that_costs_least_a_text(costs, waiting, rows):
 
 def test_labels_are_escaped_and_quantiles_are_of_the_latest():
     meters = Meters()
-    meters.saw_batch('a"b\\c\n', 3, 4)
+    meters.saw_batch(Counter({'a"b\\c\n': 3}), 4)
     for seconds in [9.0] * 5 + [0.25] * LATEST:
         meters.saw_request("/predict", 200, seconds)
     meters.saw_request("/predict", 429, 99.0)

@@ -29,6 +29,18 @@ def add_flags(parser: ArgumentParser) -> None:
         type=float,
         help="milliseconds that a text waits for others; 2",
     )
+    add(
+        "--max_loras",
+        default=32,
+        type=int,
+        help="most adapters of one shape on the device; 32. Others wait on the host",
+    )
+    flags.add_path(
+        parser,
+        "--lora_dir",
+        "DIR",
+        "requests may load runs from below this folder; off without it",
+    )
     _add_limits(parser)
     flags.add_answers(parser)
     flags.add_offline(parser)
@@ -54,6 +66,8 @@ def run(
     port: int,
     max_batch: int,
     window_ms: float,
+    max_loras: int,
+    lora_dir: str,
     max_waiting: int,
     max_body: int,
     max_texts: int,
@@ -82,8 +96,9 @@ def run(
         workdirs,
         host,
         port,
-        server.Batching(max_batch, window_ms / 1000, max_waiting),
+        server.Batching(max_batch, window_ms / 1000, max_waiting, max_loras),
         Limits(max_body, max_texts, max_chars, rate),
+        lora_dir,
         abstain=abstain,
         coverage=coverage,
         sets=sets or "thr",

@@ -48,6 +48,14 @@ KINDS = {
         derived=True, draws=dropout.random_a, needs=(("hyper.a", "random"),)
     ),
 }
+
+
+def single_pass(settings: Settings) -> bool:
+    """Whether logits come from one forward pass of one adapter, without averaging."""
+    kind = choose(KINDS, settings.uncertainty.kind, "uncertainty.kind")
+    return not (kind.trained or kind.derived)
+
+
 Adapters = dict[int, Adapter]  # by trained member, made at the first prediction
 
 

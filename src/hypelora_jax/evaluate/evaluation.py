@@ -55,6 +55,63 @@ def open_fitted(workdir: str) -> Fitted:
     return fitted._replace(answer=averaging.answerer(fitted, posterior))
 
 
+# Settings that decide the shapes of a run's parameters and the programs it uses.
+_PROGRAM = (
+    *("method", "model.dtype", "hyper.", "condition.", "blend.", "lora.", "head."),
+    *("loss.objective", "loss.temperature", "uncertainty."),
+)
+
+
+def difference(record: dict[str, Any], like: Fitted, known: dict[str, Any]) -> str:
+    """Return why a run cannot use the programs and the backbone of `like`, or "".
+
+    Args:
+      record: config.json of the run.
+      like: a run that is open.
+      known: its config.json.
+    """
+    mine, theirs = (records.settings_of(one) for one in (record, known))
+    base, other = record["model"], known["model"]
+    same = base["sha256"] == other["sha256"]
+    if same and not base["sha256"]:  # weights that are drawn from the seed
+        same = (base["name"], mine.seed) == (other["name"], theirs.seed)
+    if not same:
+        return f"it adapts {base['name']} with other weights than {other['name']} here"
+    task, own = records.task_of(record), like.session.task
+    if (task.kind, task.num_outputs) != (own.kind, own.num_outputs):
+        return (
+            f"it is a {task.kind} with {task.num_outputs} outputs, and not a "
+            f"{own.kind} with {own.num_outputs}"
+        )
+    now, then = (records.flat(records.as_dict(one)) for one in (mine, theirs))
+    for name in sorted(now.keys() | then.keys()):
+        if name.startswith(_PROGRAM) and now.get(name) != then.get(name):
+            return f"its config.{name} is {now.get(name)}, and not {then.get(name)}"
+    return ""
+
+
+def open_like(workdir: str, like: Fitted) -> Fitted:
+    """Open a run with the programs and the backbone of another, without compiling.
+
+    There must be no `difference` between them. Only shapes of the parameters of `like`
+    are read, besides its backbone.
+
+    Raises:
+      UserError: the run has no finished epoch, or its files do not fit together.
+    """
+    run, record = records.open_record(workdir)
+    settings, task = records.settings_of(record), records.task_of(record)
+    shapes = like.session._replace(trainable=like.trainable, frozen=like.frozen)
+    checkpoint = open_checkpoint(shapes, run)
+    session = like.session._replace(
+        settings=settings,
+        task=task,
+        edges=tuple(record["buckets"]),
+        total_steps=record["total_steps"],
+    )
+    return of_checkpoint(run, session, checkpoint)
+
+
 def _warn_of_vectors(file: str, record: dict[str, Any]) -> None:
     """Log a warning if the file of conditions is not the one of training."""
     trained = record.get("condition_file")

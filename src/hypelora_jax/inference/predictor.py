@@ -24,10 +24,9 @@ from hypelora_jax.data.tokens import Encoded
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
 from hypelora_jax.evaluate.averaging import Answerer
-from hypelora_jax.inference import answers
+from hypelora_jax.inference import answers, condition_vectors
 from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.texts import Text, as_fields
-from hypelora_jax.run import records
 from hypelora_jax.sharding.mesh import fitting_batch_size
 from hypelora_jax.train.divergence import NotFinite, check_outputs
 
@@ -103,7 +102,7 @@ class Predictor(NamedTuple):
                 f"texts is the single text {texts[:40]!r}; expected a list of texts"
             )
         fields = [as_fields(text, i, self.task.pair) for i, text in enumerate(texts)]
-        given = check_conditions(self, conditions, len(fields))
+        given = condition_vectors.checked(self.vectors, conditions, len(fields))
         out: list[Fields] = []
         for i in range(0, len(fields), WINDOW):
             own = None if given is None else given[i : i + WINDOW]
@@ -163,7 +162,19 @@ def load(
       UserError: the run does not exist, or it predicts a number, for which there are
         no conformal sets and no abstention.
     """
-    fitted = evaluation.open_fitted(workdir)
+    options = (coverage, sets, by_class, abstain, batch_sizes)
+    return of_fitted(evaluation.open_fitted(workdir), *options)
+
+
+def of_fitted(
+    fitted: evaluation.Fitted,
+    coverage: float | None = None,
+    sets: str = "thr",
+    by_class: bool = False,
+    abstain: float | None = None,
+    batch_sizes: Sequence[int] = (),
+) -> Predictor:
+    """Return the predictor of an opened run; see `load`."""
     _check_abstention(fitted, abstain)
     session = fitted.session
     threshold = None
@@ -176,47 +187,8 @@ def load(
     asked = batch_sizes or (session.settings.optim.batch_size,)
     sizes = sorted({fitting_batch_size(size, session.mesh) for size in asked})
     answerers = {rows: evaluation.answerer(fitted, edges, rows) for rows in sizes}
-    vectors = _vectors(fitted, workdir)
+    vectors = condition_vectors.reader(fitted)
     return Predictor(fitted, answerers, edges, threshold, abstain or 0.0, vectors)
-
-
-def _vectors(fitted: evaluation.Fitted, workdir: str) -> Vectors | None:
-    """Return a reader of conditions as in training, or None for a run without any."""
-    if not fitted.session.model.reads:
-        return None
-    config, width = fitted.session.settings.condition, fitted.session.task.condition
-    condition = records.open_record(workdir)[1].get("condition", {})
-    return Vectors(config, tuple(condition.get("shape", (width or config.width,))))
-
-
-def check_conditions(
-    predictor: Predictor, conditions: Sequence[Any] | None, n: int
-) -> list[np.ndarray] | None:
-    """Return the vectors of n texts, or None if the run reads no conditions.
-
-    Raises:
-      UserError: there is not one condition for each text, one is not a vector, or
-        conditions are given although the run reads none.
-    """
-    if predictor.vectors is None:
-        if conditions is not None:
-            raise UserError("this run reads no conditions; leave them out")
-        return None
-    if conditions is None or isinstance(conditions, str):
-        raise UserError(
-            f"conditions is {conditions!r}; expected a list with one condition for "
-            f"each of the {n} texts, each of shape {predictor.vectors.shape}"
-        )
-    conditions = list(conditions)
-    if len(conditions) != n:
-        raise UserError(
-            f"there are {n} texts but {len(conditions)} conditions; expected a list "
-            "with one condition for each text"
-        )
-    for i, one in enumerate(conditions):
-        if what := predictor.vectors.fault(one):
-            raise UserError(f"conditions[{i}]: {what}")
-    return [predictor.vectors.vector(one) for one in conditions]
 
 
 def _check_abstention(fitted: evaluation.Fitted, abstain: float | None) -> None:
@@ -286,7 +258,18 @@ def batch_answers(
       NotFinite: the outputs for a text, or the probabilities that the calibrator makes
         of them, are NaN or infinite.
     """
-    logits_NY = predictor.answerers[rows](data).logits.astype(np.float64)
+    return of_logits(predictor, texts, predictor.answerers[rows](data).logits)
+
+
+def of_logits(
+    predictor: Predictor, texts: Sequence[tuple[str, ...]], logits_NY: np.ndarray
+) -> list[Fields]:
+    """Answer texts from their raw logits (N, Y).
+
+    Raises:
+      NotFinite: the probabilities that the calibrator makes are NaN or infinite.
+    """
+    logits_NY = logits_NY.astype(np.float64)
     if not predictor.probabilistic:
         return answers.of_scores(logits_NY)
     probs_NY = calibrators.apply(predictor.fitted.calibrator, logits_NY)

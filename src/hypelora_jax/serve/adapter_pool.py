@@ -1,10 +1,14 @@
 """Several runs that share one backbone: one copy of its weights and of its programs.
 
 The adapter and the head are arguments of the compiled programs, so runs whose adapters
-have the same shapes share the programs, and a further such run compiles nothing.
+have the same shapes share the programs, and a further such run compiles nothing. Such
+runs share a bank, too, and then also batches. A run that is alone has merged weights.
 """
 
+import dataclasses
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,23 +16,31 @@ import numpy as np
 
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.inference.predictor import Predictor, load
+from hypelora_jax.inference.bank import Bank, Entry, entries_of
+from hypelora_jax.inference.merging import merged
+from hypelora_jax.inference.predictor import Predictor, load, of_fitted
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import unique_names
 from hypelora_jax.types import Params
 
 AdapterPool = dict[str, Predictor]  # by name; the first is the default
-Programs = dict[tuple, Callable]  # (sizes, dtype, outputs) -> `classify`
+Record = dict[str, Any]  # config.json of a run
+Entries = dict[str, Entry]  # of the runs that are in a bank, by name
+Programs = dict[tuple, Callable]  # `classify` by the result of `_program`
 
 
 def open_pool(
-    workdirs: Sequence[str], batch_sizes: Sequence[int], **options: Any
+    workdirs: Sequence[str],
+    batch_sizes: Sequence[int],
+    swaps: bool = False,
+    **options: Any,
 ) -> AdapterPool:
     """Load runs by name; all get the lengths T of the run with the longest texts.
 
     Args:
       workdirs: folders of trained or imported runs of one base model.
       batch_sizes: rows of the compiled batches.
+      swaps: runs may be added later, so a single run is not merged with the backbone.
       options: `coverage`, `sets`, `by_class` and `abstain` of `inference.load`.
 
     Raises:
@@ -44,6 +56,8 @@ def open_pool(
         predictor = load(workdir, batch_sizes=batch_sizes, **options)
         first = first or predictor
         pool[name] = _sharing(first, predictor, programs, alone=len(names) == 1)
+    if len(pool) == 1 and not swaps:
+        pool = {name: merged(one) for name, one in pool.items()}
     edges = max((one.edges for one in pool.values()), key=lambda edges: edges[-1])
     return {name: _with_edges(one, edges) for name, one in pool.items()}
 
@@ -94,7 +108,7 @@ def _sharing(
         )
     if predictor is not first and not session.base.folder:
         _check_same_arrays(first, predictor)
-    key = (session.base.config, session.settings.model.dtype, session.task.num_outputs)
+    key = _program(predictor)
     if key not in programs:
         programs[key] = _narrowed(fitted.forward.classify)
     frozen = {**fitted.frozen, "backbone": first.fitted.frozen["backbone"]}
@@ -105,6 +119,17 @@ def _sharing(
         frozen=frozen,
     )
     return predictor._replace(fitted=fitted)
+
+
+def _program(predictor: Predictor) -> tuple:
+    """Return what decides the program that classifies, besides shapes."""
+    session, parts = predictor.fitted.session, predictor.fitted.session.model.parts
+    sites = (*parts.hyper_sites.values(), *parts.lora_sites.values())
+    # below the lowest adapted layer the program has no factors
+    lowest = min((layer for site in sites for layer in site.layers), default=0)
+    config, head = session.settings, session.settings.head.kind
+    own = (config.model.dtype, session.task.kind, session.task.num_outputs, head)
+    return (session.base.config, lowest, *own)
 
 
 def _check_same_arrays(first: Predictor, other: Predictor) -> None:
@@ -134,3 +159,112 @@ def _with_edges(predictor: Predictor, edges: tuple[int, ...]) -> Predictor:
         for rows in predictor.answerers
     }
     return predictor._replace(edges=edges, answerers=answerers)
+
+
+def in_banks(pool: AdapterPool, max_loras: int, swaps: bool = False) -> Entries:
+    """Put the runs that can share a batch into banks, one for each shape.
+
+    Args:
+      pool: the runs.
+      max_loras: the most runs that a bank has on the device at once.
+      swaps: runs may be added later, so that a single run has a bank, too.
+    """
+    if len(pool) == 1 and not swaps:
+        return {}
+    return entries_of(pool, _program, max_loras, swaps)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterSource:
+    """The runs below a local folder, which may be added to a service."""
+
+    path: Path  # absolute, without symbolic links
+    options: dict[str, Any]  # `coverage`, `sets`, `by_class`, `abstain`
+    likes: tuple[tuple[Entry, Record], ...] = ()  # runs that others must be like
+
+    @classmethod
+    def open(cls, path: str, options: dict[str, Any]) -> "AdapterSource":
+        """Return the folder of that path.
+
+        Raises:
+          UserError: there is no such folder.
+        """
+        if not Path(path).is_dir():
+            raise UserError(
+                f"--lora_dir is {path}; expected a local folder that exists"
+            )
+        return cls(Path(path).resolve(), options)
+
+    def knowing(self, entries: Entries) -> "AdapterSource":
+        """Return the folder with runs that others must be like."""
+        paths = {one: str(one.predictor.fitted.run.path) for one in entries.values()}
+        known = ((one, records.open_record(path)[1]) for one, path in paths.items())
+        return dataclasses.replace(self, likes=tuple(known))
+
+    def load(self, given: str) -> tuple[Predictor, Bank]:
+        """Load a run without compiling; return it, and the bank that it fits.
+
+        Args:
+          given: path of the run, relative to the folder.
+
+        Raises:
+          UserError: there is no such run below the folder, it is like none of `likes`,
+            or its texts are longer than theirs.
+        """
+        try:
+            return self._load(self._inside(given), given)
+        except OSError as e:
+            raise UserError(
+                f"{given} cannot be read: {e.strerror or e}; expected a finished run "
+                "that this service may read"
+            ) from e
+        except UserError as e:  # the one who asks need not know where the folder is
+            raise UserError(str(e).replace(f"{self.path}{os.sep}", "")) from e
+
+    def _load(self, path: Path, given: str) -> tuple[Predictor, Bank]:
+        record, why = records.open_record(str(path))[1], ""
+        for like, known in self.likes:
+            fitted = like.predictor.fitted
+            if not (found := evaluation.difference(record, fitted, known)):
+                return self._open(path, given, like), like.bank
+            why = why or found
+        raise UserError(
+            f"{given} is like no run that the service was started with: {why}; start "
+            "the service with it"
+        )
+
+    def _open(self, path: Path, given: str, like: Entry) -> Predictor:
+        fitted = evaluation.open_like(str(path), like.predictor.fitted)
+        length = fitted.session.settings.data.max_length
+        if length > like.predictor.edges[-1]:
+            raise UserError(
+                f"{given} reads {length} tokens (data.max_length), but the service was "
+                f"compiled for {like.predictor.edges[-1]}; start the service with it"
+            )
+        found = of_fitted(fitted, **self.options)
+        return found._replace(edges=like.predictor.edges)
+
+    def _inside(self, given: str) -> Path:
+        """Return the path of a run, no part of which leaves the folder.
+
+        Raises:
+          UserError: it leaves the folder, or does not exist.
+        """
+        try:
+            path = (self.path / given).resolve()
+            plain = ".." not in Path(given).parts and not os.path.isabs(given)
+            if plain and path.is_dir() and path != self.path and self._holds(path):
+                return path
+        except (OSError, ValueError):  # no path at all: NUL, surrogates, too long
+            pass
+        raise UserError(
+            f"lora_path is {given[:60]!r}; expected the name of a run's folder below "
+            "that of --lora_dir, without .. and without links that leave it"
+        )
+
+    def _holds(self, path: Path) -> bool:
+        """Whether a path, and all files below it, are in the folder."""
+        inside = [path]
+        for folder, folders, names in os.walk(path):
+            inside += [Path(folder, name).resolve() for name in (*folders, *names)]
+        return all(one.is_relative_to(self.path) for one in inside)

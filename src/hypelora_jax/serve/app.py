@@ -1,11 +1,13 @@
 """The paths of the service, in FastAPI, which the extra `serve` installs."""
 
+import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any
 
 import numpy as np
+from absl import logging
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
@@ -16,18 +18,20 @@ from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.predictor import Predictor
 from hypelora_jax.inference.texts import as_fields
 from hypelora_jax.serve import api_page, page
-from hypelora_jax.serve.adapter_pool import AdapterPool
+from hypelora_jax.serve.adapter_pool import AdapterPool, AdapterSource
 from hypelora_jax.serve.batching import Batcher, Full
-from hypelora_jax.serve.failures import HANDLERS, App, Refusal, as_json
+from hypelora_jax.serve.failures import HANDLERS, App, Refusal, as_json, wanted
 from hypelora_jax.serve.limits import Limits, limited
 from hypelora_jax.serve.meters import Meters, prometheus
 from hypelora_jax.serve.schemas import (
     Adapter,
     Failure,
+    LoadAdapter,
     Prediction,
     Question,
     Questions,
     Score,
+    UnloadAdapter,
     adapter_of,
     parsed,
 )
@@ -44,13 +48,14 @@ class Service:
     batcher: Batcher
     meters: Meters
     limits: Limits
+    folder: AdapterSource | None = None  # of runs that may be added; None: none may
 
 
 class _Body(Request):
     """A request whose JSON is read by `schemas.parsed`."""
 
     async def json(self) -> Any:
-        return parsed(await self.body())
+        return parsed(await self.body(), wanted(self.url.path))
 
 
 class _Route(APIRoute):
@@ -83,6 +88,8 @@ def application(service: Service, hosts: tuple[str, ...] = ()) -> App:
     )
     app.router.route_class = _Route
     _add_api(app, service)
+    if service.folder is not None:
+        _add_swaps(app, service, service.folder)
     _add_pages(app, service)
     for error, handler in HANDLERS.items():
         app.add_exception_handler(error, handler)
@@ -130,6 +137,59 @@ def _add_api(app: FastAPI, service: Service) -> None:
         return Response(prometheus(service.meters), media_type=kind)
 
 
+def _add_swaps(app: FastAPI, service: Service, folder: AdapterSource) -> None:
+    """Add the paths by which adapters come and go; they are named as in vLLM."""
+    loading = asyncio.Lock()  # one at a time
+    pool = service.pool
+
+    @app.post(
+        "/v1/load_lora_adapter",
+        responses={status: {"model": Failure} for status in (400, 409, 415, 422, 500)},
+        summary="Add an adapter, or replace one",
+    )
+    async def load(asked: LoadAdapter) -> Adapter:
+        """Load a run from below `--lora_dir` while other questions are answered.
+
+        Errors are `{"error": "..."}`: 409 the name is taken, 422 there is no such run,
+        or it is not like one that the service was started with.
+        """
+        name = asked.lora_name
+        async with loading:
+            if name in pool and not asked.load_inplace:
+                raise Refusal(409, f"{name} is loaded; unload it, or set load_inplace")
+            path = name if asked.lora_path is None else asked.lora_path
+            try:
+                found = await asyncio.to_thread(folder.load, path)
+            except UserError as e:
+                raise Refusal(422, str(e)) from e
+            await service.batcher.add(name, *found)
+            logging.info("loaded %r from %r", name, path)
+        return adapter_of(name, pool[name])
+
+    @app.post(
+        "/v1/unload_lora_adapter",
+        responses={status: {"model": Failure} for status in (400, 404, 409, 415, 422)},
+        summary="Remove an adapter",
+    )
+    async def unload(asked: UnloadAdapter) -> Adapter:
+        """Remove an adapter; questions that wait for it are still answered.
+
+        Errors are `{"error": "..."}`: 404 unknown adapter, 409 it is the first one,
+        which answers questions that name no adapter.
+        """
+        name = asked.lora_name
+        async with loading:
+            _check_known(service, name)
+            if name == next(iter(pool)):
+                raise Refusal(
+                    409, f"{name} answers questions that name no adapter, so it stays"
+                )
+            gone = adapter_of(name, pool[name])
+            service.batcher.remove(name)
+            logging.info("unloaded %r", name)
+        return gone
+
+
 def _add_pages(app: FastAPI, service: Service) -> None:
     head = {
         "content-security-policy": page.POLICY,
@@ -166,26 +226,33 @@ async def answers(service: Service, questions: list[Question]) -> list[Fields]:
         texts.append(_texts(service, name, i, question))
         conditions.append(_condition(service.pool[name], i, question))
     out: list[Fields] = [{}] * len(questions)
+    asked = []
     for name, places in by_name.items():
-        try:
-            own = [texts[i] for i in places], [conditions[i] for i in places]
-            found = await service.batcher.ask(name, *own)
-        except Full as e:
-            raise Refusal(
-                503, "too many texts are waiting; try again", retry_after=1
-            ) from e
-        for i, one in zip(places, found, strict=True):
+        own = [texts[i] for i in places], [conditions[i] for i in places]
+        asked.append(service.batcher.ask(name, *own))
+    try:
+        found = await asyncio.gather(*asked)
+    except Full as e:
+        raise Refusal(
+            503, "too many texts are waiting; try again", retry_after=1
+        ) from e
+    for places, own_answers in zip(by_name.values(), found, strict=True):
+        for i, one in zip(places, own_answers, strict=True):
             out[i] = one
     return out
 
 
-def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str, ...]:
-    """Check and return the texts of question number i."""
+def _check_known(service: Service, name: str) -> None:
     if name not in service.pool:
         known = ", ".join(service.pool)
         raise Refusal(
             404, f"there is no adapter {name[:60]!r}; expected one of {known}"
         )
+
+
+def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str, ...]:
+    """Check and return the texts of question number i."""
+    _check_known(service, name)
     second = () if question.text_b is None else (question.text_b,)
     texts = (question.text, *second)
     most = service.limits.max_chars

@@ -1,33 +1,36 @@
-"""Batching of questions that arrive one by one; a batch has one adapter and length T.
+"""Batching of questions that arrive one by one; a batch has one length T.
 
 Each caller awaits a future. One thread runs the model; while it is busy, questions
-collect in groups by (adapter, T), and the group with the oldest question goes next. An
-idle service waits a window of some milliseconds for more questions before it answers.
+collect in groups by (lane, T), and the group with the oldest question goes next. A lane
+is a bank, whose adapters share batches, or one adapter that is in no bank. An idle
+service waits a window of some milliseconds for more questions before it answers.
 """
 
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hypelora_jax.inference.answers import Fields
+from hypelora_jax.inference.bank import Bank, Entry
 from hypelora_jax.inference.predictor import (
     Predictor,
     batch_answers,
     token_dataset,
     tokenise,
 )
-from hypelora_jax.serve.adapter_pool import AdapterPool
+from hypelora_jax.serve.adapter_pool import AdapterPool, Entries
 from hypelora_jax.serve.meters import Meters
 from hypelora_jax.train.divergence import NotFinite
 
-Key = tuple[str, int]  # adapter, T of the bucket
-Seconds = dict[str, dict[tuple[int, int], float]]  # by adapter, then by (rows, T)
+Lane = Bank | str  # str: name of an adapter that is in no bank
+Key = tuple[Lane, int]  # lane, T of the bucket
+Seconds = dict[Lane, dict[tuple[int, int], float]]  # by lane, then by (rows, T)
 # Two costs count as equal within this factor. They are measured at the start, when the
 # machine may be busy, and larger batches need less time per text for threads and JSON.
 TOLERANCE = 1.3
@@ -37,9 +40,23 @@ class Full(Exception):
     """The queue is full."""
 
 
+class Chosen(NamedTuple):
+    """The adapter that a caller chose; it answers even after it has left the pool."""
+
+    name: str
+    predictor: Predictor
+    entry: Entry | None  # in a bank; None if it is in none
+
+    @property
+    def lane(self) -> Lane:
+        """Where its texts wait."""
+        return self.name if self.entry is None else self.entry.bank
+
+
 class Pending(NamedTuple):
     """A tokenised text in the queue since time `since` (time.monotonic, seconds)."""
 
+    adapter: Chosen
     texts: tuple[str, ...]
     ids: np.ndarray
     types: np.ndarray
@@ -75,17 +92,23 @@ class Batcher:
         meters: Meters,
         window: float = 0.002,
         max_waiting: int = 1024,
+        entries: Entries | None = None,
     ):
         """Create the queue; answering starts with `async with`.
 
         Args:
-          seconds: the result of `Predictor.warm` for each adapter.
+          pool: the adapters by name; `add` and `remove` change it.
+          seconds: the result of `warm` for each lane.
+          meters: counts of the service.
           window: seconds that a text waits for others.
           max_waiting: how many texts may be without an answer.
+          entries: those of the adapters that are in a bank.
         """
         self._pool, self._seconds, self._meters = pool, seconds, meters
         self._window, self._max_waiting = window, max_waiting
-        self._most = {name: max(one.answerers) for name, one in pool.items()}
+        self._entries: Entries = {} if entries is None else entries
+        sizes = {lane: [rows for rows, _ in own] for lane, own in seconds.items()}
+        self._most = {lane: max(rows) for lane, rows in sizes.items()}
         self._groups: dict[Key, deque[Pending]] = {}
         self._waiting = 0  # texts without an answer
         self._changed = asyncio.Event()
@@ -106,13 +129,26 @@ class Batcher:
         for thread in (self._model, self._tokens):
             thread.shutdown()
 
-    async def ask(
+    async def add(self, name: str, predictor: Predictor, bank: Bank) -> None:
+        """Add an adapter to the pool and to a bank, or replace the one of that name."""
+        loop = asyncio.get_running_loop()
+        # its factors are computed in the thread of the model: two programs that
+        # exchange data between devices must not run at the same time
+        entry = await loop.run_in_executor(self._model, bank.entry, predictor)
+        self._pool[name], self._entries[name] = entry.predictor, entry
+
+    def remove(self, name: str) -> None:
+        """Remove an adapter; texts that wait for it are still answered."""
+        del self._pool[name]
+        self._entries.pop(name, None)
+
+    def ask(
         self,
         name: str,
         texts: Sequence[tuple[str, ...]],
         conditions: Sequence[np.ndarray | None] | None = None,
-    ) -> list[Fields]:
-        """Answer checked texts with one adapter, in their order.
+    ) -> Awaitable[list[Fields]]:
+        """Answer checked texts with the adapter that has this name now, in their order.
 
         `conditions` are the vectors of the texts, for an adapter that reads them.
 
@@ -120,18 +156,27 @@ class Batcher:
           Full: too many texts are waiting.
           NotFinite: the model's outputs for a text are NaN or infinite.
         """
+        adapter = Chosen(name, self._pool[name], self._entries.get(name))
+        return self._ask(adapter, texts, conditions)
+
+    async def _ask(
+        self,
+        adapter: Chosen,
+        texts: Sequence[tuple[str, ...]],
+        conditions: Sequence[np.ndarray | None] | None,
+    ) -> list[Fields]:
         if self._waiting + len(texts) > self._max_waiting:
             raise Full
         self._count(len(texts))
         try:
             loop = asyncio.get_running_loop()
             encoded = await loop.run_in_executor(
-                self._tokens, tokenise, self._pool[name], texts
+                self._tokens, tokenise, adapter.predictor, texts
             )
             self._meters.cut += encoded.truncated
             given = conditions or [None] * len(texts)
             rows = zip(texts, encoded.ids, encoded.types, given, strict=True)
-            futures = [self._put(name, *row) for row in rows]
+            futures = [self._put(adapter, *row) for row in rows]
             return list(await asyncio.gather(*futures))
         finally:
             self._count(-len(texts))
@@ -142,17 +187,18 @@ class Batcher:
 
     def _put(
         self,
-        name: str,
+        adapter: Chosen,
         texts: tuple[str, ...],
         ids: np.ndarray,
         types: np.ndarray,
         condition: np.ndarray | None,
     ) -> "asyncio.Future[Fields]":
-        edges = self._pool[name].edges
-        key = (name, edges[int(np.searchsorted(edges, len(ids)))])
+        edges = adapter.predictor.edges
+        key = (adapter.lane, edges[int(np.searchsorted(edges, len(ids)))])
         answer = asyncio.get_running_loop().create_future()
         group = self._groups.setdefault(key, deque())
-        group.append(Pending(texts, ids, types, condition, answer, time.monotonic()))
+        own = (adapter, texts, ids, types, condition)
+        group.append(Pending(*own, answer, time.monotonic()))
         # Wake the loop only for a full batch or for the first text of an empty queue.
         if self._full(key) or len(self._groups) == len(group) == 1:
             self._changed.set()
@@ -183,18 +229,16 @@ class Batcher:
     async def _run(self) -> None:
         while True:
             key = await self._next()
-            group, seconds = self._groups[key], self._seconds[key[0]]
-            rows = best_rows(seconds, key[1], len(group))
-            batch = [group.popleft() for _ in range(min(rows, len(group)))]
-            if not group:
-                del self._groups[key]
-            await self._answer(key, rows, batch)
+            ready, rest = _fitting(key[0], self._groups.pop(key))
+            rows = best_rows(self._seconds[key[0]], key[1], len(ready))
+            if left := sorted([*ready[rows:], *rest], key=lambda one: one.since):
+                self._groups[key] = deque(left)
+            await self._answer(key, rows, ready[:rows])
 
     async def _answer(self, key: Key, rows: int, batch: list[Pending]) -> None:
         loop = asyncio.get_running_loop()
-        job = loop.run_in_executor(
-            self._model, _fields, self._pool[key[0]], rows, batch
-        )
+        own = key[0] if isinstance(key[0], Bank) else batch[0].adapter.predictor
+        job = loop.run_in_executor(self._model, _fields, own, rows, batch)
         try:
             fields = await job
         except NotFinite as error:  # the other texts of the batch have an answer
@@ -207,7 +251,7 @@ class Batcher:
         except Exception as error:  # callers get it; the loop goes on
             _fail(batch, error)
             return
-        self._meters.saw_batch(key[0], len(batch), rows)
+        self._meters.saw_batch(Counter(one.adapter.name for one in batch), rows)
         for pending, one in zip(batch, fields, strict=True):
             if not pending.answer.done():  # the caller may have left
                 pending.answer.set_result(one)
@@ -219,8 +263,28 @@ def _fail(batch: list[Pending], error: Exception) -> None:
             pending.answer.set_exception(error)
 
 
-def _fields(predictor: Predictor, rows: int, batch: list[Pending]) -> list[Fields]:
-    given = None if predictor.vectors is None else [q.condition for q in batch]
+def _fitting(
+    lane: Lane, group: Sequence[Pending]
+) -> tuple[list[Pending], list[Pending]]:
+    """Divide waiting texts into those that may share a batch with the oldest, and rest.
+
+    A batch has at most as many adapters as the bank has slots: those that waited most.
+    """
+    if not isinstance(lane, Bank):
+        return list(group), []
+    entries = [*dict.fromkeys(one.adapter.entry for one in group)]
+    chosen = set(entries[: lane.slots])
+    ready = [one for one in group if one.adapter.entry in chosen]
+    return ready, [one for one in group if one.adapter.entry not in chosen]
+
+
+def _fields(own: Bank | Predictor, rows: int, batch: list[Pending]) -> list[Fields]:
+    texts = [q.texts for q in batch]
     tokens = [q.ids for q in batch], [q.types for q in batch]
-    data = token_dataset(predictor, *tokens, given)
-    return batch_answers(predictor, [q.texts for q in batch], data, rows)
+    if isinstance(own, Bank):
+        entries = [q.adapter.entry for q in batch if q.adapter.entry is not None]
+        data = token_dataset(batch[0].adapter.predictor, *tokens)
+        return own.answer(entries, texts, data, rows)
+    given = None if own.vectors is None else [q.condition for q in batch]
+    data = token_dataset(own, *tokens, given)
+    return batch_answers(own, texts, data, rows)

@@ -17,7 +17,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 Handler = Callable[[Request, Exception], Awaitable[Response]]
-WANTED = 'expected {"text": "..."}, or a list of such objects'
+
+
+def wanted(path: str) -> str:
+    """Return what the body of a request to this path should have been."""
+    if path.startswith("/v1/"):
+        return 'expected {"lora_name": "..."}'
+    return 'expected {"text": "..."}, or a list of such objects'
 
 
 class Refusal(HTTPException):
@@ -54,14 +60,13 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """Refuse a body that is not a question, without echoing the body."""
-    del request
+    """Refuse a body that is not what it should be, without echoing the body."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     path = [x for x in first["loc"] if x not in ("body", "one", "several")]
     where = "".join(f"[{x}]" if isinstance(x, int) else f".{x:.60}" for x in path)
     what = first["msg"][:1].lower() + first["msg"][1:]
-    line = " ".join(f"body{where}: {what}; {WANTED}".split())
+    line = " ".join(f"body{where}: {what}; {wanted(request.url.path)}".split())
     return as_json({"error": line}, 422)
 
 

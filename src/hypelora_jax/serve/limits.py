@@ -21,7 +21,10 @@ from hypelora_jax.serve.failures import (
 )
 from hypelora_jax.serve.meters import Meters
 
-PATHS = ("/", "/predict", "/adapters", "/healthz", "/metrics", "/docs", "/openapi.json")
+PATHS = (
+    *("/", "/predict", "/adapters", "/healthz", "/metrics", "/docs", "/openapi.json"),
+    *("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CLIENTS = 10_000  # addresses whose rate is kept; the least recent is forgotten first
 LINGER = 2.0  # seconds to read the rest of a body that is too large

@@ -33,10 +33,10 @@ class Meters:
             self.seconds += seconds
             self.latest.append(seconds)
 
-    def saw_batch(self, adapter: str, texts: int, rows: int) -> None:
-        """Count a batch of `texts` that was padded to `rows`."""
+    def saw_batch(self, texts: Counter[str], rows: int) -> None:
+        """Count a batch of `texts`, by adapter, that was padded to `rows`."""
         self.batches += 1
-        self.texts[adapter] += texts
+        self.texts.update(texts)
         self.slots += rows
 
 

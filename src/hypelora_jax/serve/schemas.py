@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from hypelora_jax.inference.predictor import Predictor
-from hypelora_jax.serve.failures import WANTED, Refusal
+from hypelora_jax.serve.failures import Refusal
 
 
-def parsed(body: bytes) -> Any:
-    """Parse the JSON of a body.
+def parsed(body: bytes, wanted: str) -> Any:
+    """Parse the JSON of a body; `wanted` says in messages what it should be.
 
     Raises:
       Refusal: it is not JSON, is nested too deeply, or has a key twice in an object,
@@ -19,9 +19,9 @@ def parsed(body: bytes) -> Any:
     try:
         return json.loads(body, object_pairs_hook=_object)
     except RecursionError:
-        raise Refusal(400, f"the body is nested too deeply; {WANTED}") from None
+        raise Refusal(400, f"the body is nested too deeply; {wanted}") from None
     except ValueError:
-        raise Refusal(400, f"the body is not JSON; {WANTED}") from None
+        raise Refusal(400, f"the body is not JSON; {wanted}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -87,6 +87,31 @@ class Adapter(BaseModel):
         description="Shape of the condition it reads; null if it reads none."
     )
     max_length: int = Field(description="Tokens that longer texts are cut to.")
+
+
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+
+
+class LoadAdapter(BaseModel):
+    """A run that is to be added to the service."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"lora_name": "cola"}]}
+    )
+    lora_name: Name = Field(description="What the adapter will be called.")
+    lora_path: str | None = Field(
+        None, description="Its folder below --lora_dir; by default the name."
+    )
+    load_inplace: bool = Field(
+        False, description="Replace the adapter of that name, if there is one."
+    )
+
+
+class UnloadAdapter(BaseModel):
+    """A run that is to be removed from the service."""
+
+    model_config = ConfigDict(extra="forbid")
+    lora_name: Name = Field(description="A name of /adapters.")
 
 
 def _shape(value: Any) -> str:

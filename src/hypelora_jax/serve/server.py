@@ -11,9 +11,15 @@ import uvicorn
 from absl import logging
 
 from hypelora_jax.errors import UserError
-from hypelora_jax.serve.adapter_pool import AdapterPool, open_pool
+from hypelora_jax.serve.adapter_pool import (
+    AdapterPool,
+    AdapterSource,
+    in_banks,
+    names_of,
+    open_pool,
+)
 from hypelora_jax.serve.app import Service, application
-from hypelora_jax.serve.batching import Batcher
+from hypelora_jax.serve.batching import Batcher, Seconds
 from hypelora_jax.serve.connections import Connection
 from hypelora_jax.serve.failures import App
 from hypelora_jax.serve.limits import LOOPBACK, Limits
@@ -31,6 +37,7 @@ class Batching(NamedTuple):
     max_batch: int = 32  # 1: each question is answered alone
     window: float = 0.002  # seconds a question waits for others
     max_waiting: int = 1024  # texts without an answer; further ones get 503
+    max_loras: int = 32  # adapters of one shape on the device; others wait on the host
 
 
 def serve(
@@ -39,6 +46,7 @@ def serve(
     port: int,
     batching: Batching,
     limits: Limits,
+    lora_dir: str = "",
     **options: Any,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those in progress.
@@ -49,16 +57,23 @@ def serve(
       port: port to listen at; 0 takes a free one, which is logged.
       batching: how questions are gathered into batches.
       limits: bounds on the requests that are answered.
+      lora_dir: folder of runs that requests may add; "": they may add none.
       options: `coverage`, `sets`, `by_class` and `abstain` of `inference.load`.
 
     Raises:
-      UserError: the address is in use, a limit is below 1, or the runs do not fit
-        together.
+      UserError: the address is in use, a limit is below 1, `lora_dir` is no folder, or
+        the runs do not fit together.
     """
     _check(batching, limits)
+    folder = AdapterSource.open(lora_dir, options) if lora_dir else None
+    sizes = batch_sizes(batching.max_batch)
     with bound(host, port) as listener:
-        pool = open_pool(workdirs, batch_sizes(batching.max_batch), **options)
-        server = server_of(pool, host, batching, limits)
+        # this function keeps no pool, whose runs have arrays on the device
+        swaps = folder is not None
+        server = server_of(
+            open_pool(workdirs, sizes, swaps, **options),
+            *(host, batching, limits, folder),
+        )
         if host not in LOOPBACK:
             logging.warning(
                 "there is no password, so anyone who reaches this address may ask"
@@ -66,7 +81,9 @@ def serve(
         listener.listen(2048)
         shown = f"[{host}]" if ":" in host else host
         where = f"http://{shown}:{listener.getsockname()[1]}"
-        logging.info("serving %s at %s (Ctrl-C stops)", ", ".join(pool), where)
+        logging.info(
+            "serving %s at %s (Ctrl-C stops)", ", ".join(names_of(workdirs)), where
+        )
         _run(server, listener)
         logging.info("stopped")
 
@@ -82,18 +99,41 @@ def server_of(
     host: str,
     batching: Batching = Batching(),  # noqa: B008 (immutable)
     limits: Limits = Limits(),  # noqa: B008
+    folder: AdapterSource | None = None,
 ) -> uvicorn.Server:
-    """Compile every shape of every adapter, and return the server of the pool."""
-    seconds = {name: one.warm() for name, one in pool.items()}
+    """Compile every shape of every adapter, and return the server of the pool.
+
+    Requests may add runs of the folder, if there is one.
+
+    Raises:
+      UserError: runs may be added, but no run of the pool can share batches.
+    """
+    entries = in_banks(pool, batching.max_loras, folder is not None)
+    if folder is not None:
+        if not entries:
+            raise UserError(
+                "--lora_dir needs a run that can share batches with those that are "
+                f"added, but {', '.join(pool)} cannot; leave it out, or add such a run"
+            )
+        folder = folder.knowing(entries)
+    # the pool has neither the arrays nor the answerers of what is in a bank
+    pool = {n: entries[n].predictor if n in entries else one for n, one in pool.items()}
+    seconds: Seconds = {}
+    for name, one in pool.items():
+        if name not in entries:
+            seconds[name] = one.warm()
+        elif entries[name].bank not in seconds:
+            seconds[entries[name].bank] = entries[name].bank.warm(entries[name])
     meters = Meters()
 
     def compiled(event: str, *_: Any, **__: Any) -> None:
         meters.programs += event == COMPILED
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
-    batcher = Batcher(pool, seconds, meters, batching.window, batching.max_waiting)
+    sizes = (batching.window, batching.max_waiting)
+    batcher = Batcher(pool, seconds, meters, *sizes, entries)
     hosts = LOOPBACK if host in LOOPBACK else ()
-    app = application(Service(pool, batcher, meters, limits), hosts)
+    app = application(Service(pool, batcher, meters, limits, folder), hosts)
     return uvicorn.Server(_config(app))
 
 
@@ -158,7 +198,8 @@ def bound(host: str, port: int) -> socket.socket:
 
 def _check(batching: Batching, limits: Limits) -> None:
     fields = batching._asdict() | limits._asdict()
-    for name in ("max_batch", "max_waiting", "max_body", "max_texts", "max_chars"):
+    sizes = ("max_batch", "max_waiting", "max_loras")
+    for name in (*sizes, "max_body", "max_texts", "max_chars"):
         if fields[name] < 1:
             raise UserError(f"--{name} is {fields[name]}; expected at least 1")
     for name in ("window", "rate"):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.calibration.metrics import scores
@@ -57,6 +58,37 @@ def forward(model: Model, mesh: Mesh) -> Forward:
         compiler_options=compiler.options(mesh),
     )
     return Forward(jax.jit(adapt), classify, mesh, model.reads)
+
+
+def forward_of_rows(model: Model, mesh: Mesh) -> Forward:
+    """Build inference functions for batches whose rows have different adapters.
+
+    `adapt(params, alpha, {"row": row_B})` joins the stacked factors `params["lora"]`,
+    a_LUIR and b_LURO, with the index of each row's adapter. `classify` gives each row
+    that adapter's factors, and its head: leaves of `params["head"]` have a first axis
+    U. A row's logits do not depend on the other rows.
+    """
+
+    def adapt(params: Params, alpha: jax.Array, conditions: Batch) -> Adapter:
+        del alpha
+        return Adapter(params["lora"], conditions["row"])
+
+    def classify(params: Params, adapter: Adapter, batch: Batch) -> jax.Array:
+        hidden_BTD = model_lib.hidden(model.parts, params, adapter, batch, None)
+        heads = jax.tree.map(lambda x: x[adapter.row_B], params["head"])
+
+        def one(head: Params, hidden_TD: jax.Array, row: Batch) -> jax.Array:
+            own = {name: x[None] for name, x in row.items()}
+            return model.parts.head.apply(head, hidden_TD[None], own)[0]
+
+        return jax.vmap(one)(heads, hidden_BTD, dict(batch))
+
+    classify = jax.jit(
+        rules.over(mesh, classify),
+        out_shardings=replicated(mesh),
+        compiler_options=compiler.options(mesh),
+    )
+    return Forward(adapt, classify, mesh, ("row",))
 
 
 def pinned(adapter: Adapter, mesh: Mesh) -> Adapter:
