@@ -17,7 +17,7 @@ from hypelora_jax.adapters import sites as sites_lib
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.errors import choose
+from hypelora_jax.errors import UserError, choose
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
 from hypelora_jax.keys import mask_key, maybe, named_key
@@ -155,10 +155,18 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         scaling = patterns.scaling(settings.lora, sites, config.layers, names.full)
     cond, network, own = _network(settings, chosen, sites, scaling.rank, config.layers)
     base, rate = settings.model, settings.lora.dropout
+    sizes = config
+    if base.attention_dropout is not None:
+        sizes = dataclasses.replace(config, attention_dropout=base.attention_dropout)
     lowest = min((min(site.layers) for site in sites.values()), default=0)
     parts = Parts(
         family.backbone(
-            config, dtype=base.dtype, remat=base.remat, lora_dropout=rate, lowest=lowest
+            sizes,
+            dtype=base.dtype,
+            remat=base.remat,
+            lora_dropout=rate,
+            lowest=lowest,
+            attention=_attention(settings),
         ),
         families.head(settings.head.kind, config, task, dtype=base.dtype),
         cond,
@@ -172,6 +180,24 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         base.masks,
     )
     return of_parts(parts)
+
+
+def _attention(settings: Settings) -> str:
+    """Return config.model.attention; xla if seeds are trained side by side.
+
+    These are under `vmap`, for which JAX's rule for cuDNN's kernel wants every argument
+    to have an axis of seeds.
+    """
+    asked = settings.model.attention
+    if settings.uncertainty.seeds == 1:
+        return asked
+    if asked == "fused":
+        raise UserError(
+            "config.model.attention is fused, but the seeds of uncertainty.kind="
+            f"{settings.uncertainty.kind} train in one program, which the kernel does "
+            "not take; expected model.attention=auto"
+        )
+    return "xla"
 
 
 def _network(
