@@ -13,6 +13,7 @@ from parity import golden
 from hypelora_jax.config.settings import MeshConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.blocks.attention import attention
+from hypelora_jax.model import METHODS
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import optimizer
 from hypelora_jax.train.state import init_state
@@ -40,7 +41,7 @@ def test_parity_of_logits(name):
     golden.close(got, z["logits"], 1e-5, "logits")
 
 
-@pytest.mark.parametrize("method", ["lora", "hyper_mlp", "hyper_transformer"])
+@pytest.mark.parametrize("method", METHODS)
 def test_three_steps_sharded_and_not(method, devices):
     config = tiny.settings(method)
     model = tiny.model(config)
