@@ -275,6 +275,14 @@ def test_a_run_older_than_a_way_to_compute_goes_on_as_it_began(
     assert said == [f"config.model.{field} is {before}, as when the run was begun"]
 
 
+def test_a_run_of_a_fused_kernel_is_evaluated_on_any_device():
+    trained = few(model={"attention": "fused", "attention_dropout": 0.0})
+    settings = evaluation._anywhere(trained)
+    assert settings.model.attention == "auto"
+    assert settings.model.attention_dropout == 0.0
+    assert evaluation._anywhere(few()) == few()
+
+
 def test_a_run_older_than_the_rate_of_the_trunk_goes_on_with_its_own(tmp_path, caplog):
     now = few(optim={"trunk_lr": 1e-4})
     record = {"config": records.as_dict(few())}

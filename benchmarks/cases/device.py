@@ -37,6 +37,7 @@ class Setting(NamedTuple):
     platform: str = "gpu"
     dtype: str = "bfloat16"
     steps: int = 30
+    compiled: bool = True  # whether torch.compile is tried, too
 
     @property
     def name(self) -> str:
@@ -83,7 +84,7 @@ def run(setting: Setting, folder: str) -> tuple[dict[str, Any], dict[str, Any]]:
     own = told(sys.executable, "our_device", {**sizes, "model": setting.model})
     spec = {n: own[n] for n in ("model", "lora", "lr", "weight_decay")}
     spec["device"] = "cuda" if setting.platform == "gpu" else "cpu"
-    spec["dtype"] = setting.dtype
+    spec |= {"dtype": setting.dtype, "compiled": setting.compiled}
     python = os.environ.get(TORCH, sys.executable)
     return own, told(python, "torch_device", spec)
 

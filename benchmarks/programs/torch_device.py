@@ -5,7 +5,8 @@
 The spec is JSON: `model` (fields of config.json), `lora` (fields of LoraConfig), `lr`,
 `weight_decay`, `steps`, `dtype`, `device` (cuda or cpu) and `tensors`, a file of
 `our_device`. All weights have the dtype, those that train, too. The step runs with
-sdpa, and then with each layer compiled by torch.compile. The last line is JSON.
+sdpa, and then, if `compiled`, with each layer compiled by torch.compile. The last line
+is JSON.
 """
 
 import json
@@ -97,7 +98,7 @@ def measured(spec: Spec) -> dict[str, Any]:
     off = distance(model, batch, ours)
     run = step(spec, model, batch)
     seconds, peaks, faults = {}, {}, {}
-    for name in ("sdpa", COMPILED):
+    for name in ("sdpa", COMPILED)[: 1 + spec["compiled"]]:
         if _cuda(spec):
             torch.cuda.reset_peak_memory_stats()
         if name == COMPILED:

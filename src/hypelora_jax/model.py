@@ -17,7 +17,7 @@ from hypelora_jax.adapters import sites as sites_lib
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
-from hypelora_jax.errors import UserError, choose
+from hypelora_jax.errors import choose
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
 from hypelora_jax.keys import mask_key, maybe, named_key
@@ -154,21 +154,10 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         sites = sites_lib.sites(settings.lora, dims, config.layers, names.modules)
         scaling = patterns.scaling(settings.lora, sites, config.layers, names.full)
     cond, network, own = _network(settings, chosen, sites, scaling.rank, config.layers)
-    base, rate = settings.model, settings.lora.dropout
-    sizes = config
-    if base.attention_dropout is not None:
-        sizes = dataclasses.replace(config, attention_dropout=base.attention_dropout)
     lowest = min((min(site.layers) for site in sites.values()), default=0)
     parts = Parts(
-        family.backbone(
-            sizes,
-            dtype=base.dtype,
-            remat=base.remat,
-            lora_dropout=rate,
-            lowest=lowest,
-            attention=_attention(settings),
-        ),
-        families.head(settings.head.kind, config, task, dtype=base.dtype),
+        families.backbone(settings, config, lowest),
+        families.head(settings.head.kind, config, task, dtype=settings.model.dtype),
         cond,
         network,
         own,
@@ -177,27 +166,9 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         config.layers,
         objectives.of(task, settings.loss),
         chosen.trains,
-        base.masks,
+        settings.model.masks,
     )
     return of_parts(parts)
-
-
-def _attention(settings: Settings) -> str:
-    """Return config.model.attention; xla if seeds are trained side by side.
-
-    These are under `vmap`, for which JAX's rule for cuDNN's kernel wants every argument
-    to have an axis of seeds.
-    """
-    asked = settings.model.attention
-    if settings.uncertainty.seeds == 1:
-        return asked
-    if asked == "fused":
-        raise UserError(
-            "config.model.attention is fused, but the seeds of uncertainty.kind="
-            f"{settings.uncertainty.kind} train in one program, which the kernel does "
-            "not take; expected model.attention=auto"
-        )
-    return "xla"
 
 
 def _network(

@@ -149,7 +149,7 @@ def _cudnn(
     tokens = q_BTHK.shape[1]
     q_BTHK, k_BTHK, v_BTHK, mask_BT = _padded(2, q_BTHK, k_BTHK, v_BTHK, mask_BT)
     order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
-    k_BTHK, v_BTHK = _ordered(k_BTHK, order_BT), _ordered(v_BTHK, order_BT)
+    k_BTHK, v_BTHK = _take(k_BTHK, order_BT), _take(v_BTHK, order_BT)
     count_B = jnp.maximum(jnp.sum(mask_BT, axis=1, dtype=jnp.int32), 1)
     out_BTHK = jax.nn.dot_product_attention(
         q_BTHK,
@@ -170,24 +170,22 @@ def _padded(multiple: int, *arrays: jax.Array) -> list[jax.Array]:
 
 
 @jax.custom_vjp
-def _ordered(x_BTHK: jax.Array, order_BT: jax.Array) -> jax.Array:
+def _take(x_BTHK: jax.Array, order_BT: jax.Array) -> jax.Array:
     """Reorder the tokens of each row; the gradient is a gather, too, and no scatter."""
     return jnp.take_along_axis(x_BTHK, order_BT[:, :, None, None], axis=1)
 
 
-def _ordered_forward(
+def _take_forward(
     x_BTHK: jax.Array, order_BT: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    return _ordered(x_BTHK, order_BT), order_BT
+    return _take(x_BTHK, order_BT), order_BT
 
 
-def _ordered_backward(
-    order_BT: jax.Array, gradient: jax.Array
-) -> tuple[jax.Array, None]:
-    return _ordered(gradient, jnp.argsort(order_BT, axis=1)), None
+def _take_backward(order_BT: jax.Array, gradient: jax.Array) -> tuple[jax.Array, None]:
+    return _take(gradient, jnp.argsort(order_BT, axis=1)), None
 
 
-_ordered.defvjp(_ordered_forward, _ordered_backward)
+_take.defvjp(_take_forward, _take_backward)
 
 
 def _flash(
