@@ -1,6 +1,6 @@
 """Measure side by side, and write what was found.
 
-    python -m benchmarks [--only=step,gemm] [--json=FILE]
+    python -m benchmarks [--only=step,gemm] [--json=FILE [--resume]]
     python -m benchmarks --page
 
 Each row compares two ways that take turns in one process, after a check that both
@@ -10,12 +10,14 @@ faster. The exit code is 1 if a check found a difference.
 
 import argparse
 import datetime
+import json
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks import machine, page, rows
-from benchmarks.case import Options, chosen
+from benchmarks.case import Options, chosen, flag
 from benchmarks.cases import CASES
 from hypelora_jax import cli, files
 from hypelora_jax.commands.shared.flags import PathFlag
@@ -30,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     about = "write all that was measured"
     add = out.add_argument
     add("--json", action=PathFlag, default="", metavar="FILE", help=about)
+    about = "leave out the rows that FILE has, and add the others to it"
+    add("--resume", action="store_true", help=about)
     about = "only write docs/benchmarks.md, from benchmarks/measured"
     add("--page", action="store_true", help=about)
     seconds, about = Options().seconds, "of the turns of one row"
@@ -38,7 +42,24 @@ def parser() -> argparse.ArgumentParser:
     add("--glue", action=PathFlag, default="", metavar="DIR", help=about)
     about = "checkout of an older version with its own .venv, for start"
     add("--baseline", action=PathFlag, default="", metavar="DIR", help=about)
+    about = "where the rows `device` run; see benchmarks/device.sh"
+    add("--device", choices=("", "gpu"), default="", help=about)
     return out
+
+
+def before(args: argparse.Namespace) -> list[rows.Row]:
+    """Rows of the file that --resume goes on with.
+
+    Raises:
+      UserError: there is no flag --json.
+    """
+    if not args.resume:
+        return []
+    if not args.json:
+        raise UserError("--resume was given without --json; expected --json=FILE")
+    if not Path(args.json).exists():
+        return []
+    return rows.from_json(json.loads(Path(args.json).read_text()))
 
 
 def run(argv: Sequence[str]) -> int:
@@ -47,10 +68,10 @@ def run(argv: Sequence[str]) -> int:
     if args.page:
         page.write()
         return 0
-    options = Options(args.seconds, args.glue, args.baseline)
+    options = Options(args.seconds, args.glue, args.baseline, args.device)
     cases, left = chosen(CASES, args.only, options)
     for name, need in left.items():
-        print(f"{name} is left out: it needs --{need}=DIR", file=sys.stderr)
+        print(f"{name} is left out: it needs {flag(need)}", file=sys.stderr)
     cli.keep_memory()  # as `hypelora train` does; torch's memory is kept, too
     about = {
         "machine": machine.describe(),
@@ -58,8 +79,11 @@ def run(argv: Sequence[str]) -> int:
         "command": shlex.join(["python", "-m", "benchmarks", *argv]),
         "date": datetime.date.today().isoformat(),
     }
-    found: list[rows.Row] = []
-    for case in cases.values():
+    found = before(args)
+    there = {row.name for row in found}
+    for name, case in cases.items():
+        if name in there:
+            continue
         for row in case.run(options):
             found.append(row)
             print(rows.table([row.fields()]).splitlines()[-1], file=sys.stderr)

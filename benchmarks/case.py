@@ -13,6 +13,12 @@ class Options(NamedTuple):
     seconds: float = 15.0  # of the turns of one row; see timing.compare
     glue: str = ""  # a folder in GLUE's layout
     baseline: str = ""  # a checkout of an older version, with its own .venv
+    device: str = ""  # the platform of the rows `device`: gpu
+
+
+def flag(need: str) -> str:
+    """The flag that gives a needed option, for messages."""
+    return f"--{need}={'gpu' if need == 'device' else 'DIR'}"
 
 
 class Case(NamedTuple):
@@ -50,7 +56,7 @@ def chosen(
         if c.needs and not getattr(options, c.needs)
     }
     if len(left) == len(found):
-        flags = " and ".join(f"--{name}=DIR" for name in sorted(set(left.values())))
+        flags = " and ".join(map(flag, sorted(set(left.values()))))
         raise UserError(
             f"{', '.join(left)} cannot run without {flags}; see "
             "python -m benchmarks --help"

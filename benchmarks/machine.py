@@ -7,16 +7,41 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from hypelora_jax.errors import UserError
+
 PACKAGES = (
     "hypelora_jax jax jaxlib numpy optax flax torch transformers peft tokenizers "
     "torchmetrics netcal"
 ).split()
+# Peak FLOP/s in bfloat16, dense, by JAX's name of the device; NVIDIA's data sheets.
+PEAKS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA L4": 121e12,
+}
 SIDE = 2048  # of the square product that stands for the machine's rate
 
 
 def cores() -> int:
     """Cores that this process may use; torch gets as many threads as JAX."""
     return len(os.sched_getaffinity(0))
+
+
+def require(platform: str) -> None:
+    """Check that JAX finds devices of a platform.
+
+    Raises:
+      UserError: it finds others.
+    """
+    import jax
+
+    if (found := jax.default_backend()) != platform:
+        raise UserError(
+            f"the rows `device` need a {platform.upper()}, but JAX finds a "
+            f"{found.upper()}; run them where `hypelora doctor` lists one"
+        )
 
 
 def describe() -> dict[str, Any]:

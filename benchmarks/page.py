@@ -13,13 +13,20 @@ MEASURED = Path(__file__).parent / "measured"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "img" / "growth.png"
 # Rivals that are a part of the same work, or its limit: below 1 is no defeat.
-REFERENCES = ("lora", "one adapter", "one condition", "product")
+REFERENCES = ("lora", "one adapter", "one condition", "product", "peak")
+NO_DEVICE = """## device
+
+No GPU was measured: `benchmarks/measured` has no rows `device`.
+"""
 TEMPLATE = Path(__file__).parent / "page.md"
 
 
 def text(runs: Sequence[Mapping[str, Any]]) -> str:
     """Return the page for the contents of JSON files."""
     sections = [section(run) for run in runs]
+    rows = [row for run in runs for row in run["rows"]]
+    if not any(row["name"].startswith("device/") for row in rows):
+        sections.append(NO_DEVICE)
     return TEMPLATE.read_text().replace("SECTIONS\n", "\n".join(sections))
 
 

@@ -65,6 +65,17 @@ def to_json(about: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, Any]:
     return {**about, "rows": [row.fields() for row in rows], "details": details}
 
 
+def from_json(told: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of a JSON file, the inverse of `to_json`."""
+    notes = {x["name"]: x for x in told["details"]}
+    out = []
+    for fields in told["rows"]:
+        own = notes.get(fields["name"], {})
+        own = {n: x for n, x in own.items() if n not in ("name", "rival")}
+        out.append(Row(**fields, notes=own))
+    return out
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows, as they are in JSON, as a table in Markdown."""
     lines = ["| row | rival | ratio | interval | ours | theirs | unit |"]

@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import processes
+from benchmarks import processes, torch_fields
 from benchmarks.machine import cores
 from benchmarks.ours import CLASSES, Ours, batch_of, mesh, start
 from benchmarks.rows import Mismatch
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
-from hypelora_jax.interop import huggingface, peft, tensors
+from hypelora_jax.interop import huggingface, tensors
 from hypelora_jax.keys import named_keys
 from hypelora_jax.sharding.mesh import put_batch
 from hypelora_jax.train.step import gradients
@@ -67,43 +67,26 @@ def bare(config: EncoderConfig, params: Params, attention: str) -> Any:
     return model
 
 
-def lora_fields(ours: Ours) -> dict[str, Any]:
-    """Fields of peft's LoraConfig for the adapter of our model."""
-    _, ranks = _named(ours, ours.params["lora"], ours.params["head"])
-    lora, sites = ours.settings.lora, ours.model.parts.lora_sites
-    fields = peft.make_config(lora, sites, ranks, ours.config, "")
-    return {n: x for n, x in fields.items() if n not in ("peft_type", "inference_mode")}
-
-
 def adapted(ours: Ours, attention: str) -> Any:
     """A model of peft with our backbone, head and factors, ready to train."""
     th = torch()
     import peft as their_peft
 
     model = bare(ours.config, ours.params, attention)
-    own = their_peft.get_peft_model(model, their_peft.LoraConfig(**lora_fields(ours)))
-    given, _ = _named(ours, ours.params["lora"], ours.params["head"])
+    own = their_peft.get_peft_model(
+        model, their_peft.LoraConfig(**torch_fields.lora(ours))
+    )
+    given, _ = torch_fields.named(ours, ours.params["lora"], ours.params["head"])
     named = {name: th.from_numpy(np.array(x)) for name, x in given.items()}
     their_peft.set_peft_model_state_dict(own, named)
     return own
 
 
-def _named(ours: Ours, lora: Params, head: Params) -> tuple[dict, dict]:
-    """Return (tensors by peft's names, rank of each site)."""
-    return peft.to_peft(ours.config, [(ours.model.parts.lora_sites, lora)], head)
-
-
 def inputs(config: EncoderConfig, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The arguments of transformers' forward for one of our batches."""
     th = torch()
-    out = {
-        "input_ids": th.from_numpy(batch["ids"]).long(),
-        "attention_mask": th.from_numpy(batch["mask"]).long(),
-        "labels": th.from_numpy(batch["label"]).long(),
-    }
-    if config.family == "bert":
-        out["token_type_ids"] = th.from_numpy(batch["types"]).long()
-    return out
+    named = torch_fields.inputs(config, batch)
+    return {name: th.from_numpy(x) for name, x in named.items()}
 
 
 def optimizer(ours: Ours, model: Any) -> Any:
@@ -200,7 +183,7 @@ def _ours(ours: Ours, batch: Mapping[str, np.ndarray]) -> tuple[float, dict]:
     keys = named_keys(state.key, 0, "adapt", "rows")
     grads = jax.jit(gradients(ours.model, 1, True))
     loss, _, found = grads(state.params, frozen, put_batch(batch, mesh()), 0.0, keys)
-    return float(loss), _named(ours, found["lora"], found["head"])[0]
+    return float(loss), torch_fields.named(ours, found["lora"], found["head"])[0]
 
 
 def check_close(
@@ -231,9 +214,9 @@ def check_close(
 def trained(ours: Ours, attention: str, **more: Any) -> processes.Done:
     """Train in a process of its own; see `benchmarks.programs.torch_training`."""
     spec = {
-        "model": tensors.make_config(ours.config, outputs=CLASSES),
+        "model": torch_fields.model(ours),
         "weights": "",
-        "lora": lora_fields(ours),
+        "lora": torch_fields.lora(ours),
         "attention": attention,
         "threads": cores(),
         "lr": ours.settings.optim.lr,

@@ -30,9 +30,15 @@ PAGES = ("backbone", "head", "conditioning", "objective", "method", "loss")
 
 
 def backbone(
-    config: EncoderConfig, *, dtype="float32", remat="none", lora_dropout=0.0, lowest=0
+    config: EncoderConfig,
+    *,
+    dtype="float32",
+    remat="none",
+    lora_dropout=0.0,
+    lowest=0,
+    attention="xla",
 ) -> Backbone:
-    del remat, lora_dropout
+    del remat, lora_dropout, attention
 
     def init(key):
         shape = (config.layers, config.width, config.width)

@@ -259,15 +259,28 @@ def test_a_record_older_than_a_field_has_its_default(tmp_path):
         records.check_same(tmp_path, other, record)
 
 
-def test_a_run_older_than_hashed_masks_goes_on_with_threefry(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("field", "before"), [("masks", "threefry"), ("attention", "xla")]
+)
+def test_a_run_older_than_a_way_to_compute_goes_on_as_it_began(
+    tmp_path, caplog, field, before
+):
     record = {"config": records.as_dict(few())}
-    del record["config"]["model"]["masks"]
-    assert few().model.masks == "auto"
+    del record["config"]["model"][field]
+    assert getattr(few().model, field) == "auto"
     with caplog.at_level("INFO", "absl"):
         settings = records.check_same(tmp_path, few(), record)
-    assert settings.model.masks == "threefry"
+    assert getattr(settings.model, field) == before
     said = [x.getMessage() for x in caplog.records]
-    assert said == ["config.model.masks is threefry, as when the run was begun"]
+    assert said == [f"config.model.{field} is {before}, as when the run was begun"]
+
+
+def test_a_run_of_a_fused_kernel_is_evaluated_on_any_device():
+    trained = few(model={"attention": "fused", "attention_dropout": 0.0})
+    settings = evaluation._anywhere(trained)
+    assert settings.model.attention == "auto"
+    assert settings.model.attention_dropout == 0.0
+    assert evaluation._anywhere(few()) == few()
 
 
 def test_a_run_older_than_the_rate_of_the_trunk_goes_on_with_its_own(tmp_path, caplog):

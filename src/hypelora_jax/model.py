@@ -154,13 +154,10 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         sites = sites_lib.sites(settings.lora, dims, config.layers, names.modules)
         scaling = patterns.scaling(settings.lora, sites, config.layers, names.full)
     cond, network, own = _network(settings, chosen, sites, scaling.rank, config.layers)
-    base, rate = settings.model, settings.lora.dropout
     lowest = min((min(site.layers) for site in sites.values()), default=0)
     parts = Parts(
-        family.backbone(
-            config, dtype=base.dtype, remat=base.remat, lora_dropout=rate, lowest=lowest
-        ),
-        families.head(settings.head.kind, config, task, dtype=base.dtype),
+        families.backbone(settings, config, lowest),
+        families.head(settings.head.kind, config, task, dtype=settings.model.dtype),
         cond,
         network,
         own,
@@ -169,7 +166,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         config.layers,
         objectives.of(task, settings.loss),
         chosen.trains,
-        base.masks,
+        settings.model.masks,
     )
     return of_parts(parts)
 

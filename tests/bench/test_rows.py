@@ -1,14 +1,21 @@
 """What the benchmark writes: JSON of a fixed shape, its table, and its page."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import documented
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from benchmarks import __main__ as command
 from benchmarks import case, page, plots, rows, timing
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, device
+from benchmarks.cases.step import Shape
+from benchmarks.programs import our_device
 from hypelora_jax.errors import UserError
 
 TIMES = timing.Compared(
@@ -87,9 +94,96 @@ def test_rows_that_need_a_folder_are_left_out_without_it(measured):
     assert "padding/x cannot run without --glue=DIR" in err
 
 
+def test_resume_leaves_out_what_the_file_has(measured, tmp_path):
+    path = tmp_path / "rows.json"
+    code, _, _ = measured(ROW, f"--json={path}", "--only=step")
+    whole = json.loads(path.read_text())
+    code, out, err = measured(
+        rows.Mismatch("not run"), f"--json={path}", "--resume", "--only=step"
+    )
+    assert code == 0 and "| `step/x` |" in out and "step/x" not in err
+    assert rows.from_json(whole) == rows.from_json(json.loads(path.read_text()))
+    assert rows.from_json(whole)[0].detail() == ROW.detail()
+    path.unlink()
+    again = measured(ROW, f"--json={path}", "--resume", "--only=step")
+    assert again[0] == 0 and json.loads(path.read_text())["rows"] == whole["rows"]
+    code, _, err = measured(ROW, "--resume", "--only=step")
+    assert (code, err.count("\n")) == (2, 1) and "expected --json=FILE" in err
+
+
+def test_the_rows_of_a_device_need_one(capsys):
+    assert command.main(["--only=device"]) == 2
+    assert "cannot run without --device=gpu" in capsys.readouterr().err
+    assert command.main(["--only=device", "--device=gpu"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "need a GPU, but JAX finds a CPU; run them where `hypelora doctor`" in line
+
+
+def test_the_script_for_a_gpu_says_that_there_is_none(tmp_path):
+    script = documented.ROOT / "benchmarks" / "device.sh"
+    env = {**os.environ, "PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    command = ["sh", str(script), str(tmp_path / "out")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "JAX finds no GPU" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+OWN = {"seconds": [0.5] * 6, "seconds_to_compile": 9.0, "peak_mib": 200.0}
+OTHER = {
+    "seconds": {"sdpa": [0.75] * 6, "sdpa, torch.compile": [0.6] * 6},
+    "peak_mib": {"sdpa": 100.0, "sdpa, torch.compile": 300.0},
+    "faults": {},
+    "distance": 0.01,
+}
+
+
+def test_rows_of_a_device_by_hand():
+    setting = device.SETTINGS[0]
+    own = OWN | {"kind": "NVIDIA H200"}
+    memory, mfu, step = device.rows(setting, own, OTHER)
+    assert [x.name for x in (memory, mfu)] == [
+        f"{setting.name}/memory",
+        f"{setting.name}/mfu",
+    ]
+    assert (memory.ratio, memory.ours, memory.theirs) == (0.5, 200, 100)
+    # twice 12 layers of 2 N (4 D^2 + 2 D F) are 1.39 TFLOP, attention is 0.06
+    assert mfu.ours == pytest.approx(1.45 / 0.5, rel=0.01) and mfu.theirs == 989
+    assert mfu.ratio == pytest.approx(mfu.ours / 989)
+    assert (step.name, step.ours, step.theirs) == (setting.name, 0.5, 0.6)
+    assert step.ratio == pytest.approx(1.2)
+    assert step.notes["fastest"] == "sdpa, torch.compile"
+    assert len(device.rows(setting, own | {"kind": "another"}, OTHER)) == 2
+    for apart in (0.5, float("nan")):
+        with pytest.raises(rows.Mismatch, match="logits differ by"):
+            device.rows(setting, own, OTHER | {"distance": apart})
+
+
+def test_our_side_of_a_device_runs_on_a_cpu(tmp_path):
+    """The torch side is in tests/oracle."""
+    setting = device.Setting(Shape("random:tiny", 4, 16), True, "cpu", "float32", 2)
+    path = str(tmp_path / "tensors")
+    spec = {"path": "random:tiny", "rows": 4, "tokens": 16, "steps": 2}
+    told = our_device.measured(spec | {"model": setting.model, "tensors": path})
+    assert len(told["seconds"]) == 2 and told["kind"] == "cpu"
+    assert told["model"]["attention_probs_dropout_prob"] == 0
+    found = load_file(path)
+    assert found["logits"].shape == (4, 2) and found["batch.input_ids"].shape == (4, 16)
+    named = [n for n in found if "lora_B" in n]
+    assert len(named) == 4 and all(np.abs(found[n]).max() > 0 for n in named)
+
+
+def test_the_page_says_that_no_device_was_measured():
+    none = "No GPU was measured"
+    assert none in page.text([RUN])
+    row = ROW._replace(name="device/x").fields()
+    assert none not in page.text([RUN | {"rows": [row]}])
+
+
 def test_only_takes_beginnings_of_names():
     def names(only):
-        return list(case.chosen(CASES, only, case.Options(glue="g", baseline="b"))[0])
+        return list(case.chosen(CASES, only, case.Options(5.0, "g", "b", "gpu"))[0])
 
     assert names("step/minilm_32x32") == ["step/minilm_32x32"]
     assert names("gemm,many/8") == ["gemm/minilm_32x128", "gemm/roberta_base_16x64"] + [

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy.special import ndtr
 
 from hypelora_jax.families.blocks.activations import ACTIVATION
 from hypelora_jax.families.blocks.attention import attention
@@ -79,6 +80,24 @@ def test_gelu_hand_numbers():
         ACTIVATION["gelu_new"](x), [-0.1588, 0, 0.8412, 1.9546], atol=1e-4
     )
     np.testing.assert_array_equal(ACTIVATION["relu"](x), [0, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ulps", "absolute"),
+    [(0, 14, 3, 1.5e-6), (-1, 0, 6, 1e-7), (-2, -1, 52, 2e-7), (-14, -2, None, 8e-7)],
+)
+def test_gelu_is_as_exact_as_its_docstring_says(low, high, ulps, absolute):
+    x = np.linspace(low, high, 200_001, dtype=np.float32)
+    exact = x.astype(np.float64) * ndtr(x.astype(np.float64))
+    error = np.abs(np.asarray(jax.jit(ACTIVATION["gelu"])(x), np.float64) - exact)
+    assert error.max() <= absolute
+    if ulps is not None:
+        assert (error <= ulps * np.spacing(np.abs(exact).astype(np.float32))).all()
+    slope = jax.jit(jax.vmap(jax.grad(ACTIVATION["gelu"])))(x)
+    density = np.exp(-0.5 * x.astype(np.float64) ** 2) / math.sqrt(2 * math.pi)
+    np.testing.assert_allclose(
+        slope, ndtr(x.astype(np.float64)) + x * density, 0, 2.5e-7
+    )
 
 
 def test_layer_norm_hand_numbers():

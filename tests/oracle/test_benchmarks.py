@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from benchmarks import ours, torch_rival
-from benchmarks.cases import many, metrics
+from benchmarks.case import Options
+from benchmarks.cases import device, many, metrics
+from benchmarks.cases.step import Shape
 from benchmarks.rows import Mismatch
 
 # peft 0.21 asks transformers 5.23 for a name that goes with its version 6
@@ -71,6 +73,22 @@ def test_the_program_without_jax_trains():
     told = torch_rival.trained(ours.ours(TINY), "sdpa", rows=4, tokens=8, steps=3)
     told = told.told()
     assert len(told["seconds"]) == 3 and told["peak_mib"] > 100
+
+
+def test_the_rows_of_a_device_are_measured_on_a_cpu_too(monkeypatch):
+    """At a tiny size; memory and MFU are those of a GPU and have no rows here."""
+    monkeypatch.setattr(device, "environment", without_flags)
+    sizes = Shape(TINY, 4, 16), True, "cpu", "float32", 3
+    (row,) = device.compared(device.Setting(*sizes, compiled=False), Options())
+    assert row.name == "device/tiny_4x16_fused"
+    assert row.ours > 0 < row.theirs and row.unit == "s"
+    assert row.notes["distance_of_logits"] < 1e-4
+    assert set(row.notes["seconds"]) == {"sdpa"} and not row.notes["faults"]
+
+
+def without_flags(platform):
+    """The environment, less the flags of these tests, which other processes lack."""
+    return device.processes.environment(JAX_PLATFORMS=platform)
 
 
 def test_peft_gives_each_row_its_adapter_as_ours(monkeypatch):

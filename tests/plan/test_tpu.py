@@ -97,6 +97,22 @@ def test_what_is_summed_grows_with_the_adapter_and_not_with_its_network(name, st
     assert trees.nbytes(step.arguments[1]) > 100 * found["all-reduce"]
 
 
+def test_a_step_with_fused_attention_needs_less_memory_and_traffic():
+    given = ("--config=paper:size=base,task=sst2", "--config.model.dtype=bfloat16")
+    given += ("--config.data.max_length=512", "--config.optim.batch_size=64")
+    given += ("--config.model.attention_dropout=0.0", "--topology=v5e:2x2")
+    found = {}
+    for asked in ("xla", "fused", "auto"):
+        code, found[asked], _ = planned(*given, f"--config.model.attention={asked}")
+        assert code == 0
+    assert found["fused"]["bytes_per_device"] == found["auto"]["bytes_per_device"]
+    for part in (
+        lambda x: x["bytes_per_device"]["temporaries"],
+        lambda x: x["hbm_traffic_bytes"],
+    ):
+        assert part(found["fused"]) < 0.7 * part(found["xla"])
+
+
 def test_full_fine_tuning_at_512_by_512_is_refused_with_two_ways_out():
     code, found, err = planned(*FULL, "--topology=v5e:2x2")
     assert code == 1 and not found["fits"]

@@ -171,6 +171,15 @@ def split_names(got: Any) -> Any:
     return got
 
 
+def optional_rate(section: str, config: Any, name: str) -> None:
+    """Check that a rate of dropout is None, or at least 0 and below 1."""
+    got = getattr(config, name)
+    if not 0 <= (got or 0.0) < 1:
+        raise UserError(
+            f"config.{section}.{name} is {got}; expected 0 or more, and below 1"
+        )
+
+
 def lora_ranges(config: Any) -> None:
     """Check the numbers and names in the lora section."""
     at_least("lora", config, rank=1, alpha=0, dropout=0)

@@ -16,12 +16,14 @@ from hypelora_jax.config.ranges import (
     loss_ranges,
     number_pairs,
     optim_ranges,
+    optional_rate,
     split_names,
 )
 from hypelora_jax.errors import UserError
 from hypelora_jax.files import MODEL, PATH
 
 Masks = Literal["auto", "hash", "hardware", "threefry"]
+Attention = Literal["auto", "xla", "fused"]
 Remat = Literal["none", "layer"]
 InitialA = Literal["lora", "reference"]
 AMode = Literal["generated", "fixed", "random"]
@@ -42,9 +44,12 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"  # parameters: float32
     remat: Remat = "none"  # layer: the backward pass recomputes each layer
     masks: Masks = "auto"  # how dropout is drawn: hash | hardware | threefry
+    attention: Attention = "auto"  # fused: one kernel, on GPU and TPU, without dropout
+    attention_dropout: float | None = None  # None: the rate of the base model
 
     def __post_init__(self):
         check("model", self)
+        optional_rate("model", self, "attention_dropout")
 
 
 @dataclass(frozen=True)
@@ -286,8 +291,4 @@ class UncertaintyConfig:
     def __post_init__(self):
         check("uncertainty", self)
         at_least("uncertainty", self, samples=1)
-        if not 0 <= (self.dropout or 0.0) < 1:
-            got = self.dropout
-            raise UserError(
-                f"config.uncertainty.dropout is {got}; expected 0 or more, and below 1"
-            )
+        optional_rate("uncertainty", self, "dropout")

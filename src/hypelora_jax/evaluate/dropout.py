@@ -36,7 +36,11 @@ def masks(settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh) -> 
     if rate is not None:
         lora = dataclasses.replace(settings.lora, dropout=rate)
         hyper = dataclasses.replace(settings.hyper, dropout=rate)
-        settings = dataclasses.replace(settings, lora=lora, hyper=hyper)
+        # no fused kernel draws masks
+        base = dataclasses.replace(
+            settings.model, attention="xla", attention_dropout=None
+        )
+        settings = dataclasses.replace(settings, model=base, lora=lora, hyper=hyper)
         config = dataclasses.replace(
             config, hidden_dropout=rate, attention_dropout=rate, head_dropout=rate
         )

@@ -9,7 +9,7 @@ from absl import logging
 
 from hypelora_jax import files
 from hypelora_jax.calibration import calibrators
-from hypelora_jax.config.settings import UncertaintyConfig
+from hypelora_jax.config.settings import Settings, UncertaintyConfig
 from hypelora_jax.data.batches import Dataset, warn_of_cuts
 from hypelora_jax.data.conditions import file_sha256
 from hypelora_jax.data.tables import digest
@@ -36,7 +36,7 @@ def open_fitted(workdir: str) -> Fitted:
       UserError: the run has no finished epoch, or its files do not fit together.
     """
     run, record = records.open_record(workdir)
-    settings = records.settings_of(record)
+    settings = _anywhere(records.settings_of(record))
     session = open_session(
         settings,
         records.task_of(record),
@@ -110,6 +110,17 @@ def open_like(workdir: str, like: Fitted) -> Fitted:
         total_steps=record["total_steps"],
     )
     return of_checkpoint(run, session, checkpoint)
+
+
+def _anywhere(settings: Settings) -> Settings:
+    """Return settings that another device can compute with: a kernel is only preferred.
+
+    What was trained with it on a GPU may predict on a CPU.
+    """
+    if settings.model.attention != "fused":
+        return settings
+    base = dataclasses.replace(settings.model, attention="auto")
+    return dataclasses.replace(settings, model=base)
 
 
 def _warn_of_vectors(file: str, record: dict[str, Any]) -> None:

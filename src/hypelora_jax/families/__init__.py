@@ -5,8 +5,10 @@ tokens. Adapters are arguments. Heads read the description of a task; otherwise 
 package knows nothing of methods, data or run folders.
 """
 
+import dataclasses
 from collections.abc import Callable
 
+from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.families.bert import BERT
@@ -16,7 +18,7 @@ from hypelora_jax.families.roberta import ROBERTA
 from hypelora_jax.families.sequence_head import sequence_head
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.families.xlm_roberta import XLM_ROBERTA
-from hypelora_jax.types import Head
+from hypelora_jax.types import Backbone, Head
 
 # Architectures, by the `model_type` of a model's config.json.
 FAMILIES: dict[str, Family] = {
@@ -53,6 +55,34 @@ def of(config: EncoderConfig) -> Family:
             f"model family is {config.family!r}; expected one of {', '.join(FAMILIES)}"
         )
     return FAMILIES[config.family]
+
+
+def backbone(settings: Settings, config: EncoderConfig, lowest: int) -> Backbone:
+    """Build the backbone of a model; `lowest` is the lowest layer with an adapter.
+
+    Seeds that train side by side are under `vmap`, for which JAX's rule for cuDNN's
+    kernel wants every argument to have an axis of seeds. They are computed by xla.
+
+    Raises:
+      UserError: such seeds are asked to use a fused kernel.
+    """
+    base, uncertainty = settings.model, settings.uncertainty
+    if uncertainty.seeds > 1 and base.attention == "fused":
+        raise UserError(
+            "config.model.attention is fused, but the seeds of uncertainty.kind="
+            f"{uncertainty.kind} train in one program, which the kernel does not take; "
+            "expected model.attention=auto"
+        )
+    if base.attention_dropout is not None:
+        config = dataclasses.replace(config, attention_dropout=base.attention_dropout)
+    return of(config).backbone(
+        config,
+        dtype=base.dtype,
+        remat=base.remat,
+        lora_dropout=settings.lora.dropout,
+        lowest=lowest,
+        attention=base.attention if uncertainty.seeds == 1 else "xla",
+    )
 
 
 def head_kind(name: str, task: Task) -> str:

@@ -40,7 +40,8 @@ class BuildBackbone(Protocol):
 
     `dtype` is the dtype of the blocks (softmax and norms take at least float32),
     `remat` names what the backward pass recomputes, `lora_dropout` is the dropout rate
-    on the adapter's input, and no gradient goes below the layer `lowest`.
+    on the adapter's input, no gradient goes below the layer `lowest`, and `attention`
+    is config.model.attention.
     """
 
     def __call__(
@@ -51,6 +52,7 @@ class BuildBackbone(Protocol):
         remat: str = "none",
         lora_dropout: float = 0.0,
         lowest: int = 0,
+        attention: str = "xla",
     ) -> Backbone:
         """Return the backbone; its `apply` takes the `backbone` subtree."""
 

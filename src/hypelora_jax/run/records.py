@@ -28,7 +28,11 @@ from hypelora_jax.run.paths import Run
 
 # Fields newer than some records, and the values that say what training did before. New
 # runs have other values.
-NEWER = {"optim.trunk_lr": 0.0, "model.masks": "threefry"}
+NEWER = {
+    "optim.trunk_lr": 0.0,
+    "model.masks": "threefry",
+    "model.attention": "xla",
+}
 DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 Section = TypeVar("Section", DataConfig, ConditionConfig)

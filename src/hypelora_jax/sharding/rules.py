@@ -12,7 +12,7 @@ kernel that they adapt.
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
@@ -140,10 +140,61 @@ def pin_rows(x_BTD: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x_BTD, BATCH)
 
 
+class Place(NamedTuple):
+    """The devices that a program is traced for."""
+
+    platform: str  # cpu | gpu | tpu
+    capability: float = 0.0  # compute capability of an NVIDIA GPU; 0 for others
+    rows: int = 1  # parts that the mesh cuts a batch into
+    heads: int = 1  # parts that it cuts the heads of attention into
+    known: bool = True  # False: several devices, and no mesh that says which
+
+
+def place_of_trace() -> Place:
+    """Return the devices of the current mesh, or else JAX's default device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    at = _platform()
+    capability = _capability() if at == "gpu" else 0.0
+    if mesh.empty:
+        return Place(at, capability, known=jax.device_count() == 1)
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    return Place(at, capability, rows, mesh.shape["model"])
+
+
+def _platform() -> str:
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
+def _capability() -> float:
+    """Return the compute capability of the GPUs here; 0.0 if they are not NVIDIA's."""
+    found = str(getattr(jax.devices()[0], "compute_capability", ""))
+    return float(found) if re.fullmatch(r"\d+\.\d+", found) else 0.0
+
+
+def by_rows_and_heads(compute: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Wrap `compute` so that each device runs it on its own rows and heads.
+
+    The compiler cannot cut a kernel by itself. All arguments but the last are
+    (B, T, H, K), the last is (B, T), and the result is (B, T, H, K).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return compute
+    wide = P(*BATCH, None, "model")
+
+    def mapped(*args: jax.Array) -> jax.Array:
+        specs = (*(wide,) * (len(args) - 1), BATCH)
+        # what a kernel returns says nothing of the axes that it varies over
+        each = jax.shard_map(compute, in_specs=specs, out_specs=wide, check_vma=False)
+        return each(*args)
+
+    return mapped
+
+
 def on_cpu() -> bool:
     """Whether the devices of the current mesh, or else JAX's default, are CPUs."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.device_kind if device else jax.default_backend()) == "cpu"
+    return _platform() == "cpu"
 
 
 def on_one_accelerator() -> bool:

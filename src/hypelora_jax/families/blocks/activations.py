@@ -12,6 +12,12 @@ def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, x Phi(x), with erf because XLA's erfc is slower on CPU.
 
     It has a derivative of its own, which keeps only x for the backward pass.
+
+    In float32 the value is within 3 ulp for x >= 0, 6 ulp for x in [-1, 0] and 52 ulp
+    for x in [-2, -1]. Below, 1 + erf cancels, as in torch: the value is then within
+    8e-7, and 0 from about -5.5 on. The derivative is within 2.5e-7 everywhere. A form
+    with exp(-x^2 / 2), which loses nothing in the tail, reached 6.2 ulp and took 1.17
+    times as long (2026-11-29).
     """
     return x * _normal_cdf(x)
 

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from hypelora_jax.families.blocks.dense import wide
+from hypelora_jax.families.blocks.fused_attention import Call, choice, fused
 from hypelora_jax.families.blocks.masks import dropout
+from hypelora_jax.sharding.rules import place_of_trace
 from hypelora_jax.types import Key
 
 MASKED = -1e30  # finite, so a row without tokens has finite values and gradients
@@ -22,6 +24,7 @@ def attention(
     heads: int,
     rate: float,
     key: Key | None,
+    asked: str = "xla",
 ) -> jax.Array:
     """Softmax attention over tokens where `mask` is True; probabilities have dropout.
 
@@ -34,18 +37,31 @@ def attention(
       heads: H.
       rate: dropout rate of the probabilities.
       key: None switches dropout off.
+      asked: config.model.attention; `fused_attention.choice` says what it means.
 
     Returns:
       What each query attends to, (..., P, D).
+
+    Raises:
+      UserError: `asked` is fused, and no kernel can compute this.
     """
-    width = q.shape[-1] // heads
+    width, scale = q.shape[-1] // heads, 1 / math.sqrt(q.shape[-1] // heads)
+    if asked != "xla":
+        by_query, tokens = mask.ndim == k.ndim, k.shape[-2]
+        rows, dropped = math.prod(q.shape[:-2]), rate if key is not None else 0.0
+        call = Call(
+            str(q.dtype), rows, q.shape[-2], tokens, heads, width, dropped, by_query
+        )
+        kernel = choice(asked, place_of_trace(), call)
+        if kernel != "xla":
+            return fused(kernel, q * scale, k, v, mask, heads)
 
     def by_head(x: jax.Array) -> jax.Array:  # (..., T, D) to (..., H, T, K)
         return x.reshape(*x.shape[:-1], heads, width).swapaxes(-3, -2)
 
     if mask.ndim < k.ndim:
         mask = mask[..., None, :]
-    q, k, v = by_head(q * (1 / math.sqrt(width))), by_head(k), by_head(v)
+    q, k, v = by_head(q * scale), by_head(k), by_head(v)
     out = _attend(rate, q, k, v, mask[..., None, :, :], key).swapaxes(-3, -2)
     return out.reshape(*out.shape[:-2], heads * width)
 

@@ -81,6 +81,7 @@ class Block(nn.Module):
     config: EncoderConfig
     lora_dropout: float = 0.0
     drops_attended: bool = True  # whether dropout follows the projection `o`
+    attention: str = "xla"  # config.model.attention
 
     @nn.compact
     def __call__(
@@ -121,7 +122,8 @@ class Block(nn.Module):
         q = project("q", c.width, own).reshape(*queries, -1)
         k, v = (project(n, c.width, x, tokens).reshape(*tokens, -1) for n in "kv")
         rate = c.attention_dropout
-        attended = attention(q, k, v, mask, c.heads, rate, maybe(key, "attention"))
+        own_key = maybe(key, "attention")
+        attended = attention(q, k, v, mask, c.heads, rate, own_key, self.attention)
         y = project("o", c.width, attended.reshape(own.shape))
         if self.drops_attended:
             y = drop(y, "1")

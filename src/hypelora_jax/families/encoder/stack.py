@@ -57,6 +57,7 @@ def encoder(
     remat: str = "none",
     lora_dropout: float = 0.0,
     lowest: int = 0,
+    attention: str = "xla",
 ) -> Backbone:
     """Build an encoder for the `backbone` subtree and a placed, folded adapter.
 
@@ -66,11 +67,13 @@ def encoder(
       remat: "layer" recomputes each layer in the backward pass, with the same values.
       lora_dropout: dropout rate on the adapter's input.
       lowest: the lowest layer that an adapter may have; no gradient goes below it.
+      attention: config.model.attention, see `fused_attention.choice`.
 
     Raises:
-      UserError: an unknown `remat`, or (when applied) more tokens than positions.
+      UserError: an unknown `remat`, or (when applied) more tokens than positions, or
+        an attention that cannot be computed.
     """
-    block = Block(config, lora_dropout, layout.drops_attended)
+    block = Block(config, lora_dropout, layout.drops_attended, attention)
     remember = choose(REMAT, remat, "model.remat")
     unroll = remat == "none" and config.layers <= UNROLLED
     stack = _Stack(layout, config, block, dtype, remember, lowest, unroll)
