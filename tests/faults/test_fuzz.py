@@ -24,6 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fuzzing import Change, edited, stepped
 from parity import golden
 from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
 
 from hypelora_jax import cli
 from hypelora_jax.config import loading, ranges
@@ -335,13 +336,15 @@ QUESTIONS = [{"text": "a fine one", "text_b": None}, {"text": "b", "condition": 
 def bodies(change, folder):
     body = stepped(json.dumps(edited(QUESTIONS, change.edits)).encode(), change.steps)
     try:
-        TypeAdapter(schemas.Questions).validate_python(schemas.parsed(body))
+        given = schemas.parsed(body, failures.wanted("/predict"))
+        TypeAdapter(schemas.Questions).validate_python(given)
     except failures.Refusal as e:
         assert e.status_code in (400, 422)
         raise UserError(e.detail) from None
     except ValidationError as e:
         refused = RequestValidationError(e.errors())
-        answer = asyncio.run(failures.HANDLERS[RequestValidationError](None, refused))
+        asked = Request({"type": "http", "path": "/predict", "headers": []})
+        answer = asyncio.run(failures.HANDLERS[RequestValidationError](asked, refused))
         raise UserError(json.loads(answer.body)["error"]) from None
 
 
