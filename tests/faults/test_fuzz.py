@@ -334,16 +334,26 @@ QUESTIONS = [{"text": "a fine one", "text_b": None}, {"text": "b", "condition": 
 
 
 def bodies(change, folder):
-    body = stepped(json.dumps(edited(QUESTIONS, change.edits)).encode(), change.steps)
+    validated(QUESTIONS, schemas.Questions, "/predict", change)
+
+
+def loads(change, folder):
+    good = {"lora_name": "a", "lora_path": "b/c", "load_inplace": True}
+    validated(good, schemas.LoadAdapter, "/v1/load_lora_adapter", change)
+
+
+def validated(good, schema, path, change):
+    """Read a changed body as the service does that gets it at a path."""
+    body = stepped(json.dumps(edited(good, change.edits)).encode(), change.steps)
     try:
-        given = schemas.parsed(body, failures.wanted("/predict"))
-        TypeAdapter(schemas.Questions).validate_python(given)
+        given = schemas.parsed(body, failures.wanted(path))
+        TypeAdapter(schema).validate_python(given)
     except failures.Refusal as e:
         assert e.status_code in (400, 422)
         raise UserError(e.detail) from None
     except ValidationError as e:
         refused = RequestValidationError(e.errors())
-        asked = Request({"type": "http", "path": "/predict", "headers": []})
+        asked = Request({"type": "http", "path": path, "headers": []})
         answer = asyncio.run(failures.HANDLERS[RequestValidationError](asked, refused))
         raise UserError(json.loads(answer.body)["error"]) from None
 
@@ -435,7 +445,8 @@ SHARES = {
     base_models: (35, 1100),
     weights: (20, 800),
     configs: (30, 900),
-    bodies: (30, 700),
+    bodies: (20, 500),
+    loads: (10, 200),
     in_process: (10, 200),
     own_process: (0, 200),
 }
