@@ -3,9 +3,9 @@
     python -m benchmarks [--only=step,gemm] [--json=FILE [--resume]]
     python -m benchmarks --page
 
-Each row compares two ways that take turns in one process, after a check that both
-compute the same thing. A table goes to stdout; a ratio above 1 means that ours is
-faster. The exit code is 1 if a check found a difference.
+Each row compares two ways that take turns, after a check that both compute the same
+thing. A table goes to stdout; a ratio above 1 means that ours is faster. The exit code
+is 1 if a check found a difference.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
     cases, left = chosen(CASES, args.only, options)
     for name, need in left.items():
         print(f"{name} is left out: it needs {flag(need)}", file=sys.stderr)
-    cli.keep_memory()  # as `hypelora train` does; torch's memory is kept, too
+    cli.keep_memory()  # as `hypelora train` does; the rivals' memory is kept, too
     about = {
         "machine": machine.describe(),
         "versions": machine.versions(),

@@ -1,5 +1,6 @@
 """Commands in processes of their own: seconds of the clock and of all cores, output."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -58,6 +59,42 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Done:
 def python(*arguments: str, env: Mapping[str, str] | None = None) -> Done:
     """Run Python, this one, to its end."""
     return run([sys.executable, *arguments], env)
+
+
+class Child:
+    """Python in a process of its own that answers each line of JSON with another."""
+
+    def __init__(self, *arguments: str):
+        self._name = " ".join(arguments)
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+        )
+
+    def ask(self, question: Any) -> dict[str, Any]:
+        """Return the answer to a question.
+
+        Raises:
+          RuntimeError: the process has ended; what it wrote to stderr says why.
+        """
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self._process.stdout.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+            code = self._process.wait()
+            raise RuntimeError(f"python {self._name} ended with {code}")
+        return json.loads(line)
 
 
 def peak_mib() -> float:

@@ -17,6 +17,13 @@ class Times(NamedTuple):
     cpu: list[float]
 
 
+class Spent(NamedTuple):
+    """Seconds of one run; a way that runs in another process returns its own."""
+
+    wall: float
+    cpu: float
+
+
 class Ratio(NamedTuple):
     """Median of paired ratios, and the interval around it."""
 
@@ -44,11 +51,13 @@ class Compared(NamedTuple):
         return ratio(self.theirs.cpu, self.ours.cpu)
 
 
-def once(way: Callable[[], object]) -> tuple[float, float]:
-    """Run a way, and return its seconds (of the clock, of all cores)."""
+def once(way: Callable[[], object]) -> Spent:
+    """Run a way, and return its seconds of the clock and of all cores."""
     wall, cpu = time.perf_counter(), time.process_time()
-    way()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    found = way()
+    if isinstance(found, Spent):
+        return found
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def rounds(

@@ -4,9 +4,10 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from benchmarks import ours, timing, torch_rival
+from benchmarks import ours, processes, timing, torch_rival
 from benchmarks.case import Case, Options
-from benchmarks.rows import Row, of_times
+from benchmarks.rows import Mismatch, Row, of_times
+from hypelora_jax.errors import UserError
 
 
 class Shape(NamedTuple):
@@ -43,8 +44,8 @@ def pair(model: str) -> tuple[ours.Ours, dict[str, Any]]:
     own = ours.ours(model)
     rivals = {name: torch_rival.adapted(own, name) for name in torch_rival.ATTENTION}
     rivals[COMPILED] = torch_rival.adapted(own, "sdpa")
-    for rival in rivals.values():
-        torch_rival.check_same(own, rival)
+    for other in rivals.values():
+        torch_rival.check_same(own, other)
     torch_rival.compile_layers(rivals[COMPILED])
     return own, rivals
 
@@ -54,31 +55,53 @@ def _loss(step: ours.Step) -> Callable[[], float]:
 
 
 @functools.cache
-def settings(model: str, dropout: bool) -> dict[str, Any]:
-    """The settings of peft's model that may be the fastest, for all shapes."""
+def rival(model: str) -> processes.Child:
+    """The process in which peft's models do their steps."""
+    return processes.Child("-m", "benchmarks.programs.torch_steps", model)
+
+
+@functools.cache
+def settings(model: str, dropout: bool) -> list[str]:
+    """The settings of peft's model that may be the fastest, for all shapes.
+
+    Raises:
+      Mismatch: one of them computes something else than ours.
+      UserError: torch is not installed.
+    """
     del dropout  # what is fastest depends on it
-    return dict(pair(model)[1])
+    told = rival(model).ask([])
+    if "mismatch" in told:
+        raise Mismatch(told["mismatch"])
+    if "error" in told:
+        raise UserError(told["error"])
+    return told["settings"]
 
 
 def against_torch(shape: Shape, dropout: bool, options: Options) -> Iterator[Row]:
-    """Ours against the fastest of peft's settings.
+    """Ours against the fastest of peft's settings, in a process of its own.
 
     torch.compile takes long. Where it fails, or is not the fastest, the further shapes
     of the model do without it.
     """
-    own, _ = pair(shape.model)
-    rivals, sizes = settings(shape.model, dropout), (*shape[1:], dropout)
-    step = ours.step(own, *sizes)
-    ways = {n: torch_rival.step(own, m, *sizes) for n, m in rivals.items()}
+    child, names = rival(shape.model), settings(shape.model, dropout)
+    sizes = (*shape[1:], dropout)
+    step = ours.step(ours.ours(shape.model), *sizes)
     notes: dict[str, Any] = {"seconds_to_compile": step.seconds_to_compile}
-    if COMPILED in ways:
-        fault, seconds = torch_rival.tried(ways[COMPILED])
-        notes |= {"torch_compile": fault or "works", "seconds_of_it": seconds}
+    tried = list(names)
+    if COMPILED in names:
+        told = child.ask([COMPILED, *sizes, True])
+        fault = told["fault"]
+        notes |= {"torch_compile": fault or "works", "seconds_of_it": told["seconds"]}
         if fault:
-            del ways[COMPILED]
+            tried.remove(COMPILED)
+
+    def way(name: str) -> Callable[[], timing.Spent]:
+        return lambda: timing.Spent(**child.ask([name, *sizes, False]))
+
+    ways = {name: way(name) for name in tried}
     found = timing.compare(_loss(step), ways, options.seconds)
-    if found.fastest != COMPILED:
-        rivals.pop(COMPILED, None)
+    if COMPILED in names and found.fastest != COMPILED:
+        names.remove(COMPILED)
     kind = "step" if dropout else "step_nodrop"
     yield of_times(f"{kind}/{shape.name}", "torch+peft", found, **notes)
 

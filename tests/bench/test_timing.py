@@ -88,3 +88,10 @@ def test_an_interval_has_the_median_as_often_as_it_says(n):
     ends = [timing.interval(row) for row in values.tolist()]
     inside = np.mean([low <= math.log(2) <= high for _, low, high in ends])
     assert inside >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_a_way_in_another_process_returns_its_own_seconds():
+    spent = timing.Spent(2.0, 3.0)
+    assert timing.once(lambda: spent) == spent
+    found = timing.compare(lambda: None, {"rival": lambda: spent}, seconds=0, least=3)
+    assert found.theirs == timing.Times([2.0] * 3, [3.0] * 3)

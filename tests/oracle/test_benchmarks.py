@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from benchmarks import ours, torch_rival
+from benchmarks import ours, processes, timing, torch_rival
 from benchmarks.case import Options
 from benchmarks.cases import device, many, metrics
-from benchmarks.cases.step import Shape
+from benchmarks.cases.step import COMPILED, Shape
 from benchmarks.rows import Mismatch
 
 # peft 0.21 asks transformers 5.23 for a name that goes with its version 6
@@ -67,6 +67,17 @@ def test_a_step_that_takes_too_long_is_given_up():
 
     fault, seconds = torch_rival.tried(forever, seconds=1)
     assert fault == "TimeoutError: took more than 1 s" and seconds >= 1
+
+
+def test_the_process_of_the_rival_answers_line_by_line():
+    child = processes.Child("-m", "benchmarks.programs.torch_steps", TINY)
+    assert child.ask([]) == {"settings": ["eager", "sdpa", COMPILED]}
+    first = child.ask(["sdpa", 4, 8, False, True])
+    assert first["fault"] == "" and first["seconds"] > 0
+    later = timing.Spent(**child.ask(["sdpa", 4, 8, False, False]))
+    assert min(later) > 0
+    with pytest.raises(RuntimeError, match="torch_steps random:tiny ended with 1"):
+        child.ask(["flash", 4, 8, False, False])
 
 
 def test_the_program_without_jax_trains():
