@@ -23,6 +23,8 @@ from hypelora_jax import cli, files
 from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.errors import UserError
 
+FOLDERS = ("--glue", "--baseline")
+
 
 def parser() -> argparse.ArgumentParser:
     """The flags of the command."""
@@ -62,6 +64,18 @@ def before(args: argparse.Namespace) -> list[rows.Row]:
     return rows.from_json(json.loads(Path(args.json).read_text()))
 
 
+def shown(argv: Sequence[str]) -> str:
+    """The command as a reader can give it: the folders of its data are DIR."""
+    out = list(argv)
+    for i, word in enumerate(argv):
+        name = word.partition("=")[0]
+        if name in FOLDERS and name != word:
+            out[i] = f"{name}=DIR"
+        elif i and argv[i - 1] in FOLDERS:
+            out[i] = "DIR"
+    return shlex.join(["python", "-m", "benchmarks", *out])
+
+
 def run(argv: Sequence[str]) -> int:
     """Measure the chosen rows, print them and write the files."""
     args = parser().parse_args(argv)
@@ -76,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
     about = {
         "machine": machine.describe(),
         "versions": machine.versions(),
-        "command": shlex.join(["python", "-m", "benchmarks", *argv]),
+        "command": shown(argv),
         "date": datetime.date.today().isoformat(),
     }
     found = before(args)

@@ -52,7 +52,7 @@ def describe() -> dict[str, Any]:
         "cpu": _line("/proc/cpuinfo", "model name") or platform.processor(),
         "cores": cores(),
         "memory_gib": round(_memory() / 2**30, 1),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "device": jax.devices()[0].device_kind,
         "devices": len(jax.devices()),
     }

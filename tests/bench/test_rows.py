@@ -254,3 +254,10 @@ def test_every_subject_is_explained_on_the_page():
     text = (documented.ROOT / "docs" / "benchmarks.md").read_text()
     for subject in dict.fromkeys(name.split("/")[0] for name in CASES):
         assert re.search(rf"^\| `{subject}` \|", text, re.M), subject
+
+
+@pytest.mark.parametrize("given", [["--glue=/a b/c"], ["--glue", "/a b/c"]])
+def test_the_command_that_is_shown_names_no_folder_of_the_machine(given):
+    told = command.shown(["--only=epoch", *given, "--json=x.json"])
+    assert "/a b" not in told and "--json=x.json" in told
+    assert told.replace("=DIR", " DIR").endswith("--glue DIR --json=x.json")
