@@ -34,7 +34,9 @@ def section(run: Mapping[str, Any]) -> str:
     """Return the part of the page about one run of the benchmark."""
     groups = dict.fromkeys(row["name"].split("/")[0] for row in run["rows"])
     about = run["machine"]
-    where = about["device"] if about["device"] != "cpu" else f"{about['cores']} cores"
+    where = (
+        about["device"] if about["device"] != "cpu" else f"{about['cores']} CPU cores"
+    )
     title = f"## {', '.join(groups)} ({where})"
     parts = [title, heading(run), table(run["rows"]), losses(run)]
     if laws := plots.laws(run["details"]):
@@ -49,8 +51,9 @@ def heading(run: Mapping[str, Any]) -> str:
     device = "" if about["device"] == "cpu" else f", {about['device']}"
     versions = ", ".join(f"{name} {x}" for name, x in run["versions"].items())
     return (
-        f"`{run['command']}` on {run['date']}: {about['cpu']}, {about['cores']} cores, "
-        f"{about['memory_gib']} GiB{device}, {about['system']}. Versions: {versions}."
+        f"`{run['command']}` on {run['date']}: {about['cpu']}, {about['cores']} CPU "
+        f"cores, {about['memory_gib']} GiB{device}, {about['system']}. "
+        f"Versions: {versions}."
     )
 
 

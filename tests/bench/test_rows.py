@@ -219,7 +219,7 @@ RUN = {
 
 def test_the_page_names_machine_versions_command_and_date():
     text = page.section(RUN)
-    for part in ("A Processor", "2 cores", "jax 0.10", RUN["command"], RUN["date"]):
+    for part in ("A Processor", "2 CPU cores", "jax 0.10", RUN["command"], RUN["date"]):
         assert part in text
     assert "| `step/x` | torch+peft | 1.5 |" in text
     assert "No row is behind its rival." in text
