@@ -1,4 +1,4 @@
-"""Steps of torch in a process of its own, so that neither side uses the other's memory.
+"""Steps of torch in a process of its own, one for each line that it reads.
 
     python -m benchmarks.programs.torch_steps MODEL
 

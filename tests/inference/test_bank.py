@@ -144,11 +144,11 @@ def test_a_run_is_opened_like_another_without_compiling(runs, wanted):
     edges = like.edges
     bank.arrays_of(like)
     COMPILED.clear()
-    fitted = evaluation.open_like(path, like.fitted)
-    bank.arrays_of(predictor.of_fitted(fitted, batch_sizes=(8,)))
+    one = predictor.load(path, batch_sizes=(8,), like=like.fitted)
+    bank.arrays_of(one)
     assert COMPILED == []
-    own = {8: evaluation.answerer(fitted, edges, 8)}
-    one = predictor.of_fitted(fitted)._replace(edges=edges, answerers=own)
+    own = {8: evaluation.answerer(one.fitted, edges, 8)}
+    one = one._replace(edges=edges, answerers=own)
     check(one.predict(ALONE), ["r1"] * 8, wanted)
 
 

@@ -146,6 +146,7 @@ def load(
     by_class: bool = False,
     abstain: float | None = None,
     batch_sizes: Sequence[int] = (),
+    like: evaluation.Fitted | None = None,
 ) -> Predictor:
     """Load a finished run to predict with its calibrator and kind of uncertainty.
 
@@ -157,24 +158,17 @@ def load(
       abstain: give no label if the confidence is below this.
       batch_sizes: rows of the compiled batches, rounded up to a multiple of the
         devices; a question uses the smallest that fits it. () uses the run's own size.
+      like: an open run from which this one has no `evaluation.difference`; its programs
+        and its backbone are used, so nothing is compiled. None uses the run's own.
 
     Raises:
       UserError: the run does not exist, or it predicts a number, for which there are
         no conformal sets and no abstention.
     """
-    options = (coverage, sets, by_class, abstain, batch_sizes)
-    return of_fitted(evaluation.open_fitted(workdir), *options)
-
-
-def of_fitted(
-    fitted: evaluation.Fitted,
-    coverage: float | None = None,
-    sets: str = "thr",
-    by_class: bool = False,
-    abstain: float | None = None,
-    batch_sizes: Sequence[int] = (),
-) -> Predictor:
-    """Return the predictor of an opened run; see `load`."""
+    if like is None:
+        fitted = evaluation.open_fitted(workdir)
+    else:
+        fitted = evaluation.open_like(workdir, like)
     _check_abstention(fitted, abstain)
     session = fitted.session
     threshold = None

@@ -18,7 +18,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.inference.bank import Bank, Entry, entries_of
 from hypelora_jax.inference.merging import merged
-from hypelora_jax.inference.predictor import Predictor, load, of_fitted
+from hypelora_jax.inference.predictor import Predictor, load
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import unique_names
 from hypelora_jax.types import Params
@@ -234,14 +234,13 @@ class AdapterSource:
         )
 
     def _open(self, path: Path, given: str, like: Entry) -> Predictor:
-        fitted = evaluation.open_like(str(path), like.predictor.fitted)
-        length = fitted.session.settings.data.max_length
+        found = load(str(path), like=like.predictor.fitted, **self.options)
+        length = found.fitted.session.settings.data.max_length
         if length > like.predictor.edges[-1]:
             raise UserError(
                 f"{given} reads {length} tokens (data.max_length), but the service was "
                 f"compiled for {like.predictor.edges[-1]}; start the service with it"
             )
-        found = of_fitted(fitted, **self.options)
         return found._replace(edges=like.predictor.edges)
 
     def _inside(self, given: str) -> Path:
