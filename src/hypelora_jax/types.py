@@ -1,8 +1,7 @@
 """Types that all packages share: contracts, trees and the dimension key.
 
-A contract is a NamedTuple of pure functions. A Protocol in this file gives the type of
-each of its fields, so that signatures are checked code. The functions are closures: a
-builder takes the static choices (sizes, settings) and returns functions of arrays.
+A contract is a NamedTuple of pure functions, closures that builders return. A Protocol
+in this file gives the type of each field, so that signatures are checked code.
 
 Dimension key (shape suffixes of arrays, einsum letters in lower case):
 B batch, T tokens, D width, H heads, K head dim, F feed-forward, V vocabulary,
@@ -36,6 +35,11 @@ Batch = Mapping[str, jax.Array]  # see below
 #   "condition" float32 (U, C) | (U, S, C)  U distinct vectors
 #   "row"    int32 (B,)     which of the U conditions each row takes; without it the
 #                           rows are U groups of equal size, in order
+#   "which"  int32 (U,)     index of each condition's task;  "task" (B,) of each row's
+#   "set"    float32 (U, k, C)  embeddings of k sentences of each condition's task
+#   "pooled" float32 (U, D) states of the bare backbone, which the model adds; U = B
+#   "labels" float32 (B, Y, E)  embeddings of the label names of each row's task; zeros
+#                           for a class that the task does not have
 
 MODULES = ("q", "k", "v", "o", "up", "down", "gate")  # canonical order of sites
 
@@ -90,10 +94,7 @@ class ReadHidden(Protocol):
         batch: Batch,
         key: Key | None = None,
     ) -> jax.Array:
-        """Return logits (B, Y); `key=None` switches dropout off.
-
-        A packed batch has logits (B P, Y), those of a row together.
-        """
+        """Return logits (B, Y), of a packed batch (B P, Y); None: no dropout."""
 
 
 class Features(Protocol):
@@ -104,7 +105,7 @@ class Features(Protocol):
 
 
 class Head(NamedTuple):
-    """A head, which reads hidden states.
+    """A head, which reads hidden states; `reads` names other entries of a batch's rows.
 
     Its last layer is `out`. Without dropout, `apply` is `out` applied to `features`.
     """
@@ -112,14 +113,14 @@ class Head(NamedTuple):
     init: Init
     apply: ReadHidden
     features: Features
+    reads: tuple[str, ...] = ()
 
 
 class Conditions(NamedTuple):
     """The U distinct conditions of a batch, and which of them each row takes.
 
-    `row_B`, int32, is the index of each row's condition. If it is None, the rows are U
-    groups of equal size, in the order of the conditions: with U = 1 all rows share one
-    condition, with U = B each row has its own.
+    Without `row_B`, the rows are U groups of equal size, in the order of the
+    conditions: with U = 1 all rows share one, with U = B each row has its own.
     """
 
     vectors_USC: jax.Array
@@ -137,7 +138,7 @@ class Adapter(NamedTuple):
 
 
 class Condition(Protocol):
-    """Reads the conditions of a batch."""
+    """Reads the conditions of a batch; `key=None` switches dropout and draws off."""
 
     def __call__(
         self, params: Params, batch: Batch, key: Key | None = None
@@ -146,10 +147,10 @@ class Condition(Protocol):
 
 
 class Conditioner(NamedTuple):
-    """Provides the vectors that the hyper-network reads.
+    """Provides the vectors that the hyper-network reads, of width C.
 
     `reads` maps each batch key that it needs to the shape of one condition's entry, so
-    that data, sharding and export know them; {} if it needs none. `width` is C.
+    that data, sharding and export know them; {} if it needs none.
     """
 
     init: Init
@@ -195,8 +196,7 @@ class RowLoss(Protocol):
     ) -> jax.Array:
         """Return losses (B,); a row of weight 0 affects no other and has no gradient.
 
-        A penalty that is a statistic of the batch needs the weights. The caller takes
-        the mean over rows.
+        A penalty that is a statistic of the batch needs the weights.
         """
 
 

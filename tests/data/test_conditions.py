@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hypelora_jax.config.sections import ConditionConfig, DataConfig
+from hypelora_jax.config.adapter_sections import ConditionConfig
+from hypelora_jax.config.sections import DataConfig
 from hypelora_jax.data import conditions, sources
 from hypelora_jax.data.conditions import Given, Vectors
 from hypelora_jax.errors import UserError

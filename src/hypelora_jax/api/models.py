@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.api.base_models import BaseModel
-from hypelora_jax.config.sections import BlendConfig, MeshConfig
+from hypelora_jax.config.adapter_sections import BlendConfig
+from hypelora_jax.config.sections import MeshConfig
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.tasks import Task, unnamed
 from hypelora_jax.errors import UserError

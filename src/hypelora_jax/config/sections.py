@@ -12,25 +12,16 @@ from hypelora_jax.config.ranges import (
     at_least,
     check,
     data_ranges,
-    lora_ranges,
     loss_ranges,
-    number_pairs,
     optim_ranges,
     optional_rate,
-    split_names,
 )
-from hypelora_jax.errors import UserError
 from hypelora_jax.files import MODEL, PATH
 
 Masks = Literal["auto", "hash", "hardware", "threefry"]
 Attention = Literal["auto", "xla", "fused"]
 Remat = Literal["none", "layer"]
-InitialA = Literal["lora", "reference"]
-AMode = Literal["generated", "fixed", "random"]
-Init = Literal["zero", "reference"]
-Blending = Literal["replace", "add", "multiply"]
 Annealing = Literal["none", "linear", "geometric"]
-Patterns = dict[str, float] | tuple[tuple[str, float], ...]  # name or regex: number
 Link = Literal["mean_field", "probit", "mc"]
 File = Annotated[str, PATH]  # a path; the text says what the field takes
 
@@ -50,102 +41,6 @@ class ModelConfig:
     def __post_init__(self):
         check("model", self)
         optional_rate("model", self, "attention_dropout")
-
-
-@dataclass(frozen=True)
-class HyperConfig:
-    """Hyper-network; used by the methods hyper_mlp and hyper_transformer."""
-
-    a: AMode = "generated"
-    a_init: InitialA = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
-    a_input: bool = False  # A is part of the conditioning (METHOD A.1)
-    init: Init = "zero"  # zero: the delta is 0 at step 0; reference: torch's defaults
-    widths: tuple[int, ...] = (256, 256)  # MLP: hidden widths, any number
-    cond: str = "learned"  # how a site is described
-    cond_dim: int = 128  # width of the conditioning vectors
-    layers: tuple[int, ...] | None = None  # layers it makes adapters for; None: all
-    width: int = 256  # Transformer: model width
-    heads: int = 16  # Transformer only
-    depth: int = 2  # Transformer only: layers
-    ff: int = 2048  # Transformer only: feed-forward width
-    dropout: float = 0.1  # Transformer only
-
-    def __post_init__(self):
-        check("hyper", self)
-        at_least("hyper", self, cond_dim=1, width=1, heads=1, depth=1, ff=1, dropout=0)
-        if not self.widths or min(self.widths) < 1:
-            raise UserError(
-                f"config.hyper.widths is {self.widths}; expected widths of at least 1"
-            )
-
-
-@dataclass(frozen=True)
-class ConditionConfig:
-    """Vectors the hyper-network reads in addition to the descriptions of sites."""
-
-    source: str = "none"  # given: a vector comes with each example
-    file: File = ""  # given: .npz of `ids` and `vectors`; "": see data.condition
-    width: int = 0  # given: C of the vectors; 0: C of the first vector
-    standardise: bool = False  # given: each entry has mean 0, deviation 1 on train
-    join: str = "concat"  # given: how vectors join the descriptions of the sites
-    distinct: int = 0  # given: vectors in train, which hypelora plan cannot count
-
-    def __post_init__(self):
-        check("condition", self)
-        at_least("condition", self, width=0, distinct=0)
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """Head, which computes outputs from the backbone's hidden states."""
-
-    kind: str = "auto"  # auto: the head that fits the data
-
-
-@dataclass(frozen=True)
-class BlendConfig:
-    """Blending of generated and initial factors (METHOD A.6, A.7)."""
-
-    a: Blending = "replace"
-    b: Blending = "replace"
-    alpha: float = 0.0  # weight of the initial factors at step 0
-    anneal: Literal["none", "linear", "reference"] = "none"
-    b_init: Literal["zero", "lora"] = "zero"
-
-    def __post_init__(self):
-        check("blend", self)
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"config.blend.alpha is {self.alpha}; expected 0 to 1")
-        if self.b == "multiply" and self.b_init == "zero":
-            raise UserError(
-                "config.blend.b=multiply with blend.b_init=zero multiplies B by zero, "
-                "so the adapter and its gradient stay zero; expected b_init=lora, or "
-                "blend.b=replace or add"
-            )
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-    """Adapter: rank, scale, and the modules that are adapted."""
-
-    rank: int = 8  # r, columns of A and rows of B
-    alpha: float = 8.0  # the delta is (alpha / rank) A B
-    rslora: bool = False  # scale alpha / sqrt(rank) instead of alpha / rank
-    dropout: float = 0.0  # on the adapter's input
-    targets: tuple[str, ...] | str = ("q", "v")  # names, or one regex
-    layers: tuple[int, ...] | None = None  # adapted layers; None: all
-    exclude: tuple[str, ...] | str = ()  # targets to leave out: names, or one regex
-    rank_pattern: Patterns = ()  # ranks of single sites, {"query": 4} (docs/lora.md)
-    alpha_pattern: Patterns = ()  # alphas of single sites, {"query": 16}
-
-    def __post_init__(self):
-        check("lora", self)
-        for name in ("rank_pattern", "alpha_pattern"):  # dicts cannot be hashed
-            pairs = number_pairs(f"config.lora.{name}", getattr(self, name))
-            object.__setattr__(self, name, pairs)
-        for name in ("targets", "exclude"):
-            object.__setattr__(self, name, split_names(getattr(self, name)))
-        lora_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,19 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hypelora_jax.config.ranges import at_least, check, hints, no_unknown
-from hypelora_jax.config.sections import (
+from hypelora_jax.config.adapter_sections import (
     BlendConfig,
-    CkptConfig,
     ConditionConfig,
-    DataConfig,
     HeadConfig,
     HyperConfig,
-    LogConfig,
     LoraConfig,
+    TasksConfig,
+)
+from hypelora_jax.config.ranges import at_least, check, hints, no_unknown
+from hypelora_jax.config.sections import (
+    CkptConfig,
+    DataConfig,
+    LogConfig,
     LossConfig,
     MeshConfig,
     ModelConfig,
@@ -41,6 +44,7 @@ class Settings:
     model: ModelConfig = field(default_factory=ModelConfig)
     hyper: HyperConfig = field(default_factory=HyperConfig)
     condition: ConditionConfig = field(default_factory=ConditionConfig)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     head: HeadConfig = field(default_factory=HeadConfig)

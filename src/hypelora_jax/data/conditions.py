@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from hypelora_jax.config.sections import ConditionConfig
+from hypelora_jax.config.adapter_sections import ConditionConfig
 from hypelora_jax.data import npz
 from hypelora_jax.data.tables import Splits, Table
 from hypelora_jax.errors import UserError

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hypelora_jax.data.tasks import Task
+from hypelora_jax.data.tasks import Task, TaskSet
 from hypelora_jax.errors import UserError
 
 
@@ -16,7 +16,8 @@ class Table(NamedTuple):
     `ids` (N,) int64 name the examples within their source. `label` (N,) is int32 with
     -1 for a missing label, or float32 with NaN for a missing one. Rows of `soft`
     (N, Y) float32 sum to 1. `condition`, float32 (N, C) or (N, S, C), has the vectors
-    that the examples are conditioned on.
+    that the examples are conditioned on. `task`, int32 (N,), is the index of each
+    example's task in a set of tasks.
     """
 
     ids: np.ndarray
@@ -25,6 +26,7 @@ class Table(NamedTuple):
     label: np.ndarray
     soft: np.ndarray | None = None
     condition: np.ndarray | None = None
+    task: np.ndarray | None = None
 
 
 class Splits(dict[str, Table]):
@@ -41,11 +43,14 @@ class Splits(dict[str, Table]):
 class Corpus(NamedTuple):
     """A task and its splits: train, calibration, validation and more.
 
-    `splits[name]` raises a UserError for a missing split.
+    `splits[name]` raises a UserError for a missing split. With a set of tasks, `task`
+    has the outputs that they share, and the splits have rows of all of them: those of
+    tasks that do not train are in splits of their own, `held_out_validation` and more.
     """
 
     task: Task
     splits: Splits
+    tasks: TaskSet | None = None
 
 
 def digest(table: Table) -> str:
@@ -66,6 +71,7 @@ def take(table: Table, rows: np.ndarray) -> Table:
         table.label[rows],
         None if table.soft is None else table.soft[rows],
         None if table.condition is None else table.condition[rows],
+        None if table.task is None else table.task[rows],
     )
 
 
@@ -75,7 +81,7 @@ def with_classes(corpus: Corpus, classes: tuple[str, ...]) -> Corpus:
     Raises:
       UserError: a class of the corpus is not among them, or it has numbers for labels.
     """
-    task, splits = corpus
+    task, splits = corpus.task, corpus.splits
     if not task.labels or not set(task.labels) <= set(classes):
         what = f"config.data.classes is {', '.join(classes)}"
         if not task.labels:
@@ -100,7 +106,7 @@ def with_classes(corpus: Corpus, classes: tuple[str, ...]) -> Corpus:
         return table._replace(label=label, soft=soft)
 
     splits = Splits({name: moved(table) for name, table in splits.items()})
-    return Corpus(task._replace(labels=classes), splits)
+    return corpus._replace(task=task._replace(labels=classes), splits=splits)
 
 
 def _strata(label: np.ndarray) -> list[np.ndarray]:

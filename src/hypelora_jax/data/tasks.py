@@ -28,6 +28,29 @@ class Task(NamedTuple):
         return len(self.labels) or 1
 
 
+class TaskSet(NamedTuple):
+    """K tasks that one network learns together, in the order of their file.
+
+    A row of a table names its task by index. `labels` are the names of the classes of
+    each task in the order of their ids; `held_out` are tasks that do not train.
+    """
+
+    names: tuple[str, ...]
+    descriptions: tuple[tuple[str, ...], ...]  # one or more texts of each
+    labels: tuple[tuple[str, ...], ...]
+    held_out: tuple[bool, ...]
+    weights: tuple[float, ...]
+
+    def number(self, name: str) -> int:
+        """Return the index of a task.
+
+        Raises:
+          UserError: there is no such task.
+        """
+        known = {own: i for i, own in enumerate(self.names)}
+        return choose(known, name, "task")
+
+
 class GlueTask(NamedTuple):
     """A GLUE task and its names in the TSV files and in TFDS.
 

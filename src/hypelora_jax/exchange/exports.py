@@ -15,7 +15,7 @@ from hypelora_jax import families, model, trees
 from hypelora_jax import files as files_lib
 from hypelora_jax.adapters import lora
 from hypelora_jax.adapters.sites import Sites
-from hypelora_jax.config.sections import ConditionConfig
+from hypelora_jax.config.adapter_sections import ConditionConfig
 from hypelora_jax.data.conditions import Vectors, read
 from hypelora_jax.data.tokens import hugging_face_files
 from hypelora_jax.errors import UserError, choose

@@ -11,7 +11,7 @@ from etils import epath
 from hypelora_jax import families, files
 from hypelora_jax import model as model_lib
 from hypelora_jax.config import settings as settings_lib
-from hypelora_jax.config.sections import AMode
+from hypelora_jax.config.adapter_sections import AMode
 from hypelora_jax.config.settings import BlendConfig, DataConfig, HyperConfig, Settings
 from hypelora_jax.data import npz
 from hypelora_jax.data.tasks import Task, unnamed

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hypelora_jax.adapters.sites import Sites
-from hypelora_jax.config.sections import AMode
+from hypelora_jax.config.adapter_sections import AMode
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family

@@ -19,7 +19,8 @@ import hypelora_jax
 from hypelora_jax import files
 from hypelora_jax.config import ranges
 from hypelora_jax.config import settings as settings_lib
-from hypelora_jax.config.sections import ConditionConfig, DataConfig
+from hypelora_jax.config.adapter_sections import ConditionConfig
+from hypelora_jax.config.sections import DataConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError

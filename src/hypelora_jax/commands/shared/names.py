@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypelora_jax import families, hyper, model, objectives
-from hypelora_jax.config.sections import ConditionConfig
+from hypelora_jax.config.adapter_sections import ConditionConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.sources import SOURCES
 from hypelora_jax.errors import UserError, choose

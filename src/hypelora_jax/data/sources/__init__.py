@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from hypelora_jax.config.sections import ConditionConfig, DataConfig
+from hypelora_jax.config.adapter_sections import ConditionConfig
+from hypelora_jax.config.sections import DataConfig
 from hypelora_jax.data import conditions
 from hypelora_jax.data.conditions import Vectors
 from hypelora_jax.data.sources import glue, movie_reviews, synthetic, user_files
@@ -58,7 +59,7 @@ def load(
             "data.source=files, or vectors by the ids of examples in condition.file"
         )
     if config.classes and task.labels != config.classes:
-        task, splits = with_classes(Corpus(task, splits), config.classes)
+        task, splits, _ = with_classes(Corpus(task, splits), config.classes)
     if "train" in splits and "calibration" not in splits:
         n = len(splits["train"].ids)
         size = calibration_size(n, config.calibration_fraction)
