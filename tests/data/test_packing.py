@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from data.test_batches import assert_same, make
 
-from hypelora_jax.data import packing
 from hypelora_jax.data.iterator import train_iterator
-from hypelora_jax.data.packing import Packing
+from hypelora_jax.data.layouts import packing
+from hypelora_jax.data.layouts.packing import Packing
 from hypelora_jax.errors import UserError
 
 RNG = np.random.default_rng(0)

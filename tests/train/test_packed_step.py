@@ -14,9 +14,10 @@ from hypelora_jax import cli, trees
 from hypelora_jax import model as model_lib
 from hypelora_jax.commands.shared import names
 from hypelora_jax.config.settings import MeshConfig, from_dict
-from hypelora_jax.data import buckets, packing
+from hypelora_jax.data import buckets
 from hypelora_jax.data.batches import Dataset, collate
-from hypelora_jax.data.packing import Packing
+from hypelora_jax.data.layouts import packing
+from hypelora_jax.data.layouts.packing import Packing
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.data.tokens import Encoded
 from hypelora_jax.errors import UserError

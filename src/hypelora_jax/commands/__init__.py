@@ -20,6 +20,7 @@ takes the keys of a table imports that table in `add_flags`.
 from types import ModuleType
 
 from hypelora_jax.commands import (
+    audit,
     calibrate,
     doctor,
     evaluate,
@@ -40,6 +41,7 @@ COMMANDS: dict[str, ModuleType] = {  # in the order of the help text
     "evaluate": evaluate,
     "calibrate": calibrate,
     "uncertainty": uncertainty,
+    "audit": audit,
     "predict": predict,
     "serve": serve,
     "metrics": metrics,

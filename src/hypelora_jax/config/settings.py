@@ -25,7 +25,7 @@ from hypelora_jax.config.sections import (
 )
 from hypelora_jax.errors import UserError
 
-Selection = Literal["calibration", "validation", "validation_score", "last"]
+Selection = Literal["calibration", "validation", "validation_score", "last", "margin"]
 
 # Fields of older versions, "section.field", and their defaults. If a record or config
 # has such a field, its default value is ignored and any other value is refused.

@@ -9,7 +9,10 @@ from absl import logging
 from hypelora_jax.data import buckets as buckets_lib
 from hypelora_jax.data import conditions
 from hypelora_jax.data.conditions import Given
+from hypelora_jax.data.layouts import task_batches
+from hypelora_jax.data.layouts.task_batches import Group, TaskArrays
 from hypelora_jax.data.tables import Table
+from hypelora_jax.data.tables import take as take_rows
 from hypelora_jax.data.tokens import Encoded, Tokenizer
 from hypelora_jax.errors import UserError
 
@@ -20,7 +23,9 @@ NumpyBatch = dict[str, np.ndarray]
 class Dataset(NamedTuple):
     """N tokenised examples: `encoded`, and `label`, `soft` and `ids` as in `Table`.
 
-    `condition` has the vectors that examples are conditioned on.
+    `condition` has the vectors that examples are conditioned on. With a set of tasks,
+    `task`, int32 (N,), is the index of each example's task, and `tasks` what the tasks
+    give to batches.
     """
 
     encoded: Encoded
@@ -30,6 +35,8 @@ class Dataset(NamedTuple):
     pad_id: int
     max_length: int | None = None  # longer texts were cut to this many tokens
     condition: Given | None = None
+    task: np.ndarray | None = None
+    tasks: TaskArrays | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -37,12 +44,33 @@ class Dataset(NamedTuple):
         return np.asarray([len(x) for x in self.encoded.ids], np.int64)
 
 
-def dataset(table: Table, tokenizer: Tokenizer, max_length: int) -> Dataset:
-    """Tokenise a table; texts longer than max_length are cut (see `warn_of_cuts`)."""
-    encoded = tokenizer.encode(table, max_length)
+def dataset(
+    table: Table,
+    tokenizer: Tokenizer,
+    max_length: int,
+    tasks: TaskArrays | None = None,
+) -> Dataset:
+    """Tokenise a table; texts longer than max_length are cut (see `warn_of_cuts`).
+
+    `tasks` is what the tasks of a set give to the batches of its tables.
+    """
+    encoded = _encoded(table, tokenizer, max_length)
     condition = conditions.distinct(table.condition)
     own = (table.label, table.soft, table.ids, tokenizer.pad_id, max_length, condition)
-    return Dataset(encoded, *own)
+    return Dataset(encoded, *own, table.task, tasks)
+
+
+def _encoded(table: Table, tokenizer: Tokenizer, max_length: int) -> Encoded:
+    """Tokenise the texts; one that several tasks have is tokenised and held once."""
+    if table.task is None:
+        return tokenizer.encode(table, max_length)
+    pairs = list(zip(table.text, table.text_b or table.text, strict=True))
+    first = {pair: n for n, pair in reversed(list(enumerate(pairs)))}
+    at = {n: i for i, n in enumerate(sorted(first.values()))}
+    encoded = tokenizer.encode(take_rows(table, np.array(list(at), int)), max_length)
+    where = [at[first[pair]] for pair in pairs]
+    ids, types = ([x[i] for i in where] for x in encoded[:2])
+    return Encoded(ids, types, encoded.truncated)
 
 
 def take(data: Dataset, rows: np.ndarray) -> Dataset:
@@ -55,6 +83,7 @@ def take(data: Dataset, rows: np.ndarray) -> Dataset:
         soft=soft,
         ids=data.ids[rows],
         condition=conditions.take(data.condition, rows),
+        task=None if data.task is None else data.task[rows],
     )
 
 
@@ -114,6 +143,7 @@ def collate(
     given = data.condition
     return {
         **({} if given is None else conditions.of_batch(given, full[own], batch_size)),
+        **_of_tasks(data, full[own], batch_size),
         "ids": ids,
         "mask": mask,
         "types": types,
@@ -121,6 +151,26 @@ def collate(
         "weight": weight[own].astype(np.float32),
         "index": np.where(real, full, -1).astype(np.int64),
     }
+
+
+def _of_tasks(data: Dataset, rows: np.ndarray, batch_size: int) -> NumpyBatch:
+    if data.task is None or data.tasks is None:
+        return {}
+    return task_batches.of_batch(data.tasks, data.task[rows], batch_size)
+
+
+def collate_group(
+    data: Dataset,
+    group: Group,
+    soft: bool = False,
+    own: np.ndarray | None = None,
+    weight_N: np.ndarray | None = None,
+) -> NumpyBatch:
+    """Build the batch of a training step with several tasks, as `collate` otherwise."""
+    rows = (group.rows, group.length, len(group.rows), soft, own, weight_N)
+    batch = collate(data._replace(tasks=None), *rows)
+    arrays = data.tasks or TaskArrays({})
+    return {**batch, **task_batches.of_group(arrays, group, own)}
 
 
 def flat(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

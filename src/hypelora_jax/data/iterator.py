@@ -14,9 +14,18 @@ from etils import epath
 
 from hypelora_jax import files
 from hypelora_jax.config.sections import DataConfig
-from hypelora_jax.data import buckets, packing
-from hypelora_jax.data.batches import Dataset, Edges, NumpyBatch, collate, labels_of
-from hypelora_jax.data.packing import Packing
+from hypelora_jax.data import buckets
+from hypelora_jax.data.batches import (
+    Dataset,
+    Edges,
+    NumpyBatch,
+    collate,
+    collate_group,
+    labels_of,
+)
+from hypelora_jax.data.layouts import packing
+from hypelora_jax.data.layouts.packing import Packing
+from hypelora_jax.data.layouts.task_batches import TaskPlan
 
 STATE = "position.json"  # file in a checkpoint with the state of the iterator
 
@@ -168,6 +177,7 @@ def train_iterator(
     own: np.ndarray | None = None,
     weight_N: np.ndarray | None = None,
     packed: Packing | None = None,
+    tasks: TaskPlan | None = None,
     place: Callable[[NumpyBatch], Any] = lambda batch: batch,
 ) -> TrainIterator:
     """Return an iterator of the batches of all epochs; its state is one number.
@@ -187,6 +197,7 @@ def train_iterator(
         (`sharding.mesh.own_rows`); T is the same in all.
       weight_N: weights the examples in the loss.
       packed: shape of packed batches, in place of `edges` and `batch_size`.
+      tasks: the steps of a set of tasks, in place of the three.
       place: what the thread does with a batch, such as placing it on the devices; the
         iterator gives its result.
 
@@ -196,22 +207,23 @@ def train_iterator(
     labels_of(data, soft)  # raises here, not in the thread that makes batches
     lengths = data.lengths
     layout = None if packed is None else packing.layout(lengths, packed)
+    more, shaped = (soft, own, weight_N), tasks or layout
 
     def of_epoch(epoch: int) -> list:
+        if tasks is not None:
+            return tasks.epoch(seed, epoch)
         if layout is None:
             return buckets.plan(lengths, edges, batch_size, seed, epoch)
         return packing.plan(lengths, layout, seed, epoch)
 
     def placed(item: Any) -> Any:
+        if tasks is not None:
+            return place(collate_group(data, item, *more))
         if layout is None:
             rows, length = item
-            batch = collate(data, rows, length, batch_size, soft, own, weight_N)
-            return place(batch)
-        return place(packing.collate(data, item, layout, soft, own, weight_N))
+            return place(collate(data, rows, length, batch_size, *more))
+        return place(packing.collate(data, item, layout, *more))
 
-    if layout is None:
-        steps = buckets.steps_per_epoch(lengths, edges, batch_size)
-    else:
-        steps = layout.steps
-    plan = _Plan(steps, num_epochs, of_epoch)
+    per_bucket = buckets.steps_per_epoch(lengths, edges, batch_size)
+    plan = _Plan(shaped.steps if shaped else per_bucket, num_epochs, of_epoch)
     return TrainIterator(ReadAhead(len(plan), lambda i: placed(plan[i])))

@@ -12,7 +12,8 @@ class Task(NamedTuple):
     the names of the classes in the order of their ids, () if numbers are predicted;
     `metrics` are task scores, keys of `calibration.metrics.scores.SCORES`; `pair` is
     True if an example has two texts; `condition` is the width C of the vector that each
-    example is conditioned on, or 0 without conditions.
+    example is conditioned on, or 0 without conditions; `tasks` is the number of tasks
+    of a set, and `label_width` that of the embeddings of their label names, if any.
     """
 
     name: str
@@ -21,6 +22,8 @@ class Task(NamedTuple):
     metrics: tuple[str, ...]
     pair: bool
     condition: int = 0
+    tasks: int = 0
+    label_width: int = 0
 
     @property
     def num_outputs(self) -> int:
@@ -33,6 +36,8 @@ class TaskSet(NamedTuple):
 
     A row of a table names its task by index. `labels` are the names of the classes of
     each task in the order of their ids; `held_out` are tasks that do not train.
+    `paraphrases` and `negations` are descriptions for an audit alone: other words for
+    the same task, and the opposite task.
     """
 
     names: tuple[str, ...]
@@ -40,6 +45,8 @@ class TaskSet(NamedTuple):
     labels: tuple[tuple[str, ...], ...]
     held_out: tuple[bool, ...]
     weights: tuple[float, ...]
+    paraphrases: tuple[tuple[str, ...], ...] = ()  # () or one entry a task
+    negations: tuple[tuple[str, ...], ...] = ()
 
     def number(self, name: str) -> int:
         """Return the index of a task.

@@ -4,6 +4,7 @@ The threshold of sets is not saved: it is computed from the saved predictions of
 split whenever it is needed.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from hypelora_jax.calibration import calibrators, conformal
 from hypelora_jax.calibration.conformal import Threshold
+from hypelora_jax.data.batches import Dataset
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
 from hypelora_jax.objectives import judging
@@ -74,6 +76,21 @@ def judge(
         out["calibrator"] = calibrators.kind(state)
     raw = scoring.judge(objective, logits_NY, label_N, t, soft_NY)
     return out | {"uncalibrated": raw | {"temperature": t}}
+
+
+def by_task(
+    names: Sequence[str],
+    objective: Objective,
+    state: Any,
+    data: Dataset,
+    logits_NY: np.ndarray,
+) -> dict[str, Any]:
+    """`{"tasks": {name: metrics}}`, calibrated, of a split of a set of tasks."""
+    if not objective.probabilistic:
+        return {}
+    calibrated = partial(calibrators.apply, state)
+    found = scoring.by_task(objective, logits_NY, data, calibrated)
+    return {"tasks": {names[k]: x for k, x in found.items()}}
 
 
 def about_sets(

@@ -24,6 +24,7 @@ from hypelora_jax.sharding import processes
 from hypelora_jax.sharding.mesh import fitting_mesh
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint
+from hypelora_jax.train.conditioning import task_conditions
 from hypelora_jax.train.session import Session, load_corpus, open_session
 from hypelora_jax.train.training import open_checkpoint
 from hypelora_jax.types import Params
@@ -44,8 +45,12 @@ def open_fitted(workdir: str) -> Fitted:
         fitting_mesh(settings.mesh),  # for the devices of now, not of the training
     )
     records.check_weights(run.path, session.base, record)
+    task_set, tasks = task_conditions.read(run) or (None, None)
     session = session._replace(
-        edges=tuple(record["buckets"]), total_steps=record["total_steps"]
+        edges=tuple(record["buckets"]),
+        total_steps=record["total_steps"],
+        task_set=task_set,
+        tasks=tasks,
     )
     _warn_of_vectors(settings.condition.file, record)
     fitted = of_checkpoint(run, session, open_checkpoint(session, run))
@@ -261,7 +266,11 @@ def write_split(
             file, logits_NY, data.label, data.ids, answer.members, data.soft
         )
     out = {"split": split, "step": fitted.step}
-    out |= averaging.about(fitted.session.settings.uncertainty, answer)
+    session = fitted.session
+    out |= averaging.about(session.settings.uncertainty, answer)
+    if session.task_set is not None:
+        known = (session.task_set.names, session.model.objective, fitted.calibrator)
+        out |= calibration_split.by_task(*known, data, logits_NY)
     return write_metrics(fitted, split, logits_NY, data.label, out, data.soft)
 
 

@@ -61,4 +61,5 @@ class Fitted(NamedTuple):
 def tokenised(fitted: Fitted, table: Table) -> Dataset:
     """Tokenise a table for the run's model."""
     session = fitted.session
-    return dataset(table, session.tokenizer, session.settings.data.max_length)
+    limit = session.settings.data.max_length
+    return dataset(table, session.tokenizer, limit, session.tasks)

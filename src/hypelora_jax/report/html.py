@@ -60,6 +60,12 @@ HOW_TO_READ = {
         "over examples like those of the calibration split, on which their threshold "
         "was fitted. The smaller the sets, the more the probabilities say."
     ),
+    "audit": (
+        "An audit answers the rows of tasks with other conditions than their own. The "
+        "intervals are 95 % bootstrap intervals over tasks and their rows; those of "
+        "differences are paired. The condition matters only if the task's own one "
+        "beats static, shuffled, junk and description_only."
+    ),
     "curves": (
         "Train loss: a point for each logged step, and the running mean of as many "
         "points as the legend says. Chosen: the step whose parameters were kept; seeds "
@@ -169,8 +175,18 @@ def _content(methods: Sequence[Series], split: str, replicas: int) -> _Content:
         sections += [(checked, "checks")] if checked else []
     covered = result_tables.sets(methods, split)
     sections += [(covered, "sets")] if covered else []
+    sections += [(table, "audit") for table in _audits(methods)]
     names = ", ".join(method.name for method in methods)
     return _Content(f"Calibration report: {names}", rows, sections)
+
+
+def _audits(methods: Sequence[Series]) -> Iterator[metric_tables.Table]:
+    """Yield the tables of each run whose condition was audited, with the verdict."""
+    for run in _named(methods):
+        if run.audit is not None:
+            for table in result_tables.audits(run.audit):
+                title = f"{run.name}, {table.title}: {run.audit['line']}"
+                yield table._replace(title=title)
 
 
 def _page(

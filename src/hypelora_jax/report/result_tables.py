@@ -15,6 +15,21 @@ SHOWN = (*SCORES, *COMPARED)
 CSV: tuple[str, ...] = ("split", "stage", "method", "averages_over", "seeds", "n")
 CSV += ("calibrator", "metric", "value", "low", "high", "spread")
 CSV += ("difference", "difference_low", "difference_high", "difference_spread", "p")
+AUDITED = ("accuracy", "nll", "ece", "brier")
+# In the order of the tables; what each one answers with.
+CONTROLS = {
+    "matched": "the task's own condition",
+    "static": "one adapter for all tasks",
+    "description_only": "the description, without the text",
+    "nearest": "the adapter of the nearest training task",
+    "base_rate": "the shares of the classes in train",
+    "mean": "the mean condition of training tasks",
+    "shuffled": "the condition of another task",
+    "nonsense": "the condition of a nonsense text",
+    "random_vector": "a random vector",
+    "paraphrased": "other words for the task",
+    "negated": "the description of the opposite task",
+}
 SETS = ("coverage", "size", "single", "empty", "worst_class")
 
 
@@ -158,3 +173,39 @@ def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
                     (*about, *about_seeds, name, found.value, *ends, *difference)
                 )
     return out.getvalue()
+
+
+def audits(found: Mapping[str, Any]) -> list[Table]:
+    """Return the table of the controls and, if there are any, that of the oracles.
+
+    `found` is what `evaluate.audit.auditing.audit` returns.
+    """
+    controls, margins = found["controls"], found["margins"]
+    columns = ("answered with", *map(title_of, AUDITED), "NLL minus matched")
+    rows = []
+    for name, about in CONTROLS.items():
+        if name in controls:
+            margin = margins.get(name)
+            last = "" if margin is None else cell(margin["nll"])
+            cells = (cell(controls[name][metric]) for metric in AUDITED)
+            rows.append((f"{name}: {about}", *cells, last))
+    title = f"audit of {len(found['tasks'])} tasks of {found['split']}"
+    out = [Table(title, columns, tuple(rows))]
+    if found["oracles"]:
+        out.append(_oracles(found["oracles"]))
+    return out
+
+
+def _oracles(found: Mapping[str, Any]) -> Table:
+    """Return a table of adapters that were trained on the task itself."""
+    columns = ("task", "oracle, accuracy", "matched, accuracy", "NLL, matched minus")
+    rows = [
+        (
+            name,
+            cell(one["oracle"]["accuracy"]),
+            cell(one["matched"]["accuracy"]),
+            cell(one["margin"]["nll"]),
+        )
+        for name, one in found.items()
+    ]
+    return Table("oracles: adapters trained on the task", columns, tuple(rows))

@@ -90,6 +90,21 @@ class Run:
         return self.path / "laplace.npz"
 
     @property
+    def tasks_file(self) -> epath.Path:
+        """Names, descriptions and labels of the tasks of a set."""
+        return self.path / "tasks.json"
+
+    @property
+    def conditions_file(self) -> epath.Path:
+        """Embeddings of the descriptions and label names of a set of tasks."""
+        return self.path / "conditions.npz"
+
+    @property
+    def audit_file(self) -> epath.Path:
+        """The last audit of the run's condition."""
+        return self.path / "audit.json"
+
+    @property
     def summary_file(self) -> epath.Path:
         """Summary of a finished run, or of all seeds."""
         return self.path / "summary.json"

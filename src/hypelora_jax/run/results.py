@@ -1,5 +1,6 @@
 """The results of a run, read at once from all files of its folder."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ class Results(NamedTuple):
     curve: Sequence[dict[str, Any]] = ()  # rows of metrics.jsonl
     best_step: int | None = None  # of the chosen checkpoint
     train_temperature: float = 1.0  # learned in training; divides uncalibrated logits
+    audit: dict[str, Any] | None = None  # of its condition, if one was made
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -70,7 +72,13 @@ def read(run: Run) -> Results:
         curve=curve,
         best_step=_best_step(config, curve, found),
         train_temperature=train_temperature(found, state is not None),
+        audit=_audit(run),
     )
+
+
+def _audit(run: Run) -> dict[str, Any] | None:
+    way_out = "restore the file, or run hypelora audit again"
+    return files.read_json(run.audit_file, way_out) if run.audit_file.exists() else None
 
 
 def _metrics(found: dict[str, Any], fitted: bool) -> dict[str, Any]:
@@ -111,4 +119,6 @@ def _best_step(
         return chosen[-1]["step"]
     if select_on == "validation_score":
         return max(chosen, key=lambda row: row[scores.main(row)])["step"]
-    return min(chosen, key=lambda row: row["nll"])["step"]
+    if select_on == "margin":
+        return max(epochs, key=lambda row: row.get("margin", -math.inf))["step"]
+    return min(chosen, key=lambda row: row.get("task_nll", row["nll"]))["step"]

@@ -23,7 +23,7 @@ from hypelora_jax.sharding.mesh import (
     replicated,
 )
 from hypelora_jax.train.checkpoint.selection import Selection
-from hypelora_jax.types import Adapter, Batch, Objective, Params
+from hypelora_jax.types import Adapter, Batch, Objective, Params, Probabilities
 
 
 class Forward(NamedTuple):
@@ -162,6 +162,33 @@ def judge(
     return judge.result(state, partial(softmax, temperature=temperature))
 
 
+def by_task(
+    objective: Objective,
+    logits_NY: np.ndarray,
+    data: Dataset,
+    probabilities: Probabilities,
+) -> dict[int, dict[str, Any]]:
+    """Compute the objective's metrics of each task of a split, by its index."""
+    if data.task is None:
+        return {}
+    out = {}
+    for task in np.unique(data.task).tolist():
+        at, own = data.task == task, objective.judge
+        state = own.update(own.start(), logits_NY[at], data.label[at])
+        out[task] = own.result(state, probabilities)
+    return out
+
+
+def task_mean(
+    objective: Objective, logits_NY: np.ndarray, data: Dataset, temperature: float
+) -> dict[str, float]:
+    """Return the mean over tasks of the metric that models are chosen by, if any."""
+    own = partial(softmax, temperature=temperature)
+    each = by_task(objective, logits_NY, data, own).values()
+    found = [judged[objective.unit] for judged in each if judged]
+    return {f"task_{objective.unit}": float(np.mean(found))} if found else {}
+
+
 def selection(
     select_on: str, unit: str, names: Sequence[str], step: int, judged: dict[str, Any]
 ) -> Selection:
@@ -177,9 +204,11 @@ def selection(
       step: number of finished steps.
       judged: metrics of the split that models are chosen on.
     """
-    loss = judged[unit]
+    loss = judged.get(f"task_{unit}", judged[unit])  # tasks count alike
     if select_on == "last":
         return Selection(-float(step), loss)
+    if select_on == "margin":
+        return Selection(-judged["margin"], loss)
     if select_on == "validation_score":
         # the tiny term makes the earliest of equal epochs the best
         return Selection(1e-12 * step - judged[scores.main(names)], loss)

@@ -9,31 +9,31 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
 from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
-from hypelora_jax.data import buckets, conditions, packing, sources
+from hypelora_jax.data import buckets, conditions, sources
 from hypelora_jax.data.batches import Dataset, dataset, describe, warn_of_cuts
 from hypelora_jax.data.class_weights import class_weights
 from hypelora_jax.data.iterator import shapes
-from hypelora_jax.data.packing import Packing
+from hypelora_jax.data.layouts import packing
+from hypelora_jax.data.layouts.packing import Packing
+from hypelora_jax.data.layouts.task_batches import TaskArrays, TaskPlan
 from hypelora_jax.data.tables import Corpus, digest
-from hypelora_jax.data.tasks import Task
+from hypelora_jax.data.tasks import Task, TaskSet
 from hypelora_jax.data.tokens import Tokenizer, cached
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
-from hypelora_jax.hyper.conditioners import JOINS
 from hypelora_jax.interop import base as bases
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
 from hypelora_jax.run import records
-from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import make_mesh, row_ways
 from hypelora_jax.train import ensembles, initial, scoring
+from hypelora_jax.train.conditioning import given_vectors, task_conditions
 from hypelora_jax.train.optimizer import blend_alpha
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.types import Key, Params
@@ -62,6 +62,9 @@ class Session(NamedTuple):
     total_steps: int = 1  # of the whole run
     class_weights: tuple[float, ...] = ()  # in the training loss; (): all classes 1
     digests: Mapping[str, str] = {}  # SHA-256 of the examples of each split
+    task_set: TaskSet | None = None  # these are None without a set of tasks
+    tasks: TaskArrays | None = None  # what the tasks give to batches
+    plan: TaskPlan | None = None  # tasks and rows of each training step
 
     @property
     def family(self) -> Family:
@@ -147,7 +150,8 @@ def open_session(
 
 def load_corpus(settings: Settings) -> Corpus:
     """Load the corpus of a run; its splits depend on the run's data seed."""
-    return sources.load(settings.data, keys(settings).data, settings.condition)
+    corpus = sources.load(settings.data, keys(settings).data, settings.condition)
+    return corpus._replace(task=task_conditions.described(settings, corpus))
 
 
 def with_data(
@@ -166,33 +170,40 @@ def with_data(
     """
     data, optim = session.settings.data, session.settings.optim
     words = cached(session.tokenizer)
+    tasks = task_conditions.arrays(session.settings, corpus)
     datasets = {
-        name: dataset(table, words, data.max_length)
+        name: dataset(table, words, data.max_length, tasks)
         for name, table in corpus.splits.items()
     }
     warn_of_cuts(datasets.values(), data.max_length)
     if "train" not in datasets:
         corpus.splits["train"]  # raises the error that lists the splits
-    lengths, size = datasets["train"].lengths, optim.batch_size
-    multiple = optim.accumulate * row_ways(session.mesh)
+    train, size = datasets["train"], optim.batch_size
+    lengths, multiple = train.lengths, optim.accumulate * row_ways(session.mesh)
     edges, packed = shapes(lengths, data, size, multiple, record or {})
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
-    about = describe(datasets["train"], edges, size)
+    about = describe(train, edges, size)
+    plan = None
     if packed is not None:
         layout = packing.layout(lengths, packed)
         per_epoch, about = layout.steps, packing.describe(lengths, layout)
+    if corpus.tasks is not None:
+        plan = task_conditions.plan(session.settings, corpus.tasks, train, edges)
+        per_epoch = plan.steps
     logging.info("train: %s", about)
-    session = _with_conditions(session, datasets["train"])
-    weights = _class_weights(session, datasets["train"])
-    return session._replace(
-        class_weights=weights,
+    session = session._replace(
         digests={name: digest(table) for name, table in corpus.splits.items()},
         datasets=datasets,
         edges=edges,
         packed=packed,
         steps_per_epoch=per_epoch,
         total_steps=per_epoch * optim.num_epochs,
+        task_set=corpus.tasks,
+        tasks=tasks,
+        plan=plan,
     )
+    session = _with_conditions(session)
+    return session._replace(class_weights=_class_weights(session, train))
 
 
 def _class_weights(session: Session, train: Dataset) -> tuple[float, ...]:
@@ -206,68 +217,19 @@ def _class_weights(session: Session, train: Dataset) -> tuple[float, ...]:
     return found
 
 
-def _with_conditions(session: Session, train: Dataset) -> Session:
-    """Add mean and deviation of train's conditions to the frozen tree of a session.
-
-    Raises:
-      UserError: the data have vectors that the model does not read, or the model reads
-        vectors that the data do not have.
-    """
-    given, condition = train.condition, session.settings.condition
-    reads = "condition" in session.model.reads
-    if given is None and reads:
-        raise UserError(
-            "the model reads conditions, but the data have none; expected "
-            "config.data.condition=COLUMN or config.condition.file=FILE.npz"
-        )
-    if given is not None and not reads:
-        raise UserError(
-            "the data have conditions, but "
-            f"config.condition.source={condition.source} reads none; expected "
-            "condition.source=given, or no data.condition and condition.file"
-        )
-    if given is None:
+def _with_conditions(session: Session) -> Session:
+    """Check what train is conditioned on; standardise it, if the settings say so."""
+    settings, train = session.settings, session.datasets["train"]
+    moments = None
+    if session.tasks is None:
+        given_vectors.check(settings, session.model, train.condition)
+        if train.condition is not None:
+            moments = conditions.moments(train.condition)
+    elif session.tasks.choices and session.task_set is not None:
+        moments = task_conditions.moments(session.tasks, session.task_set)
+    if moments is None or not settings.condition.standardise:
         return session
-    shape = given.vectors.shape
-    logging.info("conditions: %d distinct ones of shape %s", shape[0], shape[1:])
-    if condition.distinct not in (0, shape[0]):
-        raise UserError(
-            f"config.condition.distinct is {condition.distinct}, but train has "
-            f"{shape[0]} distinct conditions; set it to that, or leave it out"
-        )
-    _check_slots(session, shape[1:])
-    if not condition.standardise:
-        return session
-    standard = session.frozen["cond"]["standard"]
-    found = dict(zip(("mean", "std"), conditions.moments(given), strict=True))
-    placed = rules.place(
-        {
-            n: np.broadcast_to(found[n].astype(x.dtype), x.shape)
-            for n, x in standard.items()
-        },
-        jax.tree.map(lambda x: x.sharding, standard),
-    )
-    cond = {**session.frozen["cond"], "standard": placed}
-    return session._replace(frozen={**session.frozen, "cond": cond})
-
-
-def _check_slots(session: Session, shape: tuple[int, ...]) -> None:
-    """Refuse vectors (S, C) for another S, and (C,) where nothing tells slots apart."""
-    hyper, join = session.model.parts.hyper, session.settings.condition.join
-    slots = 0 if hyper is None else hyper.slots
-    if len(shape) == 2 and shape[0] != slots:
-        raise UserError(
-            f"each condition of the data has {shape[0]} vectors; expected one for "
-            f"each of the {slots} slots of the hyper-network, or one list of numbers "
-            "for all"
-        )
-    if len(shape) == 1 and not JOINS[join].describes:
-        raise UserError(
-            f"config.condition.join={join} leaves out what tells sites apart, but "
-            "each condition of the data is one list of numbers for all sites; "
-            f"expected one list for each of the {slots} slots, or "
-            "condition.join=concat"
-        )
+    return session._replace(frozen=given_vectors.standardised(session.frozen, moments))
 
 
 def record_of(session: Session) -> dict[str, Any]:
@@ -286,6 +248,8 @@ def data_of(session: Session) -> dict[str, Any]:
     out["total_steps"] = session.total_steps
     if session.packed is not None:
         out["packing"] = list(session.packed)
+    if session.task_set is not None:
+        out["tasks"] = task_conditions.sha256(session.task_set)
     if session.digests:
         out[records.DIGESTS] = dict(session.digests)
     if session.class_weights:

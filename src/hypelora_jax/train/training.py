@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from hypelora_jax import trees
-from hypelora_jax.data.batches import NumpyBatch
+from hypelora_jax.data.batches import Dataset, NumpyBatch
 from hypelora_jax.data.class_weights import example_weights
 from hypelora_jax.data.iterator import train_iterator
 from hypelora_jax.errors import UserError
@@ -22,6 +22,7 @@ from hypelora_jax.sharding.mesh import (
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress, Selection
+from hypelora_jax.train.conditioning import task_conditions
 from hypelora_jax.train.divergence import Guard, all_finite, last_good
 from hypelora_jax.train.interruption import StopRequest
 from hypelora_jax.train.optimizer import (
@@ -83,6 +84,7 @@ class Training:
                 session.class_weights, train.label, train.soft if soft else None
             ),
             packed=session.packed,
+            tasks=session.plan,
             place=self._place,
         )
         self.lengths = train.lengths
@@ -148,11 +150,33 @@ class Training:
     def judge(self, split: str, trainable: Params, alpha: jax.Array) -> dict[str, Any]:
         """Compute the metrics of a split, without a calibrator fitted after training.
 
+        With conditions of tasks, the calibration split also has their `margin`: how
+        much larger the mean loss of the tasks is with the condition of another task.
+
         Raises:
           UserError: the logits are not finite.
         """
         session = self.session
         data = session.datasets[split]
+        logits_NY, t = self._logits(split, data, trainable, alpha)
+        objective = session.model.objective
+        judged = scoring.judge(objective, logits_NY, data.label, t, data.soft)
+        judged |= scoring.task_mean(objective, logits_NY, data, t)
+        tasks, names = session.tasks, session.task_set
+        if split != "calibration" or names is None or not (tasks and tasks.conditions):
+            return judged
+        others = task_conditions.shuffled(tasks, names, keys(session.settings).data)
+        data = data._replace(tasks=others)
+        wrong_NY, _ = self._logits(split, data, trainable, alpha)
+        wrong = scoring.task_mean(objective, wrong_NY, data, t)
+        unit = f"task_{objective.unit}"
+        return judged | {"margin": wrong[unit] - judged[unit]}
+
+    def _logits(
+        self, split: str, data: Dataset, trainable: Params, alpha: jax.Array
+    ) -> tuple[np.ndarray, float]:
+        """Return raw logits (N, Y) and the temperature that divides them."""
+        session = self.session
         own_KNY = ensembles.split_logits(
             session.settings,
             self.forward,
@@ -168,9 +192,7 @@ class Training:
                 f"{int(self.state.step)}; the run diverged. Lower config.optim.lr, or "
                 "raise optim.warmup"
             )
-        logits_NY, t = ensembles.pool(session.settings, trainable, own_KNY)
-        objective = session.model.objective
-        return scoring.judge(objective, logits_NY, data.label, t, data.soft)
+        return ensembles.pool(session.settings, trainable, own_KNY)
 
 
 def _rows(session: Session) -> int:

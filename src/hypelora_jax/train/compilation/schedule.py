@@ -70,6 +70,8 @@ def _lengths(session: Session, step: int) -> list[int]:
     """Return the lengths T of the batches from a step on, each once."""
     if session.packed is not None:
         return [session.packed.length]
+    if session.plan is not None:
+        return session.plan.lengths()
     epoch, done = divmod(step, session.steps_per_epoch)
     optim, seed = session.settings.optim, keys(session.settings).data
     lengths = session.datasets["train"].lengths
