@@ -12,6 +12,7 @@ from hypelora_jax import cli, files
 from hypelora_jax.commands.shared.flags import PathFlag
 
 from . import sentences, tasks, write
+from .attributes import DOMAINS
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,15 +32,24 @@ def run(args: argparse.Namespace) -> None:
     print(f"{len(some)} sentences\n{write.summary(made, dropped)}")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the flags."""
+    out = argparse.ArgumentParser(
         prog="python -m experiments.relabelling",
         description="Write the tasks of the relabelling benchmark.",
     )
-    parser.add_argument("--output", action=PathFlag, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--without-domain", default="", metavar="DOMAIN")
-    parser.add_argument("--more", action="store_true", help="more attributes to train")
-    parser.add_argument("--e1", default="", metavar="DOMAIN", help="the study E1")
-    args = parser.parse_args()
+    out.add_argument("--output", action=PathFlag, required=True)
+    out.add_argument("--seed", type=int, default=0)
+    out.add_argument("--more", action="store_true", help="more attributes to train")
+    one = out.add_mutually_exclusive_group()
+    for flag, what in (
+        ("--without-domain", "a domain that is left out of training"),
+        ("--e1", "the study E1, with this domain held out"),
+    ):
+        one.add_argument(flag, default="", choices=list(DOMAINS), help=what)
+    return out
+
+
+if __name__ == "__main__":
+    args = parser().parse_args()
     sys.exit(cli.launch(__file__, lambda: run(args)))

@@ -6,9 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hypelora_jax.data.sources import movie_reviews
-from hypelora_jax.errors import choose
-
 from . import attributes, draws, holdouts, wordings
 from .attributes import Attribute, Sentence
 from .holdouts import Form
@@ -65,12 +62,7 @@ def relabelling(
       without_domain: a domain whose sentences are in no task but the additional ones of
         the group `domain`, which ask the questions of training about them.
       more: whether to add the attributes that are left out by default, for training.
-
-    Raises:
-      UserError: there is no such domain.
     """
-    if without_domain:
-        choose(movie_reviews.DOMAINS, without_domain, "--without-domain")
     inside = [s for s in sentences if s.domain == without_domain]
     pools = _pools([s for s in sentences if s.domain != without_domain], splits)
     other_pools = _pools(inside, splits)
@@ -132,12 +124,12 @@ def _in_domain(
     both = holdouts.group(Form(attribute.name, -polarity), attribute.threshold)
     about = task.about | {
         "group": "domain",
-        "negation": f"{negation}@{domain}" if both == "train" else None,
+        "negation": f"{negation}.{domain}" if both == "train" else None,
         "counterpart": task.name,
         "attainable": own.attainable(polarity),
     }
     rows = draws.records(attribute, polarity, own)
-    return TaskRows(f"{task.name}@{domain}", task.wordings, rows, about)
+    return TaskRows(f"{task.name}.{domain}", task.wordings, rows, about)
 
 
 def one_domain_out(
@@ -146,11 +138,7 @@ def one_domain_out(
     """Return four tasks, a positive opinion in each domain, of which one is held out.
 
     Sentences whose mean rating is 0 are left out.
-
-    Raises:
-      UserError: there is no such domain.
     """
-    choose(movie_reviews.DOMAINS, domain, "--e1")
     (positive, *_) = attributes.opinions(0)
     out = []
     for name, called in E1_NAMES.items():

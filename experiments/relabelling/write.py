@@ -12,7 +12,10 @@ from hypelora_jax import files
 from .attributes import Sentence
 from .tasks import TaskRows
 
-LABELS = {"yes": "yes", "no": "no"}
+DEFAULTS = {  # what all tasks of tasks.yaml have in common
+    "data": {"source": "files", "text": "text", "label": "label"},
+    "labels": {"yes": "yes", "no": "no"},
+}
 
 
 def write(
@@ -33,7 +36,7 @@ def write(
     for task in tasks:
         for split, own in task.rows.items():
             files.write_whole(folder / _file(task.name, split), _lines(own))
-    listed = {"tasks": [_entry(task) for task in tasks]}
+    listed = {"defaults": DEFAULTS, "tasks": [_entry(task) for task in tasks]}
     text = yaml.safe_dump(listed, sort_keys=False, width=1000, allow_unicode=True)
     files.write_whole(folder / "tasks.yaml", text)
     every = {task.name: _about(task) for task in tasks}
@@ -50,12 +53,10 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _entry(task: TaskRows) -> dict[str, Any]:
     """Return a task's entry of tasks.yaml; its descriptions are those of training."""
-    paths = {split: _file(task.name, split) for split in task.rows}
     return {
         "name": task.name,
         "descriptions": [one.text for one in task.wordings.seen],
-        "data": {"source": "files", **paths, "text": "text", "label": "label"},
-        "labels": dict(LABELS),
+        "data": {split: _file(task.name, split) for split in task.rows},
         "role": "train" if task.about["group"] == "train" else "held_out",
     }
 
