@@ -1,0 +1,205 @@
+"""Attributes of a sentence: facts of its text, its domain, and what raters said.
+
+An attribute makes two yes/no tasks, one for it and one for its negation. Facts are
+visible to a tokenizer that does not know capital letters; facts.yaml lists them.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+
+from . import phrases
+from .phrases import Phrases, pairs
+
+Kind = Literal["fact", "opinion", "domain", "threshold-length", "threshold-rating"]
+VERBS = {"thing": phrases.THING, "topic": phrases.TOPIC}
+STRONG = 1.5  # an opinion is strong if its mean rating is further than this from 0
+
+
+class Sentence(NamedTuple):
+    """A sentence of a domain, its ratings of -4..4, and what is computed from them.
+
+    `spread` is the standard deviation of the ratings, `words` counts words between
+    spaces, and `pieces` MiniLM's word pieces with [CLS] and [SEP].
+    """
+
+    id: int
+    domain: str
+    text: str
+    ratings: tuple[int, ...]
+    mean: float
+    spread: float
+    words: int
+    pieces: int
+
+
+class Attribute(NamedTuple):
+    """What a yes/no task asks for.
+
+    `holds` is the label. `share` is the share of raters who would say yes, if raters
+    decide. A threshold compares `value` with `threshold`; both are None for others.
+    """
+
+    name: str
+    kind: Kind
+    holds: Callable[[Sentence], bool]
+    phrases: Phrases
+    share: Callable[[Sentence], float] | None = None
+    value: Callable[[Sentence], float] | None = None
+    threshold: float | None = None
+
+
+def facts(more: bool = False) -> list[Attribute]:
+    """Return the facts of facts.yaml, with those of `more: true` if `more` is true."""
+    rows = yaml.safe_load((Path(__file__).parent / "facts.yaml").read_text("utf-8"))
+    return [_fact(row) for row in rows if more or not row.get("more")]
+
+
+def _fact(row: Mapping[str, Any]) -> Attribute:
+    if "word" in row:
+        pattern, own = word_pattern(row["word"]), phrases.having_word(row["word"])
+    else:
+        pattern = row.get("pattern") or word_pattern(row["words"])
+        if "pairs" in row:
+            own = pairs(*row["pairs"])
+        else:
+            own = phrases.having(VERBS[row["verbs"]], *row["nouns"])
+    found = re.compile(pattern).search
+    return Attribute(row["name"], "fact", lambda s: bool(found(s.text.lower())), own)
+
+
+def word_pattern(words: str) -> str:
+    """Return the pattern of any of some words; "*ing" is any word with that ending."""
+    each = [re.escape(w).replace(r"\*", r"\w+") for w in words.split()]
+    return rf"(?<![\w'@#])(?:{'|'.join(each)})(?!\w)"
+
+
+DOMAINS = {
+    "movie_reviews": pairs(
+        ("is from a film review", "is not from a film review"),
+        ("was written by a film critic", "was not written by a film critic"),
+        ("reviews something shown in cinemas", "reviews nothing shown in cinemas"),
+        ("belongs to a movie review", "does not belong to a movie review"),
+    ),
+    "amazon": pairs(
+        ("is from a product review", "is not from a product review"),
+        ("was written by a customer of a shop", "was not written by a customer"),
+        ("reviews goods bought online", "does not review goods bought online"),
+        ("belongs to feedback on an article", "does not belong to such feedback"),
+    ),
+    "nyt": pairs(
+        ("is from a newspaper", "is not from a newspaper"),
+        ("was written by a journalist", "was not written by a journalist"),
+        ("belongs to an editorial", "does not belong to an editorial"),
+        ("was printed in the press", "never was printed in the press"),
+    ),
+    "tweets": pairs(
+        ("is a tweet", "is not a tweet"),
+        ("was posted on twitter", "was not posted on twitter"),
+        ("is a post on social media", "is no post on social media"),
+        ("comes from a microblog", "does not come from a microblog"),
+    ),
+}
+POSITIVE = pairs(
+    ("expresses a positive opinion", "does not express a positive opinion"),
+    ("is favourable", "is not favourable"),
+    ("speaks well of its subject", "fails to speak well of its subject"),
+    ("sounds pleased", "does not sound pleased"),
+    ("shows a good mood", "lacks any good mood"),
+)
+NEGATIVE = pairs(
+    ("expresses a negative opinion", "does not express a negative opinion"),
+    ("is unfavourable", "is not unfavourable"),
+    ("speaks ill of its subject", "never speaks ill of its subject"),
+    ("sounds displeased", "does not sound displeased"),
+    ("shows a bad mood", "is without any bad mood"),
+)
+STRONGLY = pairs(
+    ("expresses a strong feeling", "does not express a strong feeling"),
+    ("is emotionally intense", "is not emotionally intense"),
+    ("takes a clear side", "fails to take a clear side"),
+    ("has an extreme tone", "has no extreme tone"),
+    ("leaves readers in no doubt of its mood", "leaves readers in doubt of its mood"),
+)
+DISPUTED = pairs(
+    ("is disputed among readers", "is undisputed among readers"),
+    ("makes readers disagree", "does not make readers disagree"),
+    ("is rated differently by different people", "is not rated differently by people"),
+    ("divides its raters", "fails to divide its raters"),
+    ("gets ratings that vary a lot", "gets ratings that hardly vary"),
+)
+
+
+def domains() -> list[Attribute]:
+    """Return whether a sentence is from a domain, for each of the four."""
+    return [
+        Attribute(name, "domain", lambda s, name=name: s.domain == name, own)
+        for name, own in DOMAINS.items()
+    ]
+
+
+def opinions(median: float) -> list[Attribute]:
+    """Return what raters thought; the ratings of a disputed sentence spread more.
+
+    Args:
+      median: the median spread of ratings.
+    """
+    return [
+        Attribute(
+            "positive", "opinion", lambda s: s.mean > 0, POSITIVE, _share_above(0)
+        ),
+        Attribute(
+            "negative",
+            "opinion",
+            lambda s: s.mean < 0,
+            NEGATIVE,
+            lambda s: 1 - _share_above(0)(s),
+        ),
+        Attribute(
+            "strong",
+            "opinion",
+            lambda s: abs(s.mean) > STRONG,
+            STRONGLY,
+            lambda s: float(np.mean(np.abs(s.ratings) > STRONG)),
+        ),
+        Attribute("disputed", "opinion", lambda s: s.spread > median, DISPUTED),
+    ]
+
+
+def words_above(n: int) -> Attribute:
+    """Return whether a sentence has more than n words."""
+    return Attribute(
+        f"words_above_{n}",
+        "threshold-length",
+        lambda s: s.words > n,
+        phrases.length(n),
+        None,
+        lambda s: s.words,
+        n,
+    )
+
+
+def rating_above(t: float) -> Attribute:
+    """Return whether the mean rating of a sentence is above t."""
+    return Attribute(
+        f"rating_above_{t:g}",
+        "threshold-rating",
+        lambda s: s.mean > t,
+        phrases.rating(t),
+        _share_above(t),
+        lambda s: round(s.mean, 4),
+        t,
+    )
+
+
+def _share_above(t: float) -> Callable[[Sentence], float]:
+    """Return the share of ratings above t; a rating of t counts half."""
+
+    def share(s: Sentence) -> float:
+        return float(np.mean((np.sign(np.asarray(s.ratings) - t) + 1) / 2))
+
+    return share
