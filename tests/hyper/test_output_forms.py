@@ -253,7 +253,10 @@ def test_merged_equals_factored(method, form):
 def test_blending_applies_to_what_a_form_writes(form):
     blend = {"a": "add", "b": "add", "alpha": 0.5, "b_init": "lora"}
     config = tiny.settings(hyper={"outputs": form}, blend=blend)
-    model, plain = tiny.model(config), tiny.model(tiny.settings(hyper={"outputs": form}))
+    model, plain = (
+        tiny.model(config),
+        tiny.model(tiny.settings(hyper={"outputs": form})),
+    )
     params = tiny.shaken(tiny.params(config, model))
     cond = params["cond"]["embedding"]
     got = model.parts.hyper.apply(params["hyper"], cond, 0.5)

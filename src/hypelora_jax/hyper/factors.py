@@ -129,8 +129,8 @@ def _zero_heads(
 # One Adam step of size lr changes every kernel entry by about lr, and the output by up
 # to lr * width times the scale. Divided by the width, the factors move by a multiple of
 # lr that does not depend on the width. B needs the larger scale, as in LoRA+ (Hayou et
-# al. 2024, section 5). A is also moved by its bias, so a small scale is enough. z is the
-# core of `cores.py`, which starts near the identity and has to move as far as B.
+# al. 2024, section 5). A is also moved by its bias, so a small scale is enough. z is
+# the core of `cores.py`, which starts near the identity and has to move as far as B.
 OUTPUT_SCALE = {"a": 2.0, "b": 12.0, "z": 12.0}
 KNEE = 0.02  # entries of B beyond this grow like a logarithm; see `soften`
 
@@ -181,9 +181,7 @@ def split(stacked: jax.Array, group: Group, sites: Sites) -> dict[str, jax.Array
     return dict(zip(group.modules, parts, strict=True))
 
 
-def collect(
-    lora: Lora, made: dict[str, jax.Array], group: Group, sites: Sites
-) -> None:
+def collect(lora: Lora, made: dict[str, jax.Array], group: Group, sites: Sites) -> None:
     """Add the stacked factors {"a", "b"} of a group to those of its modules."""
     for name, stacked in made.items():
         for module, x in split(stacked, group, sites).items():

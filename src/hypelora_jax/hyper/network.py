@@ -1,4 +1,4 @@
-"""A hyper-network from its parts: the mode of A, trunk, form of the output, blending."""
+"""A hyper-network from its parts: mode of A, trunk, form of the output, blending."""
 
 import functools
 from collections.abc import Callable
@@ -50,7 +50,8 @@ def of_trunk(
     """Build a HyperNet from a trunk.
 
     With `two_halves` each site has two slots, for A in the first half and for B in the
-    second (the Transformer with generated A). Otherwise one slot writes both.
+    second (the Transformer with generated A in the form `full`). Otherwise one slot
+    writes both.
     """
     n = factors.num_sites(sites)
     trunk, heads = _form(config, two_halves)(trunk, sites, rank)

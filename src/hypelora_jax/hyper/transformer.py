@@ -1,8 +1,8 @@
 """Transformer hyper-network: slots attend to each other (METHOD A.3).
 
 The layers are those of torch.nn.TransformerEncoderLayer: post-norm, ReLU, eps 1e-5, no
-final norm and no positions. If the heads write a generated A and B (hyper.outputs=full),
-there are two slots per site, and the first half of the slots is for A.
+final norm and no positions. With generated A and `hyper.outputs=full` there are two
+slots per site, and the first half of the slots is for A.
 """
 
 from typing import cast
