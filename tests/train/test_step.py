@@ -233,6 +233,7 @@ def test_decay_falls_on_kernels_and_static_factors_only():
         "hyper": {"out": {"6x6": {"a": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}}},
         "loss": {"log_t": jnp.ones(())},
     }
+    params["hyper"]["out"] |= {"a": {"q": jnp.ones(2)}, "b": {"q": jnp.ones(2)}}
     for decay_all in (False, True):
         tx = optimizer.optimizer(
             OptimConfig(**{**vars(config), "decay_all": decay_all}), 10
@@ -241,7 +242,7 @@ def test_decay_falls_on_kernels_and_static_factors_only():
         updates, _ = tx.update(zero, tx.init(params), params)
         moved = {p for p, u in trees.flatten(updates).items() if np.any(u != 0)}
         kernels = {"head/out/kernel", "hyper/out/6x6/a/kernel", "lora/q/a", "lora/q/b"}
-        kernels |= {"cond/project/kernel"}
+        kernels |= {"cond/project/kernel", "hyper/out/a/q", "hyper/out/b/q"}
         assert moved == (set(trees.flatten(params)) if decay_all else kernels)
 
 

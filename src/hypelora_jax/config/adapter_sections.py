@@ -19,6 +19,7 @@ from hypelora_jax.files import MODEL, PATH
 InitialA = Literal["lora", "reference"]
 AMode = Literal["generated", "fixed", "random"]
 Init = Literal["zero", "reference"]
+Outputs = Literal["full", "shared", "rows", "diagonal", "core"]
 Blending = Literal["replace", "add", "multiply"]
 Patterns = dict[str, float] | tuple[tuple[str, float], ...]  # name or regex: number
 File = Annotated[str, PATH]  # a path; the text says what the field takes
@@ -32,6 +33,7 @@ class HyperConfig:
     a_init: InitialA = "lora"  # reference: U(+-1/sqrt(rank)), 9.8 times LoRA's at d=768
     a_input: bool = False  # A is part of the conditioning (METHOD A.1)
     init: Init = "zero"  # zero: the delta is 0 at step 0; reference: torch's defaults
+    outputs: Outputs = "full"  # what the network writes of A and B (docs/method.md)
     widths: tuple[int, ...] = (256, 256)  # MLP: hidden widths, any number
     cond: str = "learned"  # how a site is described
     cond_dim: int = 128  # width of the conditioning vectors
@@ -49,6 +51,13 @@ class HyperConfig:
             raise UserError(
                 f"config.hyper.widths is {self.widths}; expected widths of at least 1"
             )
+        needed = {"a": "generated", "init": "zero"}
+        for name, value in needed.items():
+            if self.outputs != "full" and (got := getattr(self, name)) != value:
+                raise UserError(
+                    f"config.hyper.outputs={self.outputs} needs hyper.{name}={value}, "
+                    f"but hyper.{name} is {got}; use that, or hyper.outputs=full"
+                )
 
 
 @dataclass(frozen=True)

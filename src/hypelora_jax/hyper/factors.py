@@ -7,6 +7,7 @@ as (R, O), or A viewed as (I, R), both row-major as in the reference (METHOD A.2
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,22 @@ from hypelora_jax.adapters.lora import draw_a, uniform
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.keys import named_key
-from hypelora_jax.types import Key, Lora, Params
+from hypelora_jax.types import Init, Key, Lora, Params
+
+
+class Trunk(NamedTuple):
+    """Conditioning to features: `apply(params, cond_SC, key=None) -> features_SF`."""
+
+    init: Callable[..., Params]
+    apply: Callable[..., jax.Array]
+    width: int
+
+
+class Heads(NamedTuple):
+    """Features to compact factors: `write(params, features)`; `init` draws `params`."""
+
+    init: Init
+    write: Callable[[Params, jax.Array], Lora]
 
 
 class Group(NamedTuple):
@@ -113,13 +129,14 @@ def _zero_heads(
 # One Adam step of size lr changes every kernel entry by about lr, and the output by up
 # to lr * width times the scale. Divided by the width, the factors move by a multiple of
 # lr that does not depend on the width. B needs the larger scale, as in LoRA+ (Hayou et
-# al. 2024, section 5). A is also moved by its bias, so a small scale is enough.
-OUTPUT_SCALE = {"a": 2.0, "b": 12.0}
+# al. 2024, section 5). A is also moved by its bias, so a small scale is enough. z is
+# the core of `cores.py`, which starts near the identity and has to move as far as B.
+OUTPUT_SCALE = {"a": 2.0, "b": 12.0, "z": 12.0}
 KNEE = 0.02  # entries of B beyond this grow like a logarithm; see `soften`
 
 
 def output_scale(factor: str, width: int) -> float:
-    """Multiplier of the output of the head of factor "a" or "b", for a trunk's width.
+    """Multiplier of the output of the head of "a", "b" or "z", for a trunk's width.
 
     With 1 / sqrt(width) for both, learning rates of 1e-3 and more did not learn on
     every seed. With 3 / width and no `soften`, rates of 3e-4 and less hardly moved.
@@ -162,6 +179,13 @@ def split(stacked: jax.Array, group: Group, sites: Sites) -> dict[str, jax.Array
     sizes = [len(sites[m].layers) for m in group.modules]
     parts = jnp.split(stacked, np.cumsum(sizes)[:-1])
     return dict(zip(group.modules, parts, strict=True))
+
+
+def collect(lora: Lora, made: dict[str, jax.Array], group: Group, sites: Sites) -> None:
+    """Add the stacked factors {"a", "b"} of a group to those of its modules."""
+    for name, stacked in made.items():
+        for module, x in split(stacked, group, sites).items():
+            lora[module][name] = x
 
 
 def draw_all_a(key: Key, sites: Sites, rank: int, config: HyperConfig) -> Params:

@@ -7,8 +7,8 @@ import jax
 
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
-from hypelora_jax.hyper.factors import linear_init, num_sites
-from hypelora_jax.hyper.network import Trunk, input_width, of_trunk
+from hypelora_jax.hyper.factors import Trunk, linear_init, num_sites
+from hypelora_jax.hyper.network import input_width, of_trunk
 from hypelora_jax.keys import named_key
 from hypelora_jax.types import HyperNet, Key, Network, Params
 

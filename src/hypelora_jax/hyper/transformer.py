@@ -1,8 +1,8 @@
 """Transformer hyper-network: slots attend to each other (METHOD A.3).
 
 The layers are those of torch.nn.TransformerEncoderLayer: post-norm, ReLU, eps 1e-5, no
-final norm and no positions. With generated A there are two slots per site, and the
-first half of the slots is for A.
+final norm and no positions. With generated A and `hyper.outputs=full` there are two
+slots per site, and the first half of the slots is for A.
 """
 
 from typing import cast
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import BlendConfig, HyperConfig
 from hypelora_jax.errors import UserError
-from hypelora_jax.hyper.factors import linear_init, num_sites
-from hypelora_jax.hyper.network import Trunk, input_width, of_trunk
+from hypelora_jax.hyper.factors import Trunk, linear_init, num_sites
+from hypelora_jax.hyper.network import input_width, of_trunk
 from hypelora_jax.keys import named_key
 from hypelora_jax.types import HyperNet, Key, Network, Params
 
@@ -159,13 +159,17 @@ def transformer_hyper(
                 "needs square sites; adapt q, k, v, o only, or use hyper.init=zero"
             )
     body = trunk(config, input_width(config, sites, rank, cond_width))
-    two_halves = config.a == "generated"
-    return of_trunk(body, config, blending, sites, rank, two_halves)
+    return of_trunk(body, config, blending, sites, rank, _two_halves(config))
+
+
+def _two_halves(config: HyperConfig) -> bool:
+    """Whether A and B of a site have a slot each; other forms have their own ways."""
+    return config.a == "generated" and config.outputs == "full"
 
 
 def slots(config: HyperConfig, sites: Sites) -> int:
-    """S: one slot per site, or two with generated A."""
-    return num_sites(sites) * (2 if config.a == "generated" else 1)
+    """S: one slot per site, or two if A and B have a slot each."""
+    return num_sites(sites) * (2 if _two_halves(config) else 1)
 
 
 NETWORK = Network(slots, transformer_hyper)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
+from hypelora_jax import trees
 from hypelora_jax.config.sections import Remat
 from hypelora_jax.config.settings import MeshConfig, Settings
 from hypelora_jax.plan import cost, program, traffic
@@ -28,6 +29,7 @@ class Estimate(NamedTuple):
     rows_per_chip: int
     chips: int
     conditions: int = 1  # U, the distinct conditions of a batch
+    trained: dict[str, int] | None = None  # parameters by part: cond head hyper ...
     collective_bytes: dict[str, int] | None = None
     hbm_traffic: int | None = None
     roofline: cost.Roofline | None = None
@@ -59,6 +61,7 @@ def estimate(settings: Settings, topology: Topology) -> Estimate:
         "rows_per_chip": step.rows_per_chip * settings.optim.accumulate,
         "chips": step.mesh.size,
         "conditions": step.conditions,
+        "trained": {n: trees.count(x) for n, x in step.arguments[0].params.items()},
     }
     try:
         compiled = lowered.compile(compiler_options=dict(topology.chip.options))

@@ -15,6 +15,7 @@ def as_dict(found: Estimate, where: Topology, changes: list[Change]) -> dict[str
         "chips": found.chips,
         "global_batch": found.global_batch,
         "conditions": found.conditions,
+        "trained_parameters": found.trained,
         "fits": found.fits,
         "hbm_bytes": where.chip.hbm_bytes,
         "bytes_per_device": found.bytes_per_device,
@@ -56,6 +57,7 @@ def table(found: Estimate, where: Topology) -> Table:
         ("sequences a chip and step", str(found.rows_per_chip)),
         ("sequences a step", str(found.global_batch)),
         ("conditions a step", str(found.conditions)),
+        *_trained(found),
         ("memory of a chip", _size(where.chip.hbm_bytes)),
         *((f"  {name}", _size(n)) for name, n in found.bytes_per_device.items()),
         ("TFLOP a chip and step", f"{found.flops / 1e12:.4g}"),
@@ -63,6 +65,13 @@ def table(found: Estimate, where: Topology) -> Table:
         *_times(found),
     ]
     return Table(f"{where.name}: {verdict}", ("", "per chip"), tuple(rows))
+
+
+def _trained(found: Estimate) -> list[tuple[str, str]]:
+    """Rows of the parameters that train, of all members together."""
+    parts = found.trained or {}
+    rows = [("trained parameters", f"{sum(parts.values()):,}")]
+    return rows + [(f"  {part}", f"{n:,}") for part, n in parts.items()]
 
 
 def _moved(found: Estimate) -> list[tuple[str, str]]:

@@ -30,13 +30,13 @@ BATCH = P(("data", "fsdp"))  # of arrays whose first axis is rows
 # Rules for all leaves but the backbone. These are small, so every device has them whole
 # unless a rule cuts them.
 ADAPTER: Table = (
-    (f"lora/{IN}/a|hyper/(init/)?a/{IN}", P("fsdp", None)),
-    (f"lora/{IN}/b|hyper/init/b/{IN}", P(None, "model")),
-    (f"lora/{OUT}/a|hyper/(init/)?a/{OUT}", P("model", None)),
-    (f"lora/{OUT}/b|hyper/init/b/{OUT}", P(None, "fsdp")),
+    (f"lora/{IN}/a|hyper/((init|out)/)?a/{IN}", P("fsdp", None)),
+    (f"lora/{IN}/b|hyper/(init|out)/b/{IN}", P(None, "model")),
+    (f"lora/{OUT}/a|hyper/((init|out)/)?a/{OUT}", P("model", None)),
+    (f"lora/{OUT}/b|hyper/(init|out)/b/{OUT}", P(None, "fsdp")),
     # at paper size the output heads are larger than the adapter they write
     ("hyper/out/[^/]+/(a|b|ab)/(kernel|bias)", P("model")),
-    ("(hyper/trunk|cond|head|loss)/.+", P()),
+    ("(hyper/trunk|hyper/out/z|cond|head|loss)/.+", P()),
 )
 
 

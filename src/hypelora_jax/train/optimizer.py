@@ -13,7 +13,8 @@ from hypelora_jax.config.settings import BlendConfig, LossConfig, OptimConfig
 from hypelora_jax.types import Params
 
 Schedule = Callable[[jax.Array | int], jax.Array]  # of the step
-DECAYED = re.compile(r".*/kernel|lora/.*/(a|b)")  # not biases, norms, embeddings, log_t
+# Kernels and factors; not biases, norms, embeddings and log_t.
+DECAYED = re.compile(r".*/kernel|lora/.*/(a|b)|hyper/out/(a|b)/[^/]+")
 
 
 def _float(step: jax.Array | int) -> jax.Array:
