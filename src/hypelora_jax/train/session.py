@@ -147,7 +147,8 @@ def open_session(
 
 def load_corpus(settings: Settings) -> Corpus:
     """Load the corpus of a run; its splits depend on the run's data seed."""
-    return sources.load(settings.data, keys(settings).data, settings.condition)
+    seed = keys(settings).data
+    return sources.load(settings.data, seed, settings.condition, settings.tasks)
 
 
 def with_data(
