@@ -18,6 +18,7 @@ import numpy as np
 import process
 import pytest
 import serving
+import task_sets
 
 from hypelora_jax import cli
 
@@ -117,6 +118,7 @@ def world(tmp_path_factory):
     ]
     table_of = "".join(json.dumps(row) + "\n" for row in given)
     (folder / "conditioned.jsonl").write_text(table_of)
+    task_sets.write_example(folder)
     lines = "".join(f'{{"text": "{text}"}}\n' for text, _ in rows[:8])
     (folder / "in.jsonl").write_text(lines)
     (folder / "in.csv").write_text(f"text,label\n{table}")

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
+import task_sets
 from fastapi.exceptions import RequestValidationError
 from fuzzing import Change, edited, stepped
 from parity import golden
@@ -435,12 +436,17 @@ def own_process(change, folder):
     check_ended(folder / "own_process", before, done.returncode, done.stderr)
 
 
+def task_set(change, folder):
+    task_sets.read_changed(change, folder)
+
+
 # How many of each: name -> (in make test, in make soak)
 SHARES = {
-    table: (45, 1400),
+    table: (35, 1150),
     parquet_table: (25, 900),
-    predictions: (45, 1500),
+    predictions: (35, 1250),
     arrays: (25, 900),
+    task_set: (20, 500),
     adapters: (35, 1400),
     base_models: (35, 1100),
     weights: (20, 800),

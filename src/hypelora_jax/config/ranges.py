@@ -1,5 +1,6 @@
 """Checks of fields: allowed values, types and ranges, each with its own message."""
 
+import functools
 import math
 import numbers
 import re
@@ -15,7 +16,8 @@ from hypelora_jax import files
 from hypelora_jax.errors import UserError
 
 
-def hints(section: type) -> dict[str, Any]:
+@functools.cache  # a set of tasks makes a section of data for each task
+def hints(section: type) -> Mapping[str, Any]:
     """Return the resolved annotations of a section's fields."""
     return typing.get_type_hints(section)
 
@@ -26,7 +28,8 @@ def choices(annotation: Any) -> tuple[str, ...]:
     return typing.get_args(annotation) if is_literal else ()
 
 
-def paths(section: type) -> dict[str, str]:
+@functools.cache
+def paths(section: type) -> Mapping[str, str]:
     """Return the fields of a section that are paths, and what each takes."""
     found = typing.get_type_hints(section, include_extras=True).items()
     return {n: hint.__metadata__[0] for n, hint in found if _is_annotated(hint)}

@@ -19,7 +19,7 @@ import hypelora_jax
 from hypelora_jax import files
 from hypelora_jax.config import ranges
 from hypelora_jax.config import settings as settings_lib
-from hypelora_jax.config.adapter_sections import ConditionConfig
+from hypelora_jax.config.adapter_sections import ConditionConfig, TasksConfig
 from hypelora_jax.config.sections import DataConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
@@ -36,7 +36,7 @@ NEWER = {
 }
 DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-Section = TypeVar("Section", DataConfig, ConditionConfig)
+Section = TypeVar("Section", DataConfig, ConditionConfig, TasksConfig)
 
 
 def versions() -> dict[str, str]:
@@ -70,7 +70,8 @@ def located(settings: Settings) -> Settings:
     if not is_name and epath.Path(model.path).is_dir():
         model = dataclasses.replace(model, path=str(files.absolute(model.path)))
     data, condition = _located(settings.data), _located(settings.condition)
-    return dataclasses.replace(settings, data=data, model=model, condition=condition)
+    found = dataclasses.replace(settings, data=data, model=model, condition=condition)
+    return dataclasses.replace(found, tasks=_located(settings.tasks))
 
 
 def _located(section: Section) -> Section:

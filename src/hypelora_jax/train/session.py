@@ -150,7 +150,8 @@ def open_session(
 
 def load_corpus(settings: Settings) -> Corpus:
     """Load the corpus of a run; its splits depend on the run's data seed."""
-    corpus = sources.load(settings.data, keys(settings).data, settings.condition)
+    seed = keys(settings).data
+    corpus = sources.load(settings.data, seed, settings.condition, settings.tasks)
     return corpus._replace(task=task_conditions.described(settings, corpus))
 
 

@@ -10,6 +10,7 @@ from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import formats
 from hypelora_jax.data import labels as labels_lib
 from hypelora_jax.data.conditions import Vectors
+from hypelora_jax.data.formats import ReadSheet
 from hypelora_jax.data.formats.cells import listed, shown, text_fault
 from hypelora_jax.data.formats.sheet import Bad, Row, Sheet, column
 from hypelora_jax.data.labels import Label
@@ -43,8 +44,11 @@ def read_raw(
     split: str,
     bad: BadRows,
     vectors: Vectors | None = None,
+    read: ReadSheet = formats.read,
 ) -> Raw:
     """Read one file: unchanged texts and labels, and vectors; bad rows go to `bad`.
+
+    `read` reads its sheet.
 
     Raises:
       UserError: the suffix is unknown, the file is broken, or a column is missing.
@@ -55,7 +59,7 @@ def read_raw(
             f"{path} has suffix {epath.Path(path).suffix!r}; expected one of "
             f"{formats.suffixes()}"
         )
-    sheet = formats.read(path, how)
+    sheet = read(path, how)
     rows: list[Row] = []
     if sheet.columns is None:  # JSON lines name their columns line by line
         for item in sheet.rows((), False):

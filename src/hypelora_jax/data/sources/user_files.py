@@ -10,6 +10,7 @@ from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import formats
 from hypelora_jax.data import labels as labels_lib
 from hypelora_jax.data.conditions import Vectors
+from hypelora_jax.data.formats import ReadSheet
 from hypelora_jax.data.formats.cells import listed, shown
 from hypelora_jax.data.labels import Label
 from hypelora_jax.data.sources.bad_rows import BadRows
@@ -25,13 +26,17 @@ KINDS = {task.kind: task for task in (CLASSES, NUMBERS)}
 
 
 def load(
-    config: DataConfig, seed: int, vectors: Vectors | None = None
+    config: DataConfig,
+    seed: int,
+    vectors: Vectors | None = None,
+    read: ReadSheet = formats.read,
 ) -> tuple[Task, Splits]:
     """Load the task, train, validation and, if given, calibration and test.
 
     If all labels are numbers and some are not whole, the task is a regression;
     `data.task` overrides this guess. Without a validation file a tenth of train is held
-    out, and the log says so. `vectors` reads the column that `data.condition` names.
+    out, and the log says so. `vectors` reads the column that `data.condition` names,
+    and `read` the sheets.
 
     Raises:
       UserError: a file, column, row or label cannot be used.
@@ -49,7 +54,7 @@ def load(
     names = ("train", "validation", "calibration", "test")
     paths = {n: getattr(config, n) for n in names if getattr(config, n)}
     bad = BadRows(config.on_bad_row)
-    raws = {n: read_raw(p, config, n, bad, vectors) for n, p in paths.items()}
+    raws = {n: read_raw(p, config, n, bad, vectors, read) for n, p in paths.items()}
     task = _task(raws["train"], config)
     _check_pairs(task, raws, paths)
     splits = Splits({n: _table(task, raw, n, bad) for n, raw in raws.items()})
