@@ -220,6 +220,8 @@ def _check_batch(model: Model, batch: Batch, names: Sequence[str]) -> None:
     ways = {
         "label": "give labels to BaseModel.batch",
         "condition": "add the vectors, float32 (U, C), to the batch",
+        "which": "add the index of each condition's task, int32 (U,), to the batch",
+        "set": "add the embeddings of sentences, float32 (U, k, C), to the batch",
     }
     if missing := [name for name in expected if name not in batch]:
         way = ways.get(missing[0], "BaseModel.batch makes a batch of texts")

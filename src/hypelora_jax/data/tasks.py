@@ -12,7 +12,8 @@ class Task(NamedTuple):
     the names of the classes in the order of their ids, () if numbers are predicted;
     `metrics` are task scores, keys of `calibration.metrics.scores.SCORES`; `pair` is
     True if an example has two texts; `condition` is the width C of the vector that each
-    example is conditioned on, or 0 without conditions.
+    example is conditioned on, or 0 without conditions; `tasks` is the number K of tasks
+    in a set of tasks, or 0 for a single task.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Task(NamedTuple):
     metrics: tuple[str, ...]
     pair: bool
     condition: int = 0
+    tasks: int = 0
 
     @property
     def num_outputs(self) -> int:

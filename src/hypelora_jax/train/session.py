@@ -26,7 +26,7 @@ from hypelora_jax.data.tasks import Task
 from hypelora_jax.data.tokens import Tokenizer, cached
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.family import Family
-from hypelora_jax.hyper.conditioners import JOINS
+from hypelora_jax.hyper.conditioners.joins import JOINS
 from hypelora_jax.interop import base as bases
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
