@@ -354,7 +354,11 @@ def test_a_name_twice_or_none_in_a_sum_is_refused(source):
             {},
             "text reads batch\\['condition'\\], which the source before",
         ),
-        ("task", {"join": "replace"}, "join=replace leaves out .* but condition.source=task"),
+        (
+            "task",
+            {"join": "replace"},
+            "join=replace leaves out .* but condition.source=task",
+        ),
         ("text", {"width": 0}, "source=text needs the width of the embeddings"),
         ("set", {"width": 0}, "source=set needs the width of the embeddings"),
         ("given", {"width": 0}, "source=given needs a vector with each example"),

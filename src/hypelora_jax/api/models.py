@@ -195,8 +195,9 @@ def adapter(
     Args:
       model: from `build`.
       params: the whole parameter tree.
-      batch: has "condition", (U, C) or (U, S, C), and optionally "row", if the model
-        reads conditions; then there are factors for each of the U conditions.
+      batch: has what `model.reads` names, if the model reads conditions, such as
+        "condition", (U, C) or (U, S, C); "row" may be left out. Then there are factors
+        for each of the U conditions.
       alpha: weight of the initial factors in blending, not `lora.alpha`.
       key: draws dropout and a random A; None is deterministic.
 
