@@ -26,6 +26,7 @@ from hypelora_jax import cli, families
 from hypelora_jax.config import settings
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
+from hypelora_jax.hyper.conditioners import Sizes
 from hypelora_jax.objectives.classification import class_loss
 from hypelora_jax.objectives.losses import LOSSES
 
@@ -185,14 +186,12 @@ def test_the_loss_on_the_page_is_proper(monkeypatch):
 
 def test_the_condition_on_the_page_is_one(monkeypatch):
     built = code_of("conditioning", monkeypatch)["shared"]
-    made = built(settings.from_dict({"hyper": {"cond_dim": 5}}), 6)
+    made = built(settings.from_dict({"condition": {"width": 5}}), Sizes(slots=6))
     params = made.init(jax.random.key(0))
     found = made.apply(params, {})
-    assert found.vectors_USC.shape == (1, 6, made.width) == (1, 6, 5)
+    assert found.vectors_USC.shape == (1, 1, made.width) == (1, 1, 5)
     assert found.row_B is None
-    described = found.vectors_USC[0] - params["embedding"]
-    np.testing.assert_allclose(described, np.tile(params["shared"], (6, 1)), atol=1e-6)
-    assert len(np.unique(found.vectors_USC[0].round(5), axis=0)) == 6, "slots differ"
+    np.testing.assert_array_equal(found.vectors_USC[0, 0], params["shared"]["vector"])
 
 
 def test_the_head_on_the_page_is_its_last_layer_on_its_features(monkeypatch):

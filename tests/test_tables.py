@@ -41,7 +41,9 @@ TABLES = {
 }
 SELECTORS = {table: frozenset(names.split()) for table, (_, names) in TABLES.items()}
 # Keys that are also ordinary words of the code.
-WORDS = frozenset("none head lora full given classes".split())
+WORDS = frozenset(
+    "none head lora full given classes task text instance set noise".split()
+)
 # Top-level names of the parameter tree and sections of a config.
 PARTS = frozenset(
     "backbone head cond hyper lora loss model blend data optim mesh ckpt log "

@@ -50,8 +50,8 @@ def _base(key: jax.Array, classes: int) -> dict:
     }
 
 
-def model(config: Settings, classes: int = CLASSES) -> model_lib.Model:
-    return model_lib.build(config, CONFIG, unnamed(classes))
+def model(config: Settings, classes: int = CLASSES, tasks: int = 0) -> model_lib.Model:
+    return model_lib.build(config, CONFIG, unnamed(classes)._replace(tasks=tasks))
 
 
 def params(config: Settings, built: model_lib.Model, seed: int = 0) -> dict:

@@ -4,7 +4,6 @@
 split, and a training step runs it once for all micro-batches.
 """
 
-import dataclasses
 from typing import NamedTuple, Protocol
 
 import jax
@@ -20,6 +19,7 @@ from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import choose
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.hyper import mlp, transformer
+from hypelora_jax.hyper.conditioners.instance import POOLED, pooled
 from hypelora_jax.keys import mask_key, maybe, named_key
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import PACKED_NAMES, ROW_NAMES
@@ -38,7 +38,7 @@ from hypelora_jax.types import (
     Params,
 )
 
-_COND = "cond/(?!standard/).*"  # all but the mean and std of the data's conditions
+_COND = "cond/(?!(set/)?standard/|noise/).*"  # not the moments and the stored draws
 _HYPER = ("hyper/(trunk|out)/.*", _COND, "lora/.*", "head/.*", "loss/.*")
 # Methods by their name in config.method; learning rates are for MiniLM, batch 32.
 METHODS = {
@@ -128,8 +128,10 @@ class Model(NamedTuple):
     @property
     def reads(self) -> tuple[str, ...]:
         """Batch entries that `adapt` reads; () if one adapter serves all batches."""
-        cond = self.parts.cond
-        return (*cond.reads, "row") if cond is not None and cond.reads else ()
+        reads = () if self.parts.cond is None else tuple(self.parts.cond.reads)
+        rows = ROW_NAMES if POOLED in reads else ()  # `conditions` pools their states
+        given = tuple(name for name in reads if name != POOLED)
+        return (*given, "row", *rows) if given else rows
 
     @property
     def objective(self) -> Objective:
@@ -145,15 +147,12 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         base model or the task.
     """
     family, chosen = families.of(config), method(settings.method)
-    if task.condition:
-        known = dataclasses.replace(settings.condition, width=task.condition)
-        settings = dataclasses.replace(settings, condition=known)
     sites, scaling = {}, patterns.NONE
     if chosen.adapts:
         dims, names = family.sites(config), family.names
         sites = sites_lib.sites(settings.lora, dims, config.layers, names.modules)
         scaling = patterns.scaling(settings.lora, sites, config.layers, names.full)
-    cond, network, own = _network(settings, chosen, sites, scaling.rank, config.layers)
+    cond, network, own = _network(settings, config, task, sites, scaling.rank)
     lowest = min((min(site.layers) for site in sites.values()), default=0)
     parts = Parts(
         families.backbone(settings, config, lowest),
@@ -172,16 +171,17 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
 
 
 def _network(
-    settings: Settings, chosen: Method, sites: Sites, rank: int, num_layers: int
+    settings: Settings, config: EncoderConfig, task: Task, sites: Sites, rank: int
 ) -> tuple[Conditioner | None, HyperNet | None, Sites]:
     """Build (conditioner, hyper-network, its sites); (None, None, {}) without one."""
-    if chosen.network is None:
+    network = method(settings.method).network
+    if network is None:
         return None, None, {}
-    own = sites_lib.restrict(sites, settings.hyper.layers, num_layers)
-    slots = chosen.network.slots(settings.hyper, own)
-    source = settings.condition.source
-    cond = choose(hyper.CONDITIONERS, source, "condition.source")(settings, slots)
-    made = chosen.network.build(settings.hyper, settings.blend, own, rank, cond.width)
+    own = sites_lib.restrict(sites, settings.hyper.layers, config.layers)
+    slots = network.slots(settings.hyper, own)
+    sizes = hyper.Sizes(slots, task.condition, task.tasks, config.width)
+    cond = hyper.conditioner(settings, own, sizes)
+    made = network.build(settings.hyper, settings.blend, own, rank, cond.width)
     return cond, made, own
 
 
@@ -241,6 +241,9 @@ def conditions(
     """Return the conditions of a batch, or None without a hyper-network."""
     if parts.cond is None:
         return None
+    if POOLED in parts.cond.reads:  # the bare backbone: no adapter and no dropout
+        hidden_BTD = parts.backbone.apply(params["backbone"], {}, batch)
+        batch = {**batch, POOLED: pooled(hidden_BTD, batch["mask"])}
     return parts.cond.apply(params.get("cond", {}), batch, key)
 
 

@@ -150,7 +150,8 @@ class Conditioner(NamedTuple):
     """Provides the vectors that the hyper-network reads, of width C.
 
     `reads` maps each batch key that it needs to the shape of one condition's entry, so
-    that data, sharding and export know them; {} if it needs none.
+    that data, sharding and export know them (float32, or int32 of shape ()); {} if it
+    needs none. A vector that is the same for all slots has S = 1.
     """
 
     init: Init

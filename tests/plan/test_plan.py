@@ -294,3 +294,20 @@ def test_conditioning_that_is_given_has_a_place_in_the_batch():
     assert step.arguments[2]["condition"].shape == (3, 7)
     assert step.arguments[2]["row"].shape == (config.optim.batch_size,)
     assert step.conditions == 3
+
+
+def test_conditions_of_tasks_and_of_rows_have_places_in_the_batch():
+    task = settings(condition={"source": "task"}, tasks={"per_batch": 2})
+    step = program.build(task, topology("cpu-2"))
+    rows = task.optim.batch_size
+    assert step.arguments[2]["which"].shape == (rows,) and step.conditions == rows
+    assert step.arguments[2]["which"].dtype == np.int32
+    config = settings(condition={"source": "task"}, tasks={"per_batch": 2, "file": "x"})
+    step = program.build(config, topology("cpu-2"))
+    assert step.arguments[2]["which"].shape == (2,) and step.conditions == 2
+    assert "row" not in step.arguments[2], "groups in order"
+    step = program.build(settings(condition={"source": "instance"}), topology("cpu-2"))
+    assert "pooled" not in step.arguments[2] and step.conditions == rows
+    config = settings(condition={"source": "set", "width": 7, "sentences": 3})
+    step = program.build(config, topology("cpu-2"))
+    assert step.arguments[2]["set"].shape == (rows, 3, 7)

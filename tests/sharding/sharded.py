@@ -6,6 +6,7 @@ import re
 
 import jax
 import numpy as np
+import sources
 import tiny
 
 from hypelora_jax import trees
@@ -45,7 +46,7 @@ def shaken(params, seed=1):
 
 def ready(config: Settings, sizes):
     """(step, state, frozen, mesh): dropout and shardings as in runs."""
-    model, mesh = tiny.model(config), mesh_of(sizes)
+    model, mesh = sources.model(config), mesh_of(sizes)
     params = tiny.params(config, model)
     seeds = range(config.uncertainty.seeds)
     parts = [model.split(shaken(params, 1 + k)) for k in seeds]
@@ -80,29 +81,38 @@ def batch(i: int, bad: bool = False, tokens: int = 9) -> dict:
     return made
 
 
-def conditions(count: int, i: int) -> dict:
-    """The entries of a batch of step i with so many conditions, of width 5.
+def conditions(source: str, count: int, i: int, grouped: bool = False) -> dict:
+    """The entries of a batch of step i with so many conditions.
 
-    Rows that share them are in no order; each of as many as there are rows has its own.
+    Rows that share them are in no order, unless they are groups in order; each of as
+    many conditions as there are rows has its own.
     """
     rng = np.random.default_rng(i)
-    out = {"condition": rng.normal(size=(count, 5)).astype(np.float32)}
-    if 1 < count < ROWS:
+    out = sources.entries(source, count, seed=i)
+    if 1 < count < ROWS and not grouped:
         out["row"] = rng.permutation(np.arange(ROWS) % count).astype(np.int32)
     return out
 
 
-def train(config: Settings, sizes, bad: int | None = None, count: int = 0):
+def train(
+    config: Settings,
+    sizes,
+    bad: int | None = None,
+    count: int = 0,
+    grouped: bool = False,
+):
     """Losses of 5 steps, gradient of the first, trainables after the last.
 
     The batch of step `bad`, if any, gives a loss that is not finite; `count` is the
     number of conditions of a batch, 0 for a config that reads none.
     """
+    source = config.condition.source
     step, state, frozen, mesh = ready(config, sizes)
     losses, gradient = [], None
     for i in range(5):
         before = state.params
-        rows = batch(i, i == bad) | (conditions(count, i) if count else {})
+        rows = batch(i, i == bad)
+        rows |= conditions(source, count, i, grouped) if count else {}
         state, info = step(state, frozen, put_batch(rows, mesh))
         assert all(x.is_deleted() for x in jax.tree.leaves(before)), "donated"
         assert bool(info["finite"]) is (i != bad)
@@ -114,9 +124,11 @@ def train(config: Settings, sizes, bad: int | None = None, count: int = 0):
 
 
 @functools.cache
-def whole(config: Settings, bad: int | None = None, count: int = 0):
+def whole(
+    config: Settings, bad: int | None = None, count: int = 0, grouped: bool = False
+):
     """What one device gives."""
-    return train(config, (1, 1, 1), bad, count)
+    return train(config, (1, 1, 1), bad, count, grouped)
 
 
 def host(tree):

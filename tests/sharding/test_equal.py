@@ -4,8 +4,10 @@ import functools
 
 import numpy as np
 import pytest
+import sources
 import tiny
 from sharding.sharded import (
+    OPTIM,
     ROWS,
     batch,
     host,
@@ -45,6 +47,10 @@ CASES = [
 VARIANTS = {
     "seeds of a deep ensemble": ("lora_frozen_a", "deep_ensemble", {}),
     "conditions of a hyper-ensemble": ("hyper_mlp", "hyper_ensemble", {}),
+    "draws of a hyper-ensemble": (
+        *("hyper_mlp", "hyper_ensemble"),
+        {"condition": {"source": "noise", "width": 5}},
+    ),
     "random A": ("hyper_mlp", "none", {"hyper": {"a": "random"}}),
     "a step that is skipped": ("hyper_mlp", "none", {"optim": {"skip_nonfinite": 1}}),
 }
@@ -82,6 +88,26 @@ def test_sharded_equals_unsharded_with_conditions(sizes, count):
     sections = {"hyper": {"layers": (0, 2)}, "optim": {"accumulate": 2}}
     config = settings("hyper_mlp", condition=given, **sections)
     same(train(config, sizes, count=count), whole(config, count=count))
+
+
+@pytest.mark.parametrize("grouped", [True, False], ids=["groups", "indices"])
+@pytest.mark.parametrize(
+    "source", [pytest.param(s, marks=pytest.mark.soak) for s in sources.EVERY]
+)
+def test_sharded_equals_unsharded_for_every_conditioner(source, grouped):
+    """Groups whose number the devices do not divide, jitter, dropout and attention."""
+    drawn = {"jitter": 0.1, "dropout": 0.2, "pooling": "attention"}
+    config = sources.settings(source, condition=drawn, optim=OPTIM | {"accumulate": 2})
+    more = {"count": 4 if grouped else 3, "grouped": grouped}
+    same(train(config, ALL_AXES, **more), whole(config, **more))
+
+
+def test_sharded_equals_unsharded_with_a_sum_of_all_conditioners():
+    """Each row has its own: tasks, texts and sets beside instances and one noise."""
+    source = "instance+noise+task+text+set"
+    config = sources.settings(source, optim=OPTIM)
+    more = {"count": 4, "grouped": True}
+    same(train(config, ALL_AXES, **more), whole(config, **more))
 
 
 def compiled(accumulate, sizes=(8, 1, 1), tokens=9):

@@ -195,8 +195,9 @@ def adapter(
     Args:
       model: from `build`.
       params: the whole parameter tree.
-      batch: has "condition", (U, C) or (U, S, C), and optionally "row", if the model
-        reads conditions; then there are factors for each of the U conditions.
+      batch: has what `model.reads` names, if the model reads conditions, such as
+        "condition", (U, C) or (U, S, C); "row" may be left out. Then there are factors
+        for each of the U conditions.
       alpha: weight of the initial factors in blending, not `lora.alpha`.
       key: draws dropout and a random A; None is deterministic.
 
@@ -220,6 +221,8 @@ def _check_batch(model: Model, batch: Batch, names: Sequence[str]) -> None:
     ways = {
         "label": "give labels to BaseModel.batch",
         "condition": "add the vectors, float32 (U, C), to the batch",
+        "which": "add the index of each condition's task, int32 (U,), to the batch",
+        "set": "add the embeddings of sentences, float32 (U, k, C), to the batch",
     }
     if missing := [name for name in expected if name not in batch]:
         way = ways.get(missing[0], "BaseModel.batch makes a batch of texts")

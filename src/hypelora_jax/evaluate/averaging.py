@@ -16,6 +16,7 @@ from hypelora_jax.data.batches import Dataset
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import dropout, laplace
 from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted
+from hypelora_jax.hyper import OF_MEMBERS
 from hypelora_jax.objectives.judging import has_label
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import compiler, rules
@@ -33,7 +34,8 @@ class Kind(NamedTuple):
     trained: bool = False  # members are trained
     derived: bool = False  # works for any run that was trained without members
     draws: Callable[..., dropout.Draws] | None = None  # makes members to predict with
-    needs: tuple[tuple[str, str], ...] = ()  # (field, value) that settings must have
+    # (field, values): settings must have one of the values
+    needs: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 KINDS = {
@@ -42,10 +44,11 @@ KINDS = {
     "deep_ensemble": Kind(trained=True),
     "laplace": Kind(derived=True),
     "hyper_ensemble": Kind(
-        trained=True, needs=(("hyper.cond", "learned"), ("condition.source", "none"))
+        trained=True,
+        needs=(("hyper.cond", ("learned",)), ("condition.source", OF_MEMBERS)),
     ),
     "random_a": Kind(
-        derived=True, draws=dropout.random_a, needs=(("hyper.a", "random"),)
+        derived=True, draws=dropout.random_a, needs=(("hyper.a", ("random",)),)
     ),
 }
 
@@ -149,11 +152,11 @@ def check_kind(settings: Settings) -> None:
     if not needs:
         return
     got = {path: operator.attrgetter(path)(settings) for path, _ in needs}
+    found = [f"{path}={got[path]}" for path, some in needs if got[path] not in some]
     network = model.method(settings.method).network
-    if network is None or got != dict(needs):
-        wanted = " and ".join(f"{path}={value}" for path, value in needs)
+    if network is None or found:
+        wanted = " and ".join(f"{path}={' or '.join(some)}" for path, some in needs)
         methods = [name for name, m in model.METHODS.items() if m.network is not None]
-        found = [f"{path}={got[path]}" for path, value in needs if got[path] != value]
         found.append(f"method={settings.method}")
         raise UserError(
             f"config.uncertainty.kind={settings.uncertainty.kind} needs {wanted} and "

@@ -29,18 +29,22 @@ Draws = Callable[[int], Forward]  # the k-th member's functions, for one pass of
 def masks(settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh) -> Draws:
     """Members of MC dropout: the model with the rate `uncertainty.dropout` everywhere.
 
-    Each member draws a mask for every batch. The hyper-network's dropout is drawn once
-    per member. It is off if A is random, because its key would also draw another A.
+    Each member draws a mask for every batch. The dropout of the hyper-network and of
+    the conditions is drawn once per member, as is a `noise` condition. This is off if A
+    is random, because its key would also draw another A.
     """
     rate = settings.uncertainty.dropout
     if rate is not None:
         lora = dataclasses.replace(settings.lora, dropout=rate)
         hyper = dataclasses.replace(settings.hyper, dropout=rate)
+        condition = dataclasses.replace(settings.condition, dropout=rate)
         # no fused kernel draws masks
         base = dataclasses.replace(
             settings.model, attention="xla", attention_dropout=None
         )
-        settings = dataclasses.replace(settings, model=base, lora=lora, hyper=hyper)
+        settings = dataclasses.replace(
+            settings, model=base, lora=lora, hyper=hyper, condition=condition
+        )
         config = dataclasses.replace(
             config, hidden_dropout=rate, attention_dropout=rate, head_dropout=rate
         )
@@ -52,9 +56,13 @@ def masks(settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh) -> 
 def random_a(
     settings: Settings, config: EncoderConfig, task: Task, mesh: Mesh
 ) -> Draws:
-    """Members of random A: each has one draw of A, and dropout is off everywhere."""
+    """Members of random A: each has one draw of A, and dropout is off everywhere.
+
+    A `noise` condition is drawn like A.
+    """
     hyper = dataclasses.replace(settings.hyper, dropout=0.0)
-    still = dataclasses.replace(settings, hyper=hyper)
+    condition = dataclasses.replace(settings.condition, dropout=0.0, jitter=0.0)
+    still = dataclasses.replace(settings, hyper=hyper, condition=condition)
     model = model_lib.build(still, config, task)
     return _draws(settings.seed, model, mesh, adapt=True, rows=False)
 
@@ -69,7 +77,7 @@ def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> D
     def classify(params: Params, adapter: Adapter, batch: Batch, key: Key):
         return model.classify(params, adapter, batch, key if rows else None)
 
-    adapter = jax.jit(adapter)
+    adapter = jax.jit(rules.over(mesh, adapter))
     # logits are whole on every device, so that each process can read all rows
     classify = jax.jit(
         rules.over(mesh, classify),

@@ -168,6 +168,12 @@ def _named(
         if conditions is not None:
             raise UserError("this run reads no conditions; leave --conditions out")
         return {"": {}}
+    if fitted.session.model.reads != ("condition", "row"):
+        raise UserError(
+            f"this run has condition.source={settings.condition.source}, with which "
+            "the adapter depends on more than a vector, so that no single one can be "
+            "exported; use such a run with hypelora predict and serve"
+        )
     if conditions is None and not settings.condition.file:
         raise UserError(
             "each example of this run has a condition of its own, so there is no "

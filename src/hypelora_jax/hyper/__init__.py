@@ -4,12 +4,62 @@ Everything here is a pure function of vectors and parameters. It does not know
 the adapted transformer, tasks, files or devices.
 """
 
-from collections.abc import Callable
-
+from hypelora_jax.adapters.sites import Sites
+from hypelora_jax.config.adapter_sections import ConditionConfig
 from hypelora_jax.config.settings import Settings
-from hypelora_jax.hyper.conditioners import given, none
+from hypelora_jax.errors import UserError, choose
+from hypelora_jax.hyper.conditioners import BuildConditioner, Sizes
+from hypelora_jax.hyper.conditioners.given import given
+from hypelora_jax.hyper.conditioners.instance import instance
+from hypelora_jax.hyper.conditioners.joins import joined
+from hypelora_jax.hyper.conditioners.noise import noise
+from hypelora_jax.hyper.conditioners.nothing import none
+from hypelora_jax.hyper.conditioners.sentences import sentences
+from hypelora_jax.hyper.conditioners.task import task
+from hypelora_jax.hyper.conditioners.text import text
 from hypelora_jax.types import Conditioner
 
-BuildConditioner = Callable[[Settings, int], Conditioner]  # (settings, slots)
-# Conditioners by the name in config.condition.source.
-CONDITIONERS: dict[str, BuildConditioner] = {"none": none, "given": given}
+# Conditioners by the names in config.condition.source, which + joins.
+CONDITIONERS: dict[str, BuildConditioner] = {
+    "none": none,
+    "given": given,
+    "task": task,
+    "text": text,
+    "instance": instance,
+    "set": sentences,
+    "noise": noise,
+}
+# Those that give each member of a hyper-ensemble a condition of its own.
+OF_MEMBERS = ("none", "noise")
+
+
+def sources(config: ConditionConfig) -> dict[str, BuildConditioner]:
+    """Return the builders of the conditioners that `condition.source` names.
+
+    Raises:
+      UserError: a name is not in the table, is there twice, or cannot be in a sum.
+    """
+    field, names = "condition.source", config.sources
+    found = {name: choose(CONDITIONERS, name, field) for name in names}
+    if len(found) < len(names) or ("none" in names and len(names) > 1):
+        raise UserError(
+            f"config.{field} is {config.source!r}; expected one of "
+            f"{', '.join(CONDITIONERS)}, or several joined by +, each once and "
+            "without none"
+        )
+    return found
+
+
+def conditioner(settings: Settings, sites: Sites, sizes: Sizes) -> Conditioner:
+    """Build the conditioner of a hyper-network that writes these sites.
+
+    `condition.width` is the width of the data's vectors if the data do not say it.
+
+    Raises:
+      UserError: `condition.source` is wrong, or a source lacks what it needs.
+    """
+    found = sources(settings.condition)
+    vectors = sizes.vectors or settings.condition.width
+    sizes = sizes._replace(vectors=vectors)
+    made = {name: build(settings, sizes) for name, build in found.items()}
+    return joined(settings, sites, sizes.slots, made)

@@ -169,9 +169,9 @@ def mixes(predictor: Predictor) -> bool:
 
     It must be answered by one pass of one adapter, and the backbone must be frozen.
     """
-    fitted = predictor.fitted
-    single = averaging.single_pass(fitted.session.settings)
-    return single and predictor.vectors is None and "backbone" in fitted.frozen
+    fitted, session = predictor.fitted, predictor.fitted.session
+    single = averaging.single_pass(session.settings) and not session.model.reads
+    return single and "backbone" in fitted.frozen
 
 
 def entries_of(

@@ -12,8 +12,8 @@ from hypelora_jax.run import records
 
 
 def reader(fitted: Fitted) -> Vectors | None:
-    """Return a reader of conditions as in training, or None for a run without any."""
-    if not fitted.session.model.reads:
+    """Return a reader of vectors as in training, or None for a run without any."""
+    if "condition" not in fitted.session.model.reads:
         return None
     config, width = fitted.session.settings.condition, fitted.session.task.condition
     condition = records.open_record(str(fitted.run.path))[1].get("condition", {})

@@ -90,7 +90,9 @@ def build(settings: Settings, topology: Topology) -> Step:
     mesh = make_mesh(settings.mesh, topology.devices)
     optim = settings.optim
     rows = batch_size_per_device(optim.batch_size // optim.accumulate, mesh)
-    model = model_lib.build(settings, config, unnamed(outputs))
+    # files are not read, so the tasks of a set are as many as a batch has
+    tasks = settings.condition.distinct or settings.tasks.per_batch
+    model = model_lib.build(settings, config, unnamed(outputs)._replace(tasks=tasks))
     state, frozen, tx = abstract(settings, model, config, outputs)
     batch = batch_shapes(settings, outputs)
     batch |= condition_shapes(settings, model)
@@ -111,7 +113,8 @@ def build(settings: Settings, topology: Topology) -> Step:
     )
     # Shapes carry the shardings of training, so that XLA plans the same transfers.
     where = (of_state, of_frozen, batch_shardings(mesh, batch))
-    distinct = len(batch["condition"]) if "condition" in batch else 1
+    of_conditions = [n for n in model.reads if n in batch and n != "row"]
+    distinct = max((len(batch[n]) for n in of_conditions), default=1)
     distinct = max(distinct, settings.uncertainty.conditions)
     arguments = rules.placed((state, frozen, batch), where)
     return Step(step, arguments, model, mesh, rows, distinct)
@@ -173,11 +176,17 @@ def condition_shapes(settings: Settings, model: Model) -> dict[str, Any]:
     """Return the shapes of the conditions that the conditioner reads, at most B.
 
     As in training, rows share conditions if there are fewer conditions U than rows B.
+    In a set of tasks they are groups in order, and otherwise each row has an index.
     """
     cond, rows = model.parts.cond, settings.optim.batch_size
-    if cond is None or not cond.reads:
-        return {}
-    distinct = min(settings.condition.distinct or rows, rows)
+    reads = {} if cond is None else cond.reads
+    groups = settings.tasks.per_batch if settings.tasks.file else 0
+    distinct = min(groups or settings.condition.distinct or rows, rows)
     of = jax.ShapeDtypeStruct
-    out = {n: of((distinct, *shape), jnp.float32) for n, shape in cond.reads.items()}
-    return out | ({"row": of((rows,), jnp.int32)} if 1 < distinct < rows else {})
+    out = {
+        name: of((distinct, *shape), jnp.float32 if shape else jnp.int32)
+        for name, shape in reads.items()
+        if name in model.reads  # the model makes the others
+    }
+    indexed = out and not groups and 1 < distinct < rows
+    return out | ({"row": of((rows,), jnp.int32)} if indexed else {})

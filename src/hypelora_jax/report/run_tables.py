@@ -62,6 +62,7 @@ def estimated_seconds(session: Session) -> float:
     trained = "backbone" in session.trainable
     adapted = session.model.parts.hyper_sites or session.model.parts.lora_sites
     passes = 3 if trained else 2 if adapted else 1
+    passes += "ids" in session.model.reads  # a condition that the bare backbone makes
     train, edges = session.datasets["train"], np.array(session.edges)
     padded = edges[np.searchsorted(edges, train.lengths)].astype(float)
     if session.packed is not None:

@@ -15,10 +15,10 @@ from hypelora_jax.sharding.rules import BATCH
 from hypelora_jax.types import Batch
 
 AXES = ("data", "fsdp", "model")
-CONDITION_NAMES = ("condition", "row")  # of a batch whose rows have conditions
+CONDITION_NAMES = ("condition", "which", "set")  # with one entry for each condition
 ROW_NAMES = ("ids", "mask", "types")  # what the backbone reads
 PACKED_NAMES = ("segment", "first")  # what it reads of a packed batch besides
-BATCH_NAMES = (*ROW_NAMES, *PACKED_NAMES, "label", "weight", *CONDITION_NAMES)
+BATCH_NAMES = (*ROW_NAMES, *PACKED_NAMES, "label", "weight", *CONDITION_NAMES, "row")
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -110,13 +110,11 @@ def batch_shardings(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, NamedShar
     conditions that rows share are whole on every device.
     """
     out = {name: NamedSharding(mesh, BATCH) for name in batch}
-    if "condition" in batch and _shared(batch):
-        out["condition"] = replicated(mesh)
+    for name in CONDITION_NAMES:
+        shared = name in batch and len(batch[name]) != len(batch["ids"])
+        if shared or (name in batch and "row" in batch):
+            out[name] = replicated(mesh)
     return out
-
-
-def _shared(batch: Mapping[str, Any]) -> bool:
-    return "row" in batch or len(batch["condition"]) != len(batch["ids"])
 
 
 def pin_batch(batch: Batch, mesh: Mesh) -> Batch:

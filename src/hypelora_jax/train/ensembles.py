@@ -3,9 +3,10 @@
 A deep ensemble (Lakshminarayanan et al. 2017) is K seeds trained side by side: every
 leaf except the frozen backbone's has a leading axis K, and one step is the ordinary
 step under vmap. A hyper-ensemble is K conditioning embeddings, cond_KSC, of one
-hyper-network: the rows of a batch are divided among the members, as in BatchEnsemble
-(Wen et al. 2020, section 3.2), so that an epoch costs the same as without members. In
-both cases a member is an ordinary tree, and the ordinary functions predict with it.
+hyper-network, or K draws of its noise: the rows of a batch are divided among the
+members, as in BatchEnsemble (Wen et al. 2020, section 3.2), so that an epoch costs the
+same as without members. In both cases a member is an ordinary tree, and the ordinary
+functions predict with it.
 """
 
 import dataclasses
@@ -53,13 +54,22 @@ def member(
 ) -> tuple[Params, Params]:
     """Return (trainable, frozen) of member k, as if a run had trained it alone."""
     if settings.uncertainty.conditions > 1:
-        own = {"embedding": trainable["cond"]["embedding"][k]}
-        return {**trainable, "cond": own}, frozen
+        return _with_condition(trainable, k), _with_condition(frozen, k)
     if settings.uncertainty.seeds == 1:
         return trainable, frozen
     own = {n: x for n, x in frozen.items() if n != "backbone"}
     cut = jax.tree.map(lambda x: x[k], (trainable, own))
     return cut[0], {**frozen, **cut[1]}
+
+
+def _with_condition(tree: Params, k: int) -> Params:
+    """Return the tree with the embeddings of member k alone, or its draw of noise."""
+    cond = dict(tree.get("cond", {}))
+    if "noise" in cond:
+        cond["noise"] = {"draws": cond["noise"]["draws"][k : k + 1]}
+    elif "embedding" in cond and cond["embedding"].ndim == 3:
+        cond["embedding"] = cond["embedding"][k]
+    return {**tree, "cond": cond} if cond else tree
 
 
 def start(

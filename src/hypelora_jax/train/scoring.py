@@ -57,7 +57,7 @@ def forward(model: Model, mesh: Mesh) -> Forward:
         out_shardings=replicated(mesh),
         compiler_options=compiler.options(mesh),
     )
-    return Forward(jax.jit(adapt), classify, mesh, model.reads)
+    return Forward(jax.jit(rules.over(mesh, adapt)), classify, mesh, model.reads)
 
 
 def forward_of_rows(model: Model, mesh: Mesh) -> Forward:

@@ -82,7 +82,9 @@ def gradients(
         key = None if deterministic else key
         return model.objective.sums(model, params, adapter, rows, key)
 
-    # the backbone pins its hidden states, for which it must know the mesh
+    # the backbone pins its hidden states, for which it must know the mesh; a condition
+    # may be a state of the backbone
+    on_mesh = rules.over(mesh, model.adapt)
     value_and_grads = jax.value_and_grad(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
@@ -94,7 +96,7 @@ def gradients(
 
         def adapt(adapting: Params) -> tuple[Lora, jax.Array | None]:
             params = trees.union(adapting, frozen)
-            lora, row_B = model.adapt(params, batch, alpha, adapt_key)
+            lora, row_B = on_mesh(params, batch, alpha, adapt_key)
             return lora if mesh is None else rules.pin_factors(lora, row_B, mesh), row_B
 
         # `jax.vjp` instead of `jax.grad`: the adapter is made once, every micro-batch

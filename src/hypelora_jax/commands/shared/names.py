@@ -11,7 +11,8 @@ from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.sources import SOURCES
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import averaging
-from hypelora_jax.hyper.conditioners import JOINS, SITES
+from hypelora_jax.hyper.conditioners.descriptions import SITES
+from hypelora_jax.hyper.conditioners.joins import JOINS
 from hypelora_jax.objectives import losses, penalties
 from hypelora_jax.objectives.regression import LOSSES as LOSSES_OF_NUMBERS
 from hypelora_jax.run import metric_writers
@@ -33,6 +34,9 @@ TABLES: dict[str, Mapping[str, Any]] = {
     "uncertainty.kind": averaging.KINDS,
 }
 
+# Where the names are of a field whose text has several.
+SEVERAL = {"condition.source": "condition.sources"}
+
 
 def check(settings: Settings) -> None:
     """Check all names, and that the method can give the kind of uncertainty.
@@ -45,9 +49,10 @@ def check(settings: Settings) -> None:
     """
     for path, table in TABLES.items():
         if path != "loss.name" or settings.loss.objective == AUTO:
-            value = operator.attrgetter(path)(settings)
+            value = operator.attrgetter(SEVERAL.get(path, path))(settings)
             for name in value if isinstance(value, tuple) else (value,):
                 choose(table, name, path)
+    hyper.sources(settings.condition)
     averaging.check_kind(settings)
     _check_conditions(settings)
     _check_packing(settings)
@@ -68,7 +73,7 @@ def _check_conditions(settings: Settings) -> None:
         raise UserError(
             "config.condition or data.condition is set, but "
             f"condition.source={config.source} reads no conditions; expected "
-            "condition.source=given, or none of these fields"
+            "condition.source=given or another, or none of these fields"
         )
 
 

@@ -100,19 +100,19 @@ def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator
     size = fitting_batch_size(settings.optim.batch_size, session.mesh)
     own = own_rows(size, session.mesh)
     batch = next(eval_batches(splits[0], session.edges, size, own=own))
-    rows = abstract(put_batch(batch, session.mesh, (*ROW_NAMES, *reads)))
-    conditions = {name: rows[name] for name in reads if name in rows}
-    rows = {name: rows[name] for name in ROW_NAMES}
-    about = (params, alpha, conditions)
+    whole = abstract(put_batch(batch, session.mesh, (*ROW_NAMES, *reads)))
 
-    def args(one: Batch) -> tuple:  # compiles `adapt`, if it is not there yet
+    def args(about: tuple, one: Batch) -> tuple:  # compiles `adapt`, if it is not there
         where = adapt.lower(*about).compile().output_shardings
         return params, rules.placed(adapt.eval_shape(*about), where), one
 
-    yield Job("adapt", adapt, conditions, partial(tuple, about))
     for length in _eval_lengths(splits, session.edges):
-        one = _with_length(rows, length)
-        yield Job("classify", session.forward.classify, one, partial(args, one))
+        resized = _with_length(whole, length)
+        conditions = {name: resized[name] for name in reads if name in resized}
+        about, one = (params, alpha, conditions), {n: resized[n] for n in ROW_NAMES}
+        # announced for each length, because a condition may be made of the tokens
+        yield Job("adapt", adapt, conditions, partial(tuple, about))
+        yield Job("classify", session.forward.classify, one, partial(args, about, one))
 
 
 def _eval_lengths(splits: list[Dataset], edges: tuple[int, ...]) -> list[int]:

@@ -9,7 +9,7 @@ from absl import logging
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.conditions import Given
 from hypelora_jax.errors import UserError
-from hypelora_jax.hyper.conditioners import JOINS
+from hypelora_jax.hyper.conditioners.joins import JOINS
 from hypelora_jax.model import Model
 from hypelora_jax.sharding import rules
 from hypelora_jax.types import Params
