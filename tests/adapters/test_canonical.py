@@ -78,7 +78,7 @@ def test_z_scores_have_mean_0_and_deviation_1_and_are_undone():
     for x in jax.tree.leaves(scores):
         np.testing.assert_allclose(x.mean(axis=1), 0, atol=1e-10)
         np.testing.assert_allclose(x.std(axis=1), 1, rtol=1e-10)
-    same(canonical.restored(scores, standard), lora)
+    same(canonical.factors_of(scores, standard), lora)
 
 
 def test_an_entry_that_hardly_varies_is_not_blown_up():

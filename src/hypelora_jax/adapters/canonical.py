@@ -81,7 +81,7 @@ def standardised(adapters: Lora, of: Standard) -> Lora:
     )
 
 
-def restored(scores: Lora, of: Standard) -> Lora:
+def factors_of(scores: Lora, of: Standard) -> Lora:
     """Factors a_LUIR and b_LURO of z-scores: the inverse of `standardised`."""
     return jax.tree.map(
         lambda x, m, d: x * d[:, None] + m[:, None], scores, of.mean, of.deviation

@@ -154,7 +154,9 @@ def recovery(made: Lora, targets: Lora, of_mean: Lora) -> Recovery:
         errors[m] = jnp.sum(squared_distance(made[m], targets[m]), axis=1)
         totals[m] = jnp.sum(squared_distance(targets[m], each), axis=1)
     sites = {m: 1 - errors[m] / totals[m] for m in errors}
-    error, total = (sum(map(jnp.sum, x.values())) for x in (errors, totals))
+    error, total = (
+        jnp.sum(jnp.concatenate(list(x.values()))) for x in (errors, totals)
+    )
     return Recovery(sites, 1 - error / total)
 
 

@@ -12,7 +12,9 @@ class Task(NamedTuple):
     the names of the classes in the order of their ids, () if numbers are predicted;
     `metrics` are task scores, keys of `calibration.metrics.scores.SCORES`; `pair` is
     True if an example has two texts; `condition` is the width C of the vector that each
-    example is conditioned on, or 0 without conditions.
+    example is conditioned on, or 0 without conditions. `tasks` is the number of tasks
+    of a set, and `label_width` the width E of the embeddings of their classes' names;
+    both are 0 for a corpus of one task.
     """
 
     name: str
@@ -21,6 +23,8 @@ class Task(NamedTuple):
     metrics: tuple[str, ...]
     pair: bool
     condition: int = 0
+    tasks: int = 0
+    label_width: int = 0
 
     @property
     def num_outputs(self) -> int:

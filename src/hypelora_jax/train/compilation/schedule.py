@@ -89,8 +89,8 @@ def _with_length(batch: Batch, length: int) -> Batch:
 
 def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator[Job]:
     """Yield the functions of the evaluation, for each length that a split needs."""
-    settings, reads = session.settings, session.forward.reads
-    adapt: Any = session.forward.adapt  # jitted
+    settings, forward = session.settings, session.forward
+    adapt: Any = forward.adapt  # jitted
     member = ensembles.member(settings, state.params, frozen, 0)
     params = abstract(trees.union(*member))
     alpha = jax.ShapeDtypeStruct((), jnp.result_type(float))
@@ -98,9 +98,9 @@ def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator
     size = fitting_batch_size(settings.optim.batch_size, session.mesh)
     own = own_rows(size, session.mesh)
     batch = next(eval_batches(splits[0], session.edges, size, own=own))
-    rows = abstract(put_batch(batch, session.mesh, (*ROW_NAMES, *reads)))
-    conditions = {name: rows[name] for name in reads if name in rows}
-    rows = {name: rows[name] for name in ROW_NAMES}
+    rows = abstract(put_batch(batch, session.mesh, (*forward.rows, *forward.reads)))
+    conditions = {name: rows[name] for name in forward.reads if name in rows}
+    rows = {name: rows[name] for name in forward.rows}
     about = (params, alpha, conditions)
 
     def args(one: Batch) -> tuple:  # compiles `adapt`, if it is not there yet
@@ -110,7 +110,7 @@ def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator
     yield Job("adapt", adapt, conditions, partial(tuple, about))
     for length in _eval_lengths(splits, session.edges):
         one = _with_length(rows, length)
-        yield Job("classify", session.forward.classify, one, partial(args, one))
+        yield Job("classify", forward.classify, one, partial(args, one))
 
 
 def _eval_lengths(splits: list[Dataset], edges: tuple[int, ...]) -> list[int]:
