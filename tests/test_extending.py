@@ -196,8 +196,8 @@ def test_the_condition_on_the_page_is_one(monkeypatch):
 
 def test_the_head_on_the_page_is_its_last_layer_on_its_features(monkeypatch):
     code_of("head", monkeypatch)
-    task = unnamed(3)
-    head = families.head("linear_probe", tiny.CONFIG, task, dtype="bfloat16")
+    task, config = unnamed(3), settings.HeadConfig(kind="linear_probe")
+    head = families.head(config, tiny.CONFIG, task, dtype="bfloat16")
     params = tiny.shaken(head.init(jax.random.key(0)))
     shape = (2, 5, tiny.CONFIG.width)
     hidden_BTD = jax.random.normal(jax.random.key(1), shape, jnp.bfloat16)

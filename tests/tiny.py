@@ -10,6 +10,7 @@ import numpy as np
 from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.calibration.arrays import share, total
+from hypelora_jax.config.adapter_sections import HeadConfig
 from hypelora_jax.config.settings import Settings, from_dict
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.families import preset
@@ -27,7 +28,7 @@ def encoder(config: EncoderConfig, **options) -> Backbone:
 
 
 def head(config: EncoderConfig, outputs: int, dtype: str = "float32") -> Head:
-    return families.head("auto", config, unnamed(outputs), dtype=dtype)
+    return families.head(HeadConfig(), config, unnamed(outputs), dtype=dtype)
 
 
 def settings(method: str = "hyper_mlp", **sections: dict) -> Settings:

@@ -156,7 +156,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
     lowest = min((min(site.layers) for site in sites.values()), default=0)
     parts = Parts(
         families.backbone(settings, config, lowest),
-        families.head(settings.head.kind, config, task, dtype=settings.model.dtype),
+        families.head(settings.head, config, task, dtype=settings.model.dtype),
         cond,
         network,
         own,

@@ -42,6 +42,7 @@ Batch = Mapping[str, jax.Array]  # see below
 #                           for a class that the task does not have
 
 MODULES = ("q", "k", "v", "o", "up", "down", "gate")  # canonical order of sites
+ABSENT = -1e9  # logit of a class that a row's task does not have; its softmax is 0
 
 
 class Init(Protocol):
@@ -107,12 +108,12 @@ class Features(Protocol):
 class Head(NamedTuple):
     """A head, which reads hidden states; `reads` names other entries of a batch's rows.
 
-    Its last layer is `out`. Without dropout, `apply` is `out` applied to `features`.
+    Without dropout, `apply` is a layer `out` of `features`, or `features` is None.
     """
 
     init: Init
     apply: ReadHidden
-    features: Features
+    features: Features | None
     reads: tuple[str, ...] = ()
 
 

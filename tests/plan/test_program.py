@@ -46,6 +46,16 @@ def test_the_state_planned_for_is_the_state_trained(sections):
     assert shapes(made) == shapes(state)
 
 
+def test_a_head_gets_the_entries_that_it_reads():
+    config = settings(head={"kind": "label_text"}, tasks={"file": "tasks.yaml"})
+    step = program.build(config, topology("cpu-1"))
+    state, frozen, batch = step.arguments
+    assert batch["labels"].shape == (32, 2, 384)  # two classes; MiniLM embeds names
+    assert state.params["head"]["label"]["kernel"].shape == (384, 128)
+    made, _ = step.function.trace(state, frozen, batch).out_info
+    assert made.params["head"].keys() == state.params["head"].keys()
+
+
 def test_what_is_planned_for_is_cut_as_the_rules_say():
     config = settings(mesh={"data": 1, "fsdp": 2, "model": 2})
     state, frozen, _ = program.build(config, topology("cpu-4")).arguments

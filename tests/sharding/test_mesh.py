@@ -53,6 +53,7 @@ def test_put_batch_places_rows_and_drops_the_rest():
     mesh = meshes.make_mesh(MeshConfig(2, 2, 2), jax.devices())
     batch = {n: np.asarray(x) for n, x in tiny.batch(rows=8).items()}
     batch |= {"index": np.arange(8), "condition": np.ones((8, 3, 5), np.float32)}
+    batch |= {"task": np.arange(8), "labels": np.ones((8, 2, 5), np.float32)}
     put = meshes.put_batch(batch, mesh)
     absent = {"row", "which", "set", *meshes.PACKED_NAMES}
     assert set(put) == {*meshes.BATCH_NAMES} - absent

@@ -3,14 +3,13 @@
 import jax
 import jax.numpy as jnp
 
+from hypelora_jax.adapters.gram import squared_norm
 from hypelora_jax.types import Lora
 
 
 def delta_norms(lora: Lora) -> dict[str, jax.Array]:
     """Frobenius norm of A B at each site, (L,) per module, without building A B."""
-    return {
-        m: jnp.sqrt(jnp.maximum(jnp.diagonal(_gram(f, f)), 0)) for m, f in lora.items()
-    }
+    return {m: jnp.sqrt(squared_norm(f)) for m, f in lora.items()}
 
 
 def _gram(left: dict, right: dict) -> jax.Array:

@@ -22,8 +22,9 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.interop import base as bases
 from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
-from hypelora_jax.sharding.mesh import ROW_NAMES, make_mesh, replicated
+from hypelora_jax.sharding.mesh import make_mesh, replicated
 from hypelora_jax.train.optimizer import Schedule, blend_alpha
+from hypelora_jax.train.scoring import rows_of
 from hypelora_jax.train.state import TrainState, init_state
 from hypelora_jax.train.step import Info, build_step
 from hypelora_jax.types import Adapter, Batch, Key, Params
@@ -216,13 +217,15 @@ def _check_batch(model: Model, batch: Batch, names: Sequence[str]) -> None:
 
     Without `names` only the conditions are looked for, which an adapter needs.
     """
-    rows = (*ROW_NAMES, *names) if names else ()
+    rows = (*rows_of(model), *names) if names else ()
     expected = (*rows, *(name for name in model.reads if name != "row"))
     ways = {
         "label": "give labels to BaseModel.batch",
         "condition": "add the vectors, float32 (U, C), to the batch",
         "which": "add the index of each condition's task, int32 (U,), to the batch",
         "set": "add the embeddings of sentences, float32 (U, k, C), to the batch",
+        "task": "add the index of each row's task, int32 (B,), to the batch",
+        "labels": "add the embedded names of each row's classes, float32 (B, Y, E)",
     }
     if missing := [name for name in expected if name not in batch]:
         way = ways.get(missing[0], "BaseModel.batch makes a batch of texts")

@@ -111,6 +111,11 @@ class HeadConfig:
     """Head, which computes outputs from the backbone's hidden states."""
 
     kind: str = "auto"  # auto: the head that fits the data
+    width: int = 128  # label_text: width in which texts and labels are compared
+
+    def __post_init__(self):
+        check("head", self)
+        at_least("head", self, width=1)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from hypelora_jax.train import ensembles
 from hypelora_jax.train.divergence import check_outputs
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.train.session import Session
-from hypelora_jax.types import Adapter, Batch, Params
+from hypelora_jax.types import Adapter, Batch, Features, Params
 
 
 class Kind(NamedTuple):
@@ -123,10 +123,11 @@ def features(fitted: Fitted) -> Callable[[Dataset], np.ndarray]:
     It is jitted and has no dropout.
     """
     parts, mesh = fitted.session.model.parts, fitted.session.mesh
+    own_features = _features_of(fitted.session)
 
     def of_rows(params: Params, adapter: Adapter, batch: Batch) -> jax.Array:
         hidden_BTD = model.hidden(parts, params, adapter, batch, None)
-        return parts.head.features(params["head"], hidden_BTD)
+        return own_features(params["head"], hidden_BTD)
 
     # whole on every device, so that each of several processes can read all rows
     of_rows = jax.jit(
@@ -171,8 +172,8 @@ def check(session: Session, held_label_N: np.ndarray) -> None:
       held_label_N: labels of the calibration split.
 
     Raises:
-      UserError: a Laplace run is a regression, has a last layer that is too wide, or
-        has no calibration labels.
+      UserError: a Laplace run is a regression, has no single last layer or one that is
+        too wide, or has no calibration labels.
     """
     if session.settings.uncertainty.kind != "laplace":
         return
@@ -182,6 +183,7 @@ def check(session: Session, held_label_N: np.ndarray) -> None:
             "regression, whose mean prediction it would not change; use mc_dropout or "
             "deep_ensemble"
         )
+    _features_of(session)
     last = trees.union(session.trainable, session.frozen)["head"]["out"]
     features, classes = last["kernel"].shape
     laplace.check_size(features + 1, classes)
@@ -190,6 +192,17 @@ def check(session: Session, held_label_N: np.ndarray) -> None:
             "config.uncertainty.kind=laplace chooses its prior precision on the "
             "calibration split, which has no labels; expected labels there"
         )
+
+
+def _features_of(session: Session) -> Features:
+    """Return the function that computes the input of the head's last layer."""
+    found = session.model.parts.head.features
+    if found is None:
+        raise UserError(
+            "config.uncertainty.kind=laplace needs a head with one last layer, but "
+            f"head.kind={session.settings.head.kind} has none; use kind=mc_dropout"
+        )
+    return found
 
 
 def _last_layer(fitted: Fitted) -> np.ndarray:

@@ -20,7 +20,7 @@ from hypelora_jax.keys import named_key
 from hypelora_jax.model import Model
 from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import replicated
-from hypelora_jax.train.scoring import Forward, pinned
+from hypelora_jax.train.scoring import Forward, pinned, rows_of
 from hypelora_jax.types import Adapter, Batch, Key, Params
 
 Draws = Callable[[int], Forward]  # the k-th member's functions, for one pass of data
@@ -99,6 +99,7 @@ def _draws(seed: int, model: Model, mesh: Mesh, *, adapt: bool, rows: bool) -> D
             ),
             mesh,
             model.reads,
+            rows_of(model),
         )
 
     return draw

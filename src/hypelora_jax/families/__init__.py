@@ -8,12 +8,15 @@ package knows nothing of methods, data or run folders.
 import dataclasses
 from collections.abc import Callable
 
+from hypelora_jax.config.adapter_sections import HeadConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.families.bert import BERT
 from hypelora_jax.families.distilbert import DISTILBERT
 from hypelora_jax.families.family import Family
+from hypelora_jax.families.label_text_head import label_text_head
+from hypelora_jax.families.per_task_head import per_task_head
 from hypelora_jax.families.roberta import ROBERTA
 from hypelora_jax.families.sequence_head import sequence_head
 from hypelora_jax.families.sizes import EncoderConfig
@@ -29,19 +32,28 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def _classes(family: Family, config: EncoderConfig, task: Task, dtype: str) -> Head:
-    outputs = len(task.labels)
-    return sequence_head(family.sequence, config, outputs, dtype=dtype)
+def _classes(
+    family: Family, sizes: EncoderConfig, task: Task, config: HeadConfig, dtype: str
+) -> Head:
+    del config
+    return sequence_head(family.sequence, sizes, len(task.labels), dtype=dtype)
 
 
-def _regression(family: Family, config: EncoderConfig, task: Task, dtype: str) -> Head:
-    del task
-    return sequence_head(family.sequence, config, 1, dtype=dtype)
+def _regression(
+    family: Family, sizes: EncoderConfig, task: Task, config: HeadConfig, dtype: str
+) -> Head:
+    del task, config
+    return sequence_head(family.sequence, sizes, 1, dtype=dtype)
 
 
-BuildHead = Callable[[Family, EncoderConfig, Task, str], Head]
+BuildHead = Callable[[Family, EncoderConfig, Task, HeadConfig, str], Head]
 # Heads, which read hidden states, by the name in config.head.kind.
-HEADS: dict[str, BuildHead] = {"classes": _classes, "regression": _regression}
+HEADS: dict[str, BuildHead] = {
+    "classes": _classes,
+    "regression": _regression,
+    "per_task": per_task_head,
+    "label_text": label_text_head,
+}
 
 
 def of(config: EncoderConfig) -> Family:
@@ -93,13 +105,14 @@ def head_kind(name: str, task: Task) -> str:
     return name
 
 
-def head(kind: str, config: EncoderConfig, task: Task, *, dtype: str) -> Head:
-    """Build the head of a model; `kind` is config.head.kind.
+def head(config: HeadConfig, sizes: EncoderConfig, task: Task, *, dtype: str) -> Head:
+    """Build the head of a model.
 
     Raises:
-      UserError: there is no such kind.
+      UserError: there is no head of this kind, or it does not fit the task.
     """
-    return HEADS[head_kind(kind, task)](of(config), config, task, dtype)
+    build = HEADS[head_kind(config.kind, task)]
+    return build(of(sizes), sizes, task, config, dtype)
 
 
 def preset(name: str) -> EncoderConfig:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from etils import epath
 
 from hypelora_jax import families, files
+from hypelora_jax.config.adapter_sections import HeadConfig
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.data.tokens import Encoded, Tokenizer, tokenizer
@@ -68,7 +69,8 @@ def load(base: Base, num_outputs: int, key: Key) -> Params:
     The head is the family's default for `num_outputs`. Tensors from a file are float32
     NumPy arrays on the host; move them to their devices with `jax.device_put`.
     """
-    head = families.head("auto", base.config, unnamed(num_outputs), dtype="float32")
+    task = unnamed(num_outputs)
+    head = families.head(HeadConfig(), base.config, task, dtype="float32")
     backbone, (one,) = load_heads(base, head, num_outputs, [key])
     return {"backbone": backbone, "head": one}
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from hypelora_jax.config.settings import LossConfig
+from hypelora_jax.types import ABSENT
 
 Main = Callable[[jax.Array, jax.Array], jax.Array]  # (logits, label) -> loss_B
 
@@ -31,14 +32,25 @@ def shares(label: jax.Array, logits_BY: jax.Array) -> jax.Array:
     return jax.nn.one_hot(label, logits_BY.shape[-1], dtype=logits_BY.dtype)
 
 
+def present(logits_BY: jax.Array) -> jax.Array:
+    """Whether each row has each class, bool (B, Y): its logit is not ABSENT.
+
+    The logits may have been divided by a temperature of up to 10,000.
+    """
+    return logits_BY > ABSENT / 1e4
+
+
 def smoothed(label: jax.Array, logits_BY: jax.Array, smoothing: float) -> jax.Array:
     """Spread a part of the shares evenly, (B, Y): q' = (1 - e) q + e / Y.
 
     This is label smoothing (Szegedy et al., CVPR 2016, section 7, the equation of q'(k)
-    with u(k) = 1 / K). `smoothing` is e, in [0, 1).
+    with u(k) = 1 / K). `smoothing` is e, in [0, 1). Y counts the classes of the row.
     """
-    q_BY = shares(label, logits_BY)
-    return (1 - smoothing) * q_BY + smoothing / logits_BY.shape[-1]
+    q_BY, given_BY = shares(label, logits_BY), present(logits_BY)
+    classes = logits_BY.shape[-1]
+    own_B1 = classes / jnp.maximum(jnp.sum(given_BY, axis=-1, keepdims=True), 1)
+    even_BY = jnp.where(given_BY, smoothing / classes * own_B1, 0).astype(q_BY.dtype)
+    return (1 - smoothing) * q_BY + even_BY
 
 
 def cross_entropy(logits_BY: jax.Array, label: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from hypelora_jax.config.settings import LossConfig
-from hypelora_jax.objectives.losses import shares, widen
+from hypelora_jax.objectives.losses import present, shares, widen
 
 # (logits, label, weight_B) -> (B,), or () for a penalty of the whole batch
 Penalty = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -33,11 +33,12 @@ def margin(logits_BY: jax.Array, width: float) -> jax.Array:
     It is sum_k max(0, max_j z_j - z_k - m), the penalty form of the inequality
     constraint of Liu et al. (CVPR 2022). It is zero while no logit is more than `width`
     (m) below the largest, so the main loss keeps its optimum there. The authors'
-    program divides the sum by Y.
+    program divides the sum by Y. A class that the row does not have counts nothing.
     """
     z_BY = widen(logits_BY)
     below_BY = jnp.max(z_BY, axis=-1, keepdims=True) - z_BY
-    return jnp.sum(jax.nn.relu(below_BY - width), axis=-1)
+    over_BY = jnp.where(present(z_BY), jax.nn.relu(below_BY - width), 0)
+    return jnp.sum(over_BY, axis=-1)
 
 
 class _Judged(NamedTuple):

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from hypelora_jax import families
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
-from hypelora_jax.data.tasks import glue_task, unnamed
+from hypelora_jax.data.tasks import Task, glue_task, unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop import base as bases
@@ -80,6 +80,23 @@ def num_outputs(settings: Settings) -> int:
     return 2 if settings.data.source == "movie_reviews" else settings.data.num_classes
 
 
+def _label_width(settings: Settings) -> int:
+    """Return the width of embedded names of classes; 0 without a set of tasks."""
+    if not settings.tasks.file:
+        return 0
+    return encoder_config(settings.condition.encoder).width
+
+
+def _task(settings: Settings, outputs: int) -> Task:
+    """Return the task, of which only the shapes matter.
+
+    Files are not read, so the tasks of a set are as many as a batch has.
+    """
+    tasks = settings.condition.distinct or settings.tasks.per_batch
+    about = unnamed(outputs)
+    return about._replace(tasks=tasks, label_width=_label_width(settings))
+
+
 def build(settings: Settings, topology: Topology) -> Step:
     """Build the step of a run on a slice; all rows of its batch are max_length long.
 
@@ -90,11 +107,10 @@ def build(settings: Settings, topology: Topology) -> Step:
     mesh = make_mesh(settings.mesh, topology.devices)
     optim = settings.optim
     rows = batch_size_per_device(optim.batch_size // optim.accumulate, mesh)
-    # files are not read, so the tasks of a set are as many as a batch has
-    tasks = settings.condition.distinct or settings.tasks.per_batch
-    model = model_lib.build(settings, config, unnamed(outputs)._replace(tasks=tasks))
-    state, frozen, tx = abstract(settings, model, config, outputs)
+    model = model_lib.build(settings, config, _task(settings, outputs))
+    state, frozen, tx = abstract(settings, model)
     batch = batch_shapes(settings, outputs)
+    batch |= head_shapes(settings, model, outputs)
     batch |= condition_shapes(settings, model)
     table = families.of(config).shardings
     of_frozen = rules.shardings(frozen, mesh, table)
@@ -140,15 +156,12 @@ def bytes_on_one(arguments: Any) -> int:
     )
 
 
-def abstract(
-    settings: Settings, model: Model, config: EncoderConfig, outputs: int
-) -> tuple:
+def abstract(settings: Settings, model: Model) -> tuple:
     """Return (state, frozen tree, optimizer); the first two are shapes."""
     tx = optimizer(settings.optim, STEPS)
-    base = bases.Base(config, None, "", "")
 
     def make(key) -> tuple:
-        params = model.init(key, bases.load(base, outputs, key))
+        params = model.init(key)
         parts = [model.split(params)] * settings.uncertainty.seeds
         trainable, frozen = parts[0] if len(parts) == 1 else ensembles.stack(parts)
         return ensembles.start(trainable, tx, [key] * len(parts)), frozen
@@ -170,6 +183,16 @@ def batch_shapes(settings: Settings, outputs: int) -> dict[str, Any]:
         "label": label,
         "weight": of((rows,), jnp.float32),
     }
+
+
+def head_shapes(settings: Settings, model: Model, outputs: int) -> dict[str, Any]:
+    """Return the shapes of the entries of a batch that only the head reads."""
+    rows, of = settings.optim.batch_size, jax.ShapeDtypeStruct
+    known = {
+        "task": of((rows,), jnp.int32),
+        "labels": of((rows, outputs, _label_width(settings)), jnp.float32),
+    }
+    return {name: known[name] for name in model.parts.head.reads}
 
 
 def condition_shapes(settings: Settings, model: Model) -> dict[str, Any]:

@@ -18,7 +18,16 @@ AXES = ("data", "fsdp", "model")
 CONDITION_NAMES = ("condition", "which", "set")  # with one entry for each condition
 ROW_NAMES = ("ids", "mask", "types")  # what the backbone reads
 PACKED_NAMES = ("segment", "first")  # what it reads of a packed batch besides
-BATCH_NAMES = (*ROW_NAMES, *PACKED_NAMES, "label", "weight", *CONDITION_NAMES, "row")
+HEAD_NAMES = ("task", "labels")  # what heads read of a batch with several tasks
+BATCH_NAMES = (
+    *ROW_NAMES,
+    *PACKED_NAMES,
+    "label",
+    "weight",
+    *CONDITION_NAMES,
+    "row",
+    *HEAD_NAMES,
+)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -30,14 +30,20 @@ class Forward(NamedTuple):
     """Jitted `adapt(params, alpha, conditions)` and `classify(params, adapter, rows)`.
 
     `conditions` are the batch entries that `reads` names. If it names none, one adapter
-    serves all batches. Parameters and rows are used where they are; every process gets
-    all logits.
+    serves all batches. `rows` names the entries that `classify` reads. Parameters and
+    rows are used where they are; every process gets all logits.
     """
 
     adapt: Callable
     classify: Callable
     mesh: Mesh
     reads: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ROW_NAMES
+
+
+def rows_of(model: Model) -> tuple[str, ...]:
+    """Return the entries that `classify` reads of a batch that is not packed."""
+    return (*ROW_NAMES, *model.parts.head.reads)
 
 
 def forward(model: Model, mesh: Mesh) -> Forward:
@@ -57,7 +63,8 @@ def forward(model: Model, mesh: Mesh) -> Forward:
         out_shardings=replicated(mesh),
         compiler_options=compiler.options(mesh),
     )
-    return Forward(jax.jit(rules.over(mesh, adapt)), classify, mesh, model.reads)
+    adapt = jax.jit(rules.over(mesh, adapt))
+    return Forward(adapt, classify, mesh, model.reads, rows_of(model))
 
 
 def forward_of_rows(model: Model, mesh: Mesh) -> Forward:
@@ -88,7 +95,7 @@ def forward_of_rows(model: Model, mesh: Mesh) -> Forward:
         out_shardings=replicated(mesh),
         compiler_options=compiler.options(mesh),
     )
-    return Forward(adapt, classify, mesh, ("row",))
+    return Forward(adapt, classify, mesh, ("row",), rows_of(model))
 
 
 def pinned(adapter: Adapter, mesh: Mesh) -> Adapter:
@@ -114,11 +121,11 @@ def logits(
     adapter = None if run.reads else run.adapt(params, at, {})
     out: np.ndarray | None = None
     for batch in batches:
-        rows = put_batch(batch, run.mesh, (*ROW_NAMES, *run.reads))
+        rows = put_batch(batch, run.mesh, (*run.rows, *run.reads))
         if run.reads:
             own = {name: rows[name] for name in run.reads if name in rows}
             adapter = run.adapt(params, at, own)
-            rows = {name: rows[name] for name in ROW_NAMES}
+            rows = {name: rows[name] for name in run.rows}
         got = np.asarray(run.classify(params, adapter, rows))
         if out is None:
             out = np.full((n, got.shape[1]), np.nan, got.dtype)

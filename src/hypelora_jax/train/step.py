@@ -71,14 +71,14 @@ def gradients(
     The gradient is then summed over devices before it is pulled back through the
     hyper-network.
     """
+    of_examples = (*model.objective.reads, *model.parts.head.reads)
 
     def micro_sums(direct: Params, lora: Lora, frozen: Params, rows: Batch, key):
         params, rows = trees.union(direct, frozen), dict(rows)
         # `row` travels with the rows, so that it is cut into micro-batches like them
         adapter = Adapter(lora, rows.pop("row", None))
         if "first" in rows:  # of a packed batch, one row of the loss per example
-            labels = {n: rows[n] for n in model.objective.reads}
-            rows |= {n: x.reshape(-1, *x.shape[2:]) for n, x in labels.items()}
+            rows |= {n: rows[n].reshape(-1, *rows[n].shape[2:]) for n in of_examples}
         key = None if deterministic else key
         return model.objective.sums(model, params, adapter, rows, key)
 
@@ -89,7 +89,7 @@ def gradients(
         rules.over(mesh, micro_sums), argnums=(0, 1), has_aux=True
     )
     summed = _over_micros(value_and_grads, accumulate, mesh)
-    of_rows = (*ROW_NAMES, *PACKED_NAMES, *model.objective.reads)
+    of_rows = (*ROW_NAMES, *PACKED_NAMES, *of_examples)
 
     def grads(trainable: Params, frozen: Params, batch: Batch, alpha, keys: dict):
         adapt_key = None if deterministic else keys["adapt"]

@@ -91,8 +91,9 @@ def _with_length(batch: Batch, length: int) -> Batch:
 
 def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator[Job]:
     """Yield the functions of the evaluation, for each length that a split needs."""
-    settings, reads = session.settings, session.forward.reads
-    adapt: Any = session.forward.adapt  # jitted
+    settings, forward = session.settings, session.forward
+    reads = forward.reads
+    adapt: Any = forward.adapt  # jitted
     member = ensembles.member(settings, state.params, frozen, 0)
     params = abstract(trees.union(*member))
     alpha = jax.ShapeDtypeStruct((), jnp.result_type(float))
@@ -100,7 +101,7 @@ def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator
     size = fitting_batch_size(settings.optim.batch_size, session.mesh)
     own = own_rows(size, session.mesh)
     batch = next(eval_batches(splits[0], session.edges, size, own=own))
-    whole = abstract(put_batch(batch, session.mesh, (*ROW_NAMES, *reads)))
+    whole = abstract(put_batch(batch, session.mesh, (*forward.rows, *reads)))
 
     def args(about: tuple, one: Batch) -> tuple:  # compiles `adapt`, if it is not there
         where = adapt.lower(*about).compile().output_shardings
@@ -109,10 +110,10 @@ def _evaluation(session: Session, state: TrainState, frozen: Params) -> Iterator
     for length in _eval_lengths(splits, session.edges):
         resized = _with_length(whole, length)
         conditions = {name: resized[name] for name in reads if name in resized}
-        about, one = (params, alpha, conditions), {n: resized[n] for n in ROW_NAMES}
+        about, one = (params, alpha, conditions), {n: resized[n] for n in forward.rows}
         # announced for each length, because a condition may be made of the tokens
         yield Job("adapt", adapt, conditions, partial(tuple, about))
-        yield Job("classify", session.forward.classify, one, partial(args, about, one))
+        yield Job("classify", forward.classify, one, partial(args, about, one))
 
 
 def _eval_lengths(splits: list[Dataset], edges: tuple[int, ...]) -> list[int]:
