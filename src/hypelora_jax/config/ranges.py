@@ -16,10 +16,14 @@ from hypelora_jax import files
 from hypelora_jax.errors import UserError
 
 
-@functools.cache  # a set of tasks makes a section of data for each task
-def hints(section: type) -> Mapping[str, Any]:
+def hints(section: type) -> dict[str, Any]:
     """Return the resolved annotations of a section's fields."""
-    return typing.get_type_hints(section)
+    return _annotations(section, False)
+
+
+@functools.cache  # they are slow, and a set of tasks has a section for each task
+def _annotations(section: type, extras: bool) -> dict[str, Any]:
+    return typing.get_type_hints(section, include_extras=extras)
 
 
 def choices(annotation: Any) -> tuple[str, ...]:
@@ -28,10 +32,9 @@ def choices(annotation: Any) -> tuple[str, ...]:
     return typing.get_args(annotation) if is_literal else ()
 
 
-@functools.cache
-def paths(section: type) -> Mapping[str, str]:
+def paths(section: type) -> dict[str, str]:
     """Return the fields of a section that are paths, and what each takes."""
-    found = typing.get_type_hints(section, include_extras=True).items()
+    found = _annotations(section, True).items()
     return {n: hint.__metadata__[0] for n, hint in found if _is_annotated(hint)}
 
 

@@ -8,7 +8,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 from absl import logging
@@ -19,8 +19,6 @@ import hypelora_jax
 from hypelora_jax import files
 from hypelora_jax.config import ranges
 from hypelora_jax.config import settings as settings_lib
-from hypelora_jax.config.adapter_sections import ConditionConfig, TasksConfig
-from hypelora_jax.config.sections import DataConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
@@ -36,7 +34,6 @@ NEWER = {
 }
 DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-Section = TypeVar("Section", DataConfig, ConditionConfig, TasksConfig)
 
 
 def versions() -> dict[str, str]:
@@ -65,21 +62,22 @@ def located(settings: Settings) -> Settings:
 
     Names (`minilm`, `random:PRESET`, a hub name) and gs://... stay as they are.
     """
-    model = settings.model
-    is_name = model.path == "minilm" or model.path.startswith("random:")
-    if not is_name and epath.Path(model.path).is_dir():
-        model = dataclasses.replace(model, path=str(files.absolute(model.path)))
-    data, condition = _located(settings.data), _located(settings.condition)
-    found = dataclasses.replace(settings, data=data, model=model, condition=condition)
-    return dataclasses.replace(found, tasks=_located(settings.tasks))
+    model, data = _located(settings.model), _located(settings.data)
+    condition, tasks = _located(settings.condition), _located(settings.tasks)
+    about = {"model": model, "data": data, "condition": condition, "tasks": tasks}
+    return dataclasses.replace(settings, **about)
 
 
-def _located(section: Section) -> Section:
+def _located(section: Any) -> Any:
     """Make the paths that are given in a section absolute."""
-    names = ranges.paths(type(section))
-    paths: dict[str, Any] = {
-        n: str(files.absolute(p)) for n in names if (p := getattr(section, n))
-    }
+    paths: dict[str, Any] = {}
+    for name, takes in ranges.paths(type(section)).items():
+        path = getattr(section, name)
+        is_name = path == "minilm" or path.startswith("random:")
+        if takes == files.MODEL and (is_name or not epath.Path(path).is_dir()):
+            continue
+        if path:
+            paths[name] = str(files.absolute(path))
     return dataclasses.replace(section, **paths)
 
 
