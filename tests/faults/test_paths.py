@@ -105,7 +105,8 @@ def test_every_field_that_takes_a_text_is_a_path_or_known_not_to_be():
     }
     assert texts - set(PATH_FIELDS) == FIELDS
     data = "dir train calibration validation test".split()
-    assert PATH_FIELDS == ["model.path", "condition.file", *(f"data.{n}" for n in data)]
+    adapter = ["condition.file", "condition.encoder", "tasks.file"]
+    assert PATH_FIELDS == ["model.path", *adapter, *(f"data.{n}" for n in data)]
 
 
 @pytest.mark.parametrize("command, flag", PATH_FLAGS)
@@ -145,6 +146,7 @@ def test_f24_every_field_expands_the_home_folder(monkeypatch, tmp_path):
 
 def test_f25_a_field_that_is_empty_by_default_is_not_given():
     assert with_field("data.train", "") == with_field("condition.file", "") == ""
+    assert with_field("tasks.file", "") == ""
     with pytest.raises(UserError, match=r"^config\.model\.path is empty .*expected a"):
         with_field("model.path", "")
 

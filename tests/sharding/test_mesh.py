@@ -142,9 +142,11 @@ def test_paths_of_data_and_model_are_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "base").mkdir()
     data = {"source": "files", "train": "a.csv", "test": "gs://bucket/b.csv"}
-    got = records.located(from_dict({"data": data, "model": {"path": "base"}}))
+    given = {"data": data, "model": {"path": "base"}, "tasks": {"file": "t.yaml"}}
+    got = records.located(from_dict(given | {"condition": {"encoder": "base"}}))
     assert got.data.train == str(tmp_path / "a.csv")
     assert got.data.test == "gs://bucket/b.csv" and got.data.validation == ""
-    assert got.model.path == str(tmp_path / "base")
-    assert records.located(from_dict({})).model.path == "minilm"
+    assert got.model.path == got.condition.encoder == str(tmp_path / "base")
+    assert got.tasks.file == str(tmp_path / "t.yaml")
+    assert records.located(from_dict({})) == from_dict({}), "minilm is a name"
     assert records.located(got) == got
