@@ -272,9 +272,8 @@ def soak(cases):
     return [pytest.param(*case, marks=pytest.mark.soak) for case in cases]
 
 
-@pytest.mark.parametrize(("method", "form"), [CASES[0], CASES[3], *soak(CASES[1:3])])
-def test_an_exported_run_of_each_form_comes_back_equal(method, form, tmp_path):
-    del method
+@pytest.mark.parametrize("form", FORMS)
+def test_an_exported_run_of_each_form_comes_back_equal(form, tmp_path):
     hyper = step_zero.HYPER | {"outputs": form}
     config = step_zero.settings("patterns_mlp", hyper=hyper)
     path = step_zero.save(tmp_path / "run", step_zero.session(config))
@@ -285,10 +284,10 @@ def test_an_exported_run_of_each_form_comes_back_equal(method, form, tmp_path):
     assert np.abs(got - step_zero.without_adapter(path, step_zero.batch())).max() > 1e-3
 
 
-SHARDED = [CASES[1], *soak([c for c in CASES if c != CASES[3] and c != CASES[1]])]
+SHARDED = [*CASES[2:4], *soak([*CASES[:2], *CASES[4:]])]
 
 
-@pytest.mark.parametrize(("method", "form"), [*SHARDED, CASES[3]])
+@pytest.mark.parametrize(("method", "form"), SHARDED)
 def test_sharded_equals_unsharded(method, form):
     sections = {"hyper": {"outputs": form}, "lora": {"targets": ("q", "down")}}
     config = sharded.settings(method, condition=GIVEN | {"join": "concat"}, **sections)
@@ -317,23 +316,26 @@ def conditional(i, rows=16):
     return tiny.batch(rows, seed=i) | {"condition": given, "row": row, "label": label}
 
 
-LEARNED = [*[c for c in CASES if c[0] == "hyper_mlp"], *soak(CASES[4:])]
+# Steps of a short training; the Transformer's rates are lower.
+STEPS = {"hyper_mlp": 60, "hyper_transformer": 120}
 
 
-@pytest.mark.parametrize(("method", "form"), LEARNED)
+@pytest.mark.parametrize(("method", "form"), [*CASES[:4], *soak(CASES[4:])])
 def test_a_short_training_learns_what_only_the_condition_says(method, form):
     rates = {"lr": model_lib.METHODS[method].lr, "trunk_lr": common.TRUNK_RATE}
     rates |= {"head_lr": common.HEAD_RATE}
-    hyper = {"widths": (64, 64), "width": 32, "heads": 4, "ff": 64}
+    hyper = {"widths": (64, 64), "width": 32, "heads": 4, "ff": 64, "cond_dim": 16}
     config = settings(method, form, hyper=hyper, optim=rates)
     model = tiny.model(config)
     trainable, frozen = model.split(tiny.params(config, model))
-    tx, step = stepper(config, model, 60)
+    tx, step = stepper(config, model, STEPS[method])
     state, losses = init_state(trainable, tx, jax.random.key(0)), []
-    for i in range(60):
+    for i in range(STEPS[method]):
         state, info = step(state, frozen, conditional(i))
         losses.append(float(info["loss"]))
-    print(method, form, np.mean(losses[:5]), np.mean(losses[-5:]))
+    assert np.mean(losses[:6]) > 0.9, "three classes, of which two occur"
+    # log 2 = 0.69 is the best that a model without the condition can reach
+    assert np.mean(losses[-6:]) < 0.62, losses[-6:]
 
 
 @pytest.mark.soak
