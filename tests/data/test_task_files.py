@@ -15,7 +15,7 @@ import yaml
 from task_sets import SYNTHETIC, load
 
 from hypelora_jax import cli, files
-from hypelora_jax.config.settings import DataConfig, TasksConfig
+from hypelora_jax.config.settings import ConditionConfig, DataConfig, TasksConfig
 from hypelora_jax.data import formats, sources
 from hypelora_jax.data.formats import documents
 from hypelora_jax.data.sources import movie_reviews, unions
@@ -500,8 +500,9 @@ WRONG |= {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_file_is_one_line(tmp_path, name):
     tasks, message = WRONG[name]
-    with fuzzing.in_time(10):
-        line = refused(saved(tmp_path, tasks))
+    file = saved(tmp_path, tasks)
+    with fuzzing.in_time():
+        line = refused(file)
     assert message in line and line.startswith(str(tmp_path / "set.yaml")), line
 
 
@@ -618,6 +619,10 @@ def test_fields_of_the_run_that_do_not_go_with_sets(tmp_path):
         name = next(iter(fields))
         line = refused(file, **fields)
         assert f"config.data.{name} is " in line and f"expected no data.{name}" in line
+    config = DataConfig(source="tasks", condition="vector")
+    with pytest.raises(UserError, match="data.source=tasks has no columns of yours"):
+        given = ConditionConfig(source="given")
+        sources.load(config, 0, given, TasksConfig(file=file))
     line = refused("")
     assert (
         "config.tasks.file is empty; expected a file of tasks with data.source=" in line
