@@ -68,11 +68,14 @@ def relabelling(
     other_pools = _pools(inside, splits)
     out, apart, dropped = [], [], []
     for attribute in _attributes(sentences, more):
-        own = draws.draw(attribute, pools, seed)
+        forms = [Form(attribute.name, p) for p in (1, -1)]
+        groups = {holdouts.group(form, attribute.threshold) for form in forms}
+        sizes = draws.SIZES if groups == {"train"} else draws.HELD_OUT_SIZES
+        own = draws.draw(attribute, pools, seed, sizes=sizes)
         if own is None:
             dropped.append(attribute.name)
             continue
-        pair = [_task(attribute, Form(attribute.name, p), own, seed) for p in (1, -1)]
+        pair = [_task(attribute, form, own, seed) for form in forms]
         out += pair
         there = draws.draw(attribute, other_pools, seed, least=DOMAIN_LEAST)
         if there is not None:

@@ -36,7 +36,9 @@ def write(
     for task in tasks:
         for split, own in task.rows.items():
             files.write_whole(folder / _file(task.name, split), _lines(own))
-    listed = {"defaults": DEFAULTS, "tasks": [_entry(task) for task in tasks]}
+    named = {task.name: task for task in tasks}
+    entries = [_entry(task, named.get(task.about["negation"])) for task in tasks]
+    listed = {"defaults": DEFAULTS, "tasks": entries}
     text = yaml.safe_dump(listed, sort_keys=False, width=1000, allow_unicode=True)
     files.write_whole(folder / "tasks.yaml", text)
     every = {task.name: _about(task) for task in tasks}
@@ -51,11 +53,14 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(files.to_json(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _entry(task: TaskRows) -> dict[str, Any]:
+def _entry(task: TaskRows, negation: TaskRows | None) -> dict[str, Any]:
     """Return a task's entry of tasks.yaml; its descriptions are those of training."""
+    opposite = [] if negation is None else negation.wordings.seen
     return {
         "name": task.name,
         "descriptions": [one.text for one in task.wordings.seen],
+        "paraphrases": [one.text for one in task.wordings.unseen_verb],
+        "negations": [one.text for one in opposite],
         "data": {split: _file(task.name, split) for split in task.rows},
         "role": "train" if task.about["group"] == "train" else "held_out",
     }

@@ -77,8 +77,10 @@ def test_counts(made):
         assert (
             len({a["threshold"] for a in made.about.values() if a["kind"] == kind}) > 7
         )
-    for name in made.about:
-        assert len(made.rows(name, "test")) == 200
+    trained = set(made.group("train"))
+    for name, about in made.about.items():
+        both = {name, about["negation"]} <= trained
+        assert len(made.rows(name, "test")) == (64 if both else 160)
         assert len(made.rows(name, "train")) >= 400
 
 
@@ -227,14 +229,19 @@ def test_the_list_of_tasks(made):
         about = made.about[task["name"]]
         assert task["role"] == ("train" if about["group"] == "train" else "held_out")
         assert re.fullmatch(r"\w[\w.-]*", task["name"])
-        assert task["descriptions"] == [w["text"] for w in about["wordings"]["seen"]]
+        told = {k: [w["text"] for w in some] for k, some in about["wordings"].items()}
+        assert task["descriptions"] == told["seen"]
+        assert task["paraphrases"] == told["unseen_verb"]
+        opposite = made.about.get(about["negation"])
+        texts = opposite["wordings"]["seen"] if opposite else []
+        assert task["negations"] == [w["text"] for w in texts]
         assert all((made.folder / task["data"][split]).exists() for split in SPLITS)
     assert made.defaults["labels"] == {"yes": "yes", "no": "no"}
     paths = {s: str(made.folder / made.set[0]["data"][s]) for s in SPLITS}
     own = made.defaults["data"] | paths
     corpus = sources.load(DataConfig(**own), seed=0)
     assert corpus.task.labels == ("no", "yes")
-    assert len(corpus.splits["test"].ids) == 200
+    assert len(corpus.splits["test"].ids) == made.about["number"]["rows"]["test"]
 
 
 def test_no_sentence_is_cut(made):

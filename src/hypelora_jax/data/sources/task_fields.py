@@ -14,7 +14,9 @@ from hypelora_jax.data.formats.cells import shown, text_fault
 from hypelora_jax.errors import UserError
 
 MAX_DESCRIPTION = 10_000  # characters
+AUDITED = ("paraphrases", "negations")  # texts that only an audit reads
 FIELDS = ("name", "description", "descriptions", "data", "labels", "role", "weight")
+FIELDS += AUDITED
 ROLES = {"train": False, "held_out": True}  # whether the task is held out
 # Fields of config.data that only the run sets, because one model reads all tasks.
 COMMON = ("max_length", "pad_to_max", "packing", "condition")
@@ -35,6 +37,8 @@ class TaskEntry(NamedTuple):
     labels: dict[str, tuple[str, ...]]
     held_out: bool
     weight: float
+    paraphrases: tuple[str, ...]
+    negations: tuple[str, ...]
 
 
 def entry(
@@ -65,6 +69,7 @@ def entry(
         _labels(where, node.get("labels")),
         _held_out(where, node.get("role", "train")),
         _weight(where, node.get("weight", "1")),
+        *(_texts(where, field, node.get(field, [])) for field in AUDITED),
     )
 
 
@@ -93,12 +98,24 @@ def _descriptions(where: str, one: Any, many: Any) -> tuple[str, ...]:
         if not isinstance(text, str):
             found = shown(many if one is None else one)
             refuse(where, f"its description is {found}", wanted)
+    return _checked(where, many)
+
+
+def _texts(where: str, field: str, node: Any) -> tuple[str, ...]:
+    """Return the texts of a field that only an audit reads."""
+    if not isinstance(node, list) or not all(isinstance(one, str) for one in node):
+        refuse(where, f"its {field} are {shown(node)}", "a list of texts")
+    return _checked(where, node)
+
+
+def _checked(where: str, texts: list[str]) -> tuple[str, ...]:
+    for text in texts:
         if fault := text_fault(text):
             raise UserError(f"{where}: a description is {shown(text)}; {fault}")
         if len(text) > MAX_DESCRIPTION:
             what = f"a description has {len(text):,} characters"
             refuse(where, what, f"at most {MAX_DESCRIPTION:,}")
-    return tuple(text.strip() for text in many)
+    return tuple(text.strip() for text in texts)
 
 
 def _held_out(where: str, role: Any) -> bool:

@@ -188,6 +188,8 @@ def _task_set(parts: Sequence[_Part]) -> TaskSet:
         labels=tuple(one.names for one in parts),
         held_out=tuple(one.held_out for one in entries),
         weights=tuple(one.weight for one in entries),
+        paraphrases=tuple(one.paraphrases for one in entries),
+        negations=tuple(one.negations for one in entries),
     )
 
 

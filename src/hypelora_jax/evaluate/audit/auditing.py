@@ -68,7 +68,7 @@ def audit(
     for name, some in drawn.items():
         logging.info("audit: %s", name)
         probs[name] = np.stack([answered(fitted, data, one) for one in some])
-    probs |= _without_text(fitted, corpus.splits["train"], table)
+    probs |= without_text(fitted, corpus.splits["train"], table)
     if static:
         probs["static"] = _other(static, fitted, table)[None]
     found = compare(probs, table.label, table.task, replicas, seed)
@@ -150,7 +150,7 @@ def answered(
     return calibrators.apply(fitted.calibrator, logits_NY)
 
 
-def _without_text(fitted: Fitted, train: Table, table: Table) -> dict[str, np.ndarray]:
+def without_text(fitted: Fitted, train: Table, table: Table) -> dict[str, np.ndarray]:
     """Return what is answered without the text: base rates, and by the description."""
     session, task_N, label_N = fitted.session, train.task, train.label
     assert session.tasks is not None and task_N is not None and table.task is not None

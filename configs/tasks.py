@@ -1,0 +1,32 @@
+"""A set of tasks: one network writes an adapter for each from its description.
+
+    hypelora train --config=tasks --workdir=runs/tasks --config.tasks.file=tasks.yaml
+    hypelora audit --workdir=runs/tasks --train_static=runs/static
+    hypelora train --config=tasks:method=lora --workdir=runs/static \
+        --config.tasks.file=tasks.yaml
+
+Arguments: `method`, `a`. docs/tasks.md describes the file. Descriptions are embedded by
+MiniLM and standardised over the training tasks, and a step has 8 tasks with 4 rows of
+each. A method without a hyper-network trains one adapter for all tasks. Hardware: 2 CPU
+cores; a step takes about half a second. What to reach depends on your tasks;
+docs/conditions.md has the numbers of the relabelling benchmark.
+"""
+
+from ml_collections import ConfigDict
+
+from hypelora_jax.configs import common
+from hypelora_jax.model import METHODS
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """Three epochs of `method` on the tasks of `--config.tasks.file=FILE`."""
+    arg = common.parse_arg(arg, method="hyper_mlp", a="generated")
+    config = common.with_method(arg)
+    config.model.path = "minilm"  # 22M parameters, in the PyPI package
+    config.data.source = "tasks"
+    method = METHODS.get(arg.method)
+    if method is not None and method.network is not None:
+        config.condition.source = "text"
+        config.condition.standardise = True
+        config.hyper.cond = "layer_module"
+    return config

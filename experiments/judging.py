@@ -1,0 +1,309 @@
+"""Answers and tables of the relabelling benchmark (experiments/relabel.py)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.data import npz
+from hypelora_jax.data.tables import Table, take
+from hypelora_jax.evaluate import evaluation
+from hypelora_jax.evaluate.audit import auditing, controls, paired
+from hypelora_jax.evaluate.fitted import Fitted, tokenised
+from hypelora_jax.report.metric_tables import Table as Rows
+from hypelora_jax.report.metric_tables import cell
+from hypelora_jax.report.metric_tables import to_markdown as markdown
+from hypelora_jax.train.conditioning import task_conditions
+from hypelora_jax.train.session import load_corpus
+
+SPLITS = ("test", "held_out_test")
+FIT_SPLIT = "validation"  # of training tasks, for temperatures
+GROUPS = (
+    "train",
+    "thresholds_inside",
+    "thresholds_outside",
+    "combinations",
+    "validation_combinations",
+    "attributes",
+)
+# Groups of the short form by the name that it has there.
+SHORT = {
+    "paraphrases": "train",
+    "thresholds": "thresholds_inside",
+    "combinations": "combinations",
+    "attributes": "attributes",
+}
+WORDINGS = ("seen", "unseen_verb", "unseen_template")
+CONTROLS = ("matched", *WORDINGS[1:], "static", "shuffled", "junk", "nearest")
+CONTROLS += ("negated", "description_only")
+
+
+def answer(
+    text: str,
+    static: str,
+    about: Mapping[str, Any],
+    rows: int,
+    seed: int,
+    file: epath.Path,
+) -> None:
+    """Write the probabilities of yes of all controls, and labels and tasks, to a file.
+
+    Args:
+      text: the run that reads descriptions.
+      static: the run of one adapter.
+      about: what about.json says of each task.
+      rows: most sentences of a task; 0 for all.
+      seed: decides which wordings are asked.
+      file: the `.npz` to write.
+    """
+    fitted, other = evaluation.open_fitted(text), evaluation.open_fitted(static)
+    corpus = load_corpus(fitted.session.settings)
+    table = _joined([corpus.splits[name] for name in SPLITS])
+    table = _first(table, rows)
+    yes = fitted.session.task.labels.index("yes")
+    worded = _worded(fitted, about, seed)
+    data, out = tokenised(fitted, table), {}
+    for name, conditions in worded.items():
+        logging.info("answering with %s", name)
+        out[name] = auditing.answered(fitted, data, {"condition": conditions})[:, yes]
+    raw = other.answer(tokenised(other, table)).logits.astype(np.float64)
+    out["static"] = calibrators.apply(other.calibrator, raw)[:, yes]
+    told = auditing.without_text(fitted, corpus.splits["train"], table)
+    out["description_only"] = told["description_only"][0][:, yes]
+    held = _first(corpus.splits[FIT_SPLIT], rows)
+    for name in WORDINGS[1:]:
+        own = auditing.answered(
+            fitted, tokenised(fitted, held), {"condition": worded[name]}
+        )
+        out[f"fit_{name}"] = own[:, yes]
+    label = {"label": table.label == yes, "fit_label": held.label == yes}
+    task = {"task": table.task, "fit_task": held.task}
+    npz.write(file, {**out, **label, **task, "distance": _distance(fitted, worded)})
+
+
+def _joined(tables: Sequence[Table]) -> Table:
+    return Table(
+        np.concatenate([t.ids for t in tables]),
+        [text for t in tables for text in t.text],
+        None,
+        np.concatenate([t.label for t in tables]),
+        task=np.concatenate([t.task for t in tables]),
+    )
+
+
+def _first(table: Table, rows: int) -> Table:
+    """Return the first rows of each task, the same ones for both forms of a task."""
+    if not rows:
+        return table
+    at = [np.flatnonzero(table.task == k)[:rows] for k in np.unique(table.task)]
+    return take(table, np.concatenate(at))
+
+
+def _worded(
+    fitted: Fitted, about: Mapping[str, Any], seed: int
+) -> dict[str, np.ndarray]:
+    """Return the vectors (K, C) that each control asks with."""
+    session = fitted.session
+    names, tasks, arrays = session.task_set.names, session.task_set, session.tasks
+    encoder = session.settings.condition.encoder
+
+    def one(k: int, kind: str) -> str:
+        some = about[names[k]]["wordings"][kind]
+        return some[(k + seed) % len(some)]["text"]
+
+    every = range(len(names))
+    number = {name: k for k, name in enumerate(names)}
+    texts = {kind: [[one(k, kind)] for k in every] for kind in WORDINGS}
+    opposite = [number[about[name]["negation"]] for name in names]
+    texts["negated"] = [[one(k, "seen")] for k in opposite]
+    junk = controls.NONSENSE
+    texts["junk"] = [[junk[(k + seed) % len(junk)]] for k in every]
+    out = {
+        kind: np.concatenate(task_conditions.each(encoder, some))
+        for kind, some in texts.items()
+    }
+    out["matched"] = out.pop("seen")
+    trained = np.flatnonzero(~np.asarray(tasks.held_out))
+    rng = np.random.default_rng(seed)
+    out["shuffled"] = out["matched"][_other_attribute(names, about, trained, rng)]
+    near = controls.nearest({"condition": arrays.conditions["condition"]}, trained)
+    out["nearest"] = out["matched"][near]
+    return out
+
+
+def _other_attribute(
+    names: Sequence[str],
+    about: Mapping[str, Any],
+    trained: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return for each task a training task of another attribute."""
+    attribute = [about[name]["attribute"] for name in names]
+    return np.array(
+        [rng.choice([k for k in trained if attribute[k] != own]) for own in attribute]
+    )
+
+
+def _distance(fitted: Fitted, worded: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the distance of each wording to the nearest training description.
+
+    It is 1 minus the cosine, (3, K) in the order of WORDINGS; `matched` is itself one of
+    training, so it is compared with those of other tasks' too and is 0.
+    """
+    tasks, arrays = fitted.session.task_set, fitted.session.tasks
+    known = [
+        x
+        for x, out in zip(arrays.choices["condition"], tasks.held_out, strict=True)
+        if not out
+    ]
+    known_MC = _unit(np.concatenate(known))
+    asked = [worded["matched"], *(worded[name] for name in WORDINGS[1:])]
+    return np.stack([1 - np.max(_unit(x) @ known_MC.T, axis=1) for x in asked])
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float64)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics of all groups over seeds, with intervals over tasks and rows.
+
+    All rows of a task, of all seeds, are one cluster of the bootstrap.
+    """
+    seeds = [npz.read(file) for file in done]
+    names = list(about)
+    joined = {name: np.concatenate([one[name] for one in seeds]) for name in seeds[0]}
+    task_N, label_N = joined["task"], joined["label"].astype(int)
+    groups, margins = {}, {}
+    for group in GROUPS:
+        wanted = [k for k, name in enumerate(names) if about[name]["group"] == group]
+        at = np.isin(task_N, wanted)
+        weight_RN = paired.draws(task_N[at])
+        rows = {
+            name: paired.rows(_two(joined[name][at]), label_N[at]) for name in CONTROLS
+        }
+        groups[group] = {n: paired.metrics(x, weight_RN) for n, x in rows.items()}
+        groups[group]["tasks"] = len(wanted)
+        margins[group] = {
+            n: paired.difference(rows["matched"], x, weight_RN)
+            for n, x in rows.items()
+            if n != "matched"
+        }
+    return {
+        "seeds": len(seeds),
+        "groups": groups,
+        "margins": margins,
+        "flip": _flip(joined, about),
+        "temperature": _temperature(seeds, about),
+    }
+
+
+def _two(p_N: np.ndarray) -> np.ndarray:
+    return np.stack([1 - p_N, p_N], axis=1)
+
+
+def _flip(joined: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return mean |p(d) + p(not d) - 1| and the mean correlation of logits by group."""
+    out = {}
+    for group in GROUPS:
+        gaps, correlations = [], []
+        for k, name in enumerate(about):
+            at = joined["task"] == k
+            if about[name]["group"] != group or not at.any():
+                continue
+            p, q = joined["matched"][at], joined["negated"][at]
+            gaps.append(np.mean(np.abs(p + q - 1)))
+            correlations.append(np.corrcoef(_logit(p), _logit(q))[0, 1])
+        out[group] = {
+            "gap": float(np.mean(gaps)),
+            "correlation": float(np.nanmean(correlations)),
+        }
+    return out
+
+
+def _logit(p_N: np.ndarray) -> np.ndarray:
+    p = np.clip(p_N, 1e-6, 1 - 1e-6)
+    return np.log(p) - np.log1p(-p)
+
+
+def _temperature(
+    seeds: Sequence[Mapping[str, np.ndarray]], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Judge held-out combinations with temperatures of training tasks.
+
+    They are fitted on training tasks in unseen wordings: one number, and one that grows
+    with the distance of the wording to the nearest description of training.
+    """
+    names = list(about)
+    wanted = [
+        k for k, name in enumerate(names) if about[name]["group"] == "combinations"
+    ]
+    fit = calibrators.build("temperature").fit
+    one, task, label, values = {"single": [], "by_distance": []}, [], [], []
+    for own in seeds:
+        probs = np.concatenate([own[f"fit_{n}"] for n in WORDINGS[1:]])
+        truth = np.concatenate([own["fit_label"]] * 2).astype(int)
+        near = np.concatenate([own["distance"][i][own["fit_task"]] for i in (1, 2)])
+        at = np.isin(own["task"], wanted)
+        asked = _logit(own["matched"][at])
+        state = fit(np.log(np.clip(_two(probs), 1e-12, 1)), truth)
+        values.append(float(state.temperature))
+        one["single"].append(asked / state.temperature)
+        slope = _by_distance(_logit(probs), truth, near)
+        away = own["distance"][0][own["task"][at]]
+        one["by_distance"].append(asked / np.exp(slope[0] + slope[1] * away))
+        task.append(own["task"][at])
+        label.append(own["label"][at].astype(int))
+    task_N, label_N = np.concatenate(task), np.concatenate(label)
+    weight_RN = paired.draws(task_N)
+    out: dict[str, Any] = {"temperatures": values}
+    for name, logits in one.items():
+        p_N = 1 / (1 + np.exp(-np.concatenate(logits)))
+        out[name] = paired.metrics(paired.rows(_two(p_N), label_N), weight_RN)
+    return out
+
+
+def _by_distance(
+    logit_N: np.ndarray, label_N: np.ndarray, distance_N: np.ndarray
+) -> np.ndarray:
+    """Fit log T = a + b * distance by the loss, on a grid that is refined."""
+
+    def loss(a: float, b: float) -> float:
+        z = logit_N / np.exp(a + b * distance_N)
+        return float(np.mean(np.logaddexp(0, np.where(label_N == 1, -z, z))))
+
+    return _grid(loss)
+
+
+def _grid(loss: Callable[[float, float], float]) -> np.ndarray:
+    best, width = np.array([0.0, 0.0]), np.array([2.0, 8.0])
+    for _ in range(6):
+        steps = np.linspace(-1, 1, 9)
+        tried = [
+            best + width * (x, y)
+            for x in steps
+            for y in steps
+            if best[1] + width[1] * y >= 0
+        ]
+        best, width = min(tried, key=lambda one: loss(*one)), width / 3
+    return best
+
+
+def to_markdown(found: Mapping[str, Any]) -> str:
+    """Return the tables of `judge` as Markdown."""
+    parts = []
+    for group, own in found["groups"].items():
+        rows = []
+        for name in CONTROLS:
+            margin = found["margins"][group].get(name)
+            last = "" if margin is None else cell(margin["accuracy"])
+            cells = tuple(cell(own[name][m]) for m in ("accuracy", "nll", "ece"))
+            rows.append((name, *cells, last))
+        title = f"{group}: {own['tasks']} tasks, {found['seeds']} seeds"
+        columns = ("answered with", "accuracy", "NLL", "ECE", "matched minus, accuracy")
+        parts.append(f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}")
+    return "\n".join(parts)

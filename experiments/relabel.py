@@ -1,0 +1,99 @@
+"""Train and judge adapters made from descriptions: the relabelling benchmark.
+
+    python experiments/relabel.py --workdir=runs/relabel
+    python experiments/relabel.py --steps=400 --seeds=1 --rows=32 --json=short.json \
+        --workdir=runs/short
+
+170 yes/no tasks ask something about the same sentences (experiments/relabelling), so
+only the description of a task reveals it. For each seed the command trains a network
+that reads descriptions and one static LoRA adapter, and answers test sentences with
+seen and unseen wordings, with those of other tasks, with nonsense and with negated
+ones. It writes relabel.md and relabel.json to WORKDIR. When it is started again, it
+goes on with what is missing. `--config.SECTION.FIELD=VALUE` overrides a field of the
+network's run; `--rows` limits the test sentences of a task.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import Any
+
+import judging
+from etils import epath
+from relabelling import __main__ as writing
+
+from hypelora_jax import cli, files
+from hypelora_jax.commands import audit
+from hypelora_jax.commands.shared.flags import PathFlag
+from hypelora_jax.commands.train import train
+from hypelora_jax.config.loading import load_settings
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.run.paths import Run
+
+STEPS, SEEDS = 1200, 3
+
+
+def settings_of(
+    tasks: epath.Path, seed: int, steps: int, overrides: list[str]
+) -> Settings:
+    """Return the settings of the network that reads descriptions."""
+    own = [f"--config.tasks.file={tasks}", f"--config.tasks.steps={steps}"]
+    found = load_settings("tasks", [*own, "--config.optim.num_epochs=1", *overrides])
+    return dataclasses.replace(found, seed=seed)
+
+
+def answers_of(folder: epath.Path, args: argparse.Namespace, seed: int) -> epath.Path:
+    """Train the runs of a seed and answer all sentences; return the file of answers."""
+    own = folder / f"seed_{seed}"
+    file = own / "answers.npz"
+    if file.exists():
+        return file
+    settings = settings_of(
+        folder / "tasks" / "tasks.yaml", seed, args.steps, args.overrides
+    )
+    train(settings, str(own / "text"))
+    if not Run.open(own / "static").summary_file.exists():
+        audit.train_without_condition(str(own / "text"), str(own / "static"))
+    about = files.read_json(folder / "tasks" / "about.json")
+    judging.answer(
+        str(own / "text"), str(own / "static"), about["tasks"], args.rows, seed, file
+    )
+    return file
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the tasks, train and answer seed by seed, and write the tables."""
+    folder = epath.Path(args.workdir)
+    if not (folder / "tasks" / "about.json").exists():
+        given = argparse.Namespace(
+            output=str(folder / "tasks"), seed=0, without_domain="", more=False, e1=""
+        )
+        writing.run(given)
+    about = files.read_json(folder / "tasks" / "about.json")["tasks"]
+    found: dict[str, Any] = {}
+    for seed in range(args.seeds):
+        answers_of(folder, args, seed)
+        done = [folder / f"seed_{s}" / "answers.npz" for s in range(seed + 1)]
+        found = judging.judge(done, about)
+        files.write_json(folder / "relabel.json", found)
+        files.write_whole(folder / "relabel.md", judging.to_markdown(found))
+    if args.json:
+        short = {name: found["groups"][own] for name, own in judging.SHORT.items()}
+        files.write_json(args.json, short)
+    print(judging.to_markdown(found))
+    print(json.dumps({n: found[n] for n in ("flip", "temperature")}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", action=PathFlag, required=True)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--rows", type=int, default=0, help="of a task; 0: all")
+    parser.add_argument("--json", action=PathFlag, default="")
+    known, others = parser.parse_known_args()
+    if wrong := [flag for flag in others if not flag.startswith("--config.")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    known.overrides = others
+    sys.exit(cli.launch(__file__, lambda: run(known)))
