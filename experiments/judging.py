@@ -150,8 +150,8 @@ def _other_attribute(
 def _distance(fitted: Fitted, worded: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the distance of each wording to the nearest training description.
 
-    It is 1 minus the cosine, (3, K) in the order of WORDINGS; `matched` is itself one of
-    training, so it is compared with those of other tasks' too and is 0.
+    It is 1 minus the cosine, (3, K) in the order of WORDINGS. It is 0 for the seen
+    wording of a task that trains.
     """
     tasks, arrays = fitted.session.task_set, fitted.session.tasks
     known = [

@@ -15,8 +15,10 @@ from hypelora_jax.errors import UserError
 
 MAX_DESCRIPTION = 10_000  # characters
 AUDITED = ("paraphrases", "negations")  # texts that only an audit reads
-FIELDS = ("name", "description", "descriptions", "data", "labels", "role", "weight")
-FIELDS += AUDITED
+FIELDS = (
+    *("name", "description", "descriptions", "data", "labels", "role", "weight"),
+    *AUDITED,
+)
 ROLES = {"train": False, "held_out": True}  # whether the task is held out
 # Fields of config.data that only the run sets, because one model reads all tasks.
 COMMON = ("max_length", "pad_to_max", "packing", "condition")
