@@ -196,10 +196,7 @@ class RowLoss(Protocol):
         label: jax.Array,
         weight_B: jax.Array | None = None,
     ) -> jax.Array:
-        """Return losses (B,); a row of weight 0 affects no other and has no gradient.
-
-        A penalty that is a statistic of the batch needs the weights.
-        """
+        """Return losses (B,); a row of weight 0 counts nothing and has no gradient."""
 
 
 class Loss(NamedTuple):

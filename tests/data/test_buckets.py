@@ -37,7 +37,7 @@ def test_no_other_edges_cost_less(saving, batch_size, monkeypatch):
         for k in range(3)
         for inner in itertools.combinations(range(1, last), k)
     ]
-    found = buckets.edges(lengths, batch_size, 128)
+    found = buckets.edges(lengths, batch_size, 128, epochs=1)
     assert cost(found, lengths, batch_size) == min(others)
 
 
@@ -50,6 +50,13 @@ def test_a_bucket_must_save_more_than_its_compilation():
     both = np.concatenate([short, long])
     assert buckets.edges(both, 4, 128) == (24,)
     assert buckets.edges(np.tile(both, 10), 4, 128) == (12, 24)
+
+
+def test_a_bucket_pays_in_a_longer_run():
+    both = np.concatenate([np.full(200, 12), np.full(200, 24)])
+    assert buckets.edges(both, 4, 128, epochs=3) == (24,)
+    assert buckets.edges(both, 4, 128, epochs=30) == (12, 24)
+    assert buckets.edges(np.tile(both, 10), 4, 128, epochs=0.1) == (24,)
 
 
 def test_edges_of_very_long_examples_are_found_soon(monkeypatch):

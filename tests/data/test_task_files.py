@@ -84,6 +84,8 @@ def test_a_small_set_by_hand(tmp_path):
         task("old", labels=positive, role="held_out", **own),
         task("hates", labels=negative, weight=2.5, **own),
     ]
+    tasks[0]["paraphrases"] = ["Is it approved of?"]
+    tasks[0]["negations"] = ["Is it hated?", "No?"]
     del tasks[2]["description"]
     tasks[2]["descriptions"] = ["Is it hated?", "Не нравится?"]
     corpus = load(saved(tmp_path, {"defaults": {"data": data}, "tasks": tasks}))
@@ -97,6 +99,8 @@ def test_a_small_set_by_hand(tmp_path):
         labels=(("no", "yes"),) * 3,
         held_out=(False, True, False),
         weights=(1.0, 1.0, 2.5),
+        paraphrases=(("Is it approved of?",), (), ()),
+        negations=(("Is it hated?", "No?"), (), ()),
     )
     assert corpus.task == ("tasks", "classification", ("no", "yes"), *corpus.task[3:])
     assert corpus.task.metrics == ("accuracy",) and not corpus.task.pair

@@ -5,7 +5,7 @@ import pytest
 import scipy.special
 
 from hypelora_jax.errors import UserError
-from hypelora_jax.evaluate import averaging, laplace
+from hypelora_jax.evaluate import laplace
 from hypelora_jax.run.paths import Run
 
 
@@ -184,10 +184,10 @@ def test_a_posterior_is_saved_and_belongs_to_one_model(tmp_path):
     state = laplace.fit(phi, mean_FY, held, labels())
     folder = Run.open(tmp_path)
     with pytest.raises(UserError, match="has no laplace.npz"):
-        averaging.load_posterior(folder, 3)
-    averaging.save_posterior(folder, state, 3)
-    again = averaging.load_posterior(folder, 3)
+        laplace.load_posterior(folder, 3)
+    laplace.save_posterior(folder, state, 3)
+    again = laplace.load_posterior(folder, 3)
     for got, wanted in zip(again, state, strict=True):
         np.testing.assert_array_equal(got, wanted)
     with pytest.raises(UserError, match="does not belong to the model of step 4"):
-        averaging.load_posterior(folder, 4)
+        laplace.load_posterior(folder, 4)

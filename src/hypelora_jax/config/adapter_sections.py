@@ -95,15 +95,15 @@ class TasksConfig:
     """A set of tasks that one network learns together (data.source=tasks)."""
 
     file: File = ""  # the list of tasks, YAML or JSON (docs/tasks.md)
-    per_batch: int = 8  # tasks of a step
-    rows: int = 4  # examples of each; per_batch * rows is optim.batch_size
+    per_batch: int = 8  # most tasks of a step
+    rows: int = 0  # examples of each; 0: optim.batch_size / tasks of a step
     sampling: Literal["size", "weight", "uniform"] = "size"  # how tasks are drawn
     power: float = 0.5  # size: a task of n examples is drawn with weight n^power
     steps: int = 0  # steps of an epoch; 0: the examples of train / optim.batch_size
 
     def __post_init__(self):
         check("tasks", self)
-        at_least("tasks", self, per_batch=1, rows=1, power=0, steps=0)
+        at_least("tasks", self, per_batch=1, rows=0, power=0, steps=0)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,23 @@ MAX_BUCKETS = 8
 TRIED = 512  # lengths that are tried as edges; twice as many take four times as long
 STEP_COMPILATION = 5.0  # seconds to compile a step for one length, on 2 CPU cores
 TOKENS_PER_SECOND = 2600.0  # of training MiniLM there, padding included
-# Padding tokens per epoch that a bucket must save: the time to compile two steps for
-# it, of training and of evaluation, spread over three epochs.
-MIN_SAVING = 2 * STEP_COMPILATION * TOKENS_PER_SECOND / 3
+# Padding tokens that a bucket must save in a run: the time to compile two steps for it,
+# of training and of evaluation.
+MIN_SAVING = 2 * STEP_COMPILATION * TOKENS_PER_SECOND
 
 
 def edges(
-    lengths: np.ndarray, batch_size: int, max_length: int, pad_to_max: bool = False
+    lengths: np.ndarray,
+    batch_size: int,
+    max_length: int,
+    pad_to_max: bool = False,
+    epochs: float = 3.0,
 ) -> tuple[int, ...]:
     """Choose the lengths T of the buckets, ascending; the longest example fits.
 
     No other choice of at most MAX_BUCKETS lengths has a smaller sum of the tokens of an
-    epoch, padding tokens and padding rows included, and of MIN_SAVING for each bucket.
+    epoch, padding tokens and padding rows included, and of MIN_SAVING / `epochs` for
+    each bucket.
     The last length is a multiple of 8 where max_length allows, so that somewhat longer
     texts of other splits fit as well.
     """
@@ -45,7 +50,7 @@ def edges(
         sums = [cost[-1][:end] + tokens(end) for end in range(1, len(at))]
         begin.append([0, *(int(np.argmin(x)) for x in sums)])
         cost.append(np.array([np.inf, *(np.min(x) for x in sums)]))
-    wholes = [row[-1] + k * MIN_SAVING for k, row in enumerate(cost)]
+    wholes = [row[-1] + k * MIN_SAVING / epochs for k, row in enumerate(cost)]
     out, end = [], len(at) - 1
     for k in range(int(np.argmin(wholes)), 0, -1):
         out.append(int(at[end]))

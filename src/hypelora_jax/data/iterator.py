@@ -36,6 +36,7 @@ def shapes(
     batch_size: int,
     multiple: int,
     record: Mapping[str, Any],
+    epochs: float = 3.0,
 ) -> tuple[Edges, Packing | None]:
     """Return the lengths of the buckets, and the shape of packed batches if packed.
 
@@ -49,6 +50,7 @@ def shapes(
       multiple: a multiple of this many packed rows can be divided among micro-batches
         and devices.
       record: that of the run, {} before it begins.
+      epochs: how often the run reads each example, on average.
 
     Raises:
       UserError: so many rows have far more than `batch_size` examples.
@@ -56,7 +58,8 @@ def shapes(
     longest = int(np.max(lengths, initial=0))
     edges = tuple(record.get("buckets", ()))
     if not edges or edges[-1] < longest:
-        edges = buckets.edges(lengths, batch_size, data.max_length, data.pad_to_max)
+        limits = (data.max_length, data.pad_to_max)
+        edges = buckets.edges(lengths, batch_size, *limits, epochs)
     if not data.packing:
         return edges, None
     if "packing" in record and record["packing"][1] >= longest:
@@ -182,9 +185,9 @@ def train_iterator(
 ) -> TrainIterator:
     """Return an iterator of the batches of all epochs; its state is one number.
 
-    Batch i depends only on (seed, i). Save and restore the state with `get_state` and
-    `set_state`, or save the iterator itself in an orbax checkpoint. A thread makes
-    batches ahead, so that a step need not wait for its data.
+    Batch i depends only on (seed, i). `get_state` and `set_state` save and restore the
+    state, or an orbax checkpoint does. A thread makes batches ahead, so that a step
+    need not wait for its data.
 
     Args:
       data: the examples.
@@ -224,6 +227,7 @@ def train_iterator(
             return place(collate(data, rows, length, batch_size, *more))
         return place(packing.collate(data, item, layout, *more))
 
-    per_bucket = buckets.steps_per_epoch(lengths, edges, batch_size)
-    plan = _Plan(shaped.steps if shaped else per_bucket, num_epochs, of_epoch)
+    own_buckets = (lengths, edges, batch_size)
+    steps = shaped.steps if shaped else buckets.steps_per_epoch(*own_buckets)
+    plan = _Plan(steps, num_epochs, of_epoch)
     return TrainIterator(ReadAhead(len(plan), lambda i: placed(plan[i])))

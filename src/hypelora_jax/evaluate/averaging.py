@@ -11,14 +11,12 @@ import numpy as np
 from hypelora_jax import model, trees
 from hypelora_jax.calibration import pooling
 from hypelora_jax.config.settings import Settings, UncertaintyConfig
-from hypelora_jax.data import npz
 from hypelora_jax.data.batches import Dataset
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import dropout, laplace
 from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted
 from hypelora_jax.hyper import OF_MEMBERS
 from hypelora_jax.objectives.judging import has_label
-from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import replicated
 from hypelora_jax.train import ensembles
@@ -272,32 +270,3 @@ def about(config: UncertaintyConfig, answer: Answer) -> dict:
         out["members"] = len(answer.members)
         out["disagreement"] = pooling.disagreement(answer.members)
     return {"uncertainty": out}
-
-
-def save_posterior(run: Run, state: laplace.Posterior, step: int) -> None:
-    """Write DIR/laplace.npz; a reader finds all of it or no file."""
-    arrays = {name: np.asarray(x) for name, x in state._asdict().items()}
-    npz.write(run.posterior_file, {"step": np.asarray(step), **arrays})
-
-
-def load_posterior(run: Run, step: int) -> laplace.Posterior:
-    """Read the posterior of a run folder, which must belong to the model of `step`.
-
-    Raises:
-      UserError: the file is missing, or it belongs to another model.
-    """
-    path = run.posterior_file
-    if not path.exists():
-        raise UserError(
-            f"{run.path} has no {path.name}; expected a finished run of "
-            "uncertainty.kind=laplace. Run hypelora train with the same --workdir"
-        )
-    arrays = npz.read(path)
-    fields = set(laplace.Posterior._fields)
-    if not fields | {"step"} <= arrays.keys() or int(arrays["step"]) != step:
-        raise UserError(
-            f"{path} does not belong to the model of step {step}; delete summary.json "
-            "and run hypelora train with the same --workdir to fit it again"
-        )
-    one = {n: float(arrays[n]) for n in ("precision", "temperature")}
-    return laplace.Posterior(arrays["mean_FY"], arrays["cov_FYFY"], **one)

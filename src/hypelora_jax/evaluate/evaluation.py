@@ -14,7 +14,7 @@ from hypelora_jax.data.batches import Dataset, warn_of_cuts
 from hypelora_jax.data.conditions import file_sha256
 from hypelora_jax.data.tables import digest
 from hypelora_jax.errors import UserError
-from hypelora_jax.evaluate import averaging, calibration_split
+from hypelora_jax.evaluate import averaging, calibration_split, laplace
 from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted, tokenised
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.run import calibrator as calibrator_file
@@ -56,7 +56,7 @@ def open_fitted(workdir: str) -> Fitted:
     fitted = of_checkpoint(run, session, open_checkpoint(session, run))
     if settings.uncertainty.kind != "laplace":
         return fitted
-    posterior = averaging.load_posterior(run, fitted.step)
+    posterior = laplace.load_posterior(run, fitted.step)
     return fitted._replace(answer=averaging.answerer(fitted, posterior))
 
 
@@ -170,7 +170,7 @@ def answerer(fitted: Fitted, edges: tuple[int, ...], batch_size: int) -> Answere
     settings = dataclasses.replace(settings, optim=optim)
     posterior = None
     if settings.uncertainty.kind == "laplace":
-        posterior = averaging.load_posterior(fitted.run, fitted.step)
+        posterior = laplace.load_posterior(fitted.run, fitted.step)
     session = fitted.session._replace(settings=settings, edges=edges)
     return averaging.answerer(fitted._replace(session=session), posterior)
 
@@ -192,7 +192,7 @@ def fit_posterior(fitted: Fitted, train: Dataset, held_out: Dataset) -> Fitted:
         return fitted
     posterior = averaging.fit_laplace(fitted, train, held_out)
     if processes.is_main():
-        averaging.save_posterior(fitted.run, posterior, fitted.step)
+        laplace.save_posterior(fitted.run, posterior, fitted.step)
     return fitted._replace(answer=averaging.answerer(fitted, posterior))
 
 

@@ -19,7 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from hypelora_jax.data import npz
 from hypelora_jax.errors import UserError
+from hypelora_jax.run.paths import Run
 
 MAX_WEIGHTS = 4096  # of F Y: the matrix takes 0.1 GB, its eigenvectors a minute
 PRECISIONS = np.logspace(-4, 6, 101)  # tau; ties in NLL go to the widest prior
@@ -179,3 +181,32 @@ def draw(
     weights = state.mean_FY[:, :, None] + (root_PP @ noise_PK).reshape(f, y, samples)
     phi_NF = with_one(features_NF, state.temperature)
     return state.temperature * np.einsum("nf,fyk->kny", phi_NF, weights, optimize=True)
+
+
+def save_posterior(run: Run, state: Posterior, step: int) -> None:
+    """Write DIR/laplace.npz; a reader finds all of it or no file."""
+    arrays = {name: np.asarray(x) for name, x in state._asdict().items()}
+    npz.write(run.posterior_file, {"step": np.asarray(step), **arrays})
+
+
+def load_posterior(run: Run, step: int) -> Posterior:
+    """Read the posterior of a run folder, which must belong to the model of `step`.
+
+    Raises:
+      UserError: the file is missing, or it belongs to another model.
+    """
+    path = run.posterior_file
+    if not path.exists():
+        raise UserError(
+            f"{run.path} has no {path.name}; expected a finished run of "
+            "uncertainty.kind=laplace. Run hypelora train with the same --workdir"
+        )
+    arrays = npz.read(path)
+    fields = set(Posterior._fields)
+    if not fields | {"step"} <= arrays.keys() or int(arrays["step"]) != step:
+        raise UserError(
+            f"{path} does not belong to the model of step {step}; delete summary.json "
+            "and run hypelora train with the same --workdir to fit it again"
+        )
+    one = {n: float(arrays[n]) for n in ("precision", "temperature")}
+    return Posterior(arrays["mean_FY"], arrays["cov_FYFY"], **one)

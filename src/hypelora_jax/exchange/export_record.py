@@ -1,15 +1,19 @@
-"""Writes the files that describe an exported folder: hypelora.json and the card."""
+"""What describes an exported folder, hypelora.json and the card, and its head."""
 
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 
 from hypelora_jax import files
 from hypelora_jax.calibration import calibrators
+from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.interop import base as bases
 from hypelora_jax.report import model_card as cards
 from hypelora_jax.run import records
+from hypelora_jax.types import Params
 
 RECORD = "hypelora.json"  # `import` reads it to restore the whole run
 
@@ -98,3 +102,37 @@ def write_card(
         )
     )
     files.write_whole(part / "README.md", text)
+
+
+def head_of(fitted: Fitted, params: Params, calibrated: bool) -> Params:
+    """The head to write, on the host; `calibrated` divides it by the temperature.
+
+    Raises:
+      UserError: it cannot be divided.
+    """
+    head = jax.tree.map(np.asarray, params["head"])
+    if not calibrated:
+        return head
+    if not fitted.session.model.objective.probabilistic:
+        raise UserError(
+            "--calibrated needs classes, but this run predicts a number; leave it out"
+        )
+    divisor, kind = temperature_of(fitted)
+    if (averages := fitted.session.settings.uncertainty.kind) != "none":
+        raise UserError(
+            f"the run's calibrator is fitted to predictions averaged by {averages}, "
+            "so it does not calibrate one member alone; export without --calibrated"
+        )
+    if divisor is None:
+        raise UserError(
+            f"the run's calibrator is {kind!r}, which cannot be written as a division "
+            "of the head's last layer; expected a temperature. Run hypelora calibrate "
+            "--method=temperature, or export without --calibrated"
+        )
+    if not kind:
+        raise UserError(
+            "no temperature was fitted for this run; expected calibrator.json in its "
+            "folder. Run hypelora calibrate first, or export without --calibrated"
+        )
+    out = {n: (x.astype(np.float64) / divisor) for n, x in head["out"].items()}
+    return head | {"out": {n: x.astype(np.float32) for n, x in out.items()}}

@@ -53,9 +53,8 @@ def export(
 ) -> list[epath.Path]:
     """Write a run as a peft adapter or a merged model, and return the folders.
 
-    Each seed of a folder of seeds, each member of an ensemble, and each condition of a
-    hyper-network gets a folder below `output`: seed_0, ..., member_0, ..., or the
-    condition's name.
+    Each seed, each member of an ensemble, and each condition gets a folder below
+    `output`: seed_0, ..., member_0, ..., or the condition's name.
 
     Args:
       workdir: run folder, or folder of seeds.
@@ -63,7 +62,7 @@ def export(
       kind: "peft" or "merged".
       calibrated: divide the head's last layer by the fitted temperature.
       only: names of the folders to write below `output`; () writes all.
-      conditions: vectors (C,) or (S, C) by name, for a run whose data give conditions;
+      conditions: vectors (C,) or (S, C) by name, if the run's data give conditions;
         None takes those of its condition.file.
 
     Raises:
@@ -170,9 +169,9 @@ def _named(
         return {"": {}}
     if fitted.session.model.reads != ("condition", "row"):
         raise UserError(
-            f"this run has condition.source={settings.condition.source}, with which "
-            "the adapter depends on more than a vector, so that no single one can be "
-            "exported; use such a run with hypelora predict and serve"
+            f"this run has condition.source={settings.condition.source}, so its "
+            "adapters depend on more than a vector and are not exported; use hypelora "
+            "predict or serve"
         )
     if conditions is None and not settings.condition.file:
         raise UserError(
@@ -196,36 +195,6 @@ def _named(
             )
         out[name] = {"condition": jnp.asarray(vector, jnp.float32)[None]}
     return out
-
-
-def _head(fitted: Fitted, params: Params, calibrated: bool) -> Params:
-    """The head to write, on the host; `calibrated` divides it by the temperature."""
-    head = jax.tree.map(np.asarray, params["head"])
-    if not calibrated:
-        return head
-    if not fitted.session.model.objective.probabilistic:
-        raise UserError(
-            "--calibrated needs classes, but this run predicts a number; leave it out"
-        )
-    divisor, kind = export_record.temperature_of(fitted)
-    if (averages := fitted.session.settings.uncertainty.kind) != "none":
-        raise UserError(
-            f"the run's calibrator is fitted to predictions averaged by {averages}, "
-            "so it does not calibrate one member alone; export without --calibrated"
-        )
-    if divisor is None:
-        raise UserError(
-            f"the run's calibrator is {kind!r}, which cannot be written as a division "
-            "of the head's last layer; expected a temperature. Run hypelora calibrate "
-            "--method=temperature, or export without --calibrated"
-        )
-    if not kind:
-        raise UserError(
-            "no temperature was fitted for this run; expected calibrator.json in its "
-            "folder. Run hypelora calibrate first, or export without --calibrated"
-        )
-    out = {n: (x.astype(np.float64) / divisor) for n, x in head["out"].items()}
-    return head | {"out": {n: x.astype(np.float32) for n, x in out.items()}}
 
 
 def _whole(target: epath.Path, write: Callable[[epath.Path], None]) -> None:
@@ -253,7 +222,7 @@ def _write(
 ) -> None:
     """Write the files of one folder; `name` is its path as the user gave it."""
     session, (compact, params, condition) = fitted.session, adapted
-    head, base = _head(fitted, params, calibrated), session.base
+    head, base = export_record.head_of(fitted, params, calibrated), session.base
     part.mkdir(parents=True)
     if kind == "merged":
         _merged(part, fitted, compact, {**params, "head": head})

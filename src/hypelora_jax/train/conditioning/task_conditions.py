@@ -4,12 +4,15 @@ Descriptions, label names and unlabelled sentences are embedded by a frozen enco
 vectors are saved with the run, so that its evaluation does not need the encoder.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from hypelora_jax import files
+from hypelora_jax.config.adapter_sections import TasksConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import npz
 from hypelora_jax.data.batches import Dataset
@@ -139,12 +142,7 @@ def plan(
     Raises:
       UserError: the settings do not fit together, or a task has too few examples.
     """
-    config, size = settings.tasks, settings.optim.batch_size
-    if config.per_batch * config.rows != size:
-        raise UserError(
-            f"config.tasks.per_batch is {config.per_batch} and tasks.rows is "
-            f"{config.rows}, but optim.batch_size is {size}; expected their product"
-        )
+    config = _step(settings, len(tasks.names) - sum(tasks.held_out))
     if settings.data.packing:
         raise UserError(
             "config.data.packing joins texts of several tasks in a row, but each row "
@@ -153,6 +151,34 @@ def plan(
     assert train.task is not None  # the splits of a set have it
     about = (tasks.weights, config, tasks.names)
     return TaskPlan(train.task, train.lengths, edges, *about)
+
+
+def _step(settings: Settings, trained: int) -> TasksConfig:
+    """Return the section with the tasks and rows of a step, as many as there are.
+
+    Raises:
+      UserError: the rows do not divide optim.batch_size.
+    """
+    config, size = settings.tasks, settings.optim.batch_size
+    most = min(config.per_batch, trained, size)
+    if config.rows == 0:
+        most = max(n for n in range(1, most + 1) if size % n == 0)
+        config = dataclasses.replace(config, rows=size // most)
+    if most * config.rows != size:
+        raise UserError(
+            f"config.tasks.rows is {config.rows} and a step has {most} tasks, but "
+            f"optim.batch_size is {size}; expected their product, or tasks.rows=0"
+        )
+    logging.info("a step has %d tasks with %d rows of each", most, config.rows)
+    return dataclasses.replace(config, per_batch=most)
+
+
+def epochs(settings: Settings, examples: int) -> float:
+    """Return how often a run reads each example, on average."""
+    optim, steps = settings.optim, settings.tasks.steps
+    if settings.data.source != "tasks" or not steps:
+        return float(optim.num_epochs)
+    return optim.num_epochs * steps * optim.batch_size / max(examples, 1)
 
 
 def sha256(tasks: TaskSet) -> str:
