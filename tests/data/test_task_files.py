@@ -600,13 +600,14 @@ def test_the_same_task_held_out_under_other_words(tmp_path):
     del train["description"]
     same = {"class_b": "class_b", "class_d": ["class_d"]}
     held = task("b", role="held_out", labels=dict(reversed(labels.items())))
+    del held["description"]
     for told, other, wrong in (
-        ("y", {}, True),
-        ("z", {}, False),
-        ("y", {"labels": {"yes": "class_b", "no": "class_d"}}, False),
-        ("y", {"data": SYNTHETIC | {"num_examples": 65}}, False),
+        (["y"], {}, True),
+        (["y", "z"], {}, False),
+        (["y"], {"labels": {"yes": "class_b", "no": "class_d"}}, False),
+        (["y"], {"data": SYNTHETIC | {"num_examples": 65}}, False),
     ):
-        tasks = [train, held | {"description": told} | other]
+        tasks = [train, held | {"descriptions": told} | other]
         if wrong:
             assert "task b: it is held out, but task a" in refused(
                 saved(tmp_path, tasks)

@@ -151,7 +151,7 @@ def prepare(config: DataConfig, tasks: TasksConfig | None = None) -> str:
     if entries is None:
         return choose(SOURCES, config.source, FIELD).prepare(config)
     found = dict[str, None]()
-    for entry in entries:
+    for entry in {entry.data: entry for entry in entries}.values():
         try:
             found[choose(SOURCES, entry.data.source, FIELD).prepare(entry.data)] = None
         except UserError as e:
