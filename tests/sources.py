@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny
 
 from hypelora_jax.config.settings import Settings
@@ -11,6 +12,11 @@ TASKS, WIDTH, SENTENCES = 7, 5, 4
 SINGLE = ("given", "task", "text", "instance", "set", "noise")
 SUMS = ("text+noise", "task+set", "instance+text", "noise+task+text+set")
 EVERY = (*SINGLE, *SUMS)
+# Every source; of the sums the short run takes the one with the most in it.
+CASES = [
+    pytest.param(source, marks=pytest.mark.soak if source in SUMS[:-1] else [])
+    for source in EVERY
+]
 
 
 def settings(source: str, method: str = "hyper_mlp", **sections) -> Settings:

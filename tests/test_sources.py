@@ -40,7 +40,7 @@ def test_a_run_with_an_adapter_for_each_text(tmp_path, capsys):
     argv = ["export", f"--workdir={folder}", f"--output={tmp_path / 'out'}"]
     assert cli.main(argv) == 2
     line = capsys.readouterr().err.strip()
-    assert "source=instance" in line and "no single one" in line
+    assert "source=instance" in line and "no single adapter" in line
     assert len(line.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 

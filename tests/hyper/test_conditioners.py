@@ -227,7 +227,7 @@ def test_conditions_are_aligned_over_one_axis():
     np.testing.assert_array_equal(y, two[row[::-1]])
 
 
-@pytest.mark.parametrize("source", sources.EVERY)
+@pytest.mark.parametrize("source", sources.CASES)
 def test_jitter_and_dropout_only_with_a_key(source):
     loud = {"jitter": 0.5, "dropout": 0.5}
     config = sources.settings(source, condition=loud)

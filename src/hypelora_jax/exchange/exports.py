@@ -127,19 +127,16 @@ def adapters(
     the stored A in mode `random`, and no dropout.
 
     Raises:
-      UserError: conditions are given to a run that reads none, or are missing for a
-        run that reads them.
+      UserError: conditions are given and the run reads none, or they are missing.
     """
-    settings, out = fitted.session.settings, {}
-    named = _named(fitted, conditions)
-    parts = fitted.session.model.parts
+    settings, parts = fitted.session.settings, fitted.session.model.parts
+    named, out = _named(fitted, conditions), {}
 
+    @jax.jit
     def write(params: Params, batch: Batch) -> list[Lora]:
         found = model.conditions(parts, params, batch)
-        compact = model.compact(parts, params, found, fitted.alpha)
-        return [factors for _, factors in compact]
+        return [x for _, x in model.compact(parts, params, found, fitted.alpha)]
 
-    write = jax.jit(write)
     sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
     for k in range(ensembles.count(settings)):
         own = ensembles.member(settings, fitted.trainable, fitted.frozen, k)
@@ -162,26 +159,23 @@ def _named(
 
     The names become folders, so they must not be paths to other places.
     """
-    settings = fitted.session.settings
-    if not fitted.session.model.reads:
-        if conditions is not None:
-            raise UserError("this run reads no conditions; leave --conditions out")
+    settings, reads = fitted.session.settings, fitted.session.model.reads
+    if not reads and conditions is None:
         return {"": {}}
-    if fitted.session.model.reads != ("condition", "row"):
+    if not reads:
+        raise UserError("this run reads no conditions; leave --conditions out")
+    if reads != ("condition", "row"):
         raise UserError(
-            f"this run has condition.source={settings.condition.source}, so its "
-            "adapters depend on more than a vector and are not exported; use hypelora "
-            "predict or serve"
+            f"condition.source={settings.condition.source} of this run reads more than "
+            "vectors, so there is no single adapter; use hypelora predict and serve"
         )
     if conditions is None and not settings.condition.file:
         raise UserError(
-            "each example of this run has a condition of its own, so there is no "
-            "single adapter; expected --conditions=FILE.npz with ids and vectors, one "
-            "for each adapter to write"
+            "each example of this run has a condition; expected --conditions=FILE.npz "
+            "with ids and vectors, one for each adapter to write"
         )
     where = "--conditions" if conditions else settings.condition.file
-    if conditions is None:
-        conditions = read(settings.condition.file)
+    conditions = read(where) if conditions is None else conditions
     condition = records.open_record(str(fitted.run.path))[1].get("condition", {})
     reader = Vectors(ConditionConfig(), tuple(condition.get("shape", ())))
     out: dict[str, Batch] = {}
