@@ -16,6 +16,7 @@ from hypelora_jax.objectives.classification import class_loss
 from hypelora_jax.objectives.losses import LOSSES
 from hypelora_jax.objectives.penalties import PENALTIES
 from hypelora_jax.objectives.regression import number_loss
+from hypelora_jax.types import ABSENT
 
 LOGITS = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
 LABELS = jnp.asarray([0, 2, 1, 1, 0, 2])
@@ -136,6 +137,25 @@ def test_weight_zero_is_dropping_the_row_even_one_of_nan(config, soft):
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     np.testing.assert_allclose(gradient[kept], of_kept, atol=1e-6)
     assert not np.any(np.delete(gradient, kept, axis=0))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("config", EVERY, ids=str)
+def test_a_class_that_a_row_lacks_is_left_out(config, soft):
+    loss = class_loss(LossConfig(**config))
+    two, label = LOGITS[:, :2], LABELS % 2
+    three = jnp.concatenate([two, jnp.full((6, 1), ABSENT)], axis=1)
+    shares = jax.nn.softmax(two[::-1])
+    padded = jnp.pad(shares, [(0, 0), (0, 1)])
+
+    def of(z, label):
+        return loss.apply(loss.init(jax.random.key(0)), z, label).sum()
+
+    wanted, of_two = jax.value_and_grad(of)(two, shares if soft else label)
+    value, slope = jax.value_and_grad(of)(three, padded if soft else label)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    np.testing.assert_allclose(slope[:, :2], of_two, atol=1e-6)
+    assert not slope[:, 2].any()
 
 
 def test_squared_error_by_hand():
