@@ -119,7 +119,7 @@ def parquet(change):
 def read_texts(path):
     """Texts of a file as train and as predict read them, which are the same."""
     config = DataConfig(source="files", train=str(path))
-    _, splits = sources.load(config, seed=0)
+    splits = sources.load(config, seed=0).splits
     trained = read_raw(str(path), config, "test", BadRows("error")).text
     assert sum(len(table.ids) for table in splits.values()) == len(trained)
     sheet = formats.read(str(path), formats.format_of(str(path)))

@@ -257,6 +257,11 @@ def check_data(
             "the vectors that examples are conditioned on have changed since "
             f"{workdir} was started; restore them, or choose another workdir"
         )
+    if now.get("tasks") != then.get("tasks"):
+        raise UserError(
+            f"the tasks have changed since {workdir} was started (its tasks.json has "
+            "those of then); restore config.tasks.file, or choose another workdir"
+        )
     for name in now:
         if name != DIGESTS and now.get(name) != then.get(name):
             raise UserError(

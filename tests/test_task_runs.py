@@ -1,0 +1,135 @@
+"""Runs of sets of tasks whose adapters are made from descriptions."""
+
+import json
+import re
+
+import flips
+import numpy as np
+import process
+import pytest
+
+from hypelora_jax import cli
+from hypelora_jax.data import npz
+from hypelora_jax.run.paths import Run
+from hypelora_jax.run.predictions import read
+
+
+@pytest.fixture(scope="module")
+def flipped(tmp_path_factory):
+    """A run of the flip problem."""
+    folder = tmp_path_factory.mktemp("flip")
+    file = flips.write(folder)
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
+    assert cli.main([*argv, f"--workdir={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+def metrics(run, split="test"):
+    return json.loads((run / "eval" / split / "metrics.json").read_text())
+
+
+def test_the_right_description_decides_and_the_other_one_flips(flipped, capsys):
+    tasks = metrics(flipped)["tasks"]
+    assert set(tasks) == {"asks", "denies"}
+    assert all(one["accuracy"] > 0.95 for one in tasks.values()), tasks
+    capsys.readouterr()
+    assert cli.main(["audit", f"--workdir={flipped}", "--replicas=50"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "cannot be told: there is no static to compare with" in line
+    found = json.loads((flipped / "audit.json").read_text())
+    assert found["split"] == "test" and found["tasks"] == ["asks", "denies"]
+    assert found["n"] == 2 * flips.SIZES["test"]
+    own = {name: one["accuracy"]["value"] for name, one in found["controls"].items()}
+    assert own["matched"] > 0.95 and own["shuffled"] < 0.05 and own["negated"] < 0.05
+    assert own["base_rate"] == pytest.approx(0.5, abs=0.1)
+    assert found["margins"]["shuffled"]["nll"]["low"] > 1
+
+
+def test_one_adapter_cannot_do_both(flipped, capsys):
+    static = flipped.parent / "static"
+    argv = ["audit", f"--workdir={flipped}", f"--train_static={static}"]
+    file = flipped.parent / "audit.json"
+    assert cli.main([*argv, "--replicas=50", f"--json={file}"]) == 0
+    found = json.loads(file.read_text())
+    assert found["controls"]["static"]["accuracy"]["value"] == pytest.approx(0.5)
+    assert found["margins"]["static"]["nll"]["low"] > 0.3
+    record = json.loads((static / "config.json").read_text())
+    assert record["config"]["method"] == "lora"
+    assert record["total_steps"] == 224
+    assert found["line"] in capsys.readouterr().out
+    page = flipped.parent / "report.html"
+    assert cli.main(["report", f"--workdir={flipped}", f"--output={page}"]) == 0
+    assert found["line"] in page.read_text().replace("&#x27;", "'")
+    again = [*argv, f"--static={static}"]
+    assert cli.main(again) == 2
+    assert "expected one of them" in capsys.readouterr().err
+
+
+def test_the_log_has_the_margin_and_the_mean_of_the_tasks(flipped):
+    rows = [r for r in process.rows(flipped) if r["split"] == "calibration"]
+    assert len(rows) == 14
+    assert rows[-1]["margin"] > 1 > abs(rows[0]["margin"]) / 5
+    for row in rows:
+        assert row["task_nll"] == pytest.approx(row["nll"], abs=1e-6)  # equal sizes
+    best = Run.open(flipped).checkpoints
+    assert best.exists()
+
+
+def test_vectors_and_tasks_are_saved_with_the_run(flipped, monkeypatch):
+    arrays = npz.read(flipped / "conditions.npz")
+    assert arrays["descriptions"].shape[0] == 6
+    assert arrays["condition.condition"].shape[0] == 2
+    np.testing.assert_allclose(
+        arrays["condition.condition"][0], arrays["descriptions"][:3].mean(0), rtol=1e-6
+    )
+    tasks = json.loads((flipped / "tasks.json").read_text())
+    assert tasks["descriptions"][1] == list(flips.DESCRIPTIONS["denies"])
+
+    def fail(*args):
+        raise AssertionError("evaluation embeds no texts")
+
+    from hypelora_jax.train.conditioning import text_encoder
+
+    monkeypatch.setattr(text_encoder, "embed", fail)
+    assert cli.main(["evaluate", f"--workdir={flipped}", "--split=validation"]) == 0
+
+
+def test_a_run_without_a_set_cannot_be_audited(flipped, tmp_path, capsys):
+    argv = ["train", "--config=smoke", "--config.data.num_examples=64"]
+    more = ["--config.optim.num_epochs=1", f"--workdir={tmp_path / 'run'}"]
+    assert cli.main([*argv, *more]) == 0
+    assert cli.main(["audit", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "has no condition to audit" in capsys.readouterr().err
+
+
+def test_changed_descriptions_are_refused_when_a_run_goes_on(tmp_path, capsys):
+    file = flips.write(tmp_path)
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
+    argv += ["--config.optim.num_epochs=1", f"--workdir={tmp_path / 'run'}"]
+    assert cli.main(argv) == 0
+    (tmp_path / "run" / "summary.json").unlink()
+    text = (tmp_path / "set.json").read_text()
+    (tmp_path / "set.json").write_text(text.replace("Is it good?", "Is it fine?"))
+    assert cli.main(argv) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "the tasks have changed" in line and "tasks.json" in line
+
+
+@pytest.mark.soak
+@pytest.mark.fault("SIGKILL of a run of tasks", "goes on to the same bits")
+def test_a_run_of_tasks_that_is_killed_goes_on_to_the_same_bits(tmp_path):
+    file = flips.write(tmp_path)
+    flags = ("train", *flips.FLAGS, f"--config.tasks.file={file}")
+    flags += ("--config.optim.num_epochs=2", "--config.ckpt.every_steps=7")
+    one, two = tmp_path / "one", tmp_path / "two"
+    killed = process.start(*flags, f"--workdir={two}")
+    process.wait_for_step(killed, two, 15)
+    killed.kill()
+    killed.communicate()
+    for run in (one, two):
+        done = process.run(*flags, f"--workdir={run}")
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search("going on from step (7|14) of 32", done.stderr)
+    for split in ("calibration", "test"):
+        a, b = (read(Run.open(run).predictions_file(split)) for run in (one, two))
+        assert a.logits.tobytes() == b.logits.tobytes()
