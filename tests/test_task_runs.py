@@ -133,3 +133,78 @@ def test_a_run_of_tasks_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     for split in ("calibration", "test"):
         a, b = (read(Run.open(run).predictions_file(split)) for run in (one, two))
         assert a.logits.tobytes() == b.logits.tobytes()
+
+
+def probabilities(folder, texts):
+    import hypelora_jax
+
+    answers = hypelora_jax.load(str(folder)).predict(texts)
+    return np.array([one["probs"]["yes"] for one in answers])
+
+
+TEXTS = ["the good film", "a bad song", "one good the", "film bad one"]
+
+
+def test_an_adapter_for_a_described_task_is_a_run(flipped, tmp_path, capsys):
+    argv = ["adapt", f"--workdir={flipped}"]
+    told = {}
+    for name, text in (("asks", "Is it good?"), ("denies", "Is it not good?")):
+        capsys.readouterr()
+        more = [f"--description={text}", f"--output={tmp_path / name}"]
+        assert cli.main([*argv, *more]) == 0
+        told[name] = json.loads(capsys.readouterr().out)
+    for name, one in told.items():
+        assert one["nearest"] == name and one["distance"] == pytest.approx(0, abs=1e-6)
+        assert one["labels"] == ["no", "yes"]
+    yes = {name: probabilities(tmp_path / name, TEXTS) for name in told}
+    assert (yes["asks"] > 0.5).tolist() == [True, False, True, False]
+    assert (yes["denies"] > 0.5).tolist() == [False, True, False, True]
+    argv = ["export", f"--workdir={tmp_path / 'asks'}", f"--output={tmp_path / 'out'}"]
+    assert cli.main(argv) == 0
+    argv = ["import", f"--adapter={tmp_path / 'out'}", "--model=random:tiny"]
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    del argv
+
+
+def test_the_adapter_answers_as_the_run_does_with_its_description(flipped, tmp_path):
+    from hypelora_jax.evaluate import evaluation
+    from hypelora_jax.evaluate.audit import auditing
+    from hypelora_jax.evaluate.fitted import tokenised
+    from hypelora_jax.exchange import described
+    from hypelora_jax.train.session import load_corpus
+
+    text = "Say yes if it is good."
+    described.adapt(str(flipped), str(tmp_path / "run"), text)
+    fitted = evaluation.open_fitted(str(flipped))
+    table = load_corpus(fitted.session.settings).splits["test"]
+    vector = fitted.session.tasks.choices["condition"][0][1]
+    both = {"condition": np.stack([vector, vector])}
+    wanted = auditing.answered(fitted, tokenised(fitted, table), both)[:50, 1]
+    found = probabilities(tmp_path / "run", table.text[:50])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--description= "], "the description is empty"),
+        ([f"--description={'x' * 10_001}"], "has 10,001 characters; expected at most"),
+        (["--description=A?", "--labels=yes,maybe"], "answers no, yes; expected those"),
+        (["--description=A?", "--labels=yes"], "two or more different names"),
+        (["--description=A?", "--labels=yes,yes"], "two or more different names"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(
+    flipped, tmp_path, capsys, flags, words
+):
+    argv = ["adapt", f"--workdir={flipped}", f"--output={tmp_path / 'out'}", *flags]
+    capsys.readouterr()
+    assert cli.main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert words in line
+
+
+def test_other_alphabets_make_an_adapter(flipped, tmp_path):
+    argv = ["adapt", f"--workdir={flipped}", "--description=Хорошо ли это? 好吗？"]
+    assert cli.main([*argv, f"--output={tmp_path / 'out'}"]) == 0
+    assert np.isfinite(probabilities(tmp_path / "out", TEXTS)).all()

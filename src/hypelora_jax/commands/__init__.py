@@ -20,6 +20,7 @@ takes the keys of a table imports that table in `add_flags`.
 from types import ModuleType
 
 from hypelora_jax.commands import (
+    adapt,
     audit,
     calibrate,
     doctor,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, ModuleType] = {  # in the order of the help text
     "calibrate": calibrate,
     "uncertainty": uncertainty,
     "audit": audit,
+    "adapt": adapt,
     "predict": predict,
     "serve": serve,
     "metrics": metrics,

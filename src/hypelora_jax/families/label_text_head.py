@@ -72,3 +72,20 @@ def label_text_head(
         return jnp.where(jnp.any(e_BYE != 0, axis=-1), logits_BY, ABSENT)
 
     return Head(jax.jit(init), apply, None, reads=("labels",))
+
+
+def with_labels(params: Params, label_YE: jax.Array, width: int) -> Params:
+    """Return a head of kind `classes` that answers as this one does for these labels.
+
+    The logits are linear in the input of the last layer once the labels are known.
+
+    Args:
+      params: parameters of a `label_text` head.
+      label_YE: embeddings of the names of the classes.
+      width: W of the head, `config.width`.
+    """
+    scale = jnp.exp(params["log_scale"]) / math.sqrt(width)
+    q_YW = label_YE @ params["label"]["kernel"]
+    kernel_DY = params["state"]["kernel"] @ q_YW.T * scale
+    rest = {n: params[n] for n in params if n not in ("state", "label", "log_scale")}
+    return {**rest, "out": {"kernel": kernel_DY, "bias": jnp.zeros(len(label_YE))}}
