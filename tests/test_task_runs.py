@@ -208,3 +208,36 @@ def test_other_alphabets_make_an_adapter(flipped, tmp_path):
     argv = ["adapt", f"--workdir={flipped}", "--description=Хорошо ли это? 好吗？"]
     assert cli.main([*argv, f"--output={tmp_path / 'out'}"]) == 0
     assert np.isfinite(probabilities(tmp_path / "out", TEXTS)).all()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["condition.source=task"],
+        ["condition.source=set", "condition.sentences=4"],
+        ["condition.source=text", "head.kind=label_text", "head.width=16"],
+        pytest.param(["condition.source=task", "head.kind=per_task"], id="per_task"),
+        pytest.param(["condition.source=text+noise"], marks=pytest.mark.soak),
+        pytest.param(["condition.source=text+instance"], marks=pytest.mark.soak),
+        pytest.param(
+            ["condition.source=set", "condition.pooling=attention"],
+            marks=pytest.mark.soak,
+        ),
+        pytest.param(
+            ["condition.source=text", "hyper.outputs=core"], marks=pytest.mark.soak
+        ),
+    ],
+    ids=str,
+)
+def test_every_source_and_head_trains_and_is_evaluated_again(flags, tmp_path):
+    file = flips.write(tmp_path)
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
+    argv += ["--config.optim.num_epochs=1", *(f"--config.{flag}" for flag in flags)]
+    run = tmp_path / "run"
+    assert cli.main([*argv, f"--workdir={run}"]) == 0
+    first = metrics(run)
+    assert cli.main(["evaluate", f"--workdir={run}", "--split=test"]) == 0
+    again = metrics(run)
+    for name in ("nll", "accuracy", "ece"):
+        assert again[name] == pytest.approx(first[name], abs=1e-6)
+    assert again["tasks"].keys() == {"asks", "denies"}

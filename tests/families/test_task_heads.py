@@ -10,6 +10,7 @@ from hypelora_jax import families, objectives, trees
 from hypelora_jax.config.settings import HeadConfig, LossConfig
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
+from hypelora_jax.families.label_text_head import with_labels
 from hypelora_jax.train import scoring
 from hypelora_jax.types import ABSENT
 
@@ -53,6 +54,18 @@ def test_a_row_gets_the_last_layer_of_its_task():
         np.testing.assert_allclose(got[at], wanted[at], atol=1e-6)
     key = jax.random.key(1)
     assert jnp.abs(head.apply(params, hidden, {"task": OF_ROW}, key) - got).max() > 1e-3
+
+
+def test_known_labels_make_it_a_head_of_classes():
+    """With the names of the classes at hand, the logits are linear in the state."""
+    head = build("label_text", width=8)
+    params, hidden = drawn(head), states()
+    label_YE = embedded(rows=1, classes=3)[0]
+    labels = jnp.broadcast_to(label_YE[None], (ROWS, *label_YE.shape))
+    wanted = head.apply(params, hidden, {"labels": labels})
+    own = with_labels(params, label_YE, 8)
+    got = tiny.head(tiny.CONFIG, 3).apply(own, hidden, {})
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_tasks_that_are_not_in_the_batch_get_no_gradient():

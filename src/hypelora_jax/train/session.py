@@ -222,16 +222,17 @@ def _class_weights(session: Session, train: Dataset) -> tuple[float, ...]:
 def _with_conditions(session: Session) -> Session:
     """Check what train is conditioned on; standardise it, if the settings say so."""
     settings, train = session.settings, session.datasets["train"]
-    moments = None
+    moments = {}
     if session.tasks is None:
         given_vectors.check(settings, session.model, train.condition)
         if train.condition is not None:
-            moments = conditions.moments(train.condition)
-    elif session.tasks.choices and session.task_set is not None:
+            moments = {"cond/standard": conditions.moments(train.condition)}
+    elif session.task_set is not None:
         moments = task_conditions.moments(session.tasks, session.task_set)
-    if moments is None or not settings.condition.standardise:
-        return session
-    return session._replace(frozen=given_vectors.standardised(session.frozen, moments))
+    frozen = session.frozen
+    for path, found in moments.items() if settings.condition.standardise else ():
+        frozen = given_vectors.standardised(frozen, path, found)
+    return session._replace(frozen=frozen)
 
 
 def record_of(session: Session) -> dict[str, Any]:

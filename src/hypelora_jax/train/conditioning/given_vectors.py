@@ -1,11 +1,9 @@
 """Checks of the vectors that come with the data, and how they are standardised."""
 
-from collections.abc import Mapping
-
-import jax
 import numpy as np
 from absl import logging
 
+from hypelora_jax import trees
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.conditions import Given
 from hypelora_jax.errors import UserError
@@ -68,15 +66,14 @@ def _check_slots(model: Model, join: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def standardised(frozen: Params, moments: Moments) -> Params:
-    """Return the frozen tree with this mean and deviation, placed as they were."""
-    standard: Mapping[str, jax.Array] = frozen["cond"]["standard"]
-    found = dict(zip(("mean", "std"), moments, strict=True))
-    placed = rules.place(
-        {
-            n: np.broadcast_to(found[n].astype(x.dtype), x.shape)
-            for n, x in standard.items()
-        },
-        jax.tree.map(lambda x: x.sharding, dict(standard)),
-    )
-    return {**frozen, "cond": {**frozen["cond"], "standard": placed}}
+def standardised(frozen: Params, path: str, moments: Moments) -> Params:
+    """Return the frozen tree with a mean and deviation, placed as they were.
+
+    `path` is that of the leaves, such as "cond/standard".
+    """
+    flat = trees.flatten(frozen)
+    for name, found in zip(("mean", "std"), moments, strict=True):
+        x = flat[f"{path}/{name}"]
+        own = {name: np.broadcast_to(found.astype(x.dtype), x.shape)}
+        flat[f"{path}/{name}"] = rules.place(own, {name: x.sharding})[name]
+    return trees.unflatten(flat)

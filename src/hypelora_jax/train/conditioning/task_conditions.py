@@ -123,15 +123,25 @@ def shuffled(found: TaskArrays, tasks: TaskSet, seed: int) -> TaskArrays:
     return found._replace(conditions=conditions)
 
 
-def moments(found: TaskArrays, tasks: TaskSet) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation (C,) over what training draws from, in float64."""
-    name = "condition" if "condition" in found.choices else "set"
-    trained = [
-        x for x, out in zip(found.choices[name], tasks.held_out, strict=True) if not out
-    ]
-    x_NC = np.concatenate(trained).astype(np.float64)
-    mean_C, std_C = x_NC.mean(axis=0), x_NC.std(axis=0)
-    return mean_C, np.where(std_C > 1e-6 * np.abs(mean_C), std_C, 1)
+# Where a conditioner keeps mean and deviation of what it reads, by the batch entry.
+_STANDARD = {"condition": "cond/standard", "set": "cond/set/standard"}
+
+
+def moments(
+    found: TaskArrays, tasks: TaskSet
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return mean and deviation (C,) over what training draws from, in float64.
+
+    The key is the path of the frozen leaves that they belong to.
+    """
+    out = {}
+    for name, choices in found.choices.items():
+        each = zip(choices, tasks.held_out, strict=True)
+        x_NC = np.concatenate([x for x, held in each if not held]).astype(np.float64)
+        mean_C, std_C = x_NC.mean(axis=0), x_NC.std(axis=0)
+        std_C = np.where(std_C > 1e-6 * np.abs(mean_C), std_C, 1)
+        out[_STANDARD[name]] = (mean_C, std_C)
+    return out
 
 
 def plan(
