@@ -45,7 +45,7 @@ def entries(source: str, count: int, seed: int = 0) -> dict[str, np.ndarray]:
         out["which"] = rng.permutation(np.arange(count) % TASKS).astype(np.int32)
     if "set" in names:
         shape = (count, SENTENCES, WIDTH)
-        out["set"] = rng.normal(0.2, 2, shape).astype(np.float32)
+        out["sentences"] = rng.normal(0.2, 2, shape).astype(np.float32)
     return out
 
 

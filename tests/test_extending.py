@@ -43,7 +43,7 @@ ENTRIES = {
     "family": (("--config.model.path=random:electra_tiny",), "peft"),
     "stack": (("--config.model.path=random:toy", "--config.lora.targets=q"), "peft"),
     "head": (("--config.head.kind=linear_probe",), ""),
-    "conditioner": (("--config.condition.source=shared",), "peft"),
+    "conditioner": (("--config.condition.source=anchor",), "peft"),
     "objective": (("--config.loss.objective=absolute_error",), "peft"),
     "method": (("--config.method=biases",), "merged"),
     "loss": (("--config.loss.name=spherical",), "peft"),
@@ -185,13 +185,13 @@ def test_the_loss_on_the_page_is_proper(monkeypatch):
 
 
 def test_the_condition_on_the_page_is_one(monkeypatch):
-    built = code_of("conditioning", monkeypatch)["shared"]
+    built = code_of("conditioning", monkeypatch)["anchor"]
     made = built(settings.from_dict({"condition": {"width": 5}}), Sizes(slots=6))
     params = made.init(jax.random.key(0))
     found = made.apply(params, {})
     assert found.vectors_USC.shape == (1, 1, made.width) == (1, 1, 5)
     assert found.row_B is None
-    np.testing.assert_array_equal(found.vectors_USC[0, 0], params["shared"]["vector"])
+    np.testing.assert_array_equal(found.vectors_USC[0, 0], params["anchor"]["vector"])
 
 
 def test_the_head_on_the_page_is_its_last_layer_on_its_features(monkeypatch):

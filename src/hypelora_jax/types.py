@@ -36,7 +36,7 @@ Batch = Mapping[str, jax.Array]  # see below
 #   "row"    int32 (B,)     which of the U conditions each row takes; without it the
 #                           rows are U groups of equal size, in order
 #   "which"  int32 (U,)     index of each condition's task;  "task" (B,) of each row's
-#   "set"    float32 (U, k, C)  embeddings of k sentences of each condition's task
+#   "sentences" float32 (U, k, C)  embeddings of k sentences of each condition's task
 #   "pooled" float32 (U, D) states of the bare backbone, which the model adds; U = B
 #   "labels" float32 (B, Y, E)  embeddings of the label names of each row's task; zeros
 #                           for a class that the task does not have

@@ -117,10 +117,10 @@ def arrays_of(single: bool = False) -> TaskArrays:
     conditions = {
         "which": np.arange(6, dtype=np.int32),
         "condition": np.stack([x.mean(axis=0) for x in choices]),
-        "set": np.stack([x[:4] for x in sets]),
+        "sentences": np.stack([x[:4] for x in sets]),
     }
     labels = rng.normal(size=(6, 2, 3)).astype(np.float32)
-    drawn = {"condition": choices, "set": sets}
+    drawn = {"condition": choices, "sentences": sets}
     return TaskArrays(conditions, drawn, {"labels": labels}, single)
 
 
@@ -155,7 +155,8 @@ def test_training_draws_each_condition_from_the_choices_of_its_task():
     data, seen = dataset_of(arrays), Counter()
     for group in plan_of(steps=300).epoch(0, 0):
         batch = batches.collate_group(data, group)
-        assert batch["condition"].shape == (3, 5) and batch["set"].shape == (3, 4, 5)
+        assert batch["condition"].shape == (3, 5)
+        assert batch["sentences"].shape == (3, 4, 5)
         assert "row" not in batch
         np.testing.assert_array_equal(batch["which"], group.tasks)
         np.testing.assert_array_equal(batch["task"], group.tasks.repeat(4))
@@ -164,8 +165,8 @@ def test_training_draws_each_condition_from_the_choices_of_its_task():
                 (arrays.choices["condition"][k] == batch["condition"][u]).all(axis=1)
             )
             seen[int(k), int(at)] += 1
-            own = {x.tobytes() for x in arrays.choices["set"][k]}
-            drawn = {x.tobytes() for x in batch["set"][u]}
+            own = {x.tobytes() for x in arrays.choices["sentences"][k]}
+            drawn = {x.tobytes() for x in batch["sentences"][u]}
             assert len(drawn) == 4 and drawn <= own
     assert len(seen) == sum(k + 2 for k in range(6))  # every description of every task
     again = batches.collate_group(data, plan_of(steps=300).epoch(0, 0)[0])
@@ -181,7 +182,7 @@ def test_each_row_of_a_step_has_its_own_condition_if_one_is_read_from_the_row():
     np.testing.assert_array_equal(batch["which"], group.tasks.repeat(4)[own])
     assert len(batch["ids"]) == 3
     whole = batches.collate_group(dataset_of(arrays_of(single=True)), group)
-    for name in ("ids", "condition", "set", "labels", "task", "label"):
+    for name in ("ids", "condition", "sentences", "labels", "task", "label"):
         np.testing.assert_array_equal(batch[name], whole[name][own])
 
 

@@ -131,8 +131,8 @@ def test_the_model_pools_the_bare_backbone_of_each_row():
 
 def test_sentences_are_averaged_and_then_scaled():
     made, params, batch = alone("set")
-    assert params == {} and made.reads == {"set": (SENTENCES, WIDTH)}
-    x_UNC = np.asarray(batch["set"], np.float64)
+    assert params == {} and made.reads == {"sentences": (SENTENCES, WIDTH)}
+    x_UNC = np.asarray(batch["sentences"], np.float64)
     found = made.apply(params, batch).vectors_USC[:, 0]
     np.testing.assert_allclose(found, unit(x_UNC.mean(1)), atol=1e-6)
     made, _, _ = alone("set", standardise=True)
@@ -145,7 +145,7 @@ def test_sentences_are_averaged_and_then_scaled():
 
 def test_attention_over_sentences_starts_as_their_mean():
     made, params, batch = alone("set", pooling="attention")
-    x_UNC, query = np.asarray(batch["set"], np.float64), params["set"]["query"]
+    x_UNC, query = np.asarray(batch["sentences"], np.float64), params["set"]["query"]
     scores_UN = unit(x_UNC) @ np.asarray(query, np.float64) / np.sqrt(WIDTH)
     weights_UN = np.exp(scores_UN) / np.exp(scores_UN).sum(1, keepdims=True)
     wanted = unit((weights_UN[..., None] * x_UNC).sum(1))
@@ -155,11 +155,11 @@ def test_attention_over_sentences_starts_as_their_mean():
     start = made.apply(made.init(KEY), batch).vectors_USC
     np.testing.assert_allclose(start, mean.apply({}, batch).vectors_USC, atol=1e-6)
     assert np.abs(start[:, 0] - wanted).max() > 1e-3, "else the query does nothing"
-    narrow = attended(batch["set"].astype(jnp.bfloat16), 100 * query)
+    narrow = attended(batch["sentences"].astype(jnp.bfloat16), 100 * query)
     assert narrow.dtype == jnp.bfloat16
     # of a large query the softmax takes one sentence, whose entries come back
     best = np.argmax(unit(x_UNC) @ np.asarray(query, np.float64), axis=1)
-    largest = attended(batch["set"], 1e4 * query)
+    largest = attended(batch["sentences"], 1e4 * query)
     np.testing.assert_allclose(largest, x_UNC[np.arange(3), best], atol=1e-4)
 
 
@@ -380,7 +380,11 @@ def test_a_row_a_task_needs_a_set_of_tasks():
         ("task", {}, r"needs batch\['which'\] of shape \(U\), but"),
         ("task", {"which": jnp.zeros((2, 1))}, r"shape \(2, 1\); expected \(U\)"),
         ("text", {}, r"source=text needs batch\['condition'\] of shape \(U, 5\) or"),
-        ("set", {"set": jnp.zeros((2, 3, 5))}, r"\(2, 3, 5\); expected \(U, 4, 5\)"),
+        (
+            "set",
+            {"sentences": jnp.zeros((2, 3, 5))},
+            r"\(2, 3, 5\); expected \(U, 4, 5\)",
+        ),
         ("instance", {}, r"needs batch\['pooled'\] of shape \(U, 32\)"),
     ],
 )

@@ -310,4 +310,4 @@ def test_conditions_of_tasks_and_of_rows_have_places_in_the_batch():
     assert "pooled" not in step.arguments[2] and step.conditions == rows
     config = settings(condition={"source": "set", "width": 7, "sentences": 3})
     step = program.build(config, topology("cpu-2"))
-    assert step.arguments[2]["set"].shape == (rows, 3, 7)
+    assert step.arguments[2]["sentences"].shape == (rows, 3, 7)

@@ -220,12 +220,12 @@ def test_ahead_or_not_the_bits_are_the_same_and_programs_equal_buckets(
         run, ahead, rows = trained(tmp_path / "ahead", session)
         assert found["jit(step)"] == len(EDGES), found
         assert found["jit(adapt)"] == 1, found
-        classify = found["jit(on_mesh)"]
+        classify = found["jit(classify)"]
         assert classify == len(EDGES), found
         # the evaluation of the chosen checkpoint uses the same functions
         fitted = evaluation.of_checkpoint(run, session, ahead)
         fitted.answer(session.datasets["test"])
-        assert found["jit(on_mesh)"] == classify and found["jit(adapt)"] == 1, found
+        assert found["jit(classify)"] == classify and found["jit(adapt)"] == 1, found
     nothing = lambda training, show: contextlib.nullcontext()  # noqa: E731
     monkeypatch.setattr(loop, "compiled_ahead", nothing)
     _, plain, same_rows = trained(tmp_path / "plain", session_of())

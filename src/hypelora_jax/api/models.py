@@ -223,7 +223,7 @@ def _check_batch(model: Model, batch: Batch, names: Sequence[str]) -> None:
         "label": "give labels to BaseModel.batch",
         "condition": "add the vectors, float32 (U, C), to the batch",
         "which": "add the index of each condition's task, int32 (U,), to the batch",
-        "set": "add the embeddings of sentences, float32 (U, k, C), to the batch",
+        "sentences": "add embeddings of sentences, float32 (U, k, C), to the batch",
         "task": "add the index of each row's task, int32 (B,), to the batch",
         "labels": "add the embedded names of each row's classes, float32 (B, Y, E)",
     }

@@ -227,7 +227,6 @@ def train_iterator(
             return place(collate(data, rows, length, batch_size, *more))
         return place(packing.collate(data, item, layout, *more))
 
-    own_buckets = (lengths, edges, batch_size)
-    steps = shaped.steps if shaped else buckets.steps_per_epoch(*own_buckets)
-    plan = _Plan(steps, num_epochs, of_epoch)
+    steps = buckets.steps_per_epoch(lengths, edges, batch_size) if edges else 0
+    plan = _Plan(shaped.steps if shaped else steps, num_epochs, of_epoch)
     return TrainIterator(ReadAhead(len(plan), lambda i: placed(plan[i])))

@@ -90,11 +90,11 @@ def adapt(
 
 def _check(fitted: Fitted, workdir: str, description: str) -> TaskSet:
     session = fitted.session
-    source = session.settings.condition.source
-    if session.task_set is None or source != "text":
+    if session.task_set is None or session.model.reads != ("condition", "row"):
         raise UserError(
-            f"{workdir} has condition.source={source}, which reads no descriptions; "
-            "expected a run of a set of tasks with condition.source=text"
+            f"{workdir} has condition.source={session.settings.condition.source}; "
+            "expected a run of a set of tasks that reads descriptions and nothing "
+            "else, with condition.source=text"
         )
     if not description.strip():
         raise UserError("the description is empty; expected what the task asks")

@@ -54,6 +54,7 @@ HEADS: dict[str, BuildHead] = {
     "per_task": per_task_head,
     "label_text": label_text_head,
 }
+NAMING = ("label_text",)  # those that read embeddings of the names of classes
 
 
 def of(config: EncoderConfig) -> Family:
@@ -95,6 +96,11 @@ def backbone(settings: Settings, config: EncoderConfig, lowest: int) -> Backbone
         lowest=lowest,
         attention=base.attention if uncertainty.seeds == 1 else "xla",
     )
+
+
+def names(config: HeadConfig) -> bool:
+    """Whether the head reads embeddings of the names of classes."""
+    return config.kind in NAMING
 
 
 def head_kind(name: str, task: Task) -> str:

@@ -29,6 +29,7 @@ CONDITIONERS: dict[str, BuildConditioner] = {
     "set": sentences,
     "noise": noise,
 }
+EMBEDDING = ("text", "set")  # those that read embeddings of texts
 # Those that give each member of a hyper-ensemble a condition of its own.
 OF_MEMBERS = ("none", "noise")
 
@@ -48,6 +49,11 @@ def sources(config: ConditionConfig) -> dict[str, BuildConditioner]:
             "without none"
         )
     return found
+
+
+def embeds(config: ConditionConfig) -> bool:
+    """Whether a source reads embeddings of texts, of the width of the encoder."""
+    return any(name in EMBEDDING for name in sources(config))
 
 
 def conditioner(settings: Settings, sites: Sites, sizes: Sizes) -> Conditioner:

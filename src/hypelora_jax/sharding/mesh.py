@@ -15,7 +15,7 @@ from hypelora_jax.sharding.rules import BATCH
 from hypelora_jax.types import Batch
 
 AXES = ("data", "fsdp", "model")
-CONDITION_NAMES = ("condition", "which", "set")  # with one entry for each condition
+CONDITION_NAMES = ("condition", "which", "sentences")  # one entry a condition
 ROW_NAMES = ("ids", "mask", "types")  # what the backbone reads
 PACKED_NAMES = ("segment", "first")  # what it reads of a packed batch besides
 HEAD_NAMES = ("task", "labels")  # what heads read of a batch with several tasks

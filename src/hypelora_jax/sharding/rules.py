@@ -10,6 +10,7 @@ attention and feed-forward need one sum over `model` each. Factors are cut like 
 kernel that they adapt.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -121,6 +122,7 @@ def over(mesh: Mesh | None, compute: Callable[..., T]) -> Callable[..., T]:
         return compute
     abstract = mesh.abstract_mesh
 
+    @functools.wraps(compute)  # programs are named after the function
     def on_mesh(*args: Any) -> T:
         with jax.sharding.use_abstract_mesh(abstract):
             return compute(*args)

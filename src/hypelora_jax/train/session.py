@@ -171,7 +171,7 @@ def with_data(
     """
     data, optim = session.settings.data, session.settings.optim
     words = cached(session.tokenizer)
-    tasks = task_conditions.arrays(session.settings, corpus)
+    tasks = task_conditions.arrays(session.settings, session.model, corpus)
     datasets = {
         name: dataset(table, words, data.max_length, tasks)
         for name, table in corpus.splits.items()

@@ -18,7 +18,7 @@ from hypelora_jax.types import Batch, Conditioner, Conditions, Key, Params
 
 
 def sentences(settings: Settings, sizes: Sizes) -> Conditioner:
-    """The embeddings `batch["set"]` (U, k, C), pooled by `condition.pooling`.
+    """The embeddings `batch["sentences"]` (U, k, C), pooled by `condition.pooling`.
 
     The pooled vector has unit RMS. Under `condition.standardise` the frozen leaves
     `set/standard/mean` and `set/standard/std` (C,) first give each entry of a sentence
@@ -44,13 +44,13 @@ def sentences(settings: Settings, sizes: Sizes) -> Conditioner:
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Conditions:
         del key
-        x_UNC, own = entry(batch, "set", "set", [shape]), params.get("set", {})
+        x_UNC, own = entry(batch, "sentences", "set", [shape]), params.get("set", {})
         if config.standardise:
             x_UNC = standardised(x_UNC, own["standard"])
         pooled_UC = attended(x_UNC, own["query"]) if attends else x_UNC.mean(axis=1)
         return Conditions(unit_rms(pooled_UC)[:, None], batch.get("row"))
 
-    return Conditioner(init, apply, {"set": shape}, width)
+    return Conditioner(init, apply, {"sentences": shape}, width)
 
 
 def attended(x_UNC: jax.Array, query_C: jax.Array) -> jax.Array:

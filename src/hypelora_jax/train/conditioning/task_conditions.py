@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from hypelora_jax import files
+from hypelora_jax import families, files, hyper
 from hypelora_jax.config.adapter_sections import TasksConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import npz
@@ -20,6 +20,7 @@ from hypelora_jax.data.layouts.task_batches import TaskArrays, TaskPlan
 from hypelora_jax.data.tables import Corpus, Splits
 from hypelora_jax.data.tasks import Task, TaskSet
 from hypelora_jax.errors import UserError
+from hypelora_jax.model import Model
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train.conditioning import text_encoder
 
@@ -35,41 +36,41 @@ def described(settings: Settings, corpus: Corpus) -> Task:
     if corpus.tasks is None:
         return corpus.task
     task = corpus.task._replace(tasks=len(corpus.tasks.names))
-    embedded = {"text", "set"} & set(settings.condition.sources)
-    if not embedded and settings.head.kind != "label_text":
+    embedded, named = hyper.embeds(settings.condition), families.names(settings.head)
+    if not embedded and not named:
         return task
     width = text_encoder.width(settings.condition.encoder)
-    labelled = settings.head.kind == "label_text"
-    return task._replace(
-        condition=width if embedded else 0, label_width=width if labelled else 0
-    )
+    return task._replace(condition=width * embedded, label_width=width * named)
 
 
-def arrays(settings: Settings, corpus: Corpus) -> TaskArrays | None:
+def arrays(settings: Settings, model: Model, corpus: Corpus) -> TaskArrays | None:
     """Make the arrays of a corpus' tasks; None if it has no set of tasks.
+
+    They are what the conditioner and the head of the model read.
 
     Raises:
       UserError: a task has too few sentences, or there is no such encoder.
     """
-    tasks, sources = corpus.tasks, settings.condition.sources
+    tasks, parts = corpus.tasks, model.parts
     if tasks is None:
         return None
+    reads = () if parts.cond is None else tuple(parts.cond.reads)
     conditions, choices, rows = {}, {}, {}
     encoder = settings.condition.encoder
-    if "task" in sources:
+    if "which" in reads:
         conditions["which"] = np.arange(len(tasks.names), dtype=np.int32)
-    if "text" in sources:
+    if "condition" in reads:
         choices["condition"] = each(encoder, tasks.descriptions)
         means = [x.mean(axis=0) for x in choices["condition"]]
         conditions["condition"] = np.stack(means)
-    if "set" in sources:
+    if "sentences" in reads:
         size = settings.condition.sentences
         found = _sentences(tasks, corpus.splits, size)
-        choices["set"] = each(encoder, found)
-        conditions["set"] = np.stack([x[:size] for x in choices["set"]])
-    if settings.head.kind == "label_text":
+        choices["sentences"] = each(encoder, found)
+        conditions["sentences"] = np.stack([x[:size] for x in choices["sentences"]])
+    if "labels" in parts.head.reads:
         rows["labels"] = label_vectors(encoder, tasks.labels)
-    return TaskArrays(conditions, choices, rows, single="instance" in sources)
+    return TaskArrays(conditions, choices, rows, single="pooled" in reads)
 
 
 def label_vectors(encoder: str, labels: Sequence[Sequence[str]]) -> np.ndarray:
@@ -124,7 +125,7 @@ def shuffled(found: TaskArrays, tasks: TaskSet, seed: int) -> TaskArrays:
 
 
 # Where a conditioner keeps mean and deviation of what it reads, by the batch entry.
-_STANDARD = {"condition": "cond/standard", "set": "cond/set/standard"}
+_STANDARD = {"condition": "cond/standard", "sentences": "cond/set/standard"}
 
 
 def moments(
