@@ -36,6 +36,7 @@ NOT_RUN = {
     "pytest -m soak tests/calibration/test_coverage.py": LONG,
     "python -m benchmarks": LONG,
     "python experiments/launch/gke.py": CLOUD,
+    "python experiments/relabel.py": LONG,
     "python experiments/study_cola.py": LONG,
 }
 # What makes a training line small, by its config: what it downloads is made here.
@@ -52,7 +53,7 @@ SMALL = (
     "--config.uncertainty.samples=2",
 )
 DATA = {"demo": SYNTHETIC, "common": SYNTHETIC, "smoke": SYNTHETIC[1:]}
-DATA |= {"glue": GLUE, "paper": GLUE, "files": ()}
+DATA |= {"glue": GLUE, "paper": GLUE, "files": (), "tasks": ()}
 ONE_ROW = ("--rows=lora", "--tasks=cola", "--seeds=1", "--budget=0", "--data=GLUE")
 ONE_ROW += ("--backbone=random:tiny",)
 # Flags of scripts at smoke size; those of `hypelora train` too where they take them.
@@ -127,6 +128,9 @@ def world(tmp_path_factory):
         config = ["--config=smoke:method=lora", *SYNTHETIC, *SMALL]
         assert cli.main(["train", *config, *run]) == 0
         assert cli.main(["export", *run, "--output=template/peft"]) == 0
+        config = ["--config=tasks", "--config.tasks.file=tasks.yaml"]
+        tasks = ["train", *config, *SMALL, "--workdir=template/tasks"]
+        assert cli.main(tasks) == 0
         merged = ["--format=merged", "--output=template/classifier"]
         assert cli.main(["export", *run, *merged]) == 0
     _as_a_classifier(folder / "template" / "classifier")
@@ -156,7 +160,10 @@ def made_ready(line: documented.Line, world: Path) -> None:
         if makes_a_run(line):
             shutil.rmtree(path, ignore_errors=True)
         elif not path.exists():
-            shutil.copytree(world / "template" / "run", path)
+            own = "tasks" if folder == "runs/tasks" else "run"
+            shutil.copytree(world / "template" / own, path)
+    for folder in (*values(line, "static"), *values(line, "train_static")):
+        shutil.rmtree(world / folder, ignore_errors=True)
     for folder in values(line, "predictions"):
         if not (world / folder).exists():
             run = (world / folder).parents[2]
