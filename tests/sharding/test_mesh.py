@@ -55,7 +55,7 @@ def test_put_batch_places_rows_and_drops_the_rest():
     batch |= {"index": np.arange(8), "condition": np.ones((8, 3, 5), np.float32)}
     batch |= {"task": np.arange(8), "labels": np.ones((8, 2, 5), np.float32)}
     put = meshes.put_batch(batch, mesh)
-    absent = {"row", "which", "set", *meshes.PACKED_NAMES}
+    absent = {"row", "which", "sentences", *meshes.PACKED_NAMES}
     assert set(put) == {*meshes.BATCH_NAMES} - absent
     for name, x in put.items():
         np.testing.assert_array_equal(x, batch[name])
@@ -66,7 +66,11 @@ def test_conditions_that_rows_share_are_whole_on_every_device():
     mesh = meshes.make_mesh(MeshConfig(2, 2, 2), jax.devices())
     batch = {n: np.asarray(x) for n, x in tiny.batch(rows=8).items()}
     row = np.arange(8, dtype=np.int32) % 3
-    every = {"condition": np.ones((3, 5)), "which": row[:3], "set": np.ones((3, 2, 5))}
+    every = {
+        "condition": np.ones((3, 5)),
+        "which": row[:3],
+        "sentences": np.ones((3, 2, 5)),
+    }
     groups = {name: x[:2] for name, x in every.items()}
     for more in ({"row": row, **every}, groups):
         put = meshes.put_batch({**batch, **more}, mesh)
