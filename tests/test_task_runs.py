@@ -129,7 +129,7 @@ def test_a_run_of_tasks_that_is_killed_goes_on_to_the_same_bits(tmp_path):
     for run in (one, two):
         done = process.run(*flags, f"--workdir={run}")
         assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search("going on from step (7|14) of 32", done.stderr)
+    assert re.search(r"going on from step \d+ of 32", done.stderr)
     for split in ("calibration", "test"):
         a, b = (read(Run.open(run).predictions_file(split)) for run in (one, two))
         assert a.logits.tobytes() == b.logits.tobytes()
