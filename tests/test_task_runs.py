@@ -241,3 +241,53 @@ def test_every_source_and_head_trains_and_is_evaluated_again(flags, tmp_path):
     for name in ("nll", "accuracy", "ece"):
         assert again[name] == pytest.approx(first[name], abs=1e-6)
     assert again["tasks"].keys() == {"asks", "denies"}
+
+
+def test_other_tasks_than_those_of_training_are_not_evaluated(tmp_path, capsys):
+    file = flips.write(tmp_path)
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
+    run = tmp_path / "run"
+    more = ["--config.optim.num_epochs=1", f"--workdir={run}"]
+    assert cli.main([*argv, *more]) == 0
+    tasks = json.loads((tmp_path / "set.json").read_text())
+    (tmp_path / "set.json").write_text(json.dumps(tasks[::-1]))
+    for command in ("evaluate", "audit"):
+        assert cli.main([command, f"--workdir={run}"]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert "the tasks have changed since" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--config.condition.source=task"], "the task denies is held out"),
+        (["--config.head.kind=per_task"], "the task denies is held out"),
+    ],
+)
+def test_held_out_tasks_have_no_learned_rows(flags, words, tmp_path, capsys):
+    file = flips.write(tmp_path)
+    tasks = json.loads((tmp_path / "set.json").read_text())
+    tasks[1]["role"] = "held_out"
+    (tmp_path / "set.json").write_text(json.dumps(tasks))
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}", *flags]
+    assert cli.main([*argv, f"--workdir={tmp_path / 'run'}"]) == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_margin_needs_conditions_of_tasks(tmp_path, capsys):
+    argv = ["train", "--config=smoke", "--config.select_on=margin"]
+    assert cli.main([*argv, f"--workdir={tmp_path / 'run'}"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "select_on=margin compares conditions of tasks" in line
+
+
+def test_a_head_that_reads_the_task_does_not_predict_texts_alone(tmp_path, capsys):
+    file = flips.write(tmp_path)
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
+    argv += ["--config.head.kind=label_text", "--config.optim.num_epochs=1"]
+    assert cli.main([*argv, f"--workdir={tmp_path / 'run'}"]) == 0
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "a good film"}\n')
+    argv = ["predict", f"--workdir={tmp_path / 'run'}", f"--input={path}"]
+    assert cli.main(argv) == 2
+    assert "hypelora adapt" in capsys.readouterr().err.splitlines()[-1]

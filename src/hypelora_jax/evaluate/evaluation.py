@@ -13,9 +13,14 @@ from hypelora_jax.config.settings import Settings, UncertaintyConfig
 from hypelora_jax.data.batches import Dataset, warn_of_cuts
 from hypelora_jax.data.conditions import file_sha256
 from hypelora_jax.data.tables import digest
-from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import averaging, calibration_split, laplace
-from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted, tokenised
+from hypelora_jax.evaluate.fitted import (
+    Answer,
+    Answerer,
+    Fitted,
+    corpus_of,
+    tokenised,
+)
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.run import calibrator as calibrator_file
 from hypelora_jax.run import predictions, records
@@ -25,7 +30,7 @@ from hypelora_jax.sharding.mesh import fitting_mesh
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint
 from hypelora_jax.train.conditioning import task_conditions
-from hypelora_jax.train.session import Session, load_corpus, open_session
+from hypelora_jax.train.session import Session, open_session
 from hypelora_jax.train.training import open_checkpoint
 from hypelora_jax.types import Params
 
@@ -233,14 +238,7 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
     """
     fitted = open_fitted(workdir)
     fitted = fitted._replace(examples=calibration_split.examples(fitted.run))
-    settings, task = fitted.session.settings, fitted.session.task
-    corpus = load_corpus(settings)
-    table = corpus.splits[split]
-    if corpus.task.labels != task.labels:
-        raise UserError(
-            f"the data now has classes {corpus.task.labels}, but the run was trained "
-            f"for {task.labels}; restore the data or train again"
-        )
+    settings, table = fitted.session.settings, corpus_of(fitted).splits[split]
     record = records.open_record(workdir)[1]
     if records.changed_splits({split: digest(table)}, record):
         logging.warning(

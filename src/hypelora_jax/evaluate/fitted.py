@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from hypelora_jax.data.batches import Dataset, dataset
-from hypelora_jax.data.tables import Table
+from hypelora_jax.data.tables import Corpus, Table
+from hypelora_jax.errors import UserError
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train.scoring import Forward
-from hypelora_jax.train.session import Session
+from hypelora_jax.train.session import Session, load_corpus
 from hypelora_jax.types import Params
 
 
@@ -56,6 +57,27 @@ class Fitted(NamedTuple):
     def probabilistic(self) -> bool:
         """Whether outputs are logits of classes, which can be calibrated."""
         return self.session.model.objective.probabilistic
+
+
+def corpus_of(fitted: Fitted) -> Corpus:
+    """Load the data of a run, which must have the classes and tasks of training.
+
+    Raises:
+      UserError: the data cannot be loaded, or have other ones.
+    """
+    session, workdir = fitted.session, fitted.run.path
+    corpus, known = load_corpus(session.settings), session.task_set
+    if corpus.task.labels != session.task.labels:
+        raise UserError(
+            f"the data now has classes {corpus.task.labels}, but the run was trained "
+            f"for {session.task.labels}; restore the data or train again"
+        )
+    if corpus.tasks != known:
+        raise UserError(
+            f"the tasks have changed since {workdir} was trained (its tasks.json has "
+            "those of then); restore config.tasks.file or train again"
+        )
+    return corpus
 
 
 def tokenised(fitted: Fitted, table: Table) -> Dataset:

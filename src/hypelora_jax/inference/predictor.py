@@ -171,6 +171,13 @@ def load(
         fitted = evaluation.open_like(workdir, like)
     _check_abstention(fitted, abstain)
     session = fitted.session
+    lacking = {"which", "sentences", *session.model.parts.head.reads}
+    if found := lacking & {*session.model.reads, *session.model.parts.head.reads}:
+        raise UserError(
+            f"{workdir} reads {', '.join(sorted(found))} of each text's task, which a "
+            "text alone does not have; expected a run without, such as hypelora adapt "
+            "makes from one with condition.source=text"
+        )
     threshold = None
     if coverage is not None:
         maker = calibration_split.SetMaker(coverage, sets, by_class)

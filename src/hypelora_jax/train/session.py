@@ -181,7 +181,7 @@ def with_data(
         corpus.splits["train"]  # raises the error that lists the splits
     train, size = datasets["train"], optim.batch_size
     lengths, multiple = train.lengths, optim.accumulate * row_ways(session.mesh)
-    epochs = task_conditions.epochs(session.settings, len(lengths))
+    epochs = task_conditions.epochs(session.settings, corpus.tasks, len(lengths))
     edges, packed = shapes(lengths, data, size, multiple, record or {}, epochs)
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
     about = describe(train, edges, size)

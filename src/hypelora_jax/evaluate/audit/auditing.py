@@ -17,10 +17,9 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.evaluate.audit import controls, description_only, paired
 from hypelora_jax.evaluate.audit.verdict import verdict
-from hypelora_jax.evaluate.fitted import Fitted, tokenised
+from hypelora_jax.evaluate.fitted import Fitted, corpus_of, tokenised
 from hypelora_jax.run import records
 from hypelora_jax.train.conditioning import task_conditions
-from hypelora_jax.train.session import load_corpus
 
 # What stands for junk in the verdict: the harder of the two to beat.
 JUNK = ("nonsense", "random_vector")
@@ -55,7 +54,7 @@ def audit(
     """
     fitted = evaluation.open_fitted(workdir)
     tasks, arrays = _conditions(fitted)
-    corpus = load_corpus(fitted.session.settings)
+    corpus = corpus_of(fitted)
     split = split or _split(corpus)
     table = _labelled(corpus.splits[split])
     assert table.task is not None  # the splits of a set have it

@@ -52,9 +52,16 @@ def arrays(settings: Settings, model: Model, corpus: Corpus) -> TaskArrays | Non
       UserError: a task has too few sentences, or there is no such encoder.
     """
     tasks, parts = corpus.tasks, model.parts
+    reads = () if parts.cond is None else tuple(parts.cond.reads)
+    if settings.select_on == "margin" and (tasks is None or not reads):
+        raise UserError(
+            "config.select_on=margin compares conditions of tasks, but this run has "
+            "none; expected data.source=tasks with condition.source=text, or "
+            "select_on=calibration"
+        )
     if tasks is None:
         return None
-    reads = () if parts.cond is None else tuple(parts.cond.reads)
+    _check_rows(tasks, (*reads, *parts.head.reads))
     conditions, choices, rows = {}, {}, {}
     encoder = settings.condition.encoder
     if "which" in reads:
@@ -71,6 +78,17 @@ def arrays(settings: Settings, model: Model, corpus: Corpus) -> TaskArrays | Non
     if "labels" in parts.head.reads:
         rows["labels"] = label_vectors(encoder, tasks.labels)
     return TaskArrays(conditions, choices, rows, single="pooled" in reads)
+
+
+def _check_rows(tasks: TaskSet, reads: Sequence[str]) -> None:
+    """Refuse held-out tasks where each task has parameters of its own, if trained."""
+    held_out = [n for n, out in zip(tasks.names, tasks.held_out, strict=True) if out]
+    if held_out and {"which", "task"} & {*reads}:
+        raise UserError(
+            f"the task {held_out[0]} is held out, but a learned row or layer of a task "
+            "needs training; expected role train for all tasks, or "
+            "condition.source=text or set and head.kind=classes or label_text"
+        )
 
 
 def label_vectors(encoder: str, labels: Sequence[Sequence[str]]) -> np.ndarray:
@@ -184,10 +202,15 @@ def _step(settings: Settings, trained: int) -> TasksConfig:
     return dataclasses.replace(config, per_batch=most)
 
 
-def epochs(settings: Settings, examples: int) -> float:
-    """Return how often a run reads each example, on average."""
+EPOCHS = 3.0  # that buckets are chosen for if the data are not a set of tasks
+
+
+def epochs(settings: Settings, tasks: TaskSet | None, examples: int) -> float:
+    """Return the epochs that buckets are chosen for; in a set, those of the run."""
     optim, steps = settings.optim, settings.tasks.steps
-    if settings.data.source != "tasks" or not steps:
+    if tasks is None:
+        return EPOCHS
+    if not steps:
         return float(optim.num_epochs)
     return optim.num_epochs * steps * optim.batch_size / max(examples, 1)
 
