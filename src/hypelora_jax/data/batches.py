@@ -91,7 +91,9 @@ def warn_of_cuts(datasets: Iterable[Dataset], max_length: int) -> None:
     """Log one warning with the number of texts cut to max_length, if any."""
     datasets = list(datasets)
     cut = sum(data.encoded.truncated for data in datasets)
-    warn_of_cut(cut, sum(len(data.ids) for data in datasets), max_length)
+    # a text that several tasks have is held, and counted, once
+    texts = sum(len({id(x) for x in data.encoded.ids}) for data in datasets)
+    warn_of_cut(cut, texts, max_length)
 
 
 def warn_of_cut(cut: int, total: int, max_length: int) -> None:

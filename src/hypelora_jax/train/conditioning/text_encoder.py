@@ -1,6 +1,7 @@
 """Embeds texts with a frozen encoder: the mean of its last hidden states."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,22 @@ def width(path: str) -> int:
     return bases.resolve(path).config.width
 
 
+@functools.lru_cache(maxsize=1)
+def _encoder(path: str) -> tuple[bases.Base, Params, Callable[..., jax.Array]]:
+    """Return the base model, its weights, and the jitted mean of its states (B, C)."""
+    base = bases.resolve(path)
+    backbone = families.of(base.config).backbone(base.config)
+    params = bases.load(base, 1, jax.random.key(0))["backbone"]
+
+    @jax.jit
+    def pooled(params: Params, batch: Batch) -> jax.Array:
+        hidden_BTD = backbone.apply(params, {}, batch).astype(jnp.float32)
+        weight_BT1 = batch["mask"][..., None].astype(jnp.float32)
+        return (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
+
+    return base, jax.device_put(params), pooled
+
+
 def embed(path: str, texts: Sequence[str]) -> np.ndarray:
     """Embed texts: float32 (n, C), the mean over the tokens of each, special ones too.
 
@@ -41,10 +58,8 @@ def embed(path: str, texts: Sequence[str]) -> np.ndarray:
     Raises:
       UserError: there is no such model.
     """
-    base = bases.resolve(path)
+    base, params, pooled = _encoder(path)
     family = families.of(base.config)
-    backbone = family.backbone(base.config)
-    params = bases.load(base, 1, jax.random.key(0))["backbone"]
     limit = min(MAX_TOKENS, family.max_tokens(base.config))
     none = np.full(len(texts), -1, np.int32)
     table = Table(np.arange(len(texts)), list(texts), None, none)
@@ -57,13 +72,6 @@ def embed(path: str, texts: Sequence[str]) -> np.ndarray:
             limit,
         )
 
-    @jax.jit
-    def pooled(params: Params, batch: Batch) -> jax.Array:
-        hidden_BTD = backbone.apply(params, {}, batch).astype(jnp.float32)
-        weight_BT1 = batch["mask"][..., None].astype(jnp.float32)
-        return (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
-
-    params = jax.device_put(params)
     lengths = np.array([len(x) for x in encoded.ids])
     out = np.zeros((len(texts), base.config.width), np.float32)
     order = np.argsort(lengths, kind="stable")
