@@ -1,7 +1,7 @@
 """Answers and tables of the relabelling benchmark (experiments/relabel.py)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
@@ -41,25 +41,30 @@ CONTROLS = ("matched", *WORDINGS[1:], "static", "shuffled", "junk", "nearest")
 CONTROLS += ("negated", "description_only")
 
 
+class Runs(NamedTuple):
+    """Folders of runs: one that reads descriptions, and one of a single adapter or "".
+
+    `oracles` are runs of single tasks, by task.
+    """
+
+    text: str
+    static: str = ""
+    oracles: Mapping[str, str] = {}
+
+
 def answer(
-    text: str,
-    static: str,
-    about: Mapping[str, Any],
-    rows: int,
-    seed: int,
-    file: epath.Path,
+    runs: Runs, about: Mapping[str, Any], rows: int, seed: int, file: epath.Path
 ) -> None:
     """Write the probabilities of yes of all controls, and labels and tasks, to a file.
 
     Args:
-      text: the run that reads descriptions.
-      static: the run of one adapter.
+      runs: what answers.
       about: what about.json says of each task.
       rows: most sentences of a task; 0 for all.
       seed: decides which wordings are asked.
       file: the `.npz` to write.
     """
-    fitted, other = evaluation.open_fitted(text), evaluation.open_fitted(static)
+    fitted = evaluation.open_fitted(runs.text)
     corpus = load_corpus(fitted.session.settings)
     table = _joined([corpus.splits[name] for name in SPLITS])
     table = _first(table, rows)
@@ -69,8 +74,10 @@ def answer(
     for name, conditions in worded.items():
         logging.info("answering with %s", name)
         out[name] = auditing.answered(fitted, data, {"condition": conditions})[:, yes]
-    raw = other.answer(tokenised(other, table)).logits.astype(np.float64)
-    out["static"] = calibrators.apply(other.calibrator, raw)[:, yes]
+    if runs.static:
+        out["static"] = _alone(runs.static, table)
+    if runs.oracles:
+        out["oracle"] = _by_oracles(runs.oracles, about, table)
     told = auditing.without_text(fitted, corpus.splits["train"], table)
     out["description_only"] = told["description_only"][0][:, yes]
     held = _first(corpus.splits[FIT_SPLIT], rows)
@@ -82,6 +89,30 @@ def answer(
     label = {"label": table.label == yes, "fit_label": held.label == yes}
     task = {"task": table.task, "fit_task": held.task}
     npz.write(file, {**out, **label, **task, "distance": _distance(fitted, worded)})
+
+
+def _alone(workdir: str, table: Table) -> np.ndarray:
+    """Return the probability of yes of a run that has one adapter."""
+    fitted = evaluation.open_fitted(workdir)
+    raw = fitted.answer(tokenised(fitted, table)).logits.astype(np.float64)
+    yes = fitted.session.task.labels.index("yes")
+    return calibrators.apply(fitted.calibrator, raw)[:, yes]
+
+
+def _by_oracles(
+    oracles: Mapping[str, str], about: Mapping[str, Any], table: Table
+) -> np.ndarray:
+    """Return the probability of yes of a task's oracle, NaN for rows of other tasks.
+
+    The oracle of a task says the opposite for its negation.
+    """
+    names, out = list(about), np.full(len(table.label), np.nan)
+    for name, folder in oracles.items():
+        for task in (name, about[name]["negation"]):
+            at = np.flatnonzero(table.task == names.index(task))
+            p_N = _alone(folder, take(table, at))
+            out[at] = p_N if task == name else 1 - p_N
+    return out
 
 
 def _joined(tables: Sequence[Table]) -> Table:
@@ -184,7 +215,9 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
         at = np.isin(task_N, wanted)
         weight_RN = paired.draws(task_N[at])
         rows = {
-            name: paired.rows(_two(joined[name][at]), label_N[at]) for name in CONTROLS
+            name: paired.rows(_two(joined[name][at]), label_N[at])
+            for name in CONTROLS
+            if name in joined
         }
         groups[group] = {n: paired.metrics(x, weight_RN) for n, x in rows.items()}
         groups[group]["tasks"] = len(wanted)
@@ -199,6 +232,29 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
         "margins": margins,
         "flip": _flip(joined, about),
         "temperature": _temperature(seeds, about),
+        "oracle": _of_oracles(joined) if "oracle" in joined else None,
+    }
+
+
+def _of_oracles(joined: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Compare with adapters that were trained on the task, where there are some.
+
+    `share` is (matched - static) / (oracle - static) of accuracies.
+    """
+    at = np.flatnonzero(~np.isnan(joined["oracle"]))
+    weight_RN = paired.draws(joined["task"][at])
+    label_N = joined["label"][at].astype(int)
+    names = ("matched", "static", "oracle")
+    rows = {n: paired.rows(_two(joined[n][at]), label_N) for n in names}
+    hit_NK = np.stack([rows[n].score_NK[:, 0] for n in names], axis=1)
+    ones = np.ones((1, len(at)))
+    matched_R, static_R, oracle_R = (np.concatenate([ones, weight_RN]) @ hit_NK).T
+    share_R = (matched_R - static_R) / (oracle_R - static_R)
+    low, high = np.quantile(share_R[1:], (0.025, 0.975))
+    share = {"value": float(share_R[0]), "low": float(low), "high": float(high)}
+    return {
+        **{n: paired.metrics(x, weight_RN) for n, x in rows.items()},
+        "share": share,
     }
 
 
@@ -298,7 +354,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
     parts = []
     for group, own in found["groups"].items():
         rows = []
-        for name in CONTROLS:
+        for name in (name for name in CONTROLS if name in own):
             margin = found["margins"][group].get(name)
             last = "" if margin is None else cell(margin["accuracy"])
             cells = tuple(cell(own[name][m]) for m in ("accuracy", "nll", "ece"))

@@ -8,18 +8,21 @@
 only the description of a task reveals it. For each seed the command trains a network
 that reads descriptions and one static LoRA adapter, and answers test sentences with
 seen and unseen wordings, with those of other tasks, with nonsense and with negated
-ones. It writes relabel.md and relabel.json to WORKDIR. When it is started again, it
-goes on with what is missing. `--config.SECTION.FIELD=VALUE` overrides a field of the
-network's run; `--rows` limits the test sentences of a task.
+ones. With `--oracles` it first trains a LoRA adapter on each threshold that is held out
+between trained ones. It writes relabel.md and relabel.json to WORKDIR. When it is
+started again, it goes on with what is missing. `--config.SECTION.FIELD=VALUE` overrides
+a field of the network's run; `--rows` limits the test sentences of a task.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import judging
+import yaml
 from etils import epath
 from relabelling import __main__ as writing
 
@@ -32,15 +35,48 @@ from hypelora_jax.config.settings import Settings
 from hypelora_jax.run.paths import Run
 
 STEPS, SEEDS = 1200, 3
+ORACLES, ORACLE_STEPS = "thresholds_inside", 300
+SIGN = "--config.condition.sign=True"  # half of the tasks are negations of others
 
 
 def settings_of(
-    tasks: epath.Path, seed: int, steps: int, overrides: list[str]
+    tasks: epath.Path,
+    seed: int,
+    steps: int,
+    overrides: list[str],
+    config: str = "tasks",
 ) -> Settings:
-    """Return the settings of the network that reads descriptions."""
+    """Return the settings of a run, by default of one that reads descriptions."""
     own = [f"--config.tasks.file={tasks}", f"--config.tasks.steps={steps}"]
-    found = load_settings("tasks", [*own, "--config.optim.num_epochs=1", *overrides])
+    found = load_settings(config, [*own, "--config.optim.num_epochs=1", *overrides])
     return dataclasses.replace(found, seed=seed)
+
+
+def write_tasks(folder: epath.Path, **changed: Any) -> None:
+    """Write the tasks of a study to a folder, if they are not there."""
+    given = {"seed": 0, "without_domain": "", "more": False, "e1": "", "only": ""}
+    if not (folder / "about.json").exists():
+        writing.run(argparse.Namespace(output=str(folder), **(given | changed)))
+
+
+def train_oracles(folder: epath.Path, about: Mapping[str, Any]) -> dict[str, str]:
+    """Train an adapter on each threshold of ORACLES; return the runs by task.
+
+    A threshold and its negation have the same sentences, so one run serves both.
+    """
+    listed = yaml.safe_load((folder / "tasks" / "tasks.yaml").read_text("utf-8"))
+    out = {}
+    for task in listed["tasks"]:
+        name, of = task["name"], about[task["name"]]
+        if of["group"] != ORACLES or of["polarity"] < 0:
+            continue
+        own, file = folder / "oracles" / name, folder / "tasks" / f"only_{name}.yaml"
+        if not Run.open(own).summary_file.exists():
+            one = {"defaults": listed["defaults"], "tasks": [{**task, "role": "train"}]}
+            files.write_whole(file, yaml.safe_dump(one, sort_keys=False, width=1000))
+            train(settings_of(file, 0, ORACLE_STEPS, [], "tasks:method=lora"), str(own))
+        out[name] = str(own)
+    return out
 
 
 def answers_of(folder: epath.Path, args: argparse.Namespace, seed: int) -> epath.Path:
@@ -49,27 +85,22 @@ def answers_of(folder: epath.Path, args: argparse.Namespace, seed: int) -> epath
     file = own / "answers.npz"
     if file.exists():
         return file
-    settings = settings_of(
-        folder / "tasks" / "tasks.yaml", seed, args.steps, args.overrides
-    )
+    given = [SIGN, *args.overrides]
+    settings = settings_of(folder / "tasks" / "tasks.yaml", seed, args.steps, given)
     train(settings, str(own / "text"))
     if not Run.open(own / "static").summary_file.exists():
         audit.train_without_condition(str(own / "text"), str(own / "static"))
-    about = files.read_json(folder / "tasks" / "about.json")
-    judging.answer(
-        str(own / "text"), str(own / "static"), about["tasks"], args.rows, seed, file
-    )
+    about = files.read_json(folder / "tasks" / "about.json")["tasks"]
+    oracles = train_oracles(folder, about) if args.oracles else {}
+    runs = judging.Runs(str(own / "text"), str(own / "static"), oracles)
+    judging.answer(runs, about, args.rows, seed, file)
     return file
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the tasks, train and answer seed by seed, and write the tables."""
     folder = epath.Path(args.workdir)
-    if not (folder / "tasks" / "about.json").exists():
-        given = argparse.Namespace(
-            output=str(folder / "tasks"), seed=0, without_domain="", more=False, e1=""
-        )
-        writing.run(given)
+    write_tasks(folder / "tasks")
     about = files.read_json(folder / "tasks" / "about.json")["tasks"]
     found: dict[str, Any] = {}
     for seed in range(args.seeds):
@@ -85,15 +116,22 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps({n: found[n] for n in ("flip", "temperature")}))
 
 
+def with_overrides(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the flags; `overrides` are the others, which set fields of a config."""
+    known, others = parser.parse_known_args()
+    if wrong := [flag for flag in others if not flag.startswith("--config.")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    known.overrides = others
+    return known
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", action=PathFlag, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--rows", type=int, default=0, help="of a task; 0: all")
+    parser.add_argument("--oracles", action="store_true", help="train them")
     parser.add_argument("--json", action=PathFlag, default="")
-    known, others = parser.parse_known_args()
-    if wrong := [flag for flag in others if not flag.startswith("--config.")]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    known.overrides = others
-    sys.exit(cli.launch(__file__, lambda: run(known)))
+    args = with_overrides(parser)
+    sys.exit(cli.launch(__file__, lambda: run(args)))

@@ -217,6 +217,7 @@ def test_other_alphabets_make_an_adapter(flipped, tmp_path):
         ["condition.source=set", "condition.sentences=4"],
         ["condition.source=text", "head.kind=label_text", "head.width=16"],
         pytest.param(["condition.source=task", "head.kind=per_task"], id="per_task"),
+        ["condition.source=text", "condition.sign=true", "tasks.balanced=true"],
         pytest.param(["condition.source=text+noise"], marks=pytest.mark.soak),
         pytest.param(["condition.source=text+instance"], marks=pytest.mark.soak),
         pytest.param(

@@ -20,8 +20,8 @@ split. Axes along which tasks or descriptions are new (holdouts.py, wordings.py)
 - whole attributes;
 - one domain, with `--without-domain`.
 
-`--more` adds attributes to train. `--e1` writes a smaller study, a positive opinion in
-each of the four domains, with one domain held out.
+`--more` adds attributes to train, and `--only=A,B` takes some of them. `--e1` writes a
+smaller study, a positive opinion in each of the four domains, with one domain held out.
 
 DIR then has tasks.yaml, the set that `data.source=tasks` reads; data/TASK/SPLIT.jsonl;
 sentences.jsonl; and about.json, which says of each task its attribute, kind, polarity,

@@ -21,12 +21,13 @@ def run(args: argparse.Namespace) -> None:
     files.check_empty(folder, "--output")
     some = sentences.read()
     splits = sentences.splits_of(some, args.seed)
+    only = tuple(filter(None, args.only.split(",")))
     about = {"seed": args.seed, "without_domain": args.without_domain, "e1": args.e1}
     if args.e1:
         made, dropped = tasks.one_domain_out(some, splits, args.seed, args.e1), []
     else:
         made, dropped = tasks.relabelling(
-            some, splits, args.seed, args.without_domain, args.more
+            some, splits, args.seed, args.without_domain, args.more, only
         )
     write.write(folder, some, splits, made, about | {"dropped": dropped})
     print(f"{len(some)} sentences\n{write.summary(made, dropped)}")
@@ -41,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--output", action=PathFlag, required=True)
     out.add_argument("--seed", type=int, default=0)
     out.add_argument("--more", action="store_true", help="more attributes to train")
+    out.add_argument(
+        "--only", default="", metavar="A,B", help="attributes; by default all"
+    )
     one = out.add_mutually_exclusive_group()
     for flag, what in (
         ("--without-domain", "a domain that is left out of training"),

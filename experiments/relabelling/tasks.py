@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hypelora_jax.errors import UserError
+
 from . import attributes, draws, holdouts, wordings
 from .attributes import Attribute, Sentence
 from .holdouts import Form
@@ -54,6 +56,7 @@ def relabelling(
     seed: int,
     without_domain: str = "",
     more: bool = False,
+    only: Sequence[str] = (),
 ) -> tuple[list[TaskRows], list[str]]:
     """Return the tasks, and the names of attributes with too few sentences.
 
@@ -62,12 +65,13 @@ def relabelling(
       without_domain: a domain whose sentences are in no task but the additional ones of
         the group `domain`, which ask the questions of training about them.
       more: whether to add the attributes that are left out by default, for training.
+      only: names of attributes; () takes all.
     """
     inside = [s for s in sentences if s.domain == without_domain]
     pools = _pools([s for s in sentences if s.domain != without_domain], splits)
     other_pools = _pools(inside, splits)
     out, apart, dropped = [], [], []
-    for attribute in _attributes(sentences, more):
+    for attribute in _chosen(_attributes(sentences, more), only):
         forms = [Form(attribute.name, p) for p in (1, -1)]
         groups = {holdouts.group(form, attribute.threshold) for form in forms}
         sizes = draws.SIZES if groups == {"train"} else draws.HELD_OUT_SIZES
@@ -82,6 +86,15 @@ def relabelling(
             trained = [task for task in pair if task.about["group"] == "train"]
             apart += [_in_domain(t, attribute, there, without_domain) for t in trained]
     return out + apart, dropped
+
+
+def _chosen(some: list[Attribute], only: Sequence[str]) -> list[Attribute]:
+    named = {attribute.name: attribute for attribute in some}
+    if wrong := [name for name in only if name not in named]:
+        raise UserError(
+            f"there is no attribute {wrong[0]!r}; expected some of {', '.join(named)}"
+        )
+    return [named[name] for name in only or named]
 
 
 def _attributes(sentences: Sequence[Sentence], more: bool) -> list[Attribute]:

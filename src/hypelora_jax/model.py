@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from hypelora_jax import families, hyper, objectives, trees
 from hypelora_jax.adapters import lora as lora_lib
-from hypelora_jax.adapters import patterns
+from hypelora_jax.adapters import patterns, sign
 from hypelora_jax.adapters import sites as sites_lib
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.settings import Settings
@@ -38,7 +38,7 @@ from hypelora_jax.types import (
     Params,
 )
 
-_COND = "cond/(?!(set/)?standard/|noise/).*"  # not the moments and the stored draws
+_COND = "cond/(?!(set/)?standard/|noise/|sign/).*"  # not what is drawn or fitted before
 _HYPER = ("hyper/(trunk|out)/.*", _COND, "lora/.*", "head/.*", "loss/.*")
 # Methods by their name in config.method; learning rates are for MiniLM, batch 32.
 METHODS = {
@@ -198,7 +198,7 @@ def of_parts(parts: Parts) -> Model:
         found = conditions(parts, params, batch, maybe(key, "cond"))
         made = compact(parts, params, found, alpha, maybe(key, "hyper"))
         placed = lora_lib.place(made, parts.num_layers)
-        folded = lora_lib.fold(placed, parts.scale)
+        folded = sign.joined(lora_lib.fold(placed, parts.scale), found)
         if found is None or len(found.vectors_USC) == 1:
             return Adapter(folded)
         return Adapter(folded, found.row_B)
@@ -209,7 +209,8 @@ def of_parts(parts: Parts) -> Model:
         if key is not None:
             key = mask_key(key, parts.masks, rules.on_one_accelerator())
         hidden_BTD = hidden(parts, params, adapter, batch, maybe(key, "backbone"))
-        return parts.head.apply(params["head"], hidden_BTD, batch, maybe(key, "head"))
+        head, own = params["head"], maybe(key, "head")
+        return sign.signed(parts.head.apply(head, hidden_BTD, batch, own), adapter)
 
     return Model(parts, init, adapt, classify)
 
@@ -221,18 +222,13 @@ def hidden(
 
     With several conditions each row has a key; no dropout depends on other rows.
     """
-    factors, row_B = adapter
+    factors, row_B = sign.without(adapter.factors), adapter.row_B
     rows = {n: batch[n] for n in (*ROW_NAMES, *PACKED_NAMES) if n in batch}
     if key is None or parts.masks != "threefry":  # which draws as older versions did
         rows.setdefault("first", jnp.zeros((len(rows["ids"]), 1), jnp.int32))
-    if key is not None and has_conditions(factors):
+    if key is not None and lora_lib.has_conditions(factors):
         key = jax.random.split(key, len(rows["ids"]))
     return parts.backbone.apply(params["backbone"], factors, rows, key, row_B)
-
-
-def has_conditions(factors: Lora) -> bool:
-    """Whether placed factors have the axis U (a_LUIR instead of a_LIR)."""
-    return any(x.ndim == 4 for x in jax.tree.leaves(factors))
 
 
 def conditions(

@@ -120,12 +120,13 @@ class Head(NamedTuple):
 class Conditions(NamedTuple):
     """The U distinct conditions of a batch, and which of them each row takes.
 
-    Without `row_B`, the rows are U groups of equal size, in the order of the
-    conditions: with U = 1 all rows share one, with U = B each row has its own.
+    Without `row_B`, the rows are U groups of equal size, in the order of the conditions
+    (one for all with U = 1, one each with U = B). `sign_U` multiplies their logits.
     """
 
     vectors_USC: jax.Array
     row_B: jax.Array | None = None
+    sign_U: jax.Array | None = None
 
 
 class Adapter(NamedTuple):
@@ -288,8 +289,7 @@ class Method(NamedTuple):
 
     `trains` are patterns; a leaf is trainable if one of them matches its whole path.
     `network` is the hyper-network that writes factors, or None. `adapts` says whether
-    there are LoRA factors at all. `lr` is the peak learning rate that configs start
-    from (MiniLM, batches of 32).
+    there are LoRA factors at all. `lr` is the peak rate of configs (MiniLM, batch 32).
     """
 
     trains: tuple[str, ...]

@@ -27,11 +27,12 @@ def task_rows() -> np.ndarray:
     return np.repeat(np.arange(6), SIZES).astype(np.int32)
 
 
-def plan_of(weights=ONES, task_N=None, lengths=None, **fields) -> TaskPlan:
+def plan_of(weights=ONES, task_N=None, lengths=None, label_N=None, **fields):
     task_N = task_rows() if task_N is None else task_N
+    label_N = np.arange(len(task_N)) % 2 if label_N is None else label_N
     lengths = lengths_of(task_N) if lengths is None else lengths
     config = TasksConfig(**{"per_batch": 3, "rows": 4, **fields})
-    return TaskPlan(task_N, lengths, EDGES, weights, config, NAMES)
+    return TaskPlan(task_N, label_N, lengths, EDGES, weights, config, NAMES)
 
 
 def dataset_of(arrays: TaskArrays | None) -> Dataset:
@@ -62,6 +63,34 @@ def test_steps_depend_on_seed_and_epoch_only():
     for changed in (other.epoch(3, 1), other.epoch(4, 2)):
         assert any((a.rows != b.rows).any() for a, b in zip(one, changed, strict=True))
     assert len({group.draw for group in one}) == len(one)
+
+
+def test_balanced_tasks_give_equally_many_rows_of_each_class():
+    label_N = (np.arange(len(task_rows())) % 10 == 0).astype(np.int32)  # one in ten
+    plan = plan_of(label_N=label_N, balanced=True, steps=50)
+    for group in plan.epoch(7, 0):
+        assert (label_N[group.rows].reshape(3, 4).sum(axis=1) == 2).all()
+        assert len(set(group.rows)) == 12
+    drawn = [label_N[g.rows].sum() for g in plan_of(label_N=label_N).epoch(7, 0)]
+    assert np.mean(drawn) < 3  # of 12: without it, as the data are
+
+
+def test_balanced_rows_that_do_not_divide_by_the_classes_go_to_any_of_them():
+    label_N = (np.arange(len(task_rows())) % 3).astype(np.int32)
+    plan = plan_of(label_N=label_N, balanced=True, steps=200)
+    counts = np.stack(
+        [np.bincount(label_N[g.rows[:4]], minlength=3) for g in plan.epoch(7, 0)]
+    )
+    assert {*counts.ravel()} == {1, 2} and (counts.max(axis=0) == 2).all()
+
+
+def test_a_task_that_cannot_be_balanced_in_a_bucket_is_not_in_it():
+    lengths = lengths_of(task_rows())
+    label_N = (lengths > 16).astype(np.int32)  # only the longest bucket has both
+    plan = plan_of(label_N=label_N, balanced=True, steps=50)
+    assert plan.lengths() == [32]
+    for group in plan.epoch(0, 0):
+        assert (label_N[group.rows].reshape(3, 4).sum(axis=1) == 2).all()
 
 
 def test_most_rows_are_of_the_longest_examples_that_fit():

@@ -52,7 +52,13 @@ class Written:
 
 
 def write(folder, **changed):
-    args = {"seed": 0, "without_domain": "", "more": False, "e1": ""} | changed
+    args = {
+        "seed": 0,
+        "without_domain": "",
+        "more": False,
+        "e1": "",
+        "only": "",
+    } | changed
     __main__.run(Namespace(output=str(folder), **args))
     return Written(folder)
 

@@ -139,3 +139,8 @@ def merge(params: Params, lora: Lora) -> Params:
             "kernel": (kernel_LIO + delta_LIO).astype(kernel_LIO.dtype),
         }
     return {**params, "layers": layers}
+
+
+def has_conditions(factors: Lora) -> bool:
+    """Whether placed factors have the axis U (a_LUIR instead of a_LIR)."""
+    return any(x.ndim == 4 for x in jax.tree.leaves(factors))

@@ -73,6 +73,7 @@ class ConditionConfig:
     encoder: Annotated[str, MODEL] = "minilm"  # text, set: embeds the texts; frozen
     dropout: float = 0.0  # on the vectors, in training
     jitter: float = 0.0  # deviation of Gaussian noise on the vectors, in training
+    sign: bool = False  # text: a factor of the logits, fitted to be negative for "not"
     sentences: int = 16  # set: unlabelled sentences of a task
     pooling: Literal["mean", "attention"] = "mean"  # set: how sentences are joined
 
@@ -98,6 +99,7 @@ class TasksConfig:
     per_batch: int = 8  # most tasks of a step
     rows: int = 0  # examples of each; 0: optim.batch_size / tasks of a step
     sampling: Literal["size", "weight", "uniform"] = "size"  # how tasks are drawn
+    balanced: bool = False  # a task gives equally many rows of each class
     power: float = 0.5  # size: a task of n examples is drawn with weight n^power
     steps: int = 0  # steps of an epoch; 0: the examples of train / optim.batch_size
 

@@ -194,11 +194,14 @@ def check(session: Session, held_label_N: np.ndarray) -> None:
 
 def _features_of(session: Session) -> Features:
     """Return the function that computes the input of the head's last layer."""
-    found = session.model.parts.head.features
-    if found is None:
+    found, settings = session.model.parts.head.features, session.settings
+    if found is None or settings.condition.sign:
+        what = f"head.kind={settings.head.kind} has none"
+        if settings.condition.sign:
+            what = "condition.sign multiplies what it gives"
         raise UserError(
             "config.uncertainty.kind=laplace needs a head with one last layer, but "
-            f"head.kind={session.settings.head.kind} has none; use kind=mc_dropout"
+            f"{what}; use kind=mc_dropout"
         )
     return found
 

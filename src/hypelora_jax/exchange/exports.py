@@ -13,7 +13,7 @@ from etils import epath
 
 from hypelora_jax import families, model, trees
 from hypelora_jax import files as files_lib
-from hypelora_jax.adapters import lora
+from hypelora_jax.adapters import lora, sign
 from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.adapter_sections import ConditionConfig
 from hypelora_jax.data.conditions import Vectors, read
@@ -133,22 +133,24 @@ def adapters(
     named, out = _named(fitted, conditions), {}
 
     @jax.jit
-    def write(params: Params, batch: Batch) -> list[Lora]:
+    def write(params: Params, batch: Batch) -> tuple[list[Lora], Params]:
         found = model.conditions(parts, params, batch)
-        return [x for _, x in model.compact(parts, params, found, fitted.alpha)]
+        made = model.compact(parts, params, found, fitted.alpha)
+        return [x for _, x in made], sign.of_head(params["head"], found)
 
     sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
     for k in range(ensembles.count(settings)):
         own = ensembles.member(settings, fitted.trainable, fitted.frozen, k)
         params = trees.union(*own)
-        adapts = {n: x for n, x in params.items() if n not in ("backbone", "head")}
+        adapts = {n: x for n, x in params.items() if n != "backbone"}
         name = f"member_{k}" if ensembles.count(settings) > 1 else ""
         for part, batch in named.items():
             key = "_".join(n for n in (name, part) if n)
-            made = zip(sites, write(adapts, batch), strict=True)
+            lora, head = write(adapts, batch)
+            made = zip(sites, lora, strict=True)
             vectors = [np.asarray(x[0]).tolist() for x in batch.values()]
             about = {"name": part, "vector": vectors[0]} if vectors else None
-            out[key] = Adapted(list(made), params, about)
+            out[key] = Adapted(list(made), {**params, "head": head}, about)
     return out
 
 

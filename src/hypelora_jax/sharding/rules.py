@@ -37,7 +37,7 @@ ADAPTER: Table = (
     (f"lora/{OUT}/b|hyper/(init|out)/b/{OUT}", P(None, "fsdp")),
     # at paper size the output heads are larger than the adapter they write
     ("hyper/out/[^/]+/(a|b|ab)/(kernel|bias)", P("model")),
-    ("(hyper/trunk|hyper/out/z|cond|head|loss)/.+", P()),
+    ("(hyper/trunk|hyper/out/z|cond|head|loss|lora/sign)/.+", P()),
 )
 
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from hypelora_jax import model as model_lib
 from hypelora_jax import trees
+from hypelora_jax.adapters import sign
 from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.calibration.metrics import scores
 from hypelora_jax.data.batches import Dataset, NumpyBatch, eval_batches
@@ -88,7 +89,8 @@ def forward_of_rows(model: Model, mesh: Mesh) -> Forward:
             own = {name: x[None] for name, x in row.items()}
             return model.parts.head.apply(head, hidden_TD[None], own)[0]
 
-        return jax.vmap(one)(heads, hidden_BTD, dict(batch))
+        logits_BY = jax.vmap(one)(heads, hidden_BTD, dict(batch))
+        return sign.signed(logits_BY, adapter)
 
     classify = jax.jit(
         rules.over(mesh, classify),

@@ -33,7 +33,11 @@ from hypelora_jax.model import Model
 from hypelora_jax.run import records
 from hypelora_jax.sharding.mesh import make_mesh, row_ways
 from hypelora_jax.train import ensembles, initial, scoring
-from hypelora_jax.train.conditioning import given_vectors, task_conditions
+from hypelora_jax.train.conditioning import (
+    given_vectors,
+    opposites,
+    task_conditions,
+)
 from hypelora_jax.train.optimizer import blend_alpha
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.types import Key, Params
@@ -232,6 +236,9 @@ def _with_conditions(session: Session) -> Session:
     frozen = session.frozen
     for path, found in moments.items() if settings.condition.standardise else ():
         frozen = given_vectors.standardised(frozen, path, found)
+    if settings.condition.sign:
+        leaves = opposites.leaves(settings, session.task_set, session.tasks)
+        frozen = given_vectors.placed(frozen, leaves)
     return session._replace(frozen=frozen)
 
 

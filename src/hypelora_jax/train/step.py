@@ -15,8 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hypelora_jax import trees
+from hypelora_jax.adapters.lora import has_conditions
 from hypelora_jax.keys import named_keys
-from hypelora_jax.model import Model, has_conditions
+from hypelora_jax.model import Model
 from hypelora_jax.objectives import training_loss
 from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import (

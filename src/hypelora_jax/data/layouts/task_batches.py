@@ -100,15 +100,47 @@ def _drawn(
     return np.stack(out)
 
 
+class Stratum(NamedTuple):
+    """Examples of a task, or of one class of it: shortest bucket first.
+
+    `fit` is how many of them fit each bucket.
+    """
+
+    rows: np.ndarray
+    fit: np.ndarray
+
+    def draw(self, rng: np.random.Generator, bucket: int, size: int) -> np.ndarray:
+        """Draw rows of a bucket, and of shorter ones if it has few."""
+        end = int(self.fit[bucket])
+        start = int(self.fit[bucket - 1]) if bucket else 0
+        start = min(start, end - size)
+        return self.rows[start + rng.choice(end - start, size, replace=False)]
+
+
+def _strata(
+    rows: np.ndarray, label_N: np.ndarray, bucket_N: np.ndarray, buckets: int
+) -> list[Stratum]:
+    """Split the rows of a task by label."""
+    out = []
+    for label in np.unique(label_N[rows]):
+        own = rows[label_N[rows] == label]
+        own = own[np.argsort(bucket_N[own], kind="stable")]
+        fit = np.searchsorted(bucket_N[own], np.arange(buckets), side="right")
+        out.append(Stratum(own, fit))
+    return out
+
+
 class TaskPlan:
     """The steps of all epochs: step i of an epoch is fixed by the seed and its epoch.
 
     All rows of a step are in one bucket or in shorter ones. The bucket is drawn by the
     number of examples, the tasks by `config.sampling` without repetition, and the rows
-    of a task without repetition.
+    of a task without repetition. With `config.balanced` a task gives as many rows of
+    each of its classes, or one more of some.
 
     Args:
       task_N: the task of each example.
+      label_N: the class of each example.
       lengths: the number of tokens of each example.
       edges: lengths T of the buckets.
       weights: the weight of each task of the set.
@@ -122,6 +154,7 @@ class TaskPlan:
     def __init__(
         self,
         task_N: np.ndarray,
+        label_N: np.ndarray,
         lengths: np.ndarray,
         edges: tuple[int, ...],
         weights: Sequence[float],
@@ -130,17 +163,15 @@ class TaskPlan:
     ):
         self._edges, self._config = edges, config
         tasks, counts = np.unique(task_N, return_counts=True)
-        _check(tasks, counts, config, names)
         bucket_N = np.searchsorted(edges, lengths)
-        # the examples of each task, shortest bucket first, and how many fit each edge
-        order = np.lexsort((np.arange(len(task_N)), bucket_N, task_N))
-        self._of_task = np.split(order, np.cumsum(counts)[:-1])
+        strata = label_N if config.balanced else np.zeros_like(task_N)
+        by_task = np.split(np.argsort(task_N, kind="stable"), np.cumsum(counts)[:-1])
+        self._strata = [_strata(x, strata, bucket_N, len(edges)) for x in by_task]
+        # how many rows of a task fit each edge, with equally many of each stratum
         self._fit = np.stack(
-            [
-                np.searchsorted(bucket_N[rows], np.arange(len(edges)), side="right")
-                for rows in self._of_task
-            ]
+            [len(own) * np.min([s.fit for s in own], axis=0) for own in self._strata]
         )
+        _check(tasks, self._fit[:, -1], config, names)
         share = np.bincount(bucket_N, minlength=len(edges)) / len(task_N)
         full = np.sum(self._fit >= config.rows, axis=0) >= config.per_batch
         # a bucket that too few tasks fill is read with the next one that enough fill
@@ -179,11 +210,12 @@ class TaskPlan:
         return Group(np.concatenate(rows), self._edges[bucket], self._tasks[at], draw)
 
     def _rows(self, rng: np.random.Generator, k: int, bucket: int) -> np.ndarray:
-        """Draw rows of one task from a bucket, and from shorter ones if it has few."""
-        size, end = self._config.rows, int(self._fit[k, bucket])
-        start = int(self._fit[k, bucket - 1]) if bucket else 0
-        start = min(start, end - size)
-        return self._of_task[k][start + rng.choice(end - start, size, replace=False)]
+        own = self._strata[k]
+        sizes = np.full(len(own), self._config.rows // len(own))
+        more = self._config.rows % len(own)
+        sizes[rng.permutation(len(own))[:more]] += 1
+        drawn = [s.draw(rng, bucket, n) for s, n in zip(own, sizes, strict=True)]
+        return np.concatenate(drawn)
 
 
 def _weights(
@@ -197,17 +229,18 @@ def _weights(
 
 
 def _check(
-    tasks: np.ndarray, counts: np.ndarray, config: TasksConfig, names: Sequence[str]
+    tasks: np.ndarray, fit: np.ndarray, config: TasksConfig, names: Sequence[str]
 ) -> None:
     if len(tasks) < config.per_batch:
         raise UserError(
             f"config.tasks.per_batch is {config.per_batch}, but the set has "
             f"{len(tasks)} tasks of role train; expected at most that many"
         )
-    least = int(np.argmin(counts))
-    if counts[least] < config.rows:
+    least = int(np.argmin(fit))
+    if fit[least] < config.rows:
+        each = " with equally many of each class" if config.balanced else ""
         raise UserError(
-            f"the task {names[int(tasks[least])]} has {counts[least]} examples in "
-            f"train, but config.tasks.rows is {config.rows}; give it more, or set "
-            "tasks.rows to that"
+            f"the task {names[int(tasks[least])]} has {fit[least]} examples in "
+            f"train{each}, but config.tasks.rows is {config.rows}; give it more, or "
+            "set tasks.rows to that"
         )

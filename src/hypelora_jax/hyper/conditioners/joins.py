@@ -67,8 +67,9 @@ def joined(
     """Build the conditioner that the hyper-network reads, from those of the sources.
 
     The vectors of the sources are concatenated, and then joined with the descriptions
-    of the sites as `condition.join` says. Sources of width 0 leave the descriptions;
-    then each member of a hyper-ensemble has its own.
+    of the sites as `condition.join` says. Under `condition.sign` they first lose their
+    part along the direction that tells the sign, see `signed`. Sources of width 0 leave
+    the descriptions; then each member of a hyper-ensemble has its own.
 
     Raises:
       UserError: two sources read the same entry of a batch, or nothing tells the sites
@@ -83,29 +84,55 @@ def joined(
     if not width:
         return described
     reads = _reads(config, join, sources)
+    if config.sign and set(reads) != {"condition"}:
+        raise UserError(
+            "config.condition.sign is the sign of a description, but condition.source "
+            f"is {config.source}; expected condition.source=text, or sign=false"
+        )
 
     def init(key: Key) -> Params:
         params = described.init(key) if join.describes else {}
         params = {**params, **join.init(key, described.width, width)}
         for name, source in sources.items():
             params |= source.init(named_key(key, name))
+        if config.sign:
+            params["sign"] = {"kernel": jnp.zeros(width), "bias": jnp.ones(())}
         return params
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Conditions:
         found = []
         for name, source in sources.items():
             own = maybe(key, name)
-            vectors_USC, row_B = source.apply(params, batch, own)
-            found.append(Conditions(disturbed(config, vectors_USC, own), row_B))
+            vectors_USC, row_B, _ = source.apply(params, batch, own)
+            vectors_USC = disturbed(config, vectors_USC, own)
+            found.append(Conditions(vectors_USC, row_B))
         parts, row_B = aligned(found)
         every = [jnp.broadcast_to(x, (len(x), slots, x.shape[-1])) for x in parts]
-        vectors_USC = jnp.concatenate(every, axis=-1)
+        vectors_USC, sign_U = jnp.concatenate(every, axis=-1), None
+        if config.sign:
+            vectors_USC, sign_U = signed(params["sign"], vectors_USC)
         if join.describes:
             sites_SE = described.apply(params, batch, key).vectors_USC[0]
             vectors_USC = join.apply(params, sites_SE, vectors_USC)
-        return Conditions(vectors_USC, row_B)
+        return Conditions(vectors_USC, row_B, sign_U)
 
     return Conditioner(init, apply, reads, join.width(described.width, width))
+
+
+def signed(params: Params, x_USC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Vectors without the direction that tells the sign, and the sign (U,).
+
+    The sign is b + w . x with the mean x of the slots. What is left of the vectors is
+    orthogonal to w. So a task and its negation, which differ along w, get adapters that
+    are alike, and logits of opposite sign. Both are frozen; training begins with those
+    that `train.conditioning.opposites` fits.
+    """
+    kernel_C = params["kernel"]
+    sign_U = params["bias"] + jnp.mean(x_USC, axis=1) @ kernel_C
+    size = jnp.maximum(jnp.linalg.norm(kernel_C), 1e-6)
+    unit_C = jax.lax.stop_gradient(kernel_C / size)
+    along_US = x_USC @ unit_C
+    return x_USC - jnp.einsum("us,c->usc", along_US, unit_C), sign_U
 
 
 def _reads(
@@ -164,7 +191,7 @@ def aligned(found: Sequence[Conditions]) -> tuple[list[jax.Array], jax.Array | N
 
 
 def _by_row(own: Conditions, rows: int) -> Conditions:
-    vectors_USC, row_B = own
+    vectors_USC, row_B, _ = own
     if row_B is not None:
         return Conditions(vectors_USC[row_B])
     return Conditions(jnp.repeat(vectors_USC, rows // len(vectors_USC), axis=0))

@@ -1,5 +1,7 @@
 """Checks of the vectors that come with the data, and how they are standardised."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from absl import logging
 
@@ -71,9 +73,15 @@ def standardised(frozen: Params, path: str, moments: Moments) -> Params:
 
     `path` is that of the leaves, such as "cond/standard".
     """
+    mean, std = moments
+    return placed(frozen, {f"{path}/mean": mean, f"{path}/std": std})
+
+
+def placed(frozen: Params, leaves: Mapping[str, np.ndarray]) -> Params:
+    """Return the frozen tree with other leaves, by path, on the devices of the old."""
     flat = trees.flatten(frozen)
-    for name, found in zip(("mean", "std"), moments, strict=True):
-        x = flat[f"{path}/{name}"]
-        own = {name: np.broadcast_to(found.astype(x.dtype), x.shape)}
-        flat[f"{path}/{name}"] = rules.place(own, {name: x.sharding})[name]
+    for path, found in leaves.items():
+        x = flat[path]
+        own = {path: np.broadcast_to(found.astype(x.dtype), x.shape)}
+        flat[path] = rules.place(own, {path: x.sharding})[path]
     return trees.unflatten(flat)

@@ -179,7 +179,7 @@ def plan(
         )
     assert train.task is not None  # the splits of a set have it
     about = (tasks.weights, config, tasks.names)
-    return TaskPlan(train.task, train.lengths, edges, *about)
+    return TaskPlan(train.task, train.label, train.lengths, edges, *about)
 
 
 def _step(settings: Settings, trained: int) -> TasksConfig:

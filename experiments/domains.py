@@ -1,0 +1,85 @@
+"""Leave one domain out: does a description of an unseen domain help?
+
+    python experiments/domains.py --workdir=runs/domains
+
+Four tasks ask whether an opinion is positive, in film reviews, product reviews, a
+newspaper and tweets. For each domain and seed the command trains a network that reads
+descriptions, and one static LoRA adapter, on the other three domains, and audits the
+network on the domain that is left out. It writes domains.md and domains.json to
+WORKDIR, and goes on with what is missing when it is started again.
+`--config.SECTION.FIELD=VALUE` overrides a field of the network's run;
+`--config.condition.source=set` reads unlabelled sentences instead of descriptions.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+import relabel
+from etils import epath
+from relabelling.attributes import DOMAINS
+
+from hypelora_jax import cli, files
+from hypelora_jax.commands import audit
+from hypelora_jax.commands.shared.flags import PathFlag
+from hypelora_jax.commands.train import train
+from hypelora_jax.evaluate.audit import auditing
+from hypelora_jax.report.metric_tables import Table, cell, to_markdown
+from hypelora_jax.run.paths import Run
+
+STEPS, SEEDS = 600, 3
+METRICS = ("accuracy", "nll", "ece")
+
+
+def audited(folder: epath.Path, domain: str, seed: int, args: argparse.Namespace):
+    """Train the two runs of a domain and a seed, and return their audit."""
+    own = folder / f"{domain}_{seed}"
+    text, static = str(own / "text"), str(own / "static")
+    file = own / "audit.json"
+    if file.exists():
+        return files.read_json(file)
+    tasks = folder / "tasks" / domain
+    relabel.write_tasks(tasks, e1=domain)
+    file_of = tasks / "tasks.yaml"
+    train(relabel.settings_of(file_of, seed, args.steps, args.overrides), text)
+    if not Run.open(static).summary_file.exists():
+        audit.train_without_condition(text, static)
+    found = auditing.audit(text, "held_out_test", static)
+    files.write_json(file, found)
+    return found
+
+
+def to_table(found: list[dict[str, Any]]) -> Table:
+    """Return the metrics of all controls in each domain, seed by seed."""
+    rows = []
+    for one in found:
+        for name, metrics in one["controls"].items():
+            margin = one["margins"].get(name)
+            minus = "" if margin is None else cell(margin["nll"])
+            cells = (cell(metrics[m]) for m in METRICS)
+            rows.append((one["domain"], str(one["seed"]), name, *cells, minus))
+    columns = ("domain left out", "seed", "answered with", "accuracy", "NLL", "ECE")
+    return Table("", (*columns, "its NLL minus matched"), tuple(rows))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Audit domain by domain, and write the table after each."""
+    folder, found = epath.Path(args.workdir), []
+    for seed in range(args.seeds):
+        for domain in DOMAINS:
+            own = audited(folder, domain, seed, args)
+            found.append({"domain": domain, "seed": seed, **own})
+            files.write_json(folder / "domains.json", found)
+            files.write_whole(folder / "domains.md", to_markdown(to_table(found)))
+    print(to_markdown(to_table(found)))
+    for one in found:
+        print(f"{one['domain']}, seed {one['seed']}: {one['line']}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", action=PathFlag, required=True)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    args = relabel.with_overrides(parser)
+    sys.exit(cli.launch(__file__, lambda: run(args)))

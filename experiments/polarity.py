@@ -1,0 +1,98 @@
+"""Ways to make "not" generalise, compared on the relabelling benchmark.
+
+    python experiments/polarity.py --workdir=runs/polarity
+
+A network that reads descriptions learns what an attribute is, but not that a negation
+turns its answer round: it answers "contains no number" badly if it was trained on
+"contains a number" only. Each way below is a run with other settings on the same tasks
+(experiments/relabelling). The command trains one after the other and writes a table of
+accuracies with intervals, and of how well a description and its negation contradict
+each other, to WORKDIR/polarity.md. When it is started again, it goes on with what is
+missing.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import judging
+import relabel
+from etils import epath
+
+from hypelora_jax import cli, files
+from hypelora_jax.commands.shared.flags import PathFlag
+from hypelora_jax.commands.train import train
+from hypelora_jax.report.metric_tables import Table, cell, to_markdown
+
+STEPS, ROWS = 1200, 32
+WAYS: dict[str, tuple[str, ...]] = {
+    "a sign, fitted on opposite tasks": (),
+    "no sign": ("condition.sign=False",),
+    "no sign, noise of deviation 0.6": ("condition.sign=False", "condition.jitter=0.6"),
+    "no sign, dropout of 0.3": ("condition.sign=False", "condition.dropout=0.3"),
+    "no sign, A is fixed": ("condition.sign=False", "hyper.a=fixed"),
+    "no sign, core between shared factors": (
+        "condition.sign=False",
+        "hyper.outputs=core",
+    ),
+    "a sign, noise of deviation 0.6": ("condition.jitter=0.6",),
+    "a sign, raw embeddings": ("condition.standardise=False",),
+}
+COLUMNS = {  # heading: (group, answered with)
+    "trained": ("train", "matched"),
+    "new verb": ("train", "unseen_verb"),
+    "new template": ("train", "unseen_template"),
+    "combinations to choose by": ("validation_combinations", "matched"),
+    "combinations": ("combinations", "matched"),
+}
+
+
+def answered(folder: epath.Path, way: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Train a way with each seed, and judge its answers."""
+    tasks = folder / "tasks"
+    about = files.read_json(tasks / "about.json")["tasks"]
+    done = []
+    for seed in range(args.seeds):
+        own = folder / f"{list(WAYS).index(way)}_{seed}"
+        done.append(own / "answers.npz")
+        if done[-1].exists():
+            continue
+        given = [relabel.SIGN, *(f"--config.{x}" for x in WAYS[way]), *args.overrides]
+        settings = relabel.settings_of(tasks / "tasks.yaml", seed, args.steps, given)
+        train(settings, str(own / "text"))
+        judging.answer(judging.Runs(str(own / "text")), about, ROWS, seed, done[-1])
+    return judging.judge(done, about)
+
+
+def to_table(found: Mapping[str, dict[str, Any]]) -> Table:
+    """Return accuracies and flips of all ways."""
+    rows = []
+    for way, own in found.items():
+        cells = [cell(own["groups"][g][a]["accuracy"]) for g, a in COLUMNS.values()]
+        for group in ("train", "combinations"):
+            flip = own["flip"][group]
+            cells += [f"{flip['gap']:.3f}, {flip['correlation']:.2f}"]
+        rows.append((way, *cells))
+    flips = ("flip, trained", "flip, combinations")
+    return Table("", ("way", *COLUMNS, *flips), tuple(rows))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare way by way, and write the table after each."""
+    folder, found = epath.Path(args.workdir), {}
+    relabel.write_tasks(folder / "tasks")
+    for way in WAYS:
+        found[way] = answered(folder, way, args)
+        files.write_json(folder / "polarity.json", found)
+        files.write_whole(folder / "polarity.md", to_markdown(to_table(found)))
+    print(to_markdown(to_table(found)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", action=PathFlag, required=True)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seeds", type=int, default=1)
+    args = relabel.with_overrides(parser)
+    sys.exit(cli.launch(__file__, lambda: run(args)))

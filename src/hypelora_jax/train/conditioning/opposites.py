@@ -1,0 +1,112 @@
+"""The direction that tells a description from its negation, found in a set of tasks."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from hypelora_jax.config.settings import Settings
+from hypelora_jax.data.layouts.task_batches import TaskArrays
+from hypelora_jax.data.tasks import TaskSet
+from hypelora_jax.errors import UserError
+from hypelora_jax.train.conditioning import task_conditions
+
+RIDGE = 1.0  # penalty of a squared weight, for each description
+
+
+def pairs(tasks: TaskSet) -> list[tuple[int, int]]:
+    """Return the training tasks that are each other's negation.
+
+    These are tasks of which one has a description of the other as a negation.
+    """
+    owner = {
+        text: k
+        for k, texts in enumerate(tasks.descriptions)
+        for text in texts
+        if not tasks.held_out[k]
+    }
+    found = {
+        tuple(sorted((k, owner[text])))
+        for k, texts in enumerate(tasks.negations)
+        for text in texts
+        if text in owner and owner[text] != k and not tasks.held_out[k]
+    }
+    return sorted((a, b) for a, b in found)
+
+
+def leaves(
+    settings: Settings, tasks: TaskSet | None, found: TaskArrays | None
+) -> dict[str, np.ndarray]:
+    """Return the frozen leaves of `condition.sign`, by path; see `sign`.
+
+    Raises:
+      UserError: the data are not a set of tasks, or no two of them are opposite.
+    """
+    if tasks is None or found is None or "condition" not in found.choices:
+        raise UserError(
+            "config.condition.sign learns from descriptions of tasks that are each "
+            "other's negation; expected data.source=tasks and condition.source=text, "
+            "or condition.sign=false"
+        )
+    scaled = _unit_rms
+    if settings.condition.standardise:
+        ((mean_C, std_C),) = task_conditions.moments(found, tasks).values()
+        scaled = partial(_standardised, mean_C, std_C)
+    kernel_C, bias = sign(tasks, found.choices["condition"], scaled)
+    return {"cond/sign/kernel": kernel_C, "cond/sign/bias": bias}
+
+
+def _standardised(mean_C: np.ndarray, std_C: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return (x - mean_C) / std_C
+
+
+def _unit_rms(x: np.ndarray) -> np.ndarray:
+    square = np.mean(np.square(x), axis=-1, keepdims=True)
+    return x / np.sqrt(np.maximum(square, 1e-12))
+
+
+def sign(
+    tasks: TaskSet,
+    described: Sequence[np.ndarray],
+    scaled: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the sign b + w . x of a description x, near 1 or -1 for opposite tasks.
+
+    Which of two opposite tasks is the negation is not said. The first principal axis of
+    the differences between their mean descriptions decides it, for all pairs alike.
+    Then w and b are the ridge regression of these signs on the descriptions of all
+    pairs.
+
+    Args:
+      tasks: the set.
+      described: the embeddings (n, C) of the descriptions of each task.
+      scaled: what the conditioner does to embeddings.
+
+    Returns:
+      w (C,) and b (), float64.
+
+    Raises:
+      UserError: no two training tasks are each other's negation.
+    """
+    opposite = pairs(tasks)
+    if not opposite:
+        raise UserError(
+            "config.condition.sign learns from tasks that are each other's negation, "
+            "but no description of a training task is among the negations of another; "
+            "expected some in config.tasks.file, or condition.sign=false"
+        )
+    x = {k: scaled(described[k].astype(np.float64)) for pair in opposite for k in pair}
+    apart_PC = np.stack([x[a].mean(axis=0) - x[b].mean(axis=0) for a, b in opposite])
+    axis_C = np.linalg.svd(apart_PC, full_matrices=False)[2][0]
+    side_P = np.where(apart_PC @ axis_C < 0, -1.0, 1.0)
+    side_P *= side_P[0]  # the sign of an axis is arbitrary: the first task is 1
+    rows, wanted = [], []
+    for (a, b), side in zip(opposite, side_P, strict=True):
+        rows += [x[a], x[b]]
+        wanted += [np.full(len(x[a]), side), np.full(len(x[b]), -side)]
+    x_NC, y_N = np.concatenate(rows), np.concatenate(wanted)
+    mean_C, mean = x_NC.mean(axis=0), y_N.mean()
+    away_NC = x_NC - mean_C
+    gram_CC = away_NC.T @ away_NC + RIDGE * len(x_NC) * np.eye(len(mean_C))
+    kernel_C = np.linalg.solve(gram_CC, away_NC.T @ (y_N - mean))
+    return kernel_C, np.asarray(mean - mean_C @ kernel_C)

@@ -1,0 +1,126 @@
+"""The sign of a condition, which turns the logits of a negated description round."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sources
+import tiny
+
+from hypelora_jax import model as model_lib
+from hypelora_jax import trees
+from hypelora_jax.adapters import sign
+from hypelora_jax.hyper.conditioners.joins import signed
+from hypelora_jax.keys import named_keys
+from hypelora_jax.train.step import gradients
+from hypelora_jax.types import ABSENT, Adapter, Conditions
+
+ALPHA, ROWS = jnp.zeros(()), 6
+ROW = np.array([2, 0, 1, 1, 0, 2], np.int32)
+
+
+def ready(shake=True, **condition):
+    config = sources.settings("given", condition={"sign": True, **condition})
+    return config, *sources.ready(config, shake)
+
+
+def batch(rows=ROWS, count=3):
+    return sources.on_device(tiny.batch(rows) | sources.entries("given", count))
+
+
+def logits(built, params, given):
+    return np.asarray(tiny.predict(built, params, given, ALPHA))
+
+
+def test_at_first_the_sign_is_one_and_changes_nothing():
+    _, built, params = ready(shake=False)
+    _, plain, _ = ready(shake=False, sign=False)
+    np.testing.assert_allclose(
+        logits(built, params, batch()), logits(plain, params, batch()), atol=1e-5
+    )
+
+
+def test_vectors_mirrored_at_w_have_one_adapter_and_opposite_logits():
+    _, built, params = ready()
+    w = np.asarray(params["cond"]["sign"]["kernel"], np.float64)
+    params["cond"]["sign"]["bias"] = jnp.zeros(())
+    x = np.asarray(batch()["condition"], np.float64)
+    mirrored = x - 2 * np.outer(x @ w, w) / (w @ w)
+    given = batch()
+    other = {**given, "condition": jnp.asarray(mirrored, jnp.float32)}
+    one, two = (built.adapt(params, b, ALPHA).factors for b in (given, other))
+    for m in ("q", "v"):
+        np.testing.assert_allclose(one[m]["b"], two[m]["b"], atol=1e-5)
+    got, turned = logits(built, params, given), logits(built, params, other)
+    np.testing.assert_allclose(turned, -got, atol=1e-4)
+    assert np.abs(got).max() > 1e-2
+
+
+def test_the_sign_is_b_plus_w_x_and_vectors_lose_their_part_along_w():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(3, 4, 5)), rng.normal(size=5)
+    params = {"kernel": jnp.float32(w), "bias": jnp.float32(0.3)}
+    left, got = signed(params, jnp.float32(x))
+    np.testing.assert_allclose(got, 0.3 + x.mean(axis=1) @ w, rtol=1e-5)
+    np.testing.assert_allclose(left @ w, np.zeros((3, 4)), atol=1e-5)
+    np.testing.assert_allclose(
+        left, x - (x @ w)[..., None] * w / (w @ w), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_groups_indices_and_single_rows_have_the_sign_of_their_condition():
+    _, built, params = ready()
+    given = batch()
+    mixed = logits(built, params, {**given, "row": jnp.asarray(ROW)})
+    for b in range(ROWS):
+        own = {n: x[b : b + 1] for n, x in tiny.batch(ROWS).items()}
+        own |= {"condition": given["condition"][ROW[b]][None]}
+        np.testing.assert_allclose(logits(built, params, own)[0], mixed[b], atol=1e-5)
+    in_order = np.repeat(np.arange(3, dtype=np.int32), 2)
+    indexed = logits(built, params, {**given, "row": jnp.asarray(in_order)})
+    np.testing.assert_allclose(logits(built, params, given), indexed, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_sign_is_frozen_and_micro_batches_change_nothing(accumulate):
+    _, built, params = ready()
+    trainable, frozen = built.split(params)
+    keys = named_keys(jax.random.key(0), 0, "adapt", "rows")
+    given = {**batch(), "label": jnp.arange(ROWS) % tiny.CLASSES}
+    given |= {"weight": jnp.ones(ROWS)}
+    run = jax.jit(gradients(built, accumulate, deterministic=True))
+    loss, _, slopes = run(trainable, frozen, given, ALPHA, keys)
+    assert "sign" not in slopes["cond"]
+
+    def whole(trainable):
+        own = trees.union(trainable, frozen)
+        z = built.classify(own, built.adapt(own, given, ALPHA), given)
+        return -jnp.mean(jax.nn.log_softmax(z)[jnp.arange(ROWS), given["label"]])
+
+    wanted, of_whole = jax.value_and_grad(whole)(trainable)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    chex.assert_trees_all_close(slopes, of_whole, rtol=1e-3, atol=1e-6)
+
+
+def test_an_exported_head_has_the_sign_of_its_condition():
+    config, built, params = ready()
+    own = {**tiny.batch(ROWS), "condition": batch()["condition"][:1]}
+    own = sources.on_device(own)
+    found = model_lib.conditions(built.parts, params, own)
+    head = sign.of_head(params["head"], found)
+    adapter = built.adapt(params, own, ALPHA)
+    bare = Adapter(sign.without(adapter.factors))
+    got = built.classify({**params, "head": head}, bare, own)
+    np.testing.assert_allclose(got, logits(built, params, own), rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(got) - built.classify(params, bare, own)).max() > 1e-3
+
+
+def test_absent_classes_stay_absent_and_regressions_have_one_output():
+    found = Conditions(jnp.zeros((2, 1, 1)), None, jnp.asarray([-2.0, 3.0]))
+    factors = sign.joined({}, found)
+    given = jnp.asarray([[1.0, ABSENT], [1.0, 4.0]])
+    got = sign.signed(given, Adapter(factors))
+    np.testing.assert_array_equal(got, [[-2, ABSENT], [3, 12]])
+    got = sign.signed(jnp.ones(3), Adapter(factors, jnp.asarray([1, 0, 1])))
+    np.testing.assert_array_equal(got, [3, -2, 3])

@@ -1,0 +1,88 @@
+"""The direction that tells a description from its negation."""
+
+import numpy as np
+import pytest
+
+from hypelora_jax.config.settings import ConditionConfig, Settings
+from hypelora_jax.data.layouts.task_batches import TaskArrays
+from hypelora_jax.data.tasks import TaskSet
+from hypelora_jax.errors import UserError
+from hypelora_jax.train.conditioning import opposites
+
+C, WORDINGS = 12, 6
+ATTRIBUTES = 8
+
+
+def set_of(rng, held_out=()):
+    """Tasks x and not_x by turns, with embeddings whose last entry is the polarity."""
+    names, texts, vectors = [], [], []
+    for k in range(2 * ATTRIBUTES):
+        about = np.zeros(C)
+        about[k // 2] = 3
+        about[-1] = 1 if k % 2 == 0 else -1
+        names.append(f"task_{k}")
+        texts.append(tuple(f"{k} in wording {i}" for i in range(WORDINGS)))
+        x = about + 0.3 * rng.normal(size=(WORDINGS, C))
+        vectors.append(x.astype(np.float32))
+    tasks = TaskSet(
+        tuple(names),
+        tuple(texts),
+        (("no", "yes"),) * len(names),
+        tuple(k in held_out for k in range(len(names))),
+        (1.0,) * len(names),
+        ((),) * len(names),
+        tuple(texts[k ^ 1] for k in range(len(names))),
+    )
+    return tasks, TaskArrays({}, {"condition": vectors})
+
+
+def settings(**condition):
+    return Settings(condition=ConditionConfig(source="text", sign=True, **condition))
+
+
+def test_opposite_training_tasks_are_found_once_each():
+    tasks, _ = set_of(np.random.default_rng(0), held_out=(3, 8))
+    wanted = [(k, k + 1) for k in range(0, 2 * ATTRIBUTES, 2) if k not in (2, 8)]
+    assert opposites.pairs(tasks) == wanted
+    alone = tasks._replace(negations=(("nothing",),) * len(tasks.names))
+    assert opposites.pairs(alone) == []
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_sign_is_that_of_negations_that_were_not_trained(standardise):
+    held_out = (1, 4, 11)
+    tasks, found = set_of(np.random.default_rng(0), held_out)
+    leaves = opposites.leaves(settings(standardise=standardise), tasks, found)
+    w, b = leaves["cond/sign/kernel"], leaves["cond/sign/bias"]
+    assert w.shape == (C,) and w.dtype == np.float64 and b.shape == ()
+    known = np.concatenate(
+        [x for k, x in enumerate(found.choices["condition"]) if k not in held_out]
+    ).astype(np.float64)
+    for k, x in enumerate(found.choices["condition"]):
+        if standardise:
+            x = (x - known.mean(axis=0)) / known.std(axis=0)
+        else:
+            x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True))
+        signs = b + x @ w
+        assert ((signs > 0) == (k % 2 == 0)).all(), k
+        assert 0.2 < np.abs(signs).mean() < 1.5
+
+
+def test_the_ridge_regression_is_that_of_the_normal_equations():
+    tasks, found = set_of(np.random.default_rng(1))
+    w, b = opposites.sign(tasks, found.choices["condition"], lambda x: x)
+    x = np.concatenate(found.choices["condition"]).astype(np.float64)
+    y = np.repeat(np.resize([1.0, -1.0], 2 * ATTRIBUTES), WORDINGS)
+    residual = b + x @ w - y
+    slope = x.T @ residual + opposites.RIDGE * len(x) * w
+    np.testing.assert_allclose(slope, np.zeros(C), atol=1e-9)
+    np.testing.assert_allclose(residual.sum(), 0, atol=1e-9)
+
+
+def test_without_opposite_tasks_or_descriptions_it_is_refused():
+    tasks, found = set_of(np.random.default_rng(0))
+    alone = tasks._replace(negations=((),) * len(tasks.names))
+    with pytest.raises(UserError, match="each other's negation, but no description"):
+        opposites.leaves(settings(), alone, found)
+    with pytest.raises(UserError, match="condition.source=text"):
+        opposites.leaves(settings(), None, None)
