@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from hypelora_jax.run import predictions
+from hypelora_jax.run.paths import Run
 
 # A run of 12 steps that compiles little: one bucket, one hidden layer.
 TINY = (
@@ -69,6 +73,35 @@ def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
         assert process.poll() is None, process.communicate()[1][-2000:]
         assert time.monotonic() < limit, f"step {step} did not come"
         time.sleep(0.01)
+
+
+def killed(workdir: Path, step: int, *args: str) -> None:
+    """Starts a run and kills it as soon as a step stands in metrics.jsonl."""
+    victim = start(*args, f"--workdir={workdir}")
+    wait_for_step(victim, workdir, step)
+    victim.kill()
+    victim.communicate()
+    assert victim.returncode == -signal.SIGKILL, "it must not end before"
+
+
+def survives_a_kill(
+    folder: Path, step: int, splits: tuple[str, ...], *args: str
+) -> tuple[Path, str]:
+    """Checks that a run that is killed goes on to the logits of one that is not.
+
+    Returns its folder, and what it wrote to stderr when it went on.
+    """
+    whole, broken = folder / "whole", folder / "broken"
+    killed(broken, step, *args)
+    for run_folder in (whole, broken):
+        done = run(*args, f"--workdir={run_folder}")
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert "going on from step" in done.stderr
+    for split in splits:
+        files = [Run.open(d).predictions_file(split) for d in (whole, broken)]
+        a, b = (predictions.read(file).logits for file in files)
+        assert a.tobytes() == b.tobytes(), split
+    return broken, done.stderr
 
 
 def free_port() -> int:

@@ -225,11 +225,12 @@ def test_the_objective_on_the_page_by_hand(monkeypatch):
     assert [float(x) for x in loss(score)] == [7.5, 3.0]
     gradient = jax.grad(lambda z: loss(z)[0])(score)
     np.testing.assert_array_equal(gradient, [[-2.0], [0.0], [-1.0]])
-    start, update, merge, result = made.judge
+    start, update, merge, result, alone = made.judge
     parts = [update(start(), x, y) for x, y in ((score[:1], label[:1]),) * 2]
     unlabelled = update(start(), score[2:], np.asarray([np.nan]))
     assert result(merge(*parts), None) == {"n": 2, "mae": 3.0}
-    assert result(unlabelled, None) == {}
+    assert alone(merge(*parts), None) == 3.0
+    assert result(unlabelled, None) == {} and np.isnan(alone(unlabelled, None))
     with pytest.raises(UserError, match="no other fields"):
         build(settings.LossConfig(smoothing=0.1), ())
 

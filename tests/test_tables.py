@@ -66,7 +66,7 @@ class Key(NamedTuple):
 def entry_modules(tree: ast.Module, table: str, module: str) -> dict[str, set[str]]:
     """Where the values of a table are defined, by the imports of the table's file.
 
-    A value is a name (`bert.FAMILY`) or a call (`bert.family()`).
+    A value is a name (`bert.FAMILY`), or a call (`bert.family()`, `Kind(bert.build)`).
     """
     bound = source_tree.bound_names(tree)
     out: dict[str, set[str]] = {}
@@ -77,10 +77,12 @@ def entry_modules(tree: ast.Module, table: str, module: str) -> dict[str, set[st
         if not named or not isinstance(node.value, ast.Dict):
             continue
         for key, value in zip(node.value.keys, node.value.values, strict=True):
-            value = value.func if isinstance(value, ast.Call) else value
-            full = source_tree.dotted(value, bound)
-            if isinstance(key, ast.Constant) and full.startswith("hypelora_jax."):
-                out[key.value] = {full.rpartition(".")[0], full} - {module}
+            call = isinstance(value, ast.Call)
+            for part in [value.func, *value.args] if call else [value]:
+                full = source_tree.dotted(part, bound)
+                if isinstance(key, ast.Constant) and full.startswith("hypelora_jax."):
+                    own = {full.rpartition(".")[0], full} - {module}
+                    out.setdefault(key.value, set()).update(own)
     return out
 
 

@@ -242,13 +242,14 @@ class Judge(NamedTuple):
 
     `start() -> state`; `update` adds examples; `merge(left, right) -> state` joins two
     states, left's examples first; `result(state, probabilities) -> metrics` in float64,
-    {} if no example had a label.
+    {} if no example had a label; `loss` is the one that `unit` names, or NaN.
     """
 
     start: Callable[[], Any]
     update: UpdateJudge
     merge: Callable[[Any, Any], Any]
     result: Callable[[Any, Probabilities], dict[str, Any]]
+    loss: Callable[[Any, Probabilities], float]
 
 
 class Objective(NamedTuple):

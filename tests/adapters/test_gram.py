@@ -43,6 +43,15 @@ def mixed(lora, seed=9):
     return out
 
 
+def repeated(lora):
+    """The first adapter in place of each."""
+
+    def first(x):
+        return jnp.broadcast_to(x[:, :1], x.shape)
+
+    return {m: {n: first(x) for n, x in f.items()} for m, f in lora.items()}
+
+
 def of_site(x):
     return np.sum(x, axis=(-2, -1))
 
@@ -81,6 +90,18 @@ def test_only_the_delta_counts():
         wanted, found = of(left, right), of(*others)
         for m in WIDTHS:
             np.testing.assert_allclose(found[m], wanted[m], rtol=1e-9)
+
+
+def test_spread_equals_dense():
+    lora = adapters(0)
+    found, same = gram.spread(lora), gram.spread(repeated(lora))
+    for m, x_LUIO in dense(lora).items():
+        apart = (x_LUIO - x_LUIO.mean(axis=1, keepdims=True)) ** 2
+        for got, wanted in zip(found[m], (apart, x_LUIO**2), strict=True):
+            np.testing.assert_allclose(got, wanted.sum(axis=(1, 2, 3)), rtol=1e-10)
+        between, moment = same[m]
+        assert between.shape == (LAYERS,) and (between >= 0).all()
+        np.testing.assert_array_less(between, 1e-14 * moment)
 
 
 def test_no_array_is_as_large_as_a_delta():

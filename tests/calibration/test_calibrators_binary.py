@@ -79,5 +79,7 @@ def test_one_minus_p_is_exact_where_p_rounds_to_one():
 
 
 def test_a_row_of_zeros_becomes_uniform():
-    got = one_vs_rest.joined(np.array([[0.0, 0.0, 0.0], [0.2, 0.2, 0.0]]))
+    got = one_vs_rest.joined(
+        np.array([[0.0, 0.0, 0.0], [0.2, 0.2, 0.0]]), np.zeros((2, 3))
+    )
     np.testing.assert_allclose(got, [[1 / 3] * 3, [0.5, 0.5, 0]])

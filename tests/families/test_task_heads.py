@@ -176,14 +176,15 @@ def test_every_leaf_has_a_gradient_from_the_first_step_on(kind):
         assert float(jnp.abs(x).max()) > 1e-6, path
 
 
-def with_fewer_classes():
+def with_fewer_classes(kind="label_text"):
     """Logits (B, 3) of rows with 3, 2 and 3 classes, and labels that they have."""
-    head = build("label_text")
+    task = unnamed(3)._replace(tasks=3, label_width=WIDTH, classes=(3, 2, 3))
+    head = build(kind, task)
     labels = embedded(rows=3, classes=3).at[1, 2].set(0)
-    params = drawn(head)
+    batch, params = {"labels": labels, "task": jnp.arange(3)}, drawn(head)
 
     def logits(params):
-        return head.apply(params, states(rows=3), {"labels": labels})
+        return head.apply(params, states(rows=3), batch)
 
     return logits, params, jnp.asarray([2, 0, 1], jnp.int32)
 
@@ -224,8 +225,9 @@ def test_a_class_that_a_task_does_not_have_disturbs_no_loss(loss, labels):
     assert float(jnp.abs(slopes["head"]["label"]["kernel"]).max()) > 1e-6
 
 
-def test_a_class_that_a_task_does_not_have_has_probability_0():
-    logits, params, label = with_fewer_classes()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_class_that_a_task_does_not_have_has_probability_0(kind):
+    logits, params, label = with_fewer_classes(kind)
     z = np.asarray(logits(params))
     p = np.asarray(jax.nn.softmax(z))
     assert (
@@ -236,6 +238,28 @@ def test_a_class_that_a_task_does_not_have_has_probability_0():
     assert {"nll", "ece", "brier"} <= judged.keys()
     numbers = [x for x in jax.tree.leaves(judged) if isinstance(x, float)]
     assert np.isfinite(numbers).all()
+
+
+def test_classes_that_a_task_lacks_leave_the_others_of_its_last_layer():
+    task = unnamed(3)._replace(tasks=TASKS)
+    plain, cut = (
+        build("per_task", x) for x in (task, task._replace(classes=(3, 2, 3)))
+    )
+    params, batch = drawn(plain), {"task": jnp.asarray([2, 1, 0, 1, TASKS])}
+    wanted, got = (head.apply(params, states(), batch) for head in (plain, cut))
+    absent = np.zeros((ROWS, 3), bool)
+    absent[[1, 3], 2] = True
+    assert (got[absent] == np.float32(ABSENT)).all()
+    np.testing.assert_array_equal(got[~absent], wanted[~absent])
+    assert np.isnan(got[4]).all(), "a task that does not exist"
+
+    def total(params):
+        logits = cut.apply(params, states()[:4], {"task": batch["task"][:4]})
+        return jnp.sum(jax.nn.logsumexp(logits, axis=-1))
+
+    slopes = jax.grad(total)(params)["out"]
+    assert not slopes["kernel"][1, :, 2].any() and not slopes["bias"][1, 2]
+    assert slopes["kernel"][1, :, :2].any() and slopes["kernel"][0, :, 2].any()
 
 
 def test_what_does_not_fit_is_one_line():

@@ -30,7 +30,7 @@ KEY = jax.random.key(3)
 def alone(source, **condition):
     """A conditioner by itself, its parameters shaken, and a batch of 3 conditions."""
     config = sources.settings(source, condition=condition)
-    made = CONDITIONERS[source](config, SIZES)
+    made = CONDITIONERS[source].build(config, SIZES)
     params = tiny.shaken(made.init(jax.random.key(0)), by=0.5)
     return made, params, sources.on_device(sources.entries(source, 3))
 
@@ -92,7 +92,7 @@ def test_the_rows_of_tasks_are_looked_up():
     assert np.isnan(unknown.vectors_USC[1]).all(), "no other task's row"
     drawn = made.init(KEY)["task"]["rows"]
     assert 0.7 < float(drawn.std()) < 1.3
-    default = CONDITIONERS["task"](
+    default = CONDITIONERS["task"].build(
         sources.settings("task", condition={"width": 0}), SIZES
     )
     assert default.width == 64
@@ -170,7 +170,7 @@ def test_noise_is_drawn_with_a_key_and_stored_without():
     np.testing.assert_array_equal(made.apply(params, {}).vectors_USC[:, 0], stored)
     one, two = (made.apply(params, {}, jax.random.key(i)).vectors_USC for i in (0, 1))
     assert one.shape == (1, 1, WIDTH) and np.abs(one - two).max() > 0.1
-    wide = CONDITIONERS["noise"](
+    wide = CONDITIONERS["noise"].build(
         sources.settings("noise", condition={"width": 4000}), SIZES
     )
     z = wide.apply(wide.init(KEY), {}, KEY).vectors_USC
@@ -194,7 +194,7 @@ def test_a_sum_concatenates_the_vectors_in_its_order():
         found = built.parts.cond.apply(params["cond"], batch).vectors_USC
         each, sites = [], config.hyper.cond_dim
         for name in source.split("+"):
-            made = CONDITIONERS[name](config, SIZES)
+            made = CONDITIONERS[name].build(config, SIZES)
             one = np.asarray(made.apply(params["cond"], batch).vectors_USC)
             each.append(np.broadcast_to(one, (3, 6, one.shape[-1])))
         wanted = np.concatenate(each, axis=-1)

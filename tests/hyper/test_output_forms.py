@@ -27,8 +27,6 @@ from hypelora_jax.hyper import factors, mlp, transformer
 from hypelora_jax.plan import estimate_table, program
 from hypelora_jax.plan.estimate import estimate
 from hypelora_jax.plan.topology import topology
-from hypelora_jax.run.paths import Run
-from hypelora_jax.run.predictions import read
 from hypelora_jax.sharding import rules
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train import optimizer
@@ -342,17 +340,8 @@ def test_a_short_training_learns_what_only_the_condition_says(method, form):
 @pytest.mark.soak
 def test_a_run_that_stops_goes_on_to_the_same_bits(tmp_path):
     args = ("train", *process.TINY, "--config.hyper.outputs=core")
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert process.run(*args, f"--workdir={whole}").returncode == 0
-    first = process.start(*args, f"--workdir={stopped}")
-    process.wait_for_step(first, stopped, 3)
-    first.kill()
-    first.communicate()
-    assert process.run(*args, f"--workdir={stopped}").returncode == 0
-    for split in ("calibration", "validation", "test"):
-        files = [Run.open(d).predictions_file(split) for d in (whole, stopped)]
-        a, b = (read(file).logits for file in files)
-        assert a.tobytes() == b.tobytes()
+    splits = ("calibration", "validation", "test")
+    process.survives_a_kill(tmp_path, 3, splits, *args)
 
 
 @pytest.mark.parametrize(

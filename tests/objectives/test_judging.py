@@ -1,6 +1,7 @@
 """Evaluation adds up: batches and processes give what all examples at once give."""
 
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from hypelora_jax import objectives
 from hypelora_jax.calibration.calibrators import softmax
 from hypelora_jax.data.tasks import Task
+from hypelora_jax.train import scoring
 
 TASKS = {
     "classification": Task("t", "classification", ("a", "b", "c"), ("mcc",), False),
@@ -46,7 +48,9 @@ def test_batches_and_processes_add_up(kind):
     merged = judge.merge(judge.merge(judge.start(), one), two)
     for state in (batches, merged):
         assert judge.result(state, HALF) == whole
-    assert whole["n"] == 38 and objectives.of(TASKS[kind]).unit in whole
+    assert whole["n"] == 38
+    alone = judge.loss(merged, HALF)
+    assert alone == pytest.approx(whole[objectives.of(TASKS[kind]).unit], rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", objectives.OBJECTIVES)
@@ -55,6 +59,25 @@ def test_without_labels_there_are_no_metrics(kind):
     assert judge.result(judge.start(), HALF) == {}
     unlabelled = judged(judge, rows, [3, 17])
     assert judge.result(unlabelled, HALF) == {}
+    assert np.isnan([judge.loss(x, HALF) for x in (judge.start(), unlabelled)]).all()
+
+
+@pytest.mark.parametrize("kind", objectives.OBJECTIVES)
+def test_tasks_count_alike_whatever_their_sizes(kind):
+    objective = objectives.of(TASKS[kind])
+    logits_NY, label_N, _ = examples(kind)
+    label_N[35:] = np.nan if label_N.dtype.kind == "f" else -1  # task 2 has no labels
+    task_N = np.repeat([0, 1, 2], [25, 10, 5])
+    data = SimpleNamespace(task=task_N, label=label_N)
+    each = []
+    for own in (slice(25), slice(25, 35)):
+        rows = logits_NY[own], label_N[own], None
+        state = judged(objective.judge, rows, slice(None))
+        each.append(objective.judge.result(state, HALF)[objective.unit])
+    found = scoring.task_mean(objective, logits_NY, data, 2.0)
+    assert found == {f"task_{objective.unit}": pytest.approx(np.mean(each))}
+    data.label = label_N[35:].repeat(8)
+    assert scoring.task_mean(objective, logits_NY, data, 2.0) == {}
 
 
 def test_the_probabilities_are_those_that_were_asked_for():

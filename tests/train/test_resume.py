@@ -98,10 +98,7 @@ def test_killed_and_started_again(unbroken, tmp_path, capsys):
 def test_killed_and_its_newest_checkpoint_damaged(unbroken, tmp_path):
     workdir = tmp_path / "run"
     args = ("train", *process.TINY, f"--workdir={workdir}")
-    first = process.start(*args)
-    process.wait_for_step(first, workdir, 8)
-    first.kill()
-    first.communicate()
+    process.killed(workdir, 8, "train", *process.TINY)
     path = newest_array_file(workdir)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4

@@ -11,6 +11,7 @@ may differ in rank. Everything is computed in at least float32. The squared dist
 a difference of larger numbers: in float32 its rounding error is about 1e-7 |D|^2.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,6 +33,13 @@ class Recovery(NamedTuple):
 
     sites: dict[str, jax.Array]
     whole: jax.Array
+
+
+class Spread(NamedTuple):
+    """Sums over U deltas at each site: (L,), at least 0."""
+
+    between: jax.Array  # sum_u |D_u - M|^2, with the mean delta M
+    moment: jax.Array  # sum_u |D_u|^2
 
 
 def _wide(x: jax.Array) -> jax.Array:
@@ -158,6 +166,24 @@ def recovery(made: Lora, targets: Lora, of_mean: Lora) -> Recovery:
         jnp.sum(jnp.concatenate(list(x.values()))) for x in (errors, totals)
     )
     return Recovery(sites, 1 - error / total)
+
+
+def spread(adapters: Lora) -> dict[str, Spread]:
+    """How far U deltas are apart, from a_LUIR and b_LURO, by module.
+
+    With the mean delta M, sum_u |D_u - M|^2 = sum_u (|D_u|^2 - <D_u, M>), and M is one
+    adapter of rank U R. The products with it are made one delta at a time.
+    """
+    out = {}
+    for m, f in adapters.items():
+        of_mean = mean({m: f})[m]
+        each = {n: jnp.moveaxis(x, 1, 0) for n, x in f.items()}
+        of_delta = functools.partial(inner, right=of_mean)
+        along_UL = jax.lax.map(of_delta, each)
+        moment_L = jnp.sum(squared_norm(f), axis=1)
+        between_L = jnp.maximum(moment_L - jnp.sum(along_UL, axis=0), 0)
+        out[m] = Spread(between_L, moment_L)
+    return out
 
 
 def _check_modules(left: Lora, right: Lora) -> None:

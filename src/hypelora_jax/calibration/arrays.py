@@ -1,4 +1,4 @@
-"""Helpers shared by all metrics; each works on numpy and on jax arrays."""
+"""Helpers shared by metrics, calibrators and losses, of numpy and of jax arrays."""
 
 from types import ModuleType
 from typing import TypeVar
@@ -6,6 +6,8 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from hypelora_jax.types import ABSENT
 
 Array = np.ndarray | jax.Array
 A = TypeVar("A", bound=Array)
@@ -36,6 +38,16 @@ def clean(
     probs_NY = xp.where(some_N[:, None], probs_NY, xp.zeros_like(probs_NY))
     label_N = xp.where(some_N, label_N, xp.zeros_like(label_N))
     return xp, probs_NY, label_N, weight_N
+
+
+def present(logits_NY: Array) -> Array:
+    """Whether each row has each class, bool (N, Y): its logit is not ABSENT.
+
+    That is less than 100,000 below the largest logit of its row, so each row has a
+    class, and the logits may have been divided by a temperature of up to 10,000.
+    """
+    top_N1 = namespace(logits_NY).max(logits_NY, axis=-1, keepdims=True)
+    return logits_NY >= top_N1 + ABSENT / 1e4
 
 
 def onehot(label_N: Array, num_classes: int) -> Array:

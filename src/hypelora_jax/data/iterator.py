@@ -6,7 +6,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -208,25 +208,44 @@ def train_iterator(
       UserError: `soft` is set and the source has no soft labels.
     """
     labels_of(data, soft)  # raises here, not in the thread that makes batches
-    lengths = data.lengths
-    layout = None if packed is None else packing.layout(lengths, packed)
-    more, shaped = (soft, own, weight_N), tasks or layout
+    layout = _layout(data, edges, batch_size, seed, packed, tasks)
+    plan = _Plan(layout.steps, num_epochs, layout.of_epoch)
 
-    def of_epoch(epoch: int) -> list:
-        if tasks is not None:
-            return tasks.epoch(seed, epoch)
-        if layout is None:
-            return buckets.plan(lengths, edges, batch_size, seed, epoch)
-        return packing.plan(lengths, layout, seed, epoch)
+    def item(i: int) -> Any:
+        return place(layout.collate(plan[i], soft, own, weight_N))
 
-    def placed(item: Any) -> Any:
-        if tasks is not None:
-            return place(collate_group(data, item, *more))
-        if layout is None:
-            rows, length = item
-            return place(collate(data, rows, length, batch_size, *more))
-        return place(packing.collate(data, item, layout, *more))
+    return TrainIterator(ReadAhead(len(plan), item))
 
-    steps = buckets.steps_per_epoch(lengths, edges, batch_size) if edges else 0
-    plan = _Plan(shaped.steps if shaped else steps, num_epochs, of_epoch)
-    return TrainIterator(ReadAhead(len(plan), lambda i: placed(plan[i])))
+
+class _Layout(NamedTuple):
+    """Batches of one kind: how many make an epoch, their plan, and how one is made."""
+
+    steps: int
+    of_epoch: Callable[[int], list]
+    collate: Callable[..., NumpyBatch]  # of an item of the plan, soft, own and weight_N
+
+
+def _layout(
+    data: Dataset,
+    edges: Edges,
+    batch_size: int,
+    seed: int,
+    packed: Packing | None,
+    tasks: TaskPlan | None,
+) -> _Layout:
+    lengths, of = data.lengths, functools.partial
+    if tasks is not None:
+        return _Layout(tasks.steps, of(tasks.epoch, seed), of(collate_group, data))
+    if packed is not None:
+        rows = packing.layout(lengths, packed)
+        of_epoch = of(packing.plan, lengths, rows, seed)
+        return _Layout(
+            rows.steps,
+            of_epoch,
+            lambda item, *more: packing.collate(data, item, rows, *more),
+        )
+    return _Layout(
+        buckets.steps_per_epoch(lengths, edges, batch_size),
+        of(buckets.plan, lengths, edges, batch_size, seed),
+        lambda item, *more: collate(data, *item, batch_size, *more),
+    )

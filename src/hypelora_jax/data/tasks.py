@@ -14,6 +14,7 @@ class Task(NamedTuple):
     True if an example has two texts; `condition` is the width C of the vector that each
     example is conditioned on, or 0 without conditions; `tasks` is the number of tasks
     of a set, and `label_width` that of the embeddings of their label names, if any.
+    `classes` is the number of classes of each task of a set, () if all have as many.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Task(NamedTuple):
     condition: int = 0
     tasks: int = 0
     label_width: int = 0
+    classes: tuple[int, ...] = ()
 
     @property
     def num_outputs(self) -> int:

@@ -15,7 +15,7 @@ from hypelora_jax.data.batches import Dataset
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import dropout, laplace
 from hypelora_jax.evaluate.fitted import Answer, Answerer, Fitted
-from hypelora_jax.hyper import OF_MEMBERS
+from hypelora_jax.hyper import of_members
 from hypelora_jax.objectives.judging import has_label
 from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import replicated
@@ -43,7 +43,7 @@ KINDS = {
     "laplace": Kind(derived=True),
     "hyper_ensemble": Kind(
         trained=True,
-        needs=(("hyper.cond", ("learned",)), ("condition.source", OF_MEMBERS)),
+        needs=(("hyper.cond", ("learned",)), ("condition.source", of_members())),
     ),
     "random_a": Kind(
         derived=True, draws=dropout.random_a, needs=(("hyper.a", ("random",)),)

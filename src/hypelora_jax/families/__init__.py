@@ -7,6 +7,7 @@ package knows nothing of methods, data or run folders.
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 from hypelora_jax.config.adapter_sections import HeadConfig
 from hypelora_jax.config.settings import Settings
@@ -47,14 +48,22 @@ def _regression(
 
 
 BuildHead = Callable[[Family, EncoderConfig, Task, HeadConfig, str], Head]
+
+
+class HeadKind(NamedTuple):
+    """A kind of head: what builds it, and what it asks for."""
+
+    build: BuildHead
+    names: bool = False  # it reads embeddings of the names of classes
+
+
 # Heads, which read hidden states, by the name in config.head.kind.
-HEADS: dict[str, BuildHead] = {
-    "classes": _classes,
-    "regression": _regression,
-    "per_task": per_task_head,
-    "label_text": label_text_head,
+HEADS: dict[str, HeadKind] = {
+    "classes": HeadKind(_classes),
+    "regression": HeadKind(_regression),
+    "per_task": HeadKind(per_task_head),
+    "label_text": HeadKind(label_text_head, names=True),
 }
-NAMING = ("label_text",)  # those that read embeddings of the names of classes
 
 
 def of(config: EncoderConfig) -> Family:
@@ -100,7 +109,7 @@ def backbone(settings: Settings, config: EncoderConfig, lowest: int) -> Backbone
 
 def names(config: HeadConfig) -> bool:
     """Whether the head reads embeddings of the names of classes."""
-    return config.kind in NAMING
+    return config.kind in HEADS and HEADS[config.kind].names
 
 
 def head_kind(name: str, task: Task) -> str:
@@ -117,8 +126,8 @@ def head(config: HeadConfig, sizes: EncoderConfig, task: Task, *, dtype: str) ->
     Raises:
       UserError: there is no head of this kind, or it does not fit the task.
     """
-    build = HEADS[head_kind(config.kind, task)]
-    return build(of(sizes), sizes, task, config, dtype)
+    kind = HEADS[head_kind(config.kind, task)]
+    return kind.build(of(sizes), sizes, task, config, dtype)
 
 
 def preset(name: str) -> EncoderConfig:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hypelora_jax.config.adapter_sections import HeadConfig
 from hypelora_jax.data.tasks import Task
@@ -11,7 +12,7 @@ from hypelora_jax.families.family import Family
 from hypelora_jax.families.sequence_head import first_states, pooled, pooled_init
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.keys import named_key
-from hypelora_jax.types import Batch, Head, Key, Params
+from hypelora_jax.types import ABSENT, Batch, Head, Key, Params
 
 
 def per_task_head(
@@ -20,7 +21,8 @@ def per_task_head(
     """Head whose layer `out` has a kernel (D, Y) and a bias (Y,) for each of K tasks.
 
     `batch["task"]` has the index of each row's task. The logits of an index that is
-    none of the K tasks are NaN. There is no single last layer, so `features` is None.
+    none of the K tasks are NaN. Those of classes that the row's task does not have are
+    ABSENT. There is no single last layer, so `features` is None.
 
     Raises:
       UserError: the data are not a set of tasks.
@@ -48,6 +50,11 @@ def per_task_head(
             name: jnp.take(x.astype(x_BD.dtype), batch["task"], axis=0)
             for name, x in params["out"].items()
         }
-        return jnp.einsum("...d,...dy->...y", x_BD, own["kernel"]) + own["bias"]
+        logits_BY = jnp.einsum("...d,...dy->...y", x_BD, own["kernel"]) + own["bias"]
+        if not task.classes:
+            return logits_BY
+        given_KY = np.arange(outputs)[None] < np.asarray(task.classes)[:, None]
+        given_BY = jnp.take(given_KY, batch["task"], axis=0)  # True for no task
+        return jnp.where(given_BY, logits_BY, ABSENT)
 
     return Head(jax.jit(init), apply, None, reads=("task",))

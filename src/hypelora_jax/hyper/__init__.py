@@ -8,7 +8,7 @@ from hypelora_jax.adapters.sites import Sites
 from hypelora_jax.config.adapter_sections import ConditionConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.errors import UserError, choose
-from hypelora_jax.hyper.conditioners import BuildConditioner, Sizes
+from hypelora_jax.hyper.conditioners import Sizes, Source
 from hypelora_jax.hyper.conditioners.given import given
 from hypelora_jax.hyper.conditioners.instance import instance
 from hypelora_jax.hyper.conditioners.joins import joined
@@ -20,22 +20,19 @@ from hypelora_jax.hyper.conditioners.text import text
 from hypelora_jax.types import Conditioner
 
 # Conditioners by the names in config.condition.source, which + joins.
-CONDITIONERS: dict[str, BuildConditioner] = {
-    "none": none,
-    "given": given,
-    "task": task,
-    "text": text,
-    "instance": instance,
-    "set": sentences,
-    "noise": noise,
+CONDITIONERS: dict[str, Source] = {
+    "none": Source(none, members=True),
+    "given": Source(given),
+    "task": Source(task),
+    "text": Source(text, embeds=True),
+    "instance": Source(instance),
+    "set": Source(sentences, embeds=True),
+    "noise": Source(noise, members=True),
 }
-EMBEDDING = ("text", "set")  # those that read embeddings of texts
-# Those that give each member of a hyper-ensemble a condition of its own.
-OF_MEMBERS = ("none", "noise")
 
 
-def sources(config: ConditionConfig) -> dict[str, BuildConditioner]:
-    """Return the builders of the conditioners that `condition.source` names.
+def sources(config: ConditionConfig) -> dict[str, Source]:
+    """Return the sources that `condition.source` names.
 
     Raises:
       UserError: a name is not in the table, is there twice, or cannot be in a sum.
@@ -53,7 +50,12 @@ def sources(config: ConditionConfig) -> dict[str, BuildConditioner]:
 
 def embeds(config: ConditionConfig) -> bool:
     """Whether a source reads embeddings of texts, of the width of the encoder."""
-    return any(name in EMBEDDING for name in sources(config))
+    return any(source.embeds for source in sources(config).values())
+
+
+def of_members() -> tuple[str, ...]:
+    """Return the sources that give members of a hyper-ensemble their conditions."""
+    return tuple(name for name, source in CONDITIONERS.items() if source.members)
 
 
 def conditioner(settings: Settings, sites: Sites, sizes: Sizes) -> Conditioner:
@@ -67,5 +69,5 @@ def conditioner(settings: Settings, sites: Sites, sizes: Sizes) -> Conditioner:
     found = sources(settings.condition)
     vectors = sizes.vectors or settings.condition.width
     sizes = sizes._replace(vectors=vectors)
-    made = {name: build(settings, sizes) for name, build in found.items()}
+    made = {name: own.build(settings, sizes) for name, own in found.items()}
     return joined(settings, sites, sizes.slots, made)

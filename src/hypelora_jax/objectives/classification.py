@@ -41,4 +41,7 @@ def classification(config: LossConfig, names: Sequence[str]) -> Objective:
         best_N = np.argmax(probs_NY, axis=1)
         return {**out, **scores.table(names, best_N, state.labels)}
 
-    return row_objective(loss, result, unit="nll", probabilistic=True)
+    def mean(state: Labelled, probabilities: Probabilities) -> float:
+        return float(metrics.nll(probabilities(state.logits), state.labels))
+
+    return row_objective(loss, result, mean, unit="nll", probabilistic=True)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from hypelora_jax.calibration.arrays import present
 from hypelora_jax.config.settings import LossConfig
-from hypelora_jax.types import ABSENT
 
 Main = Callable[[jax.Array, jax.Array], jax.Array]  # (logits, label) -> loss_B
 
@@ -30,14 +30,6 @@ def shares(label: jax.Array, logits_BY: jax.Array) -> jax.Array:
     if label.ndim == 2:
         return label.astype(logits_BY.dtype)
     return jax.nn.one_hot(label, logits_BY.shape[-1], dtype=logits_BY.dtype)
-
-
-def present(logits_BY: jax.Array) -> jax.Array:
-    """Whether each row has each class, bool (B, Y): its logit is not ABSENT.
-
-    The logits may have been divided by a temperature of up to 10,000.
-    """
-    return logits_BY > ABSENT / 1e4
 
 
 def smoothed(label: jax.Array, logits_BY: jax.Array, smoothing: float) -> jax.Array:

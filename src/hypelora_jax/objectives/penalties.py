@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hypelora_jax.calibration.arrays import present
 from hypelora_jax.config.settings import LossConfig
-from hypelora_jax.objectives.losses import present, shares, widen
+from hypelora_jax.objectives.losses import shares, widen
 
 # (logits, label, weight_B) -> (B,), or () for a penalty of the whole batch
 Penalty = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

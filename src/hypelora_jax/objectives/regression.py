@@ -46,12 +46,16 @@ def regression(config: LossConfig, names: Sequence[str]) -> Objective:
     """Build the objective of a regression task; arguments as in `classification`."""
     loss = number_loss(config)
 
-    def result(state: Labelled, probabilities: Probabilities) -> dict[str, Any]:
+    def mean(state: Labelled, probabilities: Probabilities) -> float:
         del probabilities  # a regression has no probabilities
+        error_N = state.logits[:, 0] - state.labels.astype(np.float64)
+        return float(np.mean(error_N**2))
+
+    def result(state: Labelled, probabilities: Probabilities) -> dict[str, Any]:
         if not len(state.labels):
             return {}
         score_N, label_N = state.logits[:, 0], state.labels
-        mse = float(np.mean((score_N - label_N.astype(np.float64)) ** 2))
-        return {"n": len(label_N), "mse": mse, **scores.table(names, score_N, label_N)}
+        out = {"n": len(label_N), "mse": mean(state, probabilities)}
+        return {**out, **scores.table(names, score_N, label_N)}
 
-    return row_objective(loss, result, unit="mse", probabilistic=False)
+    return row_objective(loss, result, mean, unit="mse", probabilistic=False)

@@ -1,5 +1,6 @@
 """Objectives whose loss and metrics compare each row's logits with its label."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,15 +26,24 @@ from hypelora_jax.types import (
 def row_objective(
     loss: Loss,
     result: Callable[[Labelled, Probabilities], dict[str, Any]],
+    mean: Callable[[Labelled, Probabilities], float],
     unit: str,
     probabilistic: bool,
 ) -> Objective:
-    """Build the objective of a row loss; `result` judges all labelled examples."""
+    """Build the objective of a row loss.
+
+    `result` judges all labelled examples, and `mean` computes the metric `unit` alone
+    of at least one.
+    """
+
+    def alone(state: Labelled, probabilities: Probabilities) -> float:
+        return mean(state, probabilities) if len(state.labels) else math.nan
+
     return Objective(
         init=loss.init,
         reads=("label", "weight"),
         sums=_sums(loss),
-        judge=Judge(judging.start, judging.update, judging.merge, result),
+        judge=Judge(judging.start, judging.update, judging.merge, result, alone),
         unit=unit,
         probabilistic=probabilistic,
     )

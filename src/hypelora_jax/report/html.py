@@ -64,7 +64,8 @@ HOW_TO_READ = {
         "An audit answers the rows of tasks with other conditions than their own. The "
         "intervals are 95 % bootstrap intervals over tasks and their rows; those of "
         "differences are paired. The condition matters only if the task's own one "
-        "beats static, shuffled, junk and description_only."
+        "beats static, shuffled, junk and description_only. Deltas of a network that "
+        "ignores it do not vary: their share is 0."
     ),
     "curves": (
         "Train loss: a point for each logged step, and the running mean of as many "

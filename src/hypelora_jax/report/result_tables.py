@@ -176,7 +176,7 @@ def to_csv(rows: Mapping[tuple[str, str], Sequence[Row]]) -> str:
 
 
 def audits(found: Mapping[str, Any]) -> list[Table]:
-    """Return the table of the controls and, if there are any, that of the oracles.
+    """Return the tables of controls, and of oracles and deltas if there are any.
 
     `found` is what `evaluate.audit.auditing.audit` returns.
     """
@@ -193,7 +193,18 @@ def audits(found: Mapping[str, Any]) -> list[Table]:
     out = [Table(title, columns, tuple(rows))]
     if found["oracles"]:
         out.append(_oracles(found["oracles"]))
+    if found.get("delta_variance"):  # audits of older versions have none
+        out.append(_deltas(found["delta_variance"]))
     return out
+
+
+def _deltas(found: Mapping[str, Any]) -> Table:
+    """Return a table of how much the deltas of different conditions differ."""
+    shares = {**found["modules"], "all": found["whole"]}
+    title = f"deltas of the conditions of {found['conditions']} tasks"
+    columns = ("module", "share that varies between them")
+    rows = tuple((name, cell(share)) for name, share in shares.items())
+    return Table(title, columns, rows, (len(rows) - 1,))
 
 
 def _oracles(found: Mapping[str, Any]) -> Table:

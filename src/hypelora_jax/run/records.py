@@ -182,8 +182,8 @@ def settings_of(record: dict[str, Any]) -> Settings:
 
 def task_of(record: dict[str, Any]) -> Task:
     """Return the task that a run was trained for, with the names of its classes."""
-    task = dict(record["task"])
-    return Task(**task | {n: tuple(task[n]) for n in ("labels", "metrics")})
+    about = record["task"].items()
+    return Task(**{n: tuple(x) if isinstance(x, list) else x for n, x in about})
 
 
 def _as_begun(settings: Settings, record: dict[str, Any]) -> Settings:

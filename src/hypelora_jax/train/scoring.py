@@ -178,13 +178,20 @@ def by_task(
     probabilities: Probabilities,
 ) -> dict[int, dict[str, Any]]:
     """Compute the objective's metrics of each task of a split, by its index."""
+    states = _by_task(objective, logits_NY, data).items()
+    return {task: objective.judge.result(x, probabilities) for task, x in states}
+
+
+def _by_task(
+    objective: Objective, logits_NY: np.ndarray, data: Dataset
+) -> dict[int, Any]:
+    """Return the state of the objective's judge for each task of a split."""
     if data.task is None:
         return {}
-    out = {}
+    out, own = {}, objective.judge
     for task in np.unique(data.task).tolist():
-        at, own = data.task == task, objective.judge
-        state = own.update(own.start(), logits_NY[at], data.label[at])
-        out[task] = own.result(state, probabilities)
+        at = data.task == task
+        out[task] = own.update(own.start(), logits_NY[at], data.label[at])
     return out
 
 
@@ -192,10 +199,13 @@ def task_mean(
     objective: Objective, logits_NY: np.ndarray, data: Dataset, temperature: float
 ) -> dict[str, float]:
     """Return the mean over tasks of the metric that models are chosen by, if any."""
-    own = partial(softmax, temperature=temperature)
-    each = by_task(objective, logits_NY, data, own).values()
-    found = [judged[objective.unit] for judged in each if judged]
-    return {f"task_{objective.unit}": float(np.mean(found))} if found else {}
+    states = _by_task(objective, logits_NY, data)
+    probs = partial(softmax, temperature=temperature)
+    loss_K = np.array([objective.judge.loss(x, probs) for x in states.values()])
+    known_K = ~np.isnan(loss_K)  # of tasks that have labels
+    if not known_K.any():
+        return {}
+    return {f"task_{objective.unit}": float(loss_K[known_K].mean())}
 
 
 def selection(

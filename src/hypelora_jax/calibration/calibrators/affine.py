@@ -1,4 +1,8 @@
-"""Affine calibrators of several classes: vector scaling and Dirichlet with ODIR."""
+"""Affine calibrators of several classes: vector scaling and Dirichlet with ODIR.
+
+A class that a row does not have (`arrays.present`) has probability 0 in it, and says
+nothing of the others: the row is one of a calibrator of its own classes alone.
+"""
 
 from typing import Any, NamedTuple
 
@@ -10,6 +14,7 @@ from hypelora_jax.calibration import arrays
 from hypelora_jax.calibration.calibrators import examples, logistic, temperature
 from hypelora_jax.calibration.calibrators.examples import Examples
 from hypelora_jax.calibration.calibrators.temperature import softmax
+from hypelora_jax.types import ABSENT
 
 # Penalties that cross-validation chooses from. Kull et al. search 1e-3 to 1e2 on
 # splits of 5,000; below 1e-3 a split of 1,000 over-fits.
@@ -40,13 +45,14 @@ def fit_vector(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Vector:
     """
     data = examples.nonempty(logits_NY, label_N, weight_N)
     z_NY, y_N, share_N = data
-    mean_Y, spread = _spread(z_NY)
-    x_NY = (z_NY - mean_Y) / spread
+    given_NY = arrays.present(z_NY)
+    mean_Y, spread = _spread(z_NY, given_NY)
+    x_NY = np.where(given_NY, (z_NY - mean_Y) / spread, 0)
     t = temperature.fit(z_NY, y_N, share_N).temperature
     classes = z_NY.shape[1]
 
     def to_logits(params: np.ndarray) -> np.ndarray:
-        return params[:classes] * x_NY + params[classes:]
+        return _of_present(params[:classes] * x_NY + params[classes:], given_NY)
 
     def adjoint(g_NY: np.ndarray) -> np.ndarray:
         return np.concatenate([np.sum(g_NY * x_NY, axis=0), np.sum(g_NY, axis=0)])
@@ -61,7 +67,8 @@ def fit_vector(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Vector:
 def apply_vector(state: Vector, logits_NY: Any) -> Any:
     """Probabilities (N, Y)."""
     wide_NY, (scale_Y, bias_Y) = _alike(logits_NY, state.scale, state.bias)
-    return softmax(wide_NY * scale_Y[None, :] + bias_Y[None, :])
+    found_NY = wide_NY * scale_Y[None, :] + bias_Y[None, :]
+    return softmax(_of_present(found_NY, arrays.present(wide_NY)))
 
 
 def fit_dirichlet(
@@ -92,7 +99,14 @@ def apply_dirichlet(state: Dirichlet, logits_NY: Any) -> Any:
         logp_NY = jax.nn.log_softmax(wide_NY, axis=-1)
     else:
         logp_NY = scipy.special.log_softmax(wide_NY, axis=-1)
-    return softmax(logp_NY @ weight_YY.T + bias_Y[None, :])
+    given_NY = arrays.present(wide_NY)
+    logp_NY = arrays.namespace(wide_NY).where(given_NY, logp_NY, 0)
+    return softmax(_of_present(logp_NY @ weight_YY.T + bias_Y[None, :], given_NY))
+
+
+def _of_present(logits_NY: Any, given_NY: Any) -> Any:
+    """Logits in which the classes that a row does not have are ABSENT."""
+    return arrays.namespace(logits_NY).where(given_NY, logits_NY, ABSENT)
 
 
 def _alike(logits_NY: Any, *params: np.ndarray) -> tuple[Any, list]:
@@ -103,23 +117,29 @@ def _alike(logits_NY: Any, *params: np.ndarray) -> tuple[Any, list]:
     return wide_NY, [xp.asarray(p, wide_NY.dtype) for p in params]
 
 
-def _spread(x_NY: np.ndarray) -> tuple[np.ndarray, float]:
-    """Means of the columns, and the root mean square about them, or 1 if that is 0."""
-    mean_Y = x_NY.mean(axis=0)
-    return mean_Y, float(np.sqrt(np.mean((x_NY - mean_Y) ** 2))) or 1.0
+def _spread(x_NY: np.ndarray, given_NY: np.ndarray) -> tuple[np.ndarray, float]:
+    """Means of the columns, and the root mean square about them, or 1 if that is 0.
+
+    Only the given entries count.
+    """
+    count_Y = np.maximum(given_NY.sum(axis=0), 1)
+    mean_Y = np.where(given_NY, x_NY, 0).sum(axis=0) / count_Y
+    square_NY = np.where(given_NY, (x_NY - mean_Y) ** 2, 0)
+    return mean_Y, float(np.sqrt(square_NY.sum() / given_NY.sum())) or 1.0
 
 
 def _dirichlet(data: Examples, penalty: float) -> Dirichlet:
     z_NY, y_N, share_N = data
-    logp_NY = scipy.special.log_softmax(z_NY, axis=1)
+    given_NY = arrays.present(z_NY)
+    logp_NY = np.where(given_NY, scipy.special.log_softmax(z_NY, axis=1), 0)
     classes = z_NY.shape[1]
-    size = float(np.sqrt(np.mean(logp_NY**2))) or 1.0
+    size = float(np.sqrt(np.sum(logp_NY**2) / given_NY.sum())) or 1.0
     x_NY = logp_NY / size
     t = temperature.fit(*data).temperature
 
     def to_logits(params: np.ndarray) -> np.ndarray:
         weight_YY = params[:-classes].reshape(classes, classes)
-        return x_NY @ weight_YY.T + params[-classes:]
+        return _of_present(x_NY @ weight_YY.T + params[-classes:], given_NY)
 
     def adjoint(g_NY: np.ndarray) -> np.ndarray:
         return np.concatenate([(g_NY.T @ x_NY).ravel(), np.sum(g_NY, axis=0)])

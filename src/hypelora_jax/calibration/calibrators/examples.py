@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hypelora_jax.calibration import arrays
 from hypelora_jax.errors import UserError
 
 
@@ -45,8 +46,17 @@ def checked(logits: Any, label: Any, weight: Any = None) -> Examples:
 
 
 def nonempty(logits: Any, label: Any, weight: Any = None) -> Examples:
-    """As `checked`, but raise a UserError if there is no example."""
+    """As `checked`, but raise a UserError if there is no example.
+
+    Rows whose label is a class that they do not have are left out: its probability is 0
+    whatever is fitted.
+    """
     found = checked(logits, label, weight)
+    some_N = arrays.present(found.logits_NY)[
+        np.arange(len(found.label_N)), found.label_N
+    ]
+    if not some_N.all():
+        found = checked(*(x[some_N] for x in found))
     if not len(found.label_N):
         raise UserError(
             "no example has a label; expected at least one to fit this calibrator"

@@ -36,8 +36,8 @@ def fit_isotonic(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Isotonic
     """
     data = examples.nonempty(logits_NY, label_N, weight_N)
     knots = [
-        _isotonic(np.exp(logp_N), hit_N.astype(float), data.share_N)
-        for logp_N, _, hit_N in one_vs_rest.problems(data)
+        _isotonic(np.exp(logp_N), hit_N.astype(float), share_N)
+        for logp_N, _, hit_N, share_N in one_vs_rest.problems(data)
     ]
     return Isotonic(tuple(x for x, _ in knots), tuple(y for _, y in knots))
 
@@ -48,7 +48,7 @@ def apply_isotonic(state: Isotonic, logits_NY: Any) -> Any:
     p_NK = xp.exp(one_vs_rest.log_probs(logits_NY)[0])
     knots = zip(p_NK.T, state.x, state.y, strict=True)
     q_NK = xp.stack([xp.interp(p_N, x, y) for p_N, x, y in knots], axis=1)
-    return one_vs_rest.joined(q_NK.astype(p_NK.dtype))
+    return one_vs_rest.joined(q_NK.astype(p_NK.dtype), logits_NY)
 
 
 def _isotonic(
@@ -75,8 +75,8 @@ def fit_beta(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Beta:
     """
     data = examples.nonempty(logits_NY, label_N, weight_N)
     fits = [
-        _beta(np.stack([logp_N, -rest_N], axis=1), hit_N, data.share_N)
-        for logp_N, rest_N, hit_N in one_vs_rest.problems(data)
+        _beta(np.stack([logp_N, -rest_N], axis=1), hit_N, share_N)
+        for logp_N, rest_N, hit_N, share_N in one_vs_rest.problems(data)
     ]
     return Beta(*np.array(fits).T)
 
@@ -87,7 +87,7 @@ def apply_beta(state: Beta, logits_NY: Any) -> Any:
     xp = arrays.namespace(logp_NK)
     a_K, b_K, c_K = (xp.asarray(v_K, logp_NK.dtype)[None, :] for v_K in state)
     q_NK = one_vs_rest.expit(a_K * logp_NK - b_K * rest_NK + c_K)
-    return one_vs_rest.joined(q_NK)
+    return one_vs_rest.joined(q_NK, logits_NY)
 
 
 def _beta(

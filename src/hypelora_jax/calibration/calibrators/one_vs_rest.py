@@ -3,10 +3,13 @@
 With two classes, one function of p(class 1) is fitted, and p(class 0) is 1 minus it.
 With more classes, one function for each class is fitted, and the results are divided by
 their sum (Zadrozny and Elkan, 2002). A row whose results are all 0 becomes uniform.
+
+A class that a row does not have (`arrays.present`) has probability 0 in it, and its
+function is fitted without that row.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +44,39 @@ def log_probs(logits_NY: Any) -> tuple[Any, Any]:
     return logp_NY, xp.where(is_top_NY, rest_N1, xp.log1p(-xp.exp(half_NY)))
 
 
-def problems(data: Examples) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield log p, log (1 - p) and hits (N,) of each of the K functions to fit."""
+class Problem(NamedTuple):
+    """The rows that one of the K functions is fitted on: those that have its class."""
+
+    logp_N: np.ndarray  # log p
+    rest_N: np.ndarray  # log (1 - p)
+    hit_N: np.ndarray
+    share_N: np.ndarray  # sums to 1
+
+
+def problems(data: Examples) -> Iterator[Problem]:
+    """Yield the problem of each of the K functions."""
     logp_NK, rest_NK = log_probs(data.logits_NY)
     first = 1 if logp_NK.shape[1] == 1 else 0
-    for k, (logp_N, rest_N) in enumerate(zip(logp_NK.T, rest_NK.T, strict=True)):
-        yield logp_N, rest_N, data.label_N == k + first
+    given_NY = arrays.present(data.logits_NY)
+    if first:
+        given_NY = given_NY.all(axis=1, keepdims=True)
+    for k, given_N in enumerate(given_NY.T):
+        hit_N, share_N = data.label_N == k + first, data.share_N
+        own = Problem(logp_NK[:, k], rest_NK[:, k], hit_N, share_N)
+        if not given_N.all():
+            own = _some(own, given_N)
+        yield own
+
+
+def _some(found: Problem, given_N: np.ndarray) -> Problem:
+    """Return some rows of a problem; without any, rows for which p is right."""
+    if given_N.any():
+        own = Problem(*(x[given_N] for x in found))
+        return own._replace(share_N=own.share_N / own.share_N.sum())
+    p_M = (np.arange(100) + 0.5) / 100
+    p_N, hit_N = np.tile(p_M, 2), np.repeat([True, False], 100)
+    share_N = np.where(hit_N, p_N, 1 - p_N) / 100
+    return Problem(np.log(p_N), np.log1p(-p_N), hit_N, share_N)
 
 
 def expit(x: Array) -> Array:
@@ -55,12 +85,15 @@ def expit(x: Array) -> Array:
     return special.expit(x)
 
 
-def joined(q_NK: Any) -> Any:
-    """Probabilities (N, Y) from the K functions' values in [0, 1]."""
+def joined(q_NK: Any, logits_NY: Any) -> Any:
+    """Probabilities (N, Y) from the K functions' values in [0, 1], and the logits."""
     xp = arrays.namespace(q_NK)
+    given_NY = arrays.present(xp.asarray(logits_NY))
+    even_NY = given_NY / xp.sum(given_NY, axis=1, keepdims=True).astype(q_NK.dtype)
     if q_NK.shape[1] == 1:
-        return xp.concatenate([1 - q_NK, q_NK], axis=1)
-    sum_N1 = xp.sum(q_NK, axis=1, keepdims=True)
+        both_N1 = xp.all(given_NY, axis=1, keepdims=True)
+        return xp.where(both_N1, xp.concatenate([1 - q_NK, q_NK], axis=1), even_NY)
+    q_NY = xp.where(given_NY, q_NK, 0)
+    sum_N1 = xp.sum(q_NY, axis=1, keepdims=True)
     none_N1 = sum_N1 <= 0
-    uniform = xp.full_like(q_NK, 1 / q_NK.shape[1])
-    return xp.where(none_N1, uniform, q_NK / xp.where(none_N1, 1, sum_N1))
+    return xp.where(none_N1, even_NY, q_NY / xp.where(none_N1, 1, sum_N1))

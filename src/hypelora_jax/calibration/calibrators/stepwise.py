@@ -49,19 +49,19 @@ def fit_histogram(
     """
     data = examples.nonempty(logits_NY, label_N, weight_N)
     edges, values = [], []
-    for logp_N, _, hit_N in one_vs_rest.problems(data):
+    for logp_N, _, hit_N, share_N in one_vs_rest.problems(data):
         p_N = np.exp(logp_N)
         inner = np.linspace(0, 1, bins + 1)[1:-1]
-        inner = _equal_mass(p_N, data.share_N, bins) if equal_mass else inner
+        inner = _equal_mass(p_N, share_N, bins) if equal_mass else inner
         edges.append(inner)
-        values.append(_means(p_N, hit_N.astype(float), data.share_N, inner))
+        values.append(_means(p_N, hit_N.astype(float), share_N, inner))
     return Histogram(tuple(edges), tuple(values))
 
 
 def apply_histogram(state: Histogram, logits_NY: Any) -> Any:
     """Probabilities (N, Y)."""
     p_NK = arrays.namespace(logits_NY).exp(one_vs_rest.log_probs(logits_NY)[0])
-    return one_vs_rest.joined(_steps(p_NK, state.edges, state.values))
+    return one_vs_rest.joined(_steps(p_NK, state.edges, state.values), logits_NY)
 
 
 def fit_platt_binner(
@@ -75,12 +75,12 @@ def fit_platt_binner(
     """
     data = examples.nonempty(logits_NY, label_N, weight_N)
     fits = []
-    for logp_N, rest_N, hit_N in one_vs_rest.problems(data):
+    for logp_N, rest_N, hit_N, share_N in one_vs_rest.problems(data):
         odds_N = logp_N - rest_N
-        slope, c = logistic.logistic(odds_N[:, None], hit_N, data.share_N)
+        slope, c = logistic.logistic(odds_N[:, None], hit_N, share_N)
         q_N = scipy.special.expit(slope[0] * odds_N + c)
-        inner = _equal_mass(q_N, data.share_N, bins)
-        fits.append((slope[0], c, inner, _means(q_N, q_N, data.share_N, inner)))
+        inner = _equal_mass(q_N, share_N, bins)
+        fits.append((slope[0], c, inner, _means(q_N, q_N, share_N, inner)))
     slope_K, c_K, edges, values = zip(*fits, strict=True)
     return PlattBinner(np.array(slope_K), np.array(c_K), edges, values)
 
@@ -92,7 +92,7 @@ def apply_platt_binner(state: PlattBinner, logits_NY: Any) -> Any:
     slope_K = xp.asarray(state.slope, logp_NK.dtype)[None, :]
     c_K = xp.asarray(state.intercept, logp_NK.dtype)[None, :]
     q_NK = one_vs_rest.expit(slope_K * (logp_NK - rest_NK) + c_K)
-    return one_vs_rest.joined(_steps(q_NK, state.edges, state.values))
+    return one_vs_rest.joined(_steps(q_NK, state.edges, state.values), logits_NY)
 
 
 def _equal_mass(p_N: np.ndarray, share_N: np.ndarray, bins: int) -> np.ndarray:

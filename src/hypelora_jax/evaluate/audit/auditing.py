@@ -15,7 +15,12 @@ from hypelora_jax.data.tables import take as take_rows
 from hypelora_jax.data.tasks import TaskSet
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
-from hypelora_jax.evaluate.audit import controls, description_only, paired
+from hypelora_jax.evaluate.audit import (
+    controls,
+    delta_variance,
+    description_only,
+    paired,
+)
 from hypelora_jax.evaluate.audit.verdict import verdict
 from hypelora_jax.evaluate.fitted import Fitted, corpus_of, tokenised
 from hypelora_jax.run import records
@@ -47,7 +52,8 @@ def audit(
       `split`, `tasks` (their names), `n`, `controls` ({name: metrics with intervals}),
       `margins` ({control: differences in metrics, control minus matched}), `outputs`
       (mean KL divergence of matched from shuffled answers), `verdict` and `line`. An
-      oracle is compared on its own task, in `oracles`.
+      oracle is compared on its own task, in `oracles`. `delta_variance` has the shares
+      of the deltas of the audited and the training tasks that vary between them.
 
     Raises:
       UserError: the run has no condition, or another run does not fit.
@@ -73,12 +79,14 @@ def audit(
     found = compare(probs, table.label, table.task, replicas, seed)
     matched = paired.rows(probs["matched"], table.label)
     each = [_oracle(folder, fitted, table, matched, seed) for folder in oracles]
+    known = np.union1d(wanted, np.flatnonzero(~np.asarray(tasks.held_out)))
     return {
         "split": split,
         "tasks": [tasks.names[k] for k in wanted],
         "n": len(table.label),
         **found,
         "oracles": dict(each),
+        "delta_variance": delta_variance.of_tasks(fitted, known),
     }
 
 

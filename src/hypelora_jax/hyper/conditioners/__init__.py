@@ -23,3 +23,11 @@ class Sizes(NamedTuple):
 
 
 BuildConditioner = Callable[[Settings, Sizes], Conditioner]
+
+
+class Source(NamedTuple):
+    """A source of conditions: what builds its conditioner, and what it asks for."""
+
+    build: BuildConditioner
+    embeds: bool = False  # it reads embeddings of texts, of the width of the encoder
+    members: bool = False  # each member of a hyper-ensemble has a condition of its own

@@ -35,7 +35,9 @@ def described(settings: Settings, corpus: Corpus) -> Task:
     """
     if corpus.tasks is None:
         return corpus.task
-    task = corpus.task._replace(tasks=len(corpus.tasks.names))
+    counts = tuple(map(len, corpus.tasks.labels))
+    differ = counts if len({*counts}) > 1 else ()
+    task = corpus.task._replace(tasks=len(counts), classes=differ)
     embedded, named = hyper.embeds(settings.condition), families.names(settings.head)
     if not embedded and not named:
         return task

@@ -1,0 +1,152 @@
+"""What the relabelling benchmark says of answers whose numbers are known by hand."""
+
+from types import SimpleNamespace
+
+import judging
+import numpy as np
+import pytest
+
+from hypelora_jax.data import npz
+from hypelora_jax.data.tables import Table
+
+ROWS, FIT = 8, 20  # of a task
+SURE = 0.9
+# Two tasks of each group.
+NAMES = [f"{group}_{x}" for group in judging.GROUPS for x in "ab"]
+ABOUT = {name: {"group": name[:-2]} for name in NAMES}
+COMBINATIONS = [NAMES.index(f"combinations_{x}") for x in "ab"]
+
+
+def towards(label_N, right_N):
+    """The probability of yes of answers that are as sure, right or wrong."""
+    return np.where(label_N == right_N, SURE, 1 - SURE)
+
+
+def answers():
+    """Answers of one seed: `matched` is right but where the tests say otherwise."""
+    task_N = np.repeat(np.arange(len(NAMES)), ROWS)
+    label_N = np.tile([True, False], len(task_N) // 2)
+    right_N = np.ones(len(task_N), bool)
+    right_N[task_N == NAMES.index("thresholds_outside_b")] = False
+    right_N[np.flatnonzero(task_N == COMBINATIONS[0])[:2]] = False
+    out = dict.fromkeys(judging.CONTROLS, towards(label_N, right_N))
+    out["static"] = towards(label_N, np.zeros(len(task_N), bool))
+    out["negated"] = 1 - out["matched"] + 0.05
+    same_N = task_N == NAMES.index("train_a")
+    out["negated"] = np.where(same_N, out["matched"], out["negated"])
+    fit_label_N = np.tile([True, False], FIT)
+    order_N = np.tile(np.arange(FIT), 2)
+    fit = {
+        "fit_unseen_verb": towards(fit_label_N, order_N >= 2),  # 18 of 20
+        "fit_unseen_template": towards(fit_label_N, order_N >= 5),  # 15 of 20
+        "fit_label": fit_label_N,
+        "fit_task": np.repeat([0, 1], FIT),
+    }
+    distance_WK = np.zeros((3, len(NAMES)))
+    distance_WK[0, COMBINATIONS] = 1
+    distance_WK[2] = 1  # of unseen templates
+    return {"label": label_N, "task": task_N, "distance": distance_WK, **out, **fit}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What is said of three seeds."""
+    folder = tmp_path_factory.mktemp("answers")
+    done = [folder / f"{seed}.npz" for seed in range(3)]
+    for file in done:
+        npz.write(file, answers())
+    return judging.judge(done, ABOUT)
+
+
+def exactly(x):
+    return {n: pytest.approx(x, abs=1e-12) for n in ("value", "low", "high")}
+
+
+def test_groups_have_their_own_tasks(found):
+    assert found["seeds"] == 3 and found["groups"].keys() == {*judging.GROUPS}
+    for group in ("train", "thresholds_inside", "attributes"):
+        one = found["groups"][group]
+        assert one["tasks"] == 2 and {*judging.CONTROLS} < one.keys()
+        assert one["matched"]["accuracy"] == exactly(1)
+        assert one["matched"]["nll"] == exactly(-np.log(SURE))
+        assert one["matched"]["brier"] == exactly(0.02)
+        assert one["static"]["accuracy"] == exactly(0)
+        assert one["matched"]["ece"]["value"] == pytest.approx(0.1)
+        margin = found["margins"][group]
+        assert margin["static"]["accuracy"] == exactly(1)
+        assert margin["static"]["nll"] == exactly(np.log(0.1 / 0.9))
+        assert margin["junk"]["nll"] == exactly(0) and "matched" not in margin
+    own = found["groups"]["combinations"]["matched"]
+    assert own["accuracy"]["value"] == pytest.approx(14 / 16)
+    assert own["ece"]["value"] == pytest.approx(0.9 - 14 / 16)
+    nll = -(14 * np.log(0.9) + 2 * np.log(0.1)) / 16
+    assert own["nll"]["value"] == pytest.approx(nll)
+
+
+def test_seeds_of_a_task_are_one_cluster(found):
+    """One task right, one wrong: a replica of two is all wrong one time in four."""
+    own = found["groups"]["thresholds_outside"]["matched"]["accuracy"]
+    assert own == {"value": pytest.approx(0.5), "low": 0, "high": 1}
+
+
+def test_the_flip_is_of_each_task(found):
+    for group in ("attributes", "combinations"):
+        assert found["flip"][group]["gap"] == pytest.approx(0.05)
+        assert found["flip"][group]["correlation"] == pytest.approx(-1)
+    # one of its tasks answers the negation like the task: |2 p - 1| and 1
+    assert found["flip"]["train"]["gap"] == pytest.approx((0.05 + 0.8) / 2)
+    assert found["flip"]["train"]["correlation"] == pytest.approx(0, abs=1e-9)
+
+
+def test_temperatures_are_those_of_unseen_wordings(found):
+    """Of answers of .9, 33 of 40 are right; near wordings 18, distant ones 15 of 20."""
+    told = found["temperature"]
+    one = np.log(9) / np.log(33 / 7)
+    assert told["temperatures"] == pytest.approx([one] * 3)
+    p = 9 ** (1 / one) / (1 + 9 ** (1 / one))
+    for name, sure, by in (("single", p, 1e-6), ("by_distance", 0.75, 2e-3)):
+        nll = -(14 * np.log(sure) + 2 * np.log(1 - sure)) / 16
+        assert told[name]["nll"]["value"] == pytest.approx(nll, abs=by)
+        assert told[name]["accuracy"]["value"] == pytest.approx(14 / 16)
+
+
+def test_the_short_form_and_the_page_have_these_groups(found):
+    assert {*judging.SHORT.values()} < {*found["groups"]}
+    page = judging.to_markdown(found)
+    assert page.count("### ") == len(judging.GROUPS)
+    assert "### combinations: 2 tasks, 3 seeds" in page
+    rows = [line for line in page.splitlines() if line.startswith("| static |")]
+    assert len(rows) == len(judging.GROUPS)
+    assert rows[0].endswith("| 1.0000 [1.0000, 1.0000] |")
+
+
+def test_first_rows_of_each_task():
+    task_N = np.array([1, 0, 1, 1, 0, 0])
+    text = [f"{k}" for k in range(6)]
+    table = Table(np.arange(6), text, None, np.zeros(6, np.int32), task=task_N)
+    assert judging._first(table, 2).text == ["1", "4", "0", "2"]
+    assert judging._first(table, 0) is table
+    both = judging._joined([table, judging._first(table, 1)])
+    assert both.text == [*text, "1", "0"] and both.task.tolist()[6:] == [0, 1]
+
+
+def test_shuffled_is_a_trained_task_of_another_attribute():
+    names = ["a", "not_a", "b", "c"]
+    about = {name: {"attribute": name[-1]} for name in names}
+    trained = np.array([0, 1, 2])
+    rng = np.random.default_rng(0)
+    drawn = [judging._other_attribute(names, about, trained, rng) for _ in range(40)]
+    seen = [{int(k) for k in each} for each in np.transpose(drawn)]
+    assert seen == [{2}, {2}, {0, 1}, {0, 1, 2}]
+
+
+def test_distances_are_to_descriptions_that_train():
+    vectors = [np.array([[1.0, 0], [0, 2]]), np.array([[-1.0, 0]])]
+    tasks = SimpleNamespace(held_out=(False, True))
+    arrays = SimpleNamespace(choices={"condition": vectors})
+    fitted = SimpleNamespace(session=SimpleNamespace(task_set=tasks, tasks=arrays))
+    asked = np.array([[0, 1.0], [-3.0, 3]])  # the second is at 45 degrees of the first
+    worded = {"matched": asked, "unseen_verb": -asked, "unseen_template": 2 * asked}
+    found = judging._distance(fitted, worded)
+    near = 1 - np.sqrt(0.5)
+    np.testing.assert_allclose(found, [[0, near], [1, near], [0, near]], atol=1e-12)
