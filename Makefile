@@ -80,8 +80,8 @@ bench: $(VENV)/.bench ## ours against torch and others, in turns; ARGS="--only=s
 
 soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md
 	$(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
-	--ignore=tests/plan/test_tpu.py -n 2 --dist=loadfile --no-loadscope-reorder
-	$(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel \
+	--ignore=tests/plan/test_tpu.py -n 3 --dist=loadfile --no-loadscope-reorder
+	$(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel -n 2 \
 	--reliability=docs/reliability.md
 	@$(MAKE) --no-print-directory plan
 	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak tests/plan/test_tpu.py

@@ -36,7 +36,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if path := config.getoption("--reliability"):
-        config.pluginmanager.register(reliability.Reliability(path))
+        worker = hasattr(config, "workerinput")  # of pytest-xdist
+        config.pluginmanager.register(reliability.Reliability(path, worker))
 
 
 @pytest.fixture(autouse=True)

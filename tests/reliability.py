@@ -41,28 +41,39 @@ class Row(NamedTuple):
 
 
 class Reliability:
-    """Collects the outcome of every test of a fault; writes the page at the end."""
+    """Collects the outcome of every test of a fault; writes the page at the end.
 
-    def __init__(self, path: str):
-        self.path = Path(path)
-        self.rows: dict[str, Row] = {}
+    Tests may run in workers of pytest-xdist. These only give each test its row, which
+    comes back with the report; the process that started them writes.
+    """
+
+    def __init__(self, path: str, worker: bool):
+        self.path, self.worker = Path(path), worker
+        self.rows: dict[int, Row] = {}  # by the place of the test
         self.outcomes: dict[str, list[str]] = {}
 
     def pytest_collection_modifyitems(self, items):
-        for item in items:
+        for place, item in enumerate(items):
             if marker := item.get_closest_marker("fault"):
                 name = item.nodeid.split("[")[0]
                 soak = item.get_closest_marker("soak") is not None
-                self.rows.setdefault(item.nodeid, Row(*marker.args, name, soak))
+                row = (place, *marker.args, name, soak)
+                item.user_properties.append(("fault", row))
 
     def pytest_runtest_logreport(self, report):
-        if report.nodeid in self.rows and (report.when == "call" or report.failed):
-            row = self.rows[report.nodeid]
-            self.outcomes.setdefault(row.test, []).append(report.outcome)
+        place, *row = dict(report.user_properties).get("fault", (None,))
+        if place is None:
+            return
+        self.rows[place] = Row(*row)
+        if report.when == "call" or report.failed:
+            test = self.rows[place].test
+            self.outcomes.setdefault(test, []).append(report.outcome)
 
     def pytest_sessionfinish(self):
+        if self.worker:
+            return
         tests: dict[str, list[Row]] = {}
-        for row in self.rows.values():
+        for _, row in sorted(self.rows.items()):
             tests.setdefault(row.test, []).append(row)
         lines = ["| fault | what happens | test | result |", "|---|---|---|---|"]
         lines += [self._line(rows) for rows in tests.values()]
