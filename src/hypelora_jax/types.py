@@ -256,7 +256,8 @@ class Objective(NamedTuple):
     `init` draws the objective's own parameters ({"log_t"} for a learned temperature).
     `reads` names the batch keys that `sums` needs. `unit` is the metric that models are
     chosen by; lower is better. `probabilistic` is True if the outputs are logits of
-    classes, so that there are confidences, calibrators and conformal sets.
+    classes, so that there are confidences, calibrators and conformal sets. `targets` is
+    True if it learns the adapters in `params["targets"]`; the head then stays as it is.
     """
 
     init: Init
@@ -265,6 +266,7 @@ class Objective(NamedTuple):
     judge: Judge
     unit: str
     probabilistic: bool
+    targets: bool = False
 
 
 class BuildNetwork(Protocol):

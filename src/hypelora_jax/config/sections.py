@@ -146,8 +146,10 @@ class CkptConfig:
 
     every_steps: int = 0  # 0: at the end of each epoch only
     keep: int = 2  # how many of the latest to keep; the best is always kept
+    start: File = ""  # run whose best parameters a new run starts from
 
     def __post_init__(self):
+        check("ckpt", self)
         at_least("ckpt", self, every_steps=0, keep=1)
 
 

@@ -18,6 +18,7 @@ from hypelora_jax.families.family import Family
 from hypelora_jax.families.label_text_head import label_text_head
 from hypelora_jax.families.per_task_head import per_task_head
 from hypelora_jax.families.roberta import ROBERTA
+from hypelora_jax.families.separate_heads import separate_heads
 from hypelora_jax.families.sequence_head import sequence_head
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.families.xlm_roberta import XLM_ROBERTA
@@ -52,6 +53,7 @@ HEADS: dict[str, BuildHead] = {
     "classes": _classes,
     "regression": _regression,
     "per_task": per_task_head,
+    "separate": separate_heads,
     "label_text": label_text_head,
 }
 NAMING = ("label_text",)  # those that read embeddings of the names of classes

@@ -33,7 +33,7 @@ from hypelora_jax.model import Model
 from hypelora_jax.run import records
 from hypelora_jax.sharding.mesh import make_mesh, row_ways
 from hypelora_jax.train import ensembles, initial, scoring
-from hypelora_jax.train.conditioning import given_vectors, task_conditions
+from hypelora_jax.train.conditioning import given_vectors, targets, task_conditions
 from hypelora_jax.train.optimizer import blend_alpha
 from hypelora_jax.train.scoring import Forward
 from hypelora_jax.types import Key, Params
@@ -169,9 +169,9 @@ def with_data(
       UserError: the corpus has no split train, or its classes cannot be weighted, or
         packed rows cannot be divided among the devices.
     """
-    data, optim = session.settings.data, session.settings.optim
-    words = cached(session.tokenizer)
-    tasks = task_conditions.arrays(session.settings, session.model, corpus)
+    settings = session.settings
+    data, optim, words = settings.data, settings.optim, cached(session.tokenizer)
+    tasks = task_conditions.arrays(settings, session.model, corpus)
     datasets = {
         name: dataset(table, words, data.max_length, tasks)
         for name, table in corpus.splits.items()
@@ -181,7 +181,7 @@ def with_data(
         corpus.splits["train"]  # raises the error that lists the splits
     train, size = datasets["train"], optim.batch_size
     lengths, multiple = train.lengths, optim.accumulate * row_ways(session.mesh)
-    epochs = task_conditions.epochs(session.settings, corpus.tasks, len(lengths))
+    epochs = task_conditions.epochs(settings, corpus.tasks, len(lengths))
     edges, packed = shapes(lengths, data, size, multiple, record or {}, epochs)
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
     about = describe(train, edges, size)
@@ -190,7 +190,7 @@ def with_data(
         layout = packing.layout(lengths, packed)
         per_epoch, about = layout.steps, packing.describe(lengths, layout)
     if corpus.tasks is not None:
-        plan = task_conditions.plan(session.settings, corpus.tasks, train, edges)
+        plan = task_conditions.plan(settings, corpus.tasks, train, edges)
         per_epoch = plan.steps
     logging.info("train: %s", about)
     session = session._replace(
@@ -205,6 +205,9 @@ def with_data(
         plan=plan,
     )
     session = _with_conditions(session)
+    if session.model.objective.targets:
+        about = (settings, session.model, session.base, corpus.tasks, session.mesh)
+        session = session._replace(frozen=targets.with_targets(session.frozen, *about))
     return session._replace(class_weights=_class_weights(session, train))
 
 
@@ -253,6 +256,8 @@ def data_of(session: Session) -> dict[str, Any]:
         out["packing"] = list(session.packed)
     if session.task_set is not None:
         out["tasks"] = task_conditions.sha256(session.task_set)
+        if session.model.objective.targets:
+            out["adapters"] = targets.sha256(session.task_set)
     if session.digests:
         out[records.DIGESTS] = dict(session.digests)
     if session.class_weights:
