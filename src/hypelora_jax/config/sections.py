@@ -47,7 +47,7 @@ class ModelConfig:
 class LossConfig:
     """Training loss: weight * main + penalty_weight * penalty (docs/losses.md)."""
 
-    objective: str = "auto"  # what to learn; auto: chosen by the labels
+    objective: str = "auto"  # auto: by the labels; reconstruction: given adapters
     name: str = "auto"  # auto: cross_entropy for classes, mse for numbers
     temperature: float | str = 1.0  # > 0, or "learned"
     anneal: Annealing = "none"  # how T goes from temperature to temperature_end
