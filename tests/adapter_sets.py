@@ -21,7 +21,7 @@ FLAGS = (
     "--config.loss.objective=reconstruction",
     "--config.tasks.per_batch=4",
     "--config.hyper.widths=(64,)",
-    "--config.tasks.steps=60",
+    "--config.tasks.steps=120",
     "--config.optim.num_epochs=2",
 )
 

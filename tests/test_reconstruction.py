@@ -13,6 +13,7 @@ from etils import epath
 
 from hypelora_jax import cli, families
 from hypelora_jax import model as model_lib
+from hypelora_jax.adapters import gram
 from hypelora_jax.config.settings import LoraConfig, from_dict
 from hypelora_jax.data.tasks import TaskSet, unnamed
 from hypelora_jax.errors import UserError
@@ -23,7 +24,7 @@ from hypelora_jax.run.paths import Run
 from hypelora_jax.run.predictions import read
 from hypelora_jax.sharding.mesh import make_mesh
 from hypelora_jax.train.checkpoint import warm_start
-from hypelora_jax.train.conditioning import given_adapters, targets
+from hypelora_jax.train.conditioning import given_adapters, recovery, targets
 from hypelora_jax.train.session import load_corpus, open_session, with_data
 
 
@@ -45,6 +46,7 @@ def metrics(run, split="test"):
     return json.loads((run / "eval" / split / "metrics.json").read_text())
 
 
+@pytest.mark.soak
 def test_the_adapters_are_recovered_and_the_log_says_how_well(learned):
     rows = [r for r in process.rows(learned) if r["split"] == "calibration"]
     assert len(rows) == 2 and rows[-1]["delta_r2"] > 0.9
@@ -60,6 +62,7 @@ def test_the_adapters_are_recovered_and_the_log_says_how_well(learned):
     assert set(new["adapters"]) == {"new"}
 
 
+@pytest.mark.soak
 def test_the_adapters_need_not_be_there_to_evaluate(learned, tmp_path):
     before = metrics(learned)
     hidden = learned.parent / "hidden"
@@ -73,6 +76,7 @@ def test_the_adapters_need_not_be_there_to_evaluate(learned, tmp_path):
     assert after["nll"] == pytest.approx(before["nll"], abs=1e-6)
 
 
+@pytest.mark.soak
 def test_each_task_has_the_head_of_its_adapter(learned):
     fitted = evaluation.open_fitted(str(learned))
     head, base = fitted.frozen["head"], fitted.session.base
@@ -90,6 +94,7 @@ def test_each_task_has_the_head_of_its_adapter(learned):
         np.testing.assert_allclose(got[i], wanted, atol=1e-5)
 
 
+@pytest.mark.soak
 def test_a_run_that_goes_on_ends_with_the_same_bits(learned, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(learned, again)
@@ -110,6 +115,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(learned, tmp_path):
     assert logits[0].tobytes() == logits[1].tobytes()
 
 
+@pytest.mark.soak
 def test_other_adapters_are_refused_when_a_run_goes_on(tmp_path, capsys):
     flags = ("--config.optim.num_epochs=1", "--config.tasks.steps=2")
     run = trained(tmp_path, *flags)
@@ -123,6 +129,41 @@ def test_other_adapters_are_refused_when_a_run_goes_on(tmp_path, capsys):
     assert cli.main([*argv, *flags, f"--workdir={run}"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "the data has changed since" in line and "(adapters was" in line
+
+
+def test_recovery_is_that_of_the_deltas():
+    """The sums of tasks give the R^2 of `gram.recovery`, and the cosine by hand."""
+    rng, sites = np.random.default_rng(0), {"q": (5, 4), "v": (3, 6)}
+
+    def some(count):
+        lead = (2, count)
+        return {
+            m: {
+                "a": rng.normal(size=(*lead, i, 2)).astype(np.float32),
+                "b": rng.normal(size=(*lead, 2, o)).astype(np.float32),
+            }
+            for m, (i, o) in sites.items()
+        }
+
+    made, wanted = some(3), some(3)
+    made = jax.tree.map(lambda x, y: 0.2 * x + y, made, wanted)
+    mean = gram.mean(wanted)
+    mesh = make_mesh(from_dict({}).mesh)
+    found = recovery._measured(mesh)(made, wanted, mean)
+    sums = recovery.Sums(*(np.asarray(x, np.float64) for x in found))
+    both = recovery._recovery(sums, range(3))
+    whole = float(gram.recovery(made, wanted, mean).whole)
+    assert both["delta_r2"] == pytest.approx(whole, abs=1e-5)
+    dense = [
+        np.concatenate([(f["a"] @ f["b"])[:, 1].ravel() for f in one.values()])
+        for one in (made, wanted)
+    ]
+    cosine = dense[0] @ dense[1] / np.prod([np.linalg.norm(x) for x in dense])
+    one = recovery._recovery(sums, [1])
+    assert one["delta_cosine"] == pytest.approx(cosine, abs=1e-5)
+    same = sums._replace(total=np.zeros(3))  # all are the mean adapter
+    assert set(recovery._recovery(same, [0])) == {"delta_cosine"}
+    assert recovery._recovery(sums._replace(given=np.zeros(3)), [0]) == {}
 
 
 # ---------------------------------------------------------------- what is refused
@@ -271,6 +312,7 @@ def test_an_adapter_of_another_base_model_is_refused(two, tmp_path):
         given_adapters._check_base("random:tiny", base)
 
 
+@pytest.mark.soak
 def test_the_command_ends_with_the_line(tmp_path, capsys):
     file = adapter_sets.write(tmp_path)
     shutil.rmtree(tmp_path / "three")
@@ -284,6 +326,7 @@ def test_the_command_ends_with_the_line(tmp_path, capsys):
 # ---------------------------------------------------------------- a warm start
 
 
+@pytest.mark.soak
 def test_a_supervised_run_starts_from_the_learned_network(learned, tmp_path):
     wanted = evaluation.open_fitted(str(learned))
     old = wanted.session.settings
@@ -323,6 +366,7 @@ def start(learned, tmp_path, *flags):
     return cli.main(argv)
 
 
+@pytest.mark.soak
 def test_a_started_run_trains_and_goes_on_without_the_other(learned, tmp_path, capsys):
     assert start(learned, tmp_path) == 0
     record = json.loads((tmp_path / "next" / "config.json").read_text())
@@ -336,6 +380,7 @@ def test_a_started_run_trains_and_goes_on_without_the_other(learned, tmp_path, c
         moved.rename(learned)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

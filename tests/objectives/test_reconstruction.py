@@ -73,9 +73,10 @@ def dense_loss(model, params, given, rows):
 @pytest.mark.parametrize(
     ("tasks", "accumulate"),
     [
-        ([3, 0, 4, 1], 1),
-        ([3, 0, 4, 1], 2),  # micro-batches of whole groups
         ([3, 0, 4], 2),  # a group in two micro-batches
+        pytest.param([3, 0, 4, 1], 1, marks=pytest.mark.soak),
+        # micro-batches of whole groups
+        pytest.param([3, 0, 4, 1], 2, marks=pytest.mark.soak),
     ],
 )
 def test_a_step_has_the_loss_and_the_gradient_of_dense_deltas(tasks, accumulate):
@@ -94,9 +95,8 @@ def test_a_step_has_the_loss_and_the_gradient_of_dense_deltas(tasks, accumulate)
             return dense_loss(model, trees.union(own, rest), given, rows)
 
         wanted, gradient = jax.value_and_grad(dense)(trainable)
-        assert loss.dtype == jnp.float64 and float(weight) == float(
-            rows["weight"].sum()
-        )
+        assert loss.dtype == jnp.float64
+        np.testing.assert_allclose(weight, rows["weight"].sum(), rtol=1e-12)
         np.testing.assert_allclose(loss, wanted, rtol=1e-10)
         flat, own = trees.flatten(found), trees.flatten(gradient)
         assert flat.keys() == own.keys() and len(flat) > 4

@@ -36,9 +36,9 @@ def started(session: Session) -> Session:
     own = trainable | trees.flatten(inside)
     for path in sorted(own.keys() ^ found.keys()):
         if not path.startswith(OWN):
-            where = ("it has no", "expected") if path in own else ("it has", "not")
+            what = "it has no" if path in own else "it has"
             raise UserError(
-                f"config.ckpt.start is {start}, but {where[0]} {path}; expected a run "
+                f"config.ckpt.start is {start}, but {what} {path}; expected a run "
                 "of the same method, sites, condition and shapes"
             )
     taken = {path: found[path] for path in own.keys() & found.keys()}
