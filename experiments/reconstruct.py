@@ -52,7 +52,9 @@ def chosen(about: dict[str, Any], groups: tuple[str, ...], count: int) -> list[s
     return [names[i] for i in at]
 
 
-def adapter_of(folder: epath.Path, entry: dict[str, Any], shared: Any) -> epath.Path:
+def adapter_of(
+    folder: epath.Path, entry: dict[str, Any], shared: Any, steps: int
+) -> epath.Path:
     """Train the adapter of one task and export it; return the folder of the adapter."""
     name = entry["name"]
     output, run = folder / "peft" / name, folder / "adapters" / name
@@ -61,7 +63,7 @@ def adapter_of(folder: epath.Path, entry: dict[str, Any], shared: Any) -> epath.
     file = folder / "tasks" / f"one_{name}.yaml"
     one = {"defaults": shared, "tasks": [entry | {"role": "train"}]}
     files.write_whole(file, yaml.safe_dump(one, sort_keys=False))
-    flags = [f"--config.tasks.file={file}", f"--config.tasks.steps={STEPS}"]
+    flags = [f"--config.tasks.file={file}", f"--config.tasks.steps={steps}"]
     flags += ["--config.optim.num_epochs=1", f"--config.lora.rank={RANK}"]
     train(load_settings("tasks:method=lora", flags), str(run))
     exports.export(str(run), str(output))
@@ -78,7 +80,7 @@ def set_of(folder: epath.Path, args: argparse.Namespace) -> epath.Path:
     tasks = []
     for i, name in enumerate((*learned, *unseen), 1):
         print(f"adapter {i} of {len(learned) + len(unseen)}: {name}", file=sys.stderr)
-        path = adapter_of(folder, entries[name], listed["defaults"])
+        path = adapter_of(folder, entries[name], listed["defaults"], args.steps)
         tasks.append(entries[name] | {"adapter": str(files.absolute(path))})
     file = folder / "tasks" / "with_adapters.yaml"
     text = {"defaults": listed["defaults"], "tasks": tasks}
@@ -149,6 +151,7 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", action=PathFlag, required=True)
     parser.add_argument("--count", type=int, default=COUNT, help="adapters to learn")
     parser.add_argument("--unseen", type=int, default=UNSEEN, help="unseen adapters")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each adapter")
     known, others = parser.parse_known_args()
     if wrong := [flag for flag in others if not flag.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")

@@ -1,5 +1,6 @@
 """Peft adapters on the tiny random model, and a set of tasks that names them."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -26,6 +27,12 @@ FLAGS = (
 )
 
 
+@functools.cache
+def head_of(number: int) -> dict:
+    """The head that adapters of this number have."""
+    return bases.load(bases.resolve("random:tiny"), 2, jax.random.key(number))["head"]
+
+
 def adapter(
     folder: Path, seed: int, head: int = 0, lora: LoraConfig = LORA, by: float = 0.3
 ) -> Path:
@@ -41,8 +48,7 @@ def adapter(
         a = one.normal(size=(lead, site.d_in, lora.rank))
         b = own.normal(size=(lead, lora.rank, site.d_out))
         factors[m] = {"a": np.float32(by * a), "b": np.float32(by * b)}
-    drawn = bases.load(base, 2, jax.random.key(head))["head"]
-    tensors, ranks = peft.to_peft(base.config, [(sites, factors)], drawn)
+    tensors, ranks = peft.to_peft(base.config, [(sites, factors)], head_of(head))
     fields = peft.make_config(lora, sites, ranks, base.config, "random:tiny")
     peft.write(epath.Path(folder), fields, tensors)
     return folder

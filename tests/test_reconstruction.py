@@ -89,7 +89,7 @@ def test_each_task_has_the_head_of_its_adapter(learned):
     parts = fitted.session.model.parts
     got = parts.head.apply(head, hidden, {"task": task})
     for i, k in enumerate(task):
-        own = bases.load(base, 2, jax.random.key(int(k)))["head"]
+        own = adapter_sets.head_of(int(k))
         wanted = one.apply(own, hidden[i : i + 1], {})[0]
         np.testing.assert_allclose(got[i], wanted, atol=1e-5)
 
@@ -218,7 +218,7 @@ def test_targets_are_the_scaled_deltas_and_zero_where_there_is_none(two):
     made = np.asarray(factors["a"][0] @ factors["b"][0])
     np.testing.assert_allclose(made[1], 4 / 2 * a @ b, atol=1e-4)
     assert not made[2].any()
-    drawn = bases.load(bases.resolve("random:tiny"), 2, jax.random.key(0))["head"]
+    drawn = adapter_sets.head_of(0)
     np.testing.assert_array_equal(
         frozen["head"]["out"]["kernel"], drawn["out"]["kernel"]
     )
@@ -384,7 +384,7 @@ def test_a_started_run_trains_and_goes_on_without_the_other(learned, tmp_path, c
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--config.hyper.widths=(32,)"], "but that of this run is"),
+        (["--config.hyper.cond_dim=8"], "but that of this run is"),
         (["--config.hyper.cond=onehot"], "but it has cond/"),
         (["--config.seed=1"], "of the same base model"),
     ],

@@ -13,7 +13,7 @@ from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.errors import UserError
 from hypelora_jax.keys import named_keys
-from hypelora_jax.objectives import reconstruction
+from hypelora_jax.objectives.reconstruction import LOSSES
 from hypelora_jax.train.step import gradients
 from hypelora_jax.types import Adapter
 
@@ -140,4 +140,4 @@ def test_a_loss_of_classes_is_refused(loss, words):
     config = LossConfig(objective="reconstruction", **loss)
     with pytest.raises(UserError, match=words):
         objectives.of(TASK, config)
-    assert set(reconstruction.LOSSES) == {"delta", "factors"}
+    assert set(LOSSES) == {"delta", "factors"}
