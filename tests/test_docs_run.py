@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import adapter_sets
 import corpora
 import documented
 import numpy as np
@@ -36,6 +37,7 @@ NOT_RUN = {
     "pytest -m soak tests/calibration/test_coverage.py": LONG,
     "python -m benchmarks": LONG,
     "python experiments/launch/gke.py": CLOUD,
+    "python experiments/reconstruct.py": LONG,
     "python experiments/relabel.py": LONG,
     "python experiments/study_cola.py": LONG,
 }
@@ -120,6 +122,7 @@ def world(tmp_path_factory):
     table_of = "".join(json.dumps(row) + "\n" for row in given)
     (folder / "conditioned.jsonl").write_text(table_of)
     task_sets.write_example(folder)
+    Path(adapter_sets.write(folder)).rename(folder / "adapters.yaml")
     lines = "".join(f'{{"text": "{text}"}}\n' for text, _ in rows[:8])
     (folder / "in.jsonl").write_text(lines)
     (folder / "in.csv").write_text(f"text,label\n{table}")

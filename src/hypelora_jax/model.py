@@ -154,6 +154,7 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         scaling = patterns.scaling(settings.lora, sites, config.layers, names.full)
     cond, network, own = _network(settings, config, task, sites, scaling.rank)
     lowest = min((min(site.layers) for site in sites.values()), default=0)
+    objective = objectives.of(task, settings.loss)
     parts = Parts(
         families.backbone(settings, config, lowest),
         families.head(settings.head, config, task, dtype=settings.model.dtype),
@@ -163,8 +164,8 @@ def build(settings: Settings, config: EncoderConfig, task: Task) -> Model:
         sites_lib.without(sites, own),
         *scaling,
         config.layers,
-        objectives.of(task, settings.loss),
-        chosen.trains,
+        objective,
+        objectives.trained(objective, chosen.trains),
         settings.model.masks,
     )
     return of_parts(parts)
@@ -197,8 +198,8 @@ def of_parts(parts: Parts) -> Model:
     ) -> Adapter:
         found = conditions(parts, params, batch, maybe(key, "cond"))
         made = compact(parts, params, found, alpha, maybe(key, "hyper"))
-        placed = lora_lib.place(made, parts.num_layers)
-        folded = sign.joined(lora_lib.fold(placed, parts.scale), found)
+        folded = lora_lib.fold(lora_lib.place(made, parts.num_layers), parts.scale)
+        folded = sign.joined(folded, found)
         if found is None or len(found.vectors_USC) == 1:
             return Adapter(folded)
         return Adapter(folded, found.row_B)

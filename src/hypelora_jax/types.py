@@ -33,8 +33,7 @@ Batch = Mapping[str, jax.Array]  # see below
 #   "first"  int32 (B, P)   place of each example's first token
 # With a conditioner that reads them, a batch also has
 #   "condition" float32 (U, C) | (U, S, C)  U distinct vectors
-#   "row"    int32 (B,)     which of the U conditions each row takes; without it the
-#                           rows are U groups of equal size, in order
+#   "row"    int32 (B,)     each row's condition; without it, rows are U equal groups
 #   "which"  int32 (U,)     index of each condition's task;  "task" (B,) of each row's
 #   "sentences" float32 (U, k, C)  embeddings of k sentences of each condition's task
 #   "pooled" float32 (U, D) states of the bare backbone, which the model adds; U = B
@@ -258,7 +257,8 @@ class Objective(NamedTuple):
     `init` draws the objective's own parameters ({"log_t"} for a learned temperature).
     `reads` names the batch keys that `sums` needs. `unit` is the metric that models are
     chosen by; lower is better. `probabilistic` is True if the outputs are logits of
-    classes, so that there are confidences, calibrators and conformal sets.
+    classes, so that there are confidences, calibrators and conformal sets. With
+    `targets` it learns the adapters in `params["targets"]`, and the head stays.
     """
 
     init: Init
@@ -267,6 +267,7 @@ class Objective(NamedTuple):
     judge: Judge
     unit: str
     probabilistic: bool
+    targets: bool = False
 
 
 class BuildNetwork(Protocol):

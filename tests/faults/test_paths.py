@@ -106,7 +106,8 @@ def test_every_field_that_takes_a_text_is_a_path_or_known_not_to_be():
     assert texts - set(PATH_FIELDS) == FIELDS
     data = "dir train calibration validation test".split()
     adapter = ["condition.file", "condition.encoder", "tasks.file"]
-    assert PATH_FIELDS == ["model.path", *adapter, *(f"data.{n}" for n in data)]
+    fields = ["model.path", *adapter, *(f"data.{n}" for n in data), "ckpt.start"]
+    assert fields == PATH_FIELDS
 
 
 @pytest.mark.parametrize("command, flag", PATH_FLAGS)

@@ -14,6 +14,7 @@ from hypelora_jax.train import scoring
 TASKS = {
     "classification": Task("t", "classification", ("a", "b", "c"), ("mcc",), False),
     "regression": Task("t", "regression", (), ("pearson",), False),
+    "reconstruction": Task("t", "reconstruction", ("a", "b", "c"), ("mcc",), False),
 }
 HALF = functools.partial(softmax, temperature=2.0)
 

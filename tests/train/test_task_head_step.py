@@ -29,6 +29,7 @@ from hypelora_jax.types import Adapter
 TASKS, WIDTH, ROWS, ALPHA = 3, 6, 8, jnp.zeros(())
 TASK = unnamed(tiny.CLASSES)._replace(tasks=TASKS, label_width=WIDTH)
 KINDS = ("per_task", "label_text")
+EACH = (*KINDS, pytest.param("separate", marks=pytest.mark.soak))
 
 
 def ready(kind, method="lora"):
@@ -67,7 +68,7 @@ def trained(kind, method, sizes, accumulate, steps=6):
     return losses, trees.flatten(trainable), trees.flatten(jax.device_get(state.params))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_the_head_trains_and_devices_and_micro_batches_change_nothing(kind):
     losses, before, after = trained(kind, "hyper_mlp", (1, 1, 1), 1)
     assert losses[-1] < losses[0] - 0.1
@@ -78,7 +79,7 @@ def test_the_head_trains_and_devices_and_micro_batches_change_nothing(kind):
     np.testing.assert_allclose(shared, losses, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_accumulation_and_packed_entries_give_the_same_gradient(kind):
     _, model, params = ready(kind)
     trainable, frozen = model.split(tiny.shaken(params))
@@ -106,7 +107,7 @@ def test_accumulation_and_packed_entries_give_the_same_gradient(kind):
     chex.assert_trees_all_close(found(packed, 1), found(four, 1), atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_evaluation_gives_the_head_its_entries(kind):
     _, model, params = ready(kind)
     params = tiny.shaken(params)
@@ -119,7 +120,7 @@ def test_evaluation_gives_the_head_its_entries(kind):
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_rows_of_a_bank_have_their_own_heads_and_entries(kind):
     _, model, params = ready(kind)
     mesh, rows = mesh_of((1, 1, 1)), batch()
@@ -150,7 +151,7 @@ def test_a_batch_without_the_entries_of_its_head_is_one_line():
             step(state, frozen, rows)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EACH)
 def test_a_run_folder_knows_the_tasks_of_its_head(kind, tmp_path, monkeypatch):
     task = step_zero.TASKS["three"]._replace(tasks=TASKS, label_width=WIDTH)
     monkeypatch.setitem(step_zero.TASKS, "set", task)

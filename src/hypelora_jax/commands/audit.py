@@ -77,18 +77,24 @@ def train_without_condition(workdir: str, output: str) -> None:
     """
     import dataclasses
 
+    from hypelora_jax import objectives
     from hypelora_jax.commands.train import train
     from hypelora_jax.config.adapter_sections import ConditionConfig
+    from hypelora_jax.config.sections import LossConfig
     from hypelora_jax.model import METHODS
     from hypelora_jax.run import records
 
-    settings = records.settings_of(records.open_record(workdir)[1])
+    record = records.open_record(workdir)[1]
+    settings = records.settings_of(record)
+    loss = settings.loss
+    if objectives.of(records.task_of(record), loss).targets:  # one has no targets
+        loss = LossConfig()
     rate, lr = METHODS["lora"].lr, settings.optim.lr
     optim = dataclasses.replace(settings.optim, lr=rate, trunk_lr=0.0)
     if settings.optim.head_lr == 0:
         optim = dataclasses.replace(optim, head_lr=lr)
     static = dataclasses.replace(
-        settings, method="lora", condition=ConditionConfig(), optim=optim
+        settings, method="lora", condition=ConditionConfig(), optim=optim, loss=loss
     )
     if static.select_on == "margin":
         static = dataclasses.replace(static, select_on="calibration")

@@ -126,11 +126,14 @@ def _opened(
     """Open model and data; a continued run must have those it was started with."""
     from hypelora_jax.commands.shared import continuation
     from hypelora_jax.evaluate import averaging
+    from hypelora_jax.train.checkpoint import warm_start
     from hypelora_jax.train.session import load_corpus, open_session, with_data
 
     corpus = load_corpus(settings)
     revision = record["model"]["revision"] if record else None
     session = with_data(open_session(settings, corpus.task, revision), corpus, record)
+    if settings.ckpt.start and record is None:
+        session = warm_start.started(session)
     averaging.check(session, session.datasets["calibration"].label)
     continuation.check_or_begin(folder, session, record)
     return session

@@ -47,7 +47,7 @@ class ModelConfig:
 class LossConfig:
     """Training loss: weight * main + penalty_weight * penalty (docs/losses.md)."""
 
-    objective: str = "auto"  # what to learn; auto: chosen by the labels
+    objective: str = "auto"  # auto: by the labels; reconstruction: given adapters
     name: str = "auto"  # auto: cross_entropy for classes, mse for numbers
     temperature: float | str = 1.0  # > 0, or "learned"
     anneal: Annealing = "none"  # how T goes from temperature to temperature_end
@@ -146,8 +146,10 @@ class CkptConfig:
 
     every_steps: int = 0  # 0: at the end of each epoch only
     keep: int = 2  # how many of the latest to keep; the best is always kept
+    start: File = ""  # run whose best parameters a new run starts from
 
     def __post_init__(self):
+        check("ckpt", self)
         at_least("ckpt", self, every_steps=0, keep=1)
 
 

@@ -39,7 +39,8 @@ class TaskSet(NamedTuple):
     A row of a table names its task by index. `labels` are the names of the classes of
     each task in the order of their ids; `held_out` are tasks that do not train.
     `paraphrases` and `negations` are descriptions for an audit alone: other words for
-    the same task, and the opposite task.
+    the same task, and the opposite task. `adapters` are folders of peft adapters that
+    were trained on the tasks, "" for a task without one.
     """
 
     names: tuple[str, ...]
@@ -49,6 +50,7 @@ class TaskSet(NamedTuple):
     weights: tuple[float, ...]
     paraphrases: tuple[tuple[str, ...], ...] = ()  # () or one entry a task
     negations: tuple[tuple[str, ...], ...] = ()
+    adapters: tuple[str, ...] = ()
 
     def number(self, name: str) -> int:
         """Return the index of a task.

@@ -4,7 +4,6 @@ The threshold of sets is not saved: it is computed from the saved predictions of
 split whenever it is needed.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,11 +14,13 @@ from hypelora_jax.calibration.conformal import Threshold
 from hypelora_jax.data.batches import Dataset
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.objectives import judging
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.run import predictions
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import scoring
+from hypelora_jax.train.conditioning import recovery
 from hypelora_jax.types import Objective
 
 COVERAGE = 0.9  # wanted coverage of the sets in metrics.json
@@ -78,19 +79,22 @@ def judge(
     return out | {"uncalibrated": raw | {"temperature": t}}
 
 
-def by_task(
-    names: Sequence[str],
-    objective: Objective,
-    state: Any,
-    data: Dataset,
-    logits_NY: np.ndarray,
-) -> dict[str, Any]:
-    """`{"tasks": {name: metrics}}`, calibrated, of a split of a set of tasks."""
-    if not objective.probabilistic:
+def by_task(fitted: Fitted, data: Dataset, logits_NY: np.ndarray) -> dict[str, Any]:
+    """`{"tasks": {name: metrics}}`, calibrated, of a split of a set of tasks.
+
+    A run that learns adapters has their R^2 and cosine besides.
+    """
+    session, objective = fitted.session, fitted.session.model.objective
+    if session.task_set is None or data.task is None:
         return {}
-    calibrated = partial(calibrators.apply, state)
-    found = scoring.by_task(objective, logits_NY, data, calibrated)
-    return {"tasks": {names[k]: x for k, x in found.items()}}
+    own = (fitted.trainable, fitted.frozen, fitted.alpha)
+    out = recovery.of_split(session, *own, data.task)
+    if objective.probabilistic:
+        names, state = session.task_set.names, fitted.calibrator
+        calibrated = partial(calibrators.apply, state)
+        found = scoring.by_task(objective, logits_NY, data, calibrated)
+        out["tasks"] = {names[k]: x for k, x in found.items()}
+    return out
 
 
 def about_sets(

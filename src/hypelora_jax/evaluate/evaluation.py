@@ -29,7 +29,7 @@ from hypelora_jax.sharding import processes
 from hypelora_jax.sharding.mesh import fitting_mesh
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint
-from hypelora_jax.train.conditioning import task_conditions
+from hypelora_jax.train.conditioning import targets, task_conditions
 from hypelora_jax.train.session import Session, open_session
 from hypelora_jax.train.training import open_checkpoint
 from hypelora_jax.types import Params
@@ -56,6 +56,7 @@ def open_fitted(workdir: str) -> Fitted:
         total_steps=record["total_steps"],
         task_set=task_set,
         tasks=tasks,
+        frozen=targets.read(run, session.frozen, session.mesh),
     )
     _warn_of_vectors(settings.condition.file, record)
     fitted = of_checkpoint(run, session, open_checkpoint(session, run))
@@ -266,9 +267,7 @@ def write_split(
     out = {"split": split, "step": fitted.step}
     session = fitted.session
     out |= averaging.about(session.settings.uncertainty, answer)
-    if session.task_set is not None:
-        known = (session.task_set.names, session.model.objective, fitted.calibrator)
-        out |= calibration_split.by_task(*known, data, logits_NY)
+    out |= calibration_split.by_task(fitted, data, logits_NY)
     return write_metrics(fitted, split, logits_NY, data.label, out, data.soft)
 
 

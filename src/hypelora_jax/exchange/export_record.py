@@ -11,11 +11,10 @@ from hypelora_jax.calibration import calibrators
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.interop import base as bases
+from hypelora_jax.interop.peft import RECORD
 from hypelora_jax.report import model_card as cards
 from hypelora_jax.run import records
 from hypelora_jax.types import Params
-
-RECORD = "hypelora.json"  # `import` reads it to restore the whole run
 
 
 def temperature_of(fitted: Fitted) -> tuple[float | None, str]:

@@ -19,6 +19,7 @@ from hypelora_jax.families.family import Family
 from hypelora_jax.families.label_text_head import label_text_head
 from hypelora_jax.families.per_task_head import per_task_head
 from hypelora_jax.families.roberta import ROBERTA
+from hypelora_jax.families.separate_heads import separate_heads
 from hypelora_jax.families.sequence_head import sequence_head
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.families.xlm_roberta import XLM_ROBERTA
@@ -62,6 +63,7 @@ HEADS: dict[str, HeadKind] = {
     "classes": HeadKind(_classes),
     "regression": HeadKind(_regression),
     "per_task": HeadKind(per_task_head),
+    "separate": HeadKind(separate_heads),
     "label_text": HeadKind(label_text_head, names=True),
 }
 

@@ -51,10 +51,15 @@ def per_task_head(
             for name, x in params["out"].items()
         }
         logits_BY = jnp.einsum("...d,...dy->...y", x_BD, own["kernel"]) + own["bias"]
-        if not task.classes:
-            return logits_BY
-        given_KY = np.arange(outputs)[None] < np.asarray(task.classes)[:, None]
-        given_BY = jnp.take(given_KY, batch["task"], axis=0)  # True for no task
-        return jnp.where(given_BY, logits_BY, ABSENT)
+        return of_own_classes(task, logits_BY, batch["task"])
 
     return Head(jax.jit(init), apply, None, reads=("task",))
+
+
+def of_own_classes(task: Task, logits_BY: jax.Array, task_B: jax.Array) -> jax.Array:
+    """Logits that are ABSENT for the classes that a row's task does not have."""
+    if not task.classes:
+        return logits_BY
+    given_KY = np.arange(task.num_outputs)[None] < np.asarray(task.classes)[:, None]
+    given_BY = jnp.take(given_KY, task_B, axis=0)  # True for no task
+    return jnp.where(given_BY, logits_BY, ABSENT)

@@ -28,6 +28,7 @@ from hypelora_jax.interop.tensors import check_floats, read_fields, read_file
 from hypelora_jax.types import Lora, Params
 
 TENSORS = "adapter_model.safetensors"
+RECORD = "hypelora.json"  # of our exports: config, task and calibrator of the run
 
 
 def whole_modules(config: EncoderConfig) -> list[str]:

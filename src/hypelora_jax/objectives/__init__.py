@@ -10,14 +10,17 @@ from hypelora_jax.config.settings import LossConfig
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import choose
 from hypelora_jax.objectives.classification import classification
+from hypelora_jax.objectives.reconstruction import reconstruction
 from hypelora_jax.objectives.regression import regression
 from hypelora_jax.types import Objective
 
+HEAD = "head/.*"  # the pattern of the head in the methods
 BuildObjective = Callable[[LossConfig, Sequence[str]], Objective]
 # The kind of a task names its objective; config.loss.objective can name another.
 OBJECTIVES: dict[str, BuildObjective] = {
     "classification": classification,
     "regression": regression,
+    "reconstruction": reconstruction,
 }
 
 
@@ -30,3 +33,8 @@ def of(task: Task, config: LossConfig | None = None) -> Objective:
     config = LossConfig() if config is None else config
     name = task.kind if config.objective == "auto" else config.objective
     return choose(OBJECTIVES, name, "loss.objective")(config, task.metrics)
+
+
+def trained(objective: Objective, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return what trains of a method's patterns: no head if adapters are learned."""
+    return tuple(p for p in patterns if not objective.targets or p != HEAD)

@@ -10,7 +10,8 @@ import rich.text
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.run.results import Results
 
-SCORES = ("mcc", "f1", "pearson", "spearman", "mse")  # task scores, if there are any
+# Scores of tasks and of adapters, if there are any.
+SCORES = ("mcc", "f1", "pearson", "spearman", "mse", "delta_r2", "delta_cosine")
 SHORT = (*SCORES, "accuracy", "nll", "ece", "brier")  # fits 80 columns
 LONG: tuple[str, ...] = (*SHORT, "ece_debiased", "classwise_ece", "mce", "ace")
 LONG += ("tace_0.01", "soft_tv", "soft_kl", "soft_brier")
@@ -18,7 +19,7 @@ TITLES = {"nll": "NLL", "ece": "ECE", "mce": "MCE", "ace": "ACE", "mcc": "MCC"}
 TITLES |= {"classwise_ece": "class-wise ECE", "tace_0.01": "TACE(.01)", "f1": "F1"}
 TITLES |= {"mse": "MSE", "ece_debiased": "ECE, debiased", "smooth_ece": "smooth ECE"}
 TITLES |= {"aurc": "AURC", "soft_tv": "TV to raters", "soft_kl": "KL to raters"}
-TITLES |= {"soft_brier": "Brier to raters"}
+TITLES |= {"soft_brier": "Brier to raters", "delta_r2": "R² of deltas"}
 
 
 class Table(NamedTuple):

@@ -100,6 +100,11 @@ class Run:
         return self.path / "conditions.npz"
 
     @property
+    def targets_file(self) -> epath.Path:
+        """Factors of the given adapters that a run learns to write."""
+        return self.path / "targets.npz"
+
+    @property
     def audit_file(self) -> epath.Path:
         """The last audit of the run's condition."""
         return self.path / "audit.json"

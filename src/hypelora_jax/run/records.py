@@ -65,7 +65,7 @@ def located(settings: Settings) -> Settings:
     model, data = _located(settings.model), _located(settings.data)
     condition, tasks = _located(settings.condition), _located(settings.tasks)
     about = {"model": model, "data": data, "condition": condition, "tasks": tasks}
-    return dataclasses.replace(settings, **about)
+    return dataclasses.replace(settings, ckpt=_located(settings.ckpt), **about)
 
 
 def _located(section: Any) -> Any:

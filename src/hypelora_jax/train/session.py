@@ -36,6 +36,7 @@ from hypelora_jax.train import ensembles, initial, scoring
 from hypelora_jax.train.conditioning import (
     given_vectors,
     opposites,
+    targets,
     task_conditions,
 )
 from hypelora_jax.train.optimizer import blend_alpha
@@ -173,9 +174,9 @@ def with_data(
       UserError: the corpus has no split train, or its classes cannot be weighted, or
         packed rows cannot be divided among the devices.
     """
-    data, optim = session.settings.data, session.settings.optim
-    words = cached(session.tokenizer)
-    tasks = task_conditions.arrays(session.settings, session.model, corpus)
+    settings = session.settings
+    data, optim, words = settings.data, settings.optim, cached(session.tokenizer)
+    tasks = task_conditions.arrays(settings, session.model, corpus)
     datasets = {
         name: dataset(table, words, data.max_length, tasks)
         for name, table in corpus.splits.items()
@@ -185,7 +186,7 @@ def with_data(
         corpus.splits["train"]  # raises the error that lists the splits
     train, size = datasets["train"], optim.batch_size
     lengths, multiple = train.lengths, optim.accumulate * row_ways(session.mesh)
-    epochs = task_conditions.epochs(session.settings, corpus.tasks, len(lengths))
+    epochs = task_conditions.epochs(settings, corpus.tasks, len(lengths))
     edges, packed = shapes(lengths, data, size, multiple, record or {}, epochs)
     per_epoch = buckets.steps_per_epoch(lengths, edges, size)
     about = describe(train, edges, size)
@@ -194,7 +195,7 @@ def with_data(
         layout = packing.layout(lengths, packed)
         per_epoch, about = layout.steps, packing.describe(lengths, layout)
     if corpus.tasks is not None:
-        plan = task_conditions.plan(session.settings, corpus.tasks, train, edges)
+        plan = task_conditions.plan(settings, corpus.tasks, train, edges)
         per_epoch = plan.steps
     logging.info("train: %s", about)
     session = session._replace(
@@ -209,6 +210,9 @@ def with_data(
         plan=plan,
     )
     session = _with_conditions(session)
+    if session.model.objective.targets:
+        own = (settings, session.model, session.base, corpus.tasks, session.mesh)
+        session = session._replace(frozen=targets.with_targets(session.frozen, *own))
     return session._replace(class_weights=_class_weights(session, train))
 
 
@@ -260,6 +264,8 @@ def data_of(session: Session) -> dict[str, Any]:
         out["packing"] = list(session.packed)
     if session.task_set is not None:
         out["tasks"] = task_conditions.sha256(session.task_set)
+        if session.model.objective.targets:
+            out["adapters"] = targets.sha256(session.task_set)
     if session.digests:
         out[records.DIGESTS] = dict(session.digests)
     if session.class_weights:

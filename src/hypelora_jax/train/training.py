@@ -22,7 +22,7 @@ from hypelora_jax.sharding.mesh import (
 from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.checkpoint.checkpoints import Checkpoint, Checkpoints
 from hypelora_jax.train.checkpoint.selection import Progress, Selection
-from hypelora_jax.train.conditioning import task_conditions
+from hypelora_jax.train.conditioning import recovery, task_conditions
 from hypelora_jax.train.divergence import Guard, all_finite, last_good
 from hypelora_jax.train.interruption import StopRequest
 from hypelora_jax.train.optimizer import (
@@ -151,7 +151,8 @@ class Training:
         """Compute the metrics of a split, without a calibrator fitted after training.
 
         With conditions of tasks, the calibration split also has their `margin`: how
-        much larger the mean loss of the tasks is with the condition of another task.
+        much larger the mean loss of the tasks is with the condition of another task. If
+        adapters are learned, it has their R^2 and cosine.
 
         Raises:
           UserError: the logits are not finite.
@@ -163,6 +164,8 @@ class Training:
         judged = scoring.judge(objective, logits_NY, data.label, t, data.soft)
         judged |= scoring.task_mean(objective, logits_NY, data, t)
         tasks, names = session.tasks, session.task_set
+        if split == "calibration":
+            judged |= recovery.of_log(session, trainable, self.frozen, alpha)
         if split != "calibration" or names is None or not (tasks and tasks.conditions):
             return judged
         others = task_conditions.shuffled(tasks, names, keys(session.settings).data)
@@ -247,15 +250,18 @@ def _optimizer(session: Session) -> optax.GradientTransformation:
     return optimizer(session.settings.optim, session.total_steps)
 
 
+OTHER_FILES = ("backbone", "targets")  # frozen leaves that checkpoints do not have
+
+
 def extras(frozen: Params) -> Params:
-    """Return the frozen leaves that a checkpoint contains: all but the backbone."""
-    return {name: tree for name, tree in frozen.items() if name != "backbone"}
+    """Return the frozen leaves that a checkpoint contains: all but OTHER_FILES."""
+    return {name: tree for name, tree in frozen.items() if name not in OTHER_FILES}
 
 
 def with_extras(frozen: Params, own: Params) -> Params:
-    """Replace the frozen leaves, except the backbone, with those of a checkpoint."""
-    backbone = {"backbone": frozen["backbone"]} if "backbone" in frozen else {}
-    return trees.union(backbone, own)
+    """Replace the frozen leaves, except OTHER_FILES, with those of a checkpoint."""
+    others = {name: frozen[name] for name in OTHER_FILES if name in frozen}
+    return trees.union(others, own)
 
 
 def chosen(session: Session, checkpoints: Checkpoints) -> Checkpoint:

@@ -13,7 +13,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.run import lock, records
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import processes
-from hypelora_jax.train.conditioning import task_conditions
+from hypelora_jax.train.conditioning import targets, task_conditions
 from hypelora_jax.train.session import Session, data_of, load_corpus, record_of
 
 Record = dict[str, Any]  # content of config.json
@@ -88,4 +88,5 @@ def check_or_begin(folder: Run, session: Session, record: Record | None) -> None
     elif processes.is_main():
         if session.task_set is not None and session.tasks is not None:
             task_conditions.write(folder, session.task_set, session.tasks)
+            targets.write(folder, session.frozen)
         files.write_json(folder.config_file, record_of(session))

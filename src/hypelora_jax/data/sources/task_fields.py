@@ -18,6 +18,7 @@ AUDITED = ("paraphrases", "negations")  # texts that only an audit reads
 FIELDS = (
     *("name", "description", "descriptions", "data", "labels", "role", "weight"),
     *AUDITED,
+    "adapter",
 )
 ROLES = {"train": False, "held_out": True}  # whether the task is held out
 # Fields of config.data that only the run sets, because one model reads all tasks.
@@ -28,8 +29,9 @@ class TaskEntry(NamedTuple):
     """A task of a file.
 
     `labels` maps the name of each label to the classes of the source that it stands
-    for; {} takes the classes themselves. Messages begin with `where`, the file and the
-    name of the task.
+    for; {} takes the classes themselves. `adapter` is the folder of one that was
+    trained on the task, "" without. Messages begin with `where`, the file and the name
+    of the task.
     """
 
     where: str
@@ -41,6 +43,7 @@ class TaskEntry(NamedTuple):
     weight: float
     paraphrases: tuple[str, ...]
     negations: tuple[str, ...]
+    adapter: str = ""
 
 
 def entry(
@@ -49,7 +52,7 @@ def entry(
     """Return a task from its fields in a file.
 
     Args:
-      file: the file; paths in `data` are relative to its folder.
+      file: the file; paths in `data`, and `adapter`, are relative to its folder.
       place: where the task is in the file, for messages until its name is known.
       node: the fields, as `documents.read` returns them.
       own: fields of the run's config.data, for those that the task does not set.
@@ -63,6 +66,7 @@ def entry(
         )
     name = _name(f"{file}, {place}", node.get("name"))
     where = f"{file}, task {name}"
+    paraphrases, negations = (_texts(where, n, node.get(n, [])) for n in AUDITED)
     return TaskEntry(
         where,
         name,
@@ -71,7 +75,9 @@ def entry(
         _labels(where, node.get("labels")),
         _held_out(where, node.get("role", "train")),
         _weight(where, node.get("weight", "1")),
-        *(_texts(where, field, node.get(field, [])) for field in AUDITED),
+        paraphrases,
+        negations,
+        _adapter(where, file, node.get("adapter")),
     )
 
 
@@ -177,13 +183,29 @@ def _data(where: str, file: str, node: Any, own: Mapping[str, Any]) -> DataConfi
         values[name] = value
     try:
         for name in paths.keys() & values.keys():
-            path = files.user_path(values[name], f"data.{name}")
-            if "://" not in path:  # an absolute path stays as it is
-                path = os.path.join(os.path.dirname(file), Path(path))
-            values[name] = path
+            values[name] = _path(file, f"data.{name}", values[name])
         return DataConfig(**{**own, **values})
     except UserError as e:
         raise within(where, e) from e
+
+
+def _adapter(where: str, file: str, text: Any) -> str:
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        refuse(where, f"its adapter is {shown(text)}", "the folder of a peft adapter")
+    try:
+        return _path(file, "adapter", text)
+    except UserError as e:
+        raise within(where, e) from e
+
+
+def _path(file: str, field: str, text: str) -> str:
+    """Return the path of a field; it begins at the folder of the tasks' file."""
+    path = files.user_path(text, field)
+    if "://" in path:
+        return path
+    return os.path.join(os.path.dirname(file), Path(path))  # an absolute one stays
 
 
 def _typed(text: Any, hint: Any) -> tuple[Any, str]:

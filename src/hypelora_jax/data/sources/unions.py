@@ -182,6 +182,7 @@ def _joined(
 
 def _task_set(parts: Sequence[_Part]) -> TaskSet:
     entries = [one.entry for one in parts]
+    adapters = tuple(one.adapter for one in entries)
     return TaskSet(
         names=tuple(one.name for one in entries),
         descriptions=tuple(one.descriptions for one in entries),
@@ -190,6 +191,7 @@ def _task_set(parts: Sequence[_Part]) -> TaskSet:
         weights=tuple(one.weight for one in entries),
         paraphrases=tuple(one.paraphrases for one in entries),
         negations=tuple(one.negations for one in entries),
+        adapters=adapters if any(adapters) else (),
     )
 
 

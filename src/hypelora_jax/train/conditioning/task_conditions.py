@@ -7,6 +7,7 @@ vectors are saved with the run, so that its evaluation does not need the encoder
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -25,6 +26,7 @@ from hypelora_jax.run.paths import Run
 from hypelora_jax.train.conditioning import text_encoder
 
 POOL = 256  # sentences of a task that training draws a set from
+_FIELDS = tuple(name for name in TaskSet._fields if name != "adapters")
 
 
 def described(settings: Settings, corpus: Corpus) -> Task:
@@ -63,7 +65,9 @@ def arrays(settings: Settings, model: Model, corpus: Corpus) -> TaskArrays | Non
         )
     if tasks is None:
         return None
-    _check_rows(tasks, (*reads, *parts.head.reads))
+    # given adapters bring their heads, those of held-out tasks, too
+    own_head = () if parts.objective.targets else parts.head.reads
+    _check_rows(tasks, (*reads, *own_head))
     conditions, choices, rows = {}, {}, {}
     encoder = settings.condition.encoder
     if "which" in reads:
@@ -219,12 +223,18 @@ def epochs(settings: Settings, tasks: TaskSet | None, examples: int) -> float:
 
 def sha256(tasks: TaskSet) -> str:
     """Return the SHA-256 of all that a set says about its tasks, in hex."""
-    return hashlib.sha256(files.to_json(tasks._asdict()).encode()).hexdigest()
+    return hashlib.sha256(files.to_json(_fields(tasks)).encode()).hexdigest()
+
+
+def _fields(tasks: TaskSet) -> dict[str, Any]:
+    """Return what is written of a set; one without adapters as before they existed."""
+    fields = tasks._asdict()
+    return fields if tasks.adapters else {n: fields[n] for n in _FIELDS}
 
 
 def write(run: Run, tasks: TaskSet, found: TaskArrays) -> None:
     """Write tasks.json and conditions.npz, from which a trained run is evaluated."""
-    files.write_json(run.tasks_file, tasks._asdict())
+    files.write_json(run.tasks_file, _fields(tasks))
     arrays = {f"condition.{n}": x for n, x in found.conditions.items()}
     arrays |= {f"row.{n}": x for n, x in found.rows.items()}
     if "condition" in found.choices:  # the vectors of all descriptions, task by task
@@ -241,7 +251,8 @@ def read(run: Run) -> tuple[TaskSet, TaskArrays] | None:
     if not run.tasks_file.exists():
         return None
     fields = files.read_json(run.tasks_file)
-    if fields.keys() != set(TaskSet._fields) or not run.conditions_file.exists():
+    complete = {*_FIELDS} <= fields.keys() <= {*TaskSet._fields}
+    if not complete or not run.conditions_file.exists():
         raise UserError(
             f"{run.tasks_file} does not describe the tasks of the run, or "
             f"{run.conditions_file.name} is missing; restore both files"
@@ -254,6 +265,7 @@ def read(run: Run) -> tuple[TaskSet, TaskArrays] | None:
         tuple(fields["weights"]),
         tuple(map(tuple, fields["paraphrases"])),
         tuple(map(tuple, fields["negations"])),
+        tuple(fields.get("adapters", ())),
     )
     arrays = npz.read(run.conditions_file)
     choices = {}
