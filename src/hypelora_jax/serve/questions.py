@@ -44,13 +44,13 @@ def checked(
       Refusal: a text is empty or too long, or the question does not fit the run.
     """
     texts = _texts(predictor, limits, number, question)
-    what, cells = "", question.model_dump()
+    cells = question.model_dump()
     if predictor.tasks is not None:
-        if not (what := predictor.tasks.fault(cells)):
-            return Query(texts, asked=predictor.tasks.asked(cells))
-        raise Refusal(422, f"texts[{number}]: {what}")
+        if what := predictor.tasks.fault(cells):
+            raise Refusal(422, f"texts[{number}]: {what}")
+        return Query(texts, asked=predictor.tasks.asked(cells))
     if extra := [name for name in OF_TASKS if cells[name] is not None]:
-        raise Refusal(422, _reads_none(number, extra[0]))
+        raise Refusal(422, _not_read(number, extra[0]))
     return Query(texts, _condition(predictor, number, question.condition))
 
 
@@ -73,12 +73,12 @@ def _condition(predictor: Predictor, number: int, cell: Any) -> Any:
     """Return the vector of a question, or None if its run reads none."""
     if predictor.vectors is None:
         if cell is not None:
-            raise Refusal(422, _reads_none(number, "condition"))
+            raise Refusal(422, _not_read(number, "condition"))
         return None
     if what := predictor.vectors.fault(cell):
         raise Refusal(422, f"texts[{number}]: {what}")
     return predictor.vectors.vector(cell)
 
 
-def _reads_none(number: int, name: str) -> str:
-    return f"texts[{number}] has a {name}, but this run reads none; leave it out"
+def _not_read(number: int, name: str) -> str:
+    return f"texts[{number}] has {name!r}, which this run does not read; leave it out"

@@ -1,6 +1,7 @@
 """The page at /, which shows the calibrated probabilities of a sentence as bars.
 
-With a run that makes an adapter for each task, a person names or describes the task. It fetches answers from this service only; its content policy forbids everything else.
+With a run that makes an adapter for each task, a person names or describes the task. It
+fetches answers from this service only; its content policy forbids everything else.
 """
 
 import base64
@@ -13,7 +14,8 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 44rem
 h1 { font-size: 1.4rem }
 h2 { font-size: 1.1rem; margin: 1.8rem 0 .3rem }
 label { display: block; margin: .8rem 0 .2rem }
-textarea, select, input { box-sizing: border-box; font: inherit; padding: .5rem; width: 100% }
+textarea, select, input { box-sizing: border-box; font: inherit; padding: .5rem;
+                          width: 100% }
 button { font: inherit; margin: 1rem 0; padding: .4rem 1.2rem }
 svg { display: block; font: 15px system-ui, sans-serif; width: 100% }
 svg text { fill: currentColor }
