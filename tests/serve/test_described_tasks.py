@@ -1,5 +1,6 @@
 """Adapters made on demand: questions that describe or name their task."""
 
+import concurrent.futures
 import json
 import time
 
@@ -138,8 +139,6 @@ def test_a_description_that_is_embedded_blocks_no_other(port, monkeypatch):
         return embed(path, texts)
 
     monkeypatch.setattr(text_encoder, "embed", slow)
-    import concurrent.futures
-
     with concurrent.futures.ThreadPoolExecutor(2) as clients:
         new = [
             clients.submit(ask, port, text="a", description="Is it new?")
