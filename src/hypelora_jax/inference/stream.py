@@ -18,8 +18,9 @@ from hypelora_jax.errors import UserError, choose
 from hypelora_jax.inference import inputs, writers
 from hypelora_jax.inference.inputs import Example, Examples
 from hypelora_jax.inference.predictor import WINDOW, Answers, Predictor, answer
-from hypelora_jax.inference.task_adapters import Nearest, TaskAdapters
+from hypelora_jax.inference.task_adapters import TaskAdapters
 from hypelora_jax.inference.writers import Writer, json_lines, table
+from hypelora_jax.train.conditioning.nearness import Nearest
 from hypelora_jax.train.divergence import NotFinite
 
 FIRST = 64  # rows of the first window, for an early answer; each window doubles

@@ -7,8 +7,7 @@ from the same vector, so its numbers are the same.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,7 +15,6 @@ import numpy as np
 from hypelora_jax import families, trees
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.adapter_sections import HeadConfig
-from hypelora_jax.data.tasks import TaskSet
 from hypelora_jax.families.label_text_head import with_labels
 from hypelora_jax.inference.answers import Fields
 from hypelora_jax.inference.asked_tasks import AskedTask
@@ -28,46 +26,11 @@ from hypelora_jax.inference.predictor import (
     tokenise,
 )
 from hypelora_jax.train.conditioning import text_encoder
+from hypelora_jax.train.conditioning.nearness import Nearest, nearest_of
 from hypelora_jax.train.divergence import NotFinite
 from hypelora_jax.types import Batch, Params
 
 KEPT = 1024  # tasks and texts whose vectors are kept; the oldest is forgotten first
-
-
-class Nearest(NamedTuple):
-    """The training task that is most like a vector.
-
-    `distance` is 1 minus the cosine to the nearest of its descriptions, 0 to 2.
-    Confidence has been measured near training descriptions; far from them it has not.
-    """
-
-    nearest: str
-    distance: float
-
-
-def nearest_of(
-    tasks: TaskSet, choices: Sequence[np.ndarray]
-) -> Callable[[np.ndarray], Nearest]:
-    """Return a function of a vector (C,) that finds its nearest training task.
-
-    `choices` are the vectors (n, C) of the descriptions of each task.
-    """
-    own = [k for k, held_out in enumerate(tasks.held_out) if not held_out]
-    x_MC = _unit(np.concatenate([choices[k] for k in own]))
-    task_M = np.repeat(own, [len(choices[k]) for k in own])
-
-    def nearest(vector_C: np.ndarray) -> Nearest:
-        cosine_M = x_MC @ _unit(vector_C)
-        best = int(np.argmax(cosine_M))
-        distance = max(1 - float(cosine_M[best]), 0.0)
-        return Nearest(tasks.names[task_M[best]], distance)
-
-    return nearest
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 class TaskAdapters:
