@@ -294,28 +294,31 @@ def test_labels_are_named_with_a_description(tmp_path, capsys):
     labels, path = ["bad", "fine", "very good"], tmp_path / "in.jsonl"
     asked = [{}, {"labels": labels}, {"labels": "bad, fine,very good"}]
     rows = [{"text": TEXTS[0], "description": "A?", **more} for more in asked]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "a"}]))
     capsys.readouterr()
-    assert cli.main(["predict", f"--workdir={run}", f"--input={path}"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    for name, names, got in (("own", (), found[0]), ("other", labels, found[1])):
-        described.adapt(run, str(tmp_path / name), "A?", names)
-        (wanted,) = hypelora_jax.load(str(tmp_path / name)).predict(TEXTS[:1])
-        assert list(got["probs"]) == list(wanted["probs"])
-        assert got["probs"] == pytest.approx(wanted["probs"], abs=1e-5)
-    assert found[2]["probs"] == found[1]["probs"]
+    assert cli.main(["predict", f"--workdir={run}", f"--input={path}"]) == 2
+    said = capsys.readouterr()
+    assert "input line 4: it does not say its task" in said.err.splitlines()[-1]
+    own, other, again = (json.loads(line)["probs"] for line in said.out.splitlines())
+    assert list(own) == ["no", "yes"] and again == other
+    described.adapt(run, str(tmp_path / "other"), "A?", labels)
+    (wanted,) = hypelora_jax.load(str(tmp_path / "other")).predict(TEXTS[:1])
+    assert list(other) == labels
+    assert other == pytest.approx(wanted["probs"], abs=1e-5)
+    model = hypelora_jax.load(run)
     with pytest.raises(UserError, match="hypelora adapt"):
-        hypelora_jax.load(run).predict(TEXTS)
-    for more, words in (
+        model.predict(TEXTS)
+    for cells, words in (
         ({}, "it does not say its task; expected description, a text, or task"),
         ({"description": "A?", "labels": ["a"]}, "expected 2 to 16 different names"),
         ({"description": "A?", "labels": 3}, "the labels are 3; expected a list"),
         ({"description": "A?", "labels": labels[:1] * 2}, "expected 2 to 16 different"),
         ({"task": ["asks"]}, "there is no task ['asks']"),
+        ({"description": "A?", "labels": labels}, ""),
+        ({"task": "asks"}, ""),
     ):
-        path.write_text(json.dumps({"text": "a", **more}))
-        assert cli.main(["predict", f"--workdir={run}", f"--input={path}"]) == 2
-        assert words in capsys.readouterr().err.splitlines()[-1]
+        fault = model.tasks.fault(cells)
+        assert words in fault if words else not fault
 
 
 @pytest.mark.soak

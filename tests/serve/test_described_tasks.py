@@ -72,6 +72,7 @@ def test_the_description_decides_and_its_opposite_flips(port):
     assert 0 < far["distance"] <= 2 and far["nearest"] in flips.DESCRIPTIONS
 
 
+@pytest.mark.soak
 def test_answers_are_those_of_adapt_and_of_predict(run, port, tmp_path, capsys):
     rows = [{"text": t, "description": d} for t in TEXTS for d in (DENIES, NEW[1])]
     rows += [{"text": t, "task": "denies", "labels": "of the user"} for t in TEXTS]
@@ -197,6 +198,7 @@ def test_the_list_of_adapters_says_what_may_be_asked(port):
     assert one["describes"] and not one["names_labels"]
 
 
+@pytest.mark.soak
 def test_rows_without_a_task_are_named_and_tables_have_columns(run, tmp_path, capsys):
     path, out = tmp_path / "in.csv", tmp_path / "out.csv"
     argv = ["predict", f"--workdir={run}", f"--input={path}", f"--output={out}"]
