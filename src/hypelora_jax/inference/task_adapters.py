@@ -50,7 +50,7 @@ class TaskAdapters:
         self.tasks, self._arrays = predictor.tasks, session.tasks
         self._fitted, self._held_out = fitted, session.task_set.held_out
         self._params = trees.union(fitted.trainable, fitted.frozen)
-        self._predictor = _with_plain_head(predictor)
+        self._predictor = _with_plain_head(predictor, self.tasks.room)
         choices = self._arrays.choices.get("condition")
         self._nearest = nearest_of(session.task_set, choices) if choices else None
         self._encoder = session.settings.condition.encoder
@@ -195,12 +195,16 @@ def _head(width: int, head: Params, of_task: Batch) -> Params:
     return head
 
 
-def _with_plain_head(predictor: Predictor) -> Predictor:
-    """Return the predictor with a head that reads nothing of tasks, without vectors."""
+def _with_plain_head(predictor: Predictor, room: int) -> Predictor:
+    """Return the predictor with a head that reads nothing of tasks, without vectors.
+
+    The head has `room` classes.
+    """
     fitted = predictor.fitted
     session, parts = fitted.session, fitted.session.model.parts
+    task = session.task._replace(labels=("",) * room)
     dtype = session.settings.model.dtype
-    plain = families.head(HeadConfig(), session.base.config, session.task, dtype=dtype)
+    plain = families.head(HeadConfig(), session.base.config, task, dtype=dtype)
     model = model_lib.of_parts(parts._replace(head=plain))
     fitted = fitted._replace(session=session._replace(model=model))
     return predictor._replace(fitted=fitted, vectors=None)
