@@ -9,6 +9,7 @@ import process
 import pytest
 
 from hypelora_jax import cli
+from hypelora_jax.calibration import calibrators
 from hypelora_jax.data import npz
 from hypelora_jax.run.paths import Run
 
@@ -271,13 +272,79 @@ def test_a_margin_needs_conditions_of_tasks(tmp_path, capsys):
     assert "select_on=margin compares conditions of tasks" in line
 
 
-def test_a_head_that_reads_the_task_does_not_predict_texts_alone(tmp_path, capsys):
-    file = flips.write(tmp_path)
+def test_labels_are_named_with_a_description(tmp_path, capsys):
+    import hypelora_jax
+    from hypelora_jax.errors import UserError
+    from hypelora_jax.exchange import described
+
+    file, run = flips.write(tmp_path), str(tmp_path / "run")
     argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
     argv += ["--config.head.kind=label_text", "--config.optim.num_epochs=1"]
-    assert cli.main([*argv, f"--workdir={tmp_path / 'run'}"]) == 0
-    path = tmp_path / "in.jsonl"
-    path.write_text('{"text": "a good film"}\n')
-    argv = ["predict", f"--workdir={tmp_path / 'run'}", f"--input={path}"]
-    assert cli.main(argv) == 2
-    assert "hypelora adapt" in capsys.readouterr().err.splitlines()[-1]
+    assert cli.main([*argv, f"--workdir={run}"]) == 0
+    labels, path = ["bad", "fine", "very good"], tmp_path / "in.jsonl"
+    asked = [{}, {"labels": labels}, {"labels": "bad, fine,very good"}]
+    rows = [{"text": TEXTS[0], "description": "A?", **more} for more in asked]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": "a"}]))
+    capsys.readouterr()
+    assert cli.main(["predict", f"--workdir={run}", f"--input={path}"]) == 2
+    said = capsys.readouterr()
+    assert "input line 4: it does not say its task" in said.err.splitlines()[-1]
+    own, other, again = (json.loads(line)["probs"] for line in said.out.splitlines())
+    assert list(own) == ["no", "yes"] and again == other
+    described.adapt(run, str(tmp_path / "other"), "A?", labels)
+    (wanted,) = hypelora_jax.load(str(tmp_path / "other")).predict(TEXTS[:1])
+    assert list(other) == labels
+    assert other == pytest.approx(wanted["probs"], abs=1e-5)
+    model = hypelora_jax.load(run)
+    with pytest.raises(UserError, match="hypelora adapt"):
+        model.predict(TEXTS)
+    for cells, words in (
+        ({}, "it does not say its task; expected description, a text, or task"),
+        ({"description": "A?", "labels": ["a"]}, "expected 2 to 16 different names"),
+        ({"description": "A?", "labels": 3}, "the labels are 3; expected a list"),
+        ({"description": "A?", "labels": labels[:1] * 2}, "expected 2 to 16 different"),
+        ({"task": ["asks"]}, "there is no task ['asks']"),
+        ({"description": "A?", "labels": labels}, ""),
+        ({"task": "asks"}, ""),
+    ):
+        fault = model.tasks.fault(cells)
+        assert words in fault if words else not fault
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["condition.source=text"],
+        ["condition.source=task"],
+        ["condition.source=set", "condition.sentences=4"],
+        ["condition.source=text+task"],
+        ["condition.source=text", "head.kind=label_text", "head.width=16"],
+        ["condition.source=task", "head.kind=per_task"],
+        ["method=lora", "condition.source=none", "head.kind=label_text"],
+        ["hyper.outputs=core", "lora.targets=q,v,up"],
+    ],
+    ids=str,
+)
+def test_a_named_task_is_answered_as_in_evaluation(flags, tmp_path):
+    import hypelora_jax
+    from hypelora_jax.evaluate import evaluation
+    from hypelora_jax.inference.asked_tasks import AskedTask
+    from hypelora_jax.inference.task_adapters import TaskAdapters
+    from hypelora_jax.train.session import load_corpus
+
+    file, run = flips.write(tmp_path), tmp_path / "run"
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
+    argv += ["--config.optim.num_epochs=1", *(f"--config.{flag}" for flag in flags)]
+    assert cli.main([*argv, f"--workdir={run}"]) == 0
+    model = hypelora_jax.load(str(run))
+    table = load_corpus(model.settings).splits["test"]
+    logits_NY = read(Run.open(run).predictions_file("test")).logits
+    calibrator = evaluation.open_fitted(str(run)).calibrator
+    wanted = calibrators.apply(calibrator, logits_NY.astype(np.float64))
+    asked = [AskedTask(task=("asks", "denies")[k]) for k in table.task]
+    texts = [(text,) for text in table.text]
+    found = TaskAdapters(model, 1).answer(texts, asked).fields
+    probs = [list(one["probs"].values()) for one in found]
+    np.testing.assert_allclose(probs, wanted, atol=1e-5)
+    assert {one["nearest"] for one in found} == {"asks", "denies"}

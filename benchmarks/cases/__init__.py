@@ -3,6 +3,7 @@
 from benchmarks.case import Case
 from benchmarks.cases import (
     conditions,
+    descriptions,
     device,
     epoch,
     gemm,
@@ -19,6 +20,6 @@ from benchmarks.cases import (
 _SUBJECTS = (step, gemm, epoch, start, padding, many, serve, metrics, conditions)
 CASES: dict[str, Case] = {
     name: case
-    for own in (*_SUBJECTS, memory, growth, device)
+    for own in (*_SUBJECTS, descriptions, memory, growth, device)
     for name, case in own.CASES.items()
 }

@@ -22,8 +22,9 @@ from hypelora_jax.data.batches import Dataset, collate
 from hypelora_jax.evaluate.fitted import Answer
 from hypelora_jax.exchange.exports import export
 from hypelora_jax.serve.adapter_pool import open_pool
+from hypelora_jax.serve.batch_sizes import batch_sizes
 from hypelora_jax.serve.limits import Limits
-from hypelora_jax.serve.server import Batching, batch_sizes, bound, server_of
+from hypelora_jax.serve.server import Batching, bound, server_of
 
 HOST = "127.0.0.1"
 

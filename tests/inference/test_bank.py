@@ -158,7 +158,7 @@ def test_a_run_in_a_bank_has_no_arrays_of_its_own_on_the_device(runs):
     own = {n: x for n, x in fitted.frozen.items() if n != "backbone"}
     leaves = jax.tree.leaves((fitted.trainable, own))
     assert leaves and not any(isinstance(x, jax.Array) for x in leaves)
-    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(entry.arrays))
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(entry.arrays()))
 
 
 def test_rows_of_a_run_that_diverged_harm_no_other(runs, wanted):

@@ -12,7 +12,7 @@ import step_zero
 from hypelora_jax import cli, files
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
-from hypelora_jax.serve import adapter_pool, server
+from hypelora_jax.serve import adapter_pool, batch_sizes
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +33,9 @@ def test_names_are_as_long_as_they_must_be():
 
 
 def test_batch_sizes_end_with_the_largest():
-    assert server.batch_sizes(1) == (1,)
-    assert server.batch_sizes(4) == (1, 4)
-    assert server.batch_sizes(32) == (1, 4, 16, 32)
+    assert batch_sizes.batch_sizes(1) == (1,)
+    assert batch_sizes.batch_sizes(4) == (1, 4)
+    assert batch_sizes.batch_sizes(32) == (1, 4, 16, 32)
 
 
 def test_other_weights_are_refused_before_any_is_loaded(run, tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hypelora_jax.serve import batching
-from hypelora_jax.serve.batching import Batcher, Full
+from hypelora_jax.serve.batching import Batcher, Full, Query
 from hypelora_jax.serve.meters import Meters
 
 FLAT = {(rows, edge): 1.0 for rows in (1, 4) for edge in (8, 16)}
@@ -25,7 +25,7 @@ def asked(monkeypatch):
         return SimpleNamespace(ids=ids, types=ids, truncated=0)
 
     def fields(own, rows, batch):
-        texts = [q.texts[0] for q in batch]
+        texts = [q.query.texts[0] for q in batch]
         batches.append((own.name, rows, texts))
         time.sleep(0.3 * (SLOW in texts))
         if "bad" in texts:
@@ -47,7 +47,10 @@ def run(window, *questions, max_waiting=99):
     async def all_of_them():
         own = (pool, dict.fromkeys("ab", FLAT), Meters(), window, max_waiting)
         async with Batcher(*own) as batcher:
-            every = [batcher.ask(name, [(t,) for t in own]) for name, *own in questions]
+            every = [
+                batcher.ask(name, [Query((t,)) for t in own])
+                for name, *own in questions
+            ]
             return await asyncio.gather(*every, return_exceptions=True)
 
     start = time.monotonic()

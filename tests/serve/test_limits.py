@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from hypelora_jax.serve import limits
-from hypelora_jax.serve.batching import best_rows
+from hypelora_jax.serve.batch_sizes import best_rows
 from hypelora_jax.serve.limits import Limits, limited
 from hypelora_jax.serve.meters import LATEST, Meters, prometheus
 

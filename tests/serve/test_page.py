@@ -3,11 +3,13 @@
 import json
 
 import browser
+import flips
 import pytest
 import serving
 import step_zero
 
 import hypelora_jax
+from hypelora_jax import cli
 from hypelora_jax.serve import adapter_pool
 
 OF_BARS = """JSON.stringify(Object.fromEntries([...document.querySelectorAll(
@@ -70,6 +72,55 @@ def _no_text(page):
     page.wait("$('said').className === 'wrong'")
     assert "not empty" in page.value("$('said').textContent")
     assert page.value("document.querySelectorAll('rect.bar').length") == 0
+
+
+@pytest.mark.soak
+def test_a_person_describes_a_task_and_tries_it(tmp_path):
+    file, run = flips.write(tmp_path), tmp_path / "run"
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
+    argv += ["--config.head.kind=label_text", "--config.optim.num_epochs=1"]
+    assert cli.main([*argv, f"--workdir={run}"]) == 0
+    adapters = adapter_pool.open_pool([str(run)], batch_sizes=(8,))
+    question = {"text": "a good film", "description": "Is it good?"}
+    with (
+        serving.running(adapters) as port,
+        browser.page(tmp_path / "profile") as page,
+    ):
+        _, wanted = serving.ask(port, question)
+        _, named = serving.ask(port, {"text": "a good film", "task": "denies"})
+        page.go(f"http://127.0.0.1:{port}/")
+        page.wait("document.activeElement?.id === 'text' && !!adapters.length")
+        assert page.value("['tasks', 'described', 'names'].every(x => !$(x).hidden)")
+        page.type("a good film")
+        page.value("$('description').focus()")
+        page.type("Is it good?")
+        _ask(page, 2)
+        assert json.loads(page.value(BARS)) == pytest.approx(wanted["probs"], abs=1e-5)
+        near = "most like the training task asks, at distance 0.00 of 2"
+        assert page.value("$('nearest').textContent").startswith(near)
+        page.value("$('labels').focus()")
+        page.type("bad, fine,very good")
+        _ask(page, 3)
+        assert set(json.loads(page.value(BARS))) == {"bad", "fine", "very good"}
+        page.value(
+            "$('task').value = 'denies'; $('task').dispatchEvent(new Event('change'))"
+        )
+        assert page.value("$('described').hidden")
+        _ask(page, 2)
+        assert json.loads(page.value(BARS)) == pytest.approx(named["probs"], abs=1e-5)
+        page.value(
+            "$('task').value = ''; $('task').dispatchEvent(new Event('change'));"
+            "$('description').value = ' '; document.querySelector('button').click()"
+        )
+        page.wait("$('said').className === 'wrong'")
+        assert "the description is ' '" in page.value("$('said').textContent")
+        assert page.value("$('nearest').textContent") == ""
+
+
+def _ask(page, bars):
+    page.value("$('picture').replaceChildren(); $('text').focus()")
+    page.press_enter()
+    page.wait(f"document.querySelectorAll('rect.bar').length === {bars}")
 
 
 @pytest.mark.soak

@@ -81,11 +81,12 @@ def with_labels(params: Params, label_YE: jax.Array, width: int) -> Params:
 
     Args:
       params: parameters of a `label_text` head.
-      label_YE: embeddings of the names of the classes.
+      label_YE: embeddings of the names of the classes; zeros are no class here, too.
       width: W of the head, `config.width`.
     """
     scale = jnp.exp(params["log_scale"]) / math.sqrt(width)
     q_YW = label_YE @ params["label"]["kernel"]
     kernel_DY = params["state"]["kernel"] @ q_YW.T * scale
     rest = {n: params[n] for n in params if n not in ("state", "label", "log_scale")}
-    return {**rest, "out": {"kernel": kernel_DY, "bias": jnp.zeros(len(label_YE))}}
+    bias_Y = jnp.where(jnp.any(label_YE != 0, axis=-1), 0.0, ABSENT)
+    return {**rest, "out": {"kernel": kernel_DY, "bias": bias_Y}}

@@ -4,15 +4,16 @@ The factors and heads of up to U runs are stacked along an axis U, and each row 
 batch has the index of its run's slot. One compiled program answers every mixture of
 runs. Putting another run into a slot overwrites the slot in place and compiles nothing.
 
-A run also has its factors and head in host memory. If there are more runs than slots,
-the least recently used one leaves the device, and returns when it is asked for. This is
-what vLLM does with `max_loras`.
+If there are more runs than slots, the least recently used one leaves the device, and
+returns when it is asked for. This is what vLLM does with `max_loras`. Then its factors
+and head come from host memory, or are made again: the adapters of described tasks
+(`inference.task_adapters`) are too many to keep, and the description is enough.
 """
 
 import dataclasses
 import itertools
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,17 +45,23 @@ class Arrays(NamedTuple):
     head: Params
 
 
+_NUMBERS = itertools.count()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entry:
-    """A run of a bank, with its arrays in host memory."""
+    """A run of a bank, or one of the adapters that a run makes.
+
+    `arrays` returns its own ones, the same each time; it is called by the thread of the
+    bank. `about` is added to each answer.
+    """
 
     bank: "Bank"
     predictor: Predictor
-    arrays: Arrays
-    number: int  # no other entry of the process has it
-
-
-_NUMBERS = itertools.count()
+    arrays: Callable[[], Arrays]
+    about: Fields = dataclasses.field(default_factory=dict)
+    # no other entry of the process has it
+    number: int = dataclasses.field(default_factory=partial(next, _NUMBERS))
 
 
 class Bank:
@@ -74,8 +81,8 @@ class Bank:
 
     def entry(self, predictor: Predictor, arrays: Arrays | None = None) -> Entry:
         """Return the entry of a run, whose own arrays then leave the device."""
-        arrays = arrays or arrays_of(predictor)
-        return Entry(self, _without_arrays(predictor), arrays, next(_NUMBERS))
+        own = arrays or arrays_of(predictor)  # in host memory
+        return Entry(self, _without_arrays(predictor), lambda: own)
 
     def warm(self, entry: Entry) -> dict[tuple[int, int], float]:
         """Compile every shape; return the seconds of a batch, by (rows, T)."""
@@ -114,13 +121,14 @@ class Bank:
         out: list[Fields] = [{}] * len(texts)
         for entry, at in places.items():
             own = [texts[i] for i in at]
+            classes = entry.predictor.task.num_outputs  # a bank may have room for more
             try:
-                found = of_logits(entry.predictor, own, logits_NY[at])
+                found = of_logits(entry.predictor, own, logits_NY[at, :classes])
             except NotFinite as e:
                 bad = np.array(at)[e.rows]
                 raise NotFinite(bad, int(bad[0])) from None
             for i, fields in zip(at, found, strict=True):
-                out[i] = fields
+                out[i] = fields | entry.about
         return out
 
     def logits(self, entries: Sequence[Entry], data: Dataset, rows: int) -> np.ndarray:
@@ -154,7 +162,7 @@ class Bank:
         for entry in distinct:
             if entry.number not in self._slot:
                 at = self._free()
-                self._stack = self._put(self._stack, np.int32(at), entry.arrays)
+                self._stack = self._put(self._stack, np.int32(at), entry.arrays())
                 self._slot[entry.number] = at
         return np.array([self._slot[entry.number] for entry in entries], np.int32)
 
@@ -167,11 +175,12 @@ class Bank:
 def mixes(predictor: Predictor) -> bool:
     """Whether rows of this run may be in a batch with rows of other runs.
 
-    It must be answered by one pass of one adapter, and the backbone must be frozen.
+    It must be answered by one pass of one adapter, the same for every text, and the
+    backbone must be frozen.
     """
     fitted, session = predictor.fitted, predictor.fitted.session
     single = averaging.single_pass(session.settings) and not session.model.reads
-    return single and "backbone" in fitted.frozen
+    return single and predictor.tasks is None and "backbone" in fitted.frozen
 
 
 def entries_of(

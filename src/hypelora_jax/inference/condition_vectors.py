@@ -20,6 +20,22 @@ def reader(fitted: Fitted) -> Vectors | None:
     return Vectors(config, tuple(condition.get("shape", (width or config.width,))))
 
 
+def check_alone(fitted: Fitted) -> None:
+    """Check that texts, with their vectors if there are any, are all that a run reads.
+
+    Raises:
+      UserError: it reads something else of the task of each text.
+    """
+    model = fitted.session.model
+    lacking = {"which", "sentences", *model.parts.head.reads}
+    if found := lacking & {*model.reads, *model.parts.head.reads}:
+        raise UserError(
+            f"{fitted.run.path} reads {', '.join(sorted(found))} of each text's task, "
+            "which a text alone does not have; expected a run without, such as "
+            "hypelora adapt makes from one with condition.source=text"
+        )
+
+
 def checked(
     vectors: Vectors | None, conditions: Sequence[Any] | None, n: int
 ) -> list[np.ndarray] | None:

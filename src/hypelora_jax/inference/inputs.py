@@ -11,6 +11,7 @@ from hypelora_jax.data.formats.cells import listed, shown, text_fault
 from hypelora_jax.data.formats.sheet import Bad, Row, Sheet
 from hypelora_jax.data.sources.raw_rows import COLUMNS
 from hypelora_jax.errors import UserError
+from hypelora_jax.inference.asked_tasks import WAYS, AskedTask, TaskReader
 from hypelora_jax.run.prediction_rows import TRUE_LABEL
 
 
@@ -19,7 +20,8 @@ class Names(NamedTuple):
 
     `label` is the column of true labels, if it has another name than "label".
     `condition` names the column of the conditions, which `vectors` reads; they are ""
-    and None for a run without conditions.
+    and None for a run without conditions. `tasks` reads the task of each row, for a run
+    that makes an adapter for each task.
     """
 
     text: tuple[str, ...]
@@ -27,16 +29,18 @@ class Names(NamedTuple):
     label: str = ""
     condition: str = ""
     vectors: Vectors | None = None
+    tasks: TaskReader | None = None
 
 
 class Example(NamedTuple):
-    """One example: all its cells, its texts, and its condition, if any."""
+    """One example: all its cells, its texts, and its condition or task, if any."""
 
     line: int  # where it begins
     cells: dict[str, Any]
     texts: tuple[str, ...]
     read: int  # bytes of the input up to its end
     condition: np.ndarray | None = None
+    asked: AskedTask | None = None
 
 
 Examples = Iterator[Example | Bad | None]  # None means that the input pauses
@@ -96,6 +100,13 @@ def _columns(sheet: Sheet, wanted: Names) -> list[str]:
                 f"{listed(sheet.columns or ())}. Name the column with --{flag}=COLUMN"
             )
         out += [found] if found else []
+    if wanted.tasks is not None:
+        if not {*WAYS} & {*(sheet.columns or ())}:
+            raise UserError(
+                f"{sheet.name} has none of the columns {', '.join(WAYS)}, which say "
+                f"the task of a text; it has {listed(sheet.columns or ())}. Add one"
+            )
+        return out
     condition = wanted.condition
     if condition and sheet_lib.column(sheet, (condition,)) is None:
         raise UserError(
@@ -108,6 +119,9 @@ def _columns(sheet: Sheet, wanted: Names) -> list[str]:
 def _examples(sheet: Sheet, columns: list[str], wanted: Names) -> Examples:
     """Yield the rows as examples; JSON lines name their columns one by one."""
     needed = columns + ([wanted.condition] if wanted.condition else [])
+    if wanted.tasks is not None:
+        own = (*WAYS, "labels")
+        needed = columns + [name for name in own if name in (sheet.columns or ())]
     for item in sheet.rows(needed, True):
         if isinstance(item, Row):
             yield _example(item, columns or _keys(item.cells, wanted), wanted)
@@ -131,6 +145,13 @@ def _example(row: Row, columns: list[str], wanted: Names) -> Example | Bad:
     texts = tuple(cells[name] for name in columns)
     if wanted.label and wanted.label in cells and TRUE_LABEL not in cells:
         cells = cells | {TRUE_LABEL: cells[wanted.label]}
+    if wanted.tasks is not None:
+        own = {name: cells.get(name) for name in WAYS}
+        if wanted.tasks.names_labels:  # otherwise it is a column like any other
+            own["labels"] = cells.get("labels")
+        if what := wanted.tasks.fault(own):
+            return Bad(line, what, read)
+        return Example(line, cells, texts, read, asked=wanted.tasks.asked(own))
     if wanted.vectors is None:
         return Example(line, cells, texts, read)
     cell = cells.get(wanted.condition)

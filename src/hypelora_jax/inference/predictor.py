@@ -24,8 +24,9 @@ from hypelora_jax.data.tokens import Encoded
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
 from hypelora_jax.evaluate.averaging import Answerer
-from hypelora_jax.inference import answers, condition_vectors
+from hypelora_jax.inference import answers, asked_tasks, condition_vectors
 from hypelora_jax.inference.answers import Fields
+from hypelora_jax.inference.asked_tasks import TaskReader
 from hypelora_jax.inference.texts import Text, as_fields
 from hypelora_jax.sharding.mesh import fitting_batch_size
 from hypelora_jax.train.divergence import NotFinite, check_outputs
@@ -53,6 +54,7 @@ class Predictor(NamedTuple):
     threshold: conformal.Threshold | None = None  # of conformal sets
     abstain: float = 0.0  # confidence below which no label is given
     vectors: Vectors | None = None  # reads the condition of each text, if there are any
+    tasks: TaskReader | None = None  # reads the task of each text, if it has adapters
 
     @property
     def task(self) -> Task:
@@ -94,13 +96,14 @@ class Predictor(NamedTuple):
 
         Raises:
           UserError: something is not a text, or not a pair if the run needs pairs; a
-            condition is missing or is not one that the run reads.
+            condition is missing or is not one that the run reads, or it reads more.
           NotFinite: the outputs for a text are NaN or infinite.
         """
         if isinstance(texts, str):
             raise UserError(
                 f"texts is the single text {texts[:40]!r}; expected a list of texts"
             )
+        condition_vectors.check_alone(self.fitted)
         fields = [as_fields(text, i, self.task.pair) for i, text in enumerate(texts)]
         given = condition_vectors.checked(self.vectors, conditions, len(fields))
         out: list[Fields] = []
@@ -170,14 +173,10 @@ def load(
     else:
         fitted = evaluation.open_like(workdir, like)
     _check_abstention(fitted, abstain)
-    session = fitted.session
-    lacking = {"which", "sentences", *session.model.parts.head.reads}
-    if found := lacking & {*session.model.reads, *session.model.parts.head.reads}:
-        raise UserError(
-            f"{workdir} reads {', '.join(sorted(found))} of each text's task, which a "
-            "text alone does not have; expected a run without, such as hypelora adapt "
-            "makes from one with condition.source=text"
-        )
+    session, vectors = fitted.session, condition_vectors.reader(fitted)
+    tasks = asked_tasks.reader(fitted, vectors)
+    if tasks is None:
+        condition_vectors.check_alone(fitted)
     threshold = None
     if coverage is not None:
         maker = calibration_split.SetMaker(coverage, sets, by_class)
@@ -188,8 +187,8 @@ def load(
     asked = batch_sizes or (session.settings.optim.batch_size,)
     sizes = sorted({fitting_batch_size(size, session.mesh) for size in asked})
     answerers = {rows: evaluation.answerer(fitted, edges, rows) for rows in sizes}
-    vectors = condition_vectors.reader(fitted)
-    return Predictor(fitted, answerers, edges, threshold, abstain or 0.0, vectors)
+    own = (threshold, abstain or 0.0, vectors, tasks)
+    return Predictor(fitted, answerers, edges, *own)
 
 
 def _check_abstention(fitted: evaluation.Fitted, abstain: float | None) -> None:

@@ -17,13 +17,16 @@ from hypelora_jax.data.formats.sheet import Bad
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.inference import inputs, writers
 from hypelora_jax.inference.inputs import Example, Examples
-from hypelora_jax.inference.predictor import WINDOW, Predictor, answer
+from hypelora_jax.inference.predictor import WINDOW, Answers, Predictor, answer
+from hypelora_jax.inference.task_adapters import TaskAdapters
 from hypelora_jax.inference.writers import Writer, json_lines, table
+from hypelora_jax.train.conditioning.nearness import Nearest
 from hypelora_jax.train.divergence import NotFinite
 
 FIRST = 64  # rows of the first window, for an early answer; each window doubles
 STREAMED = {name: one for name, one in FORMATS.items() if one.is_text}
 Window = list[Example | Bad]
+Answerer = Callable[[list[Example]], Answers]
 
 
 class Stream(NamedTuple):
@@ -95,15 +98,18 @@ def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
     trained = (data.text, data.text_b)
     asked = (stream.text, stream.text_b)
     wanted = inputs.names(predictor.task.pair, *asked, trained, data.label)
-    if predictor.vectors is not None:
+    if predictor.tasks is not None:
+        wanted = wanted._replace(tasks=predictor.tasks)
+    elif predictor.vectors is not None:
         name = data.condition or "condition"
         wanted = wanted._replace(condition=name, vectors=predictor.vectors)
+    answers = _answerer(predictor)
     sheet = formats_lib.read(stream.input, source)
     header, items = inputs.read(sheet, wanted)
     with writers.opened(stream.output) as write, _bar(stream) as advance:
         try:
             for window, writer in _written(predictor, target, header, items, write):
-                _answer(predictor, writer, write, window, stream.skip, tally)
+                _answer(answers, writer, write, window, stream.skip, tally)
                 advance(window[-1].read, tally)
         finally:
             if not isinstance(sys.exception(), BrokenPipeError):  # quiet for `| head`
@@ -115,6 +121,26 @@ def predict(predictor: Predictor, stream: Stream) -> Counter[str]:
                 "Train or import the run again"
             )
     return tally
+
+
+def _answerer(predictor: Predictor) -> Answerer:
+    """Return the function that answers rows; tasks of rows share a bank of adapters."""
+    if predictor.tasks is not None:
+        adapters = TaskAdapters(predictor, slots=max(predictor.answerers))
+
+        def of_tasks(rows: list[Example]) -> Answers:
+            asked = [row.asked for row in rows if row.asked is not None]
+            return adapters.answer([row.texts for row in rows], asked)
+
+        return of_tasks
+
+    def of_texts(rows: list[Example]) -> Answers:
+        given = None
+        if predictor.vectors is not None:
+            given = [row.condition for row in rows]
+        return answer(predictor, [row.texts for row in rows], given)
+
+    return of_texts
 
 
 def _written(
@@ -144,7 +170,8 @@ def _written(
 
 def _writer(predictor: Predictor, target: Format, columns: list[str]) -> Writer:
     if target.is_table:
-        return table(target, columns, predictor.columns)
+        added = [] if predictor.tasks is None else Nearest._fields
+        return table(target, columns, [*predictor.columns, *added])
     return json_lines()
 
 
@@ -163,7 +190,7 @@ def _windows(items: Examples) -> Iterator[Window]:
 
 
 def _answer(
-    predictor: Predictor,
+    answerer: Answerer,
     writer: Writer,
     write: Callable[[str], None],
     window: Window,
@@ -175,15 +202,12 @@ def _answer(
     if bad and not skip:
         window = window[: window.index(bad[0])]
     good = [item for item in window if isinstance(item, Example)]
-    given = None
-    if predictor.vectors is not None:
-        given = [row.condition for row in good]
     try:
-        answers = answer(predictor, [row.texts for row in good], given)
+        answers = answerer(good)
     except NotFinite as e:
         tally["not_finite"] += len(e.rows)
         rest = _without_answers(window, {good[i].line for i in e.rows})
-        return _answer(predictor, writer, write, rest, skip, tally)
+        return _answer(answerer, writer, write, rest, skip, tally)
     tally["cut"] += answers.cut
     out = []
     for row, fields in zip(good, answers.fields, strict=True):

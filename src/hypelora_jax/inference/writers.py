@@ -61,7 +61,14 @@ def table(how: Format, columns: Sequence[str], added: Sequence[str]) -> Writer:
                 "so not in the header; expected JSON lines as output. Use "
                 "--output=FILE.jsonl"
             )
-        both = joined(empty | cells, blank | flat(answer))
+        found = flat(answer)
+        if other := [name for name in found if name not in blank]:
+            raise UserError(
+                f"its answer has {shown(other[0])}, because its task has other labels "
+                "than the run, and so it is not in the header; expected JSON lines as "
+                "output. Use --output=FILE.jsonl"
+            )
+        both = joined(empty | cells, blank | found)
         return delimited.written(both.values(), how.delimiter)
 
     return Writer(lambda: delimited.written(joined(empty, blank), how.delimiter), row)

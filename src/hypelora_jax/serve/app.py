@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any
 
-import numpy as np
 from absl import logging
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
@@ -15,14 +14,13 @@ from fastapi.routing import APIRoute
 import hypelora_jax
 from hypelora_jax.errors import UserError
 from hypelora_jax.inference.answers import Fields
-from hypelora_jax.inference.predictor import Predictor
-from hypelora_jax.inference.texts import as_fields
-from hypelora_jax.serve import api_page, page
+from hypelora_jax.serve import questions as questions_lib
 from hypelora_jax.serve.adapter_pool import AdapterPool, AdapterSource
-from hypelora_jax.serve.batching import Batcher, Full
+from hypelora_jax.serve.batching import Batcher, Full, Query
 from hypelora_jax.serve.failures import HANDLERS, App, Refusal, as_json, wanted
 from hypelora_jax.serve.limits import Limits, limited
 from hypelora_jax.serve.meters import Meters, prometheus
+from hypelora_jax.serve.pages import api_page, page
 from hypelora_jax.serve.schemas import (
     Adapter,
     Failure,
@@ -179,7 +177,7 @@ def _add_swaps(app: FastAPI, service: Service, folder: AdapterSource) -> None:
         """
         name = asked.lora_name
         async with loading:
-            _check_known(service, name)
+            questions_lib.check_known(pool, name)
             if name == next(iter(pool)):
                 raise Refusal(
                     409, f"{name} answers questions that name no adapter, so it stays"
@@ -210,71 +208,30 @@ async def answers(service: Service, questions: list[Question]) -> list[Fields]:
     """Answer questions in their order; they may name different adapters.
 
     Raises:
-      Refusal: there are too many texts, a text is empty or too long, an adapter is
-        unknown, or the queue is full.
+      Refusal: there are too many texts, a question does not fit its adapter, or the
+        queue is full.
     """
     limits = service.limits
     if len(questions) > limits.max_texts:
         line = f"{len(questions)} questions; expected at most {limits.max_texts}"
         raise Refusal(413, line)
-    by_name: dict[str, list[int]] = {}
-    texts, conditions = [], []
-    first = next(iter(service.pool))
+    by_name: dict[str, list[tuple[int, Query]]] = {}
     for i, question in enumerate(questions):
-        name = first if question.adapter is None else question.adapter
-        by_name.setdefault(name, []).append(i)
-        texts.append(_texts(service, name, i, question))
-        conditions.append(_condition(service.pool[name], i, question))
+        name = questions_lib.adapter_name(service.pool, question)
+        query = questions_lib.checked(service.pool[name], limits, i, question)
+        by_name.setdefault(name, []).append((i, query))
     out: list[Fields] = [{}] * len(questions)
-    asked = []
-    for name, places in by_name.items():
-        own = [texts[i] for i in places], [conditions[i] for i in places]
-        asked.append(service.batcher.ask(name, *own))
+    asked = [
+        service.batcher.ask(name, [query for _, query in own])
+        for name, own in by_name.items()
+    ]
     try:
         found = await asyncio.gather(*asked)
     except Full as e:
         raise Refusal(
             503, "too many texts are waiting; try again", retry_after=1
         ) from e
-    for places, own_answers in zip(by_name.values(), found, strict=True):
-        for i, one in zip(places, own_answers, strict=True):
+    for own, own_answers in zip(by_name.values(), found, strict=True):
+        for (i, _), one in zip(own, own_answers, strict=True):
             out[i] = one
     return out
-
-
-def _check_known(service: Service, name: str) -> None:
-    if name not in service.pool:
-        known = ", ".join(service.pool)
-        raise Refusal(
-            404, f"there is no adapter {name[:60]!r}; expected one of {known}"
-        )
-
-
-def _texts(service: Service, name: str, i: int, question: Question) -> tuple[str, ...]:
-    """Check and return the texts of question number i."""
-    _check_known(service, name)
-    second = () if question.text_b is None else (question.text_b,)
-    texts = (question.text, *second)
-    most = service.limits.max_chars
-    if long := [len(text) for text in texts if len(text) > most]:
-        line = f"texts[{i}] has {long[0]} characters; expected at most {most}"
-        raise Refusal(413, line)
-    try:
-        return as_fields(texts, i, service.pool[name].task.pair)
-    except UserError as e:
-        raise Refusal(422, str(e)) from e
-
-
-def _condition(predictor: Predictor, i: int, question: Question) -> np.ndarray | None:
-    """Check and return the condition of question number i, if its run reads one."""
-    cell, vectors = question.condition, predictor.vectors
-    if vectors is None:
-        if cell is not None:
-            raise Refusal(
-                422,
-                f"texts[{i}] has a condition, but this run reads none; leave it out",
-            )
-        return None
-    if what := vectors.fault(cell):
-        raise Refusal(422, f"texts[{i}]: {what}")
-    return vectors.vector(cell)

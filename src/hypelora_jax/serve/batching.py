@@ -4,19 +4,21 @@ Each caller awaits a future. One thread runs the model; while it is busy, questi
 collect in groups by (lane, T), and the group with the oldest question goes next. A lane
 is a bank, whose adapters share batches, or one adapter that is in no bank. An idle
 service waits a window of some milliseconds for more questions before it answers.
+Another thread embeds the descriptions of new tasks, so that others need not wait.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hypelora_jax.inference.answers import Fields
+from hypelora_jax.inference.asked_tasks import AskedTask
 from hypelora_jax.inference.bank import Bank, Entry
 from hypelora_jax.inference.predictor import (
     Predictor,
@@ -24,20 +26,27 @@ from hypelora_jax.inference.predictor import (
     token_dataset,
     tokenise,
 )
+from hypelora_jax.inference.task_adapters import TaskAdapters
 from hypelora_jax.serve.adapter_pool import AdapterPool, Entries
+from hypelora_jax.serve.batch_sizes import best_rows
 from hypelora_jax.serve.meters import Meters
 from hypelora_jax.train.divergence import NotFinite
 
 Lane = Bank | str  # str: name of an adapter that is in no bank
 Key = tuple[Lane, int]  # lane, T of the bucket
 Seconds = dict[Lane, dict[tuple[int, int], float]]  # by lane, then by (rows, T)
-# Two costs count as equal within this factor. They are measured at the start, when the
-# machine may be busy, and larger batches need less time per text for threads and JSON.
-TOLERANCE = 1.3
 
 
 class Full(Exception):
     """The queue is full."""
+
+
+class Query(NamedTuple):
+    """A checked question: its texts, and its vector or task if the run reads one."""
+
+    texts: tuple[str, ...]
+    condition: np.ndarray | None = None
+    asked: AskedTask | None = None
 
 
 class Chosen(NamedTuple):
@@ -57,33 +66,15 @@ class Pending(NamedTuple):
     """A tokenised text in the queue since time `since` (time.monotonic, seconds)."""
 
     adapter: Chosen
-    texts: tuple[str, ...]
+    query: Query
     ids: np.ndarray
     types: np.ndarray
-    condition: np.ndarray | None
     answer: "asyncio.Future[Fields]"
     since: float
 
 
-def best_rows(seconds: dict[tuple[int, int], float], edge: int, waiting: int) -> int:
-    """Return the rows of the largest batch whose cost per text is about the lowest.
-
-    `edge` is the length T. If more rows cost no more time, the batch has room for all
-    `waiting` texts. If every row costs time, as on a CPU, it has few padding rows.
-    """
-    sizes = sorted(rows for rows, t in seconds if t == edge)
-    holds = next((rows for rows in sizes if rows >= waiting), sizes[-1])
-    cost = {
-        rows: seconds[rows, edge] / min(rows, waiting)
-        for rows in sizes
-        if rows <= holds
-    }
-    least = min(cost.values())
-    return max(rows for rows, each in cost.items() if each <= TOLERANCE * least)
-
-
 class Batcher:
-    """The queue and the two threads of a service; use it from one event loop only."""
+    """The queue and the threads of a service; use it from one event loop only."""
 
     def __init__(
         self,
@@ -93,6 +84,7 @@ class Batcher:
         window: float = 0.002,
         max_waiting: int = 1024,
         entries: Entries | None = None,
+        makers: Mapping[str, TaskAdapters] = {},  # noqa: B006 (only read)
     ):
         """Create the queue; answering starts with `async with`.
 
@@ -103,16 +95,20 @@ class Batcher:
           window: seconds that a text waits for others.
           max_waiting: how many texts may be without an answer.
           entries: those of the adapters that are in a bank.
+          makers: those of the runs that make an adapter for each task.
         """
         self._pool, self._seconds, self._meters = pool, seconds, meters
         self._window, self._max_waiting = window, max_waiting
         self._entries: Entries = {} if entries is None else entries
+        self._makers = dict(makers)
         sizes = {lane: [rows for rows, _ in own] for lane, own in seconds.items()}
         self._most = {lane: max(rows) for lane, rows in sizes.items()}
         self._groups: dict[Key, deque[Pending]] = {}
         self._waiting = 0  # texts without an answer
         self._changed = asyncio.Event()
-        self._model, self._tokens = (ThreadPoolExecutor(1, n) for n in ("model", "tok"))
+        names = ("model", "tokens", "descriptions")
+        self._threads = [ThreadPoolExecutor(1, name) for name in names]
+        self._model, self._tokens, self._descriptions = self._threads
         self._work: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Batcher":
@@ -121,12 +117,12 @@ class Batcher:
         return self
 
     async def __aexit__(self, *_: Any) -> None:
-        """Stop, after both threads have finished their work."""
+        """Stop, after all threads have finished their work."""
         if self._work is not None:
             self._work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._work
-        for thread in (self._model, self._tokens):
+        for thread in self._threads:
             thread.shutdown()
 
     async def add(self, name: str, predictor: Predictor, bank: Bank) -> None:
@@ -141,45 +137,47 @@ class Batcher:
         """Remove an adapter; texts that wait for it are still answered."""
         del self._pool[name]
         self._entries.pop(name, None)
+        self._makers.pop(name, None)
 
-    def ask(
-        self,
-        name: str,
-        texts: Sequence[tuple[str, ...]],
-        conditions: Sequence[np.ndarray | None] | None = None,
-    ) -> Awaitable[list[Fields]]:
-        """Answer checked texts with the adapter that has this name now, in their order.
-
-        `conditions` are the vectors of the texts, for an adapter that reads them.
+    def ask(self, name: str, queries: Sequence[Query]) -> Awaitable[list[Fields]]:
+        """Answer questions with the adapter that has this name now, in their order.
 
         Raises:
           Full: too many texts are waiting.
           NotFinite: the model's outputs for a text are NaN or infinite.
         """
         adapter = Chosen(name, self._pool[name], self._entries.get(name))
-        return self._ask(adapter, texts, conditions)
+        return self._ask(adapter, self._makers.get(name), queries)
 
     async def _ask(
-        self,
-        adapter: Chosen,
-        texts: Sequence[tuple[str, ...]],
-        conditions: Sequence[np.ndarray | None] | None,
+        self, adapter: Chosen, maker: TaskAdapters | None, queries: Sequence[Query]
     ) -> list[Fields]:
-        if self._waiting + len(texts) > self._max_waiting:
+        if self._waiting + len(queries) > self._max_waiting:
             raise Full
-        self._count(len(texts))
+        self._count(len(queries))
         try:
-            loop = asyncio.get_running_loop()
-            encoded = await loop.run_in_executor(
-                self._tokens, tokenise, adapter.predictor, texts
+            adapters = [adapter] * len(queries)
+            if maker is not None:
+                adapters = [await self._made(adapter, maker, one) for one in queries]
+            encoded = await asyncio.get_running_loop().run_in_executor(
+                self._tokens, tokenise, adapter.predictor, [q.texts for q in queries]
             )
             self._meters.cut += encoded.truncated
-            given = conditions or [None] * len(texts)
-            rows = zip(texts, encoded.ids, encoded.types, given, strict=True)
-            futures = [self._put(adapter, *row) for row in rows]
+            rows = zip(adapters, queries, encoded.ids, encoded.types, strict=True)
+            futures = [self._put(*row) for row in rows]
             return list(await asyncio.gather(*futures))
         finally:
-            self._count(-len(texts))
+            self._count(-len(queries))
+
+    async def _made(self, adapter: Chosen, maker: TaskAdapters, query: Query) -> Chosen:
+        """Return the adapter of a question's task; only a new one takes its time."""
+        assert query.asked is not None  # every question of such a run says its task
+        entry = maker.known(query.asked)
+        if entry is None:
+            entry = await asyncio.get_running_loop().run_in_executor(
+                self._descriptions, maker.entry, query.asked
+            )
+        return adapter._replace(predictor=entry.predictor, entry=entry)
 
     def _count(self, texts: int) -> None:
         self._waiting += texts
@@ -188,17 +186,15 @@ class Batcher:
     def _put(
         self,
         adapter: Chosen,
-        texts: tuple[str, ...],
+        query: Query,
         ids: np.ndarray,
         types: np.ndarray,
-        condition: np.ndarray | None,
     ) -> "asyncio.Future[Fields]":
         edges = adapter.predictor.edges
         key = (adapter.lane, edges[int(np.searchsorted(edges, len(ids)))])
         answer = asyncio.get_running_loop().create_future()
         group = self._groups.setdefault(key, deque())
-        own = (adapter, texts, ids, types, condition)
-        group.append(Pending(*own, answer, time.monotonic()))
+        group.append(Pending(adapter, query, ids, types, answer, time.monotonic()))
         # Wake the loop only for a full batch or for the first text of an empty queue.
         if self._full(key) or len(self._groups) == len(group) == 1:
             self._changed.set()
@@ -279,12 +275,12 @@ def _fitting(
 
 
 def _fields(own: Bank | Predictor, rows: int, batch: list[Pending]) -> list[Fields]:
-    texts = [q.texts for q in batch]
+    texts = [q.query.texts for q in batch]
     tokens = [q.ids for q in batch], [q.types for q in batch]
     if isinstance(own, Bank):
         entries = [q.adapter.entry for q in batch if q.adapter.entry is not None]
         data = token_dataset(batch[0].adapter.predictor, *tokens)
         return own.answer(entries, texts, data, rows)
-    given = None if own.vectors is None else [q.condition for q in batch]
+    given = None if own.vectors is None else [q.query.condition for q in batch]
     data = token_dataset(own, *tokens, given)
     return batch_answers(own, texts, data, rows)

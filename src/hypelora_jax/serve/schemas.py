@@ -35,7 +35,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Question(BaseModel):
-    """A text, or a pair of texts, for one of the adapters."""
+    """A text, or a pair of texts, for one of the adapters.
+
+    A run that makes an adapter for each task needs one of `description`, `task` and
+    `condition`.
+    """
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"text": "A fine film."}]}
@@ -44,6 +48,13 @@ class Question(BaseModel):
     text_b: str | None = Field(None, description="For runs trained on pairs.")
     condition: list[float] | list[list[float]] | str | int | None = Field(
         None, description="For runs whose data give one: a vector, or its id."
+    )
+    description: str | None = Field(
+        None, description="What its task asks, for runs that read descriptions."
+    )
+    task: str | None = Field(None, description="A name of `tasks` in /adapters.")
+    labels: list[str] | None = Field(
+        None, description="With a description, where `names_labels` is true."
     )
     adapter: str | None = Field(
         None, description="A name of /adapters; by default the first one."
@@ -60,6 +71,12 @@ class Prediction(BaseModel):
     probs: dict[str, float] = Field(description="Of every class; the sum is 1.")
     set: list[str] = Field([], description="With --coverage: the conformal set.")
     abstained: bool = Field(False, description="With --abstain: no label is given.")
+    nearest: str | None = Field(
+        None, description="The training task with the description most like this one."
+    )
+    distance: float | None = Field(
+        None, description="1 minus the cosine to it; far away, confidence is untested."
+    )
 
 
 class Score(BaseModel):
@@ -87,6 +104,11 @@ class Adapter(BaseModel):
         description="Shape of the condition it reads; null if it reads none."
     )
     max_length: int = Field(description="Tokens that longer texts are cut to.")
+    tasks: list[str] = Field([], description="Tasks that a question may name.")
+    describes: bool = Field(False, description="Whether it may describe its task.")
+    names_labels: bool = Field(
+        False, description="Whether a description may come with labels of its own."
+    )
 
 
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
@@ -127,7 +149,7 @@ Questions = Annotated[
 
 def adapter_of(name: str, predictor: Predictor) -> Adapter:
     """Describe an adapter for /adapters."""
-    task = predictor.task
+    task, reader = predictor.task, predictor.tasks
     return Adapter(
         name=name,
         task=task.name,
@@ -136,4 +158,7 @@ def adapter_of(name: str, predictor: Predictor) -> Adapter:
         pair=task.pair,
         condition=None if predictor.vectors is None else list(predictor.vectors.shape),
         max_length=predictor.settings.data.max_length,
+        tasks=[] if reader is None else list(reader.names),
+        describes=reader is not None and reader.describes,
+        names_labels=reader is not None and reader.names_labels,
     )

@@ -11,6 +11,7 @@ import uvicorn
 from absl import logging
 
 from hypelora_jax.errors import UserError
+from hypelora_jax.inference.task_adapters import TaskAdapters
 from hypelora_jax.serve.adapter_pool import (
     AdapterPool,
     AdapterSource,
@@ -19,6 +20,7 @@ from hypelora_jax.serve.adapter_pool import (
     open_pool,
 )
 from hypelora_jax.serve.app import Service, application
+from hypelora_jax.serve.batch_sizes import batch_sizes
 from hypelora_jax.serve.batching import Batcher, Seconds
 from hypelora_jax.serve.connections import Connection
 from hypelora_jax.serve.failures import App
@@ -88,12 +90,6 @@ def serve(
         logging.info("stopped")
 
 
-def batch_sizes(most: int) -> tuple[int, ...]:
-    """Return the batch sizes to compile: 1, 4, 16, ... and `most`."""
-    sizes = {4**k for k in range(most.bit_length()) if 4**k < most}
-    return tuple(sorted(sizes | {most}))
-
-
 def server_of(
     pool: AdapterPool,
     host: str,
@@ -118,9 +114,16 @@ def server_of(
         folder = folder.knowing(entries)
     # the pool has neither the arrays nor the answerers of what is in a bank
     pool = {n: entries[n].predictor if n in entries else one for n, one in pool.items()}
+    makers = {
+        name: TaskAdapters(one, batching.max_loras)
+        for name, one in pool.items()
+        if one.tasks is not None
+    }
     seconds: Seconds = {}
     for name, one in pool.items():
-        if name not in entries:
+        if name in makers:
+            seconds[makers[name].bank] = makers[name].warm()
+        elif name not in entries:
             seconds[name] = one.warm()
         elif entries[name].bank not in seconds:
             seconds[entries[name].bank] = entries[name].bank.warm(entries[name])
@@ -131,7 +134,7 @@ def server_of(
 
     jax.monitoring.register_event_duration_secs_listener(compiled)
     sizes = (batching.window, batching.max_waiting)
-    batcher = Batcher(pool, seconds, meters, *sizes, entries)
+    batcher = Batcher(pool, seconds, meters, *sizes, entries, makers)
     hosts = LOOPBACK if host in LOOPBACK else ()
     app = application(Service(pool, batcher, meters, limits, folder), hosts)
     return uvicorn.Server(_config(app))

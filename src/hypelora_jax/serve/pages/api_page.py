@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from hypelora_jax import files
-from hypelora_jax.serve.page import STYLE
+from hypelora_jax.serve.pages.page import STYLE
 
 
 def html(openapi: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The page at /, which shows the calibrated probabilities of a sentence as bars.
 
-It fetches answers from this service only; its content policy forbids everything else.
+With a run that makes an adapter for each task, a person names or describes the task. It
+fetches answers from this service only; its content policy forbids everything else.
 """
 
 import base64
@@ -13,7 +14,8 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 44rem
 h1 { font-size: 1.4rem }
 h2 { font-size: 1.1rem; margin: 1.8rem 0 .3rem }
 label { display: block; margin: .8rem 0 .2rem }
-textarea, select { box-sizing: border-box; font: inherit; padding: .5rem; width: 100% }
+textarea, select, input { box-sizing: border-box; font: inherit; padding: .5rem;
+                          width: 100% }
 button { font: inherit; margin: 1rem 0; padding: .4rem 1.2rem }
 svg { display: block; font: 15px system-ui, sans-serif; width: 100% }
 svg text { fill: currentColor }
@@ -34,9 +36,27 @@ let adapters = [];
 function chosen() { return adapters[$("adapter").selectedIndex]; }
 
 function fit() {  // the form to the chosen adapter
-  $("second").hidden = !chosen().pair;
-  $("about").textContent = chosen().labels.length
-    ? "one of " + chosen().labels.join(", ") : "a number";
+  const one = chosen();
+  $("second").hidden = !one.pair;
+  $("about").textContent = one.labels.length
+    ? "one of " + one.labels.join(", ") : "a number";
+  $("tasks").hidden = !one.tasks.length;
+  const described = one.describes ? [new Option("the one described here", "")] : [];
+  $("task").replaceChildren(...described, ...one.tasks.map(name => new Option(name)));
+  fitTask();
+}
+
+function fitTask() {  // the form to the chosen task
+  $("described").hidden = !!$("task").value;
+  $("names").hidden = !chosen().names_labels;
+}
+
+function ofTask() {  // what the question says about its task
+  if (!chosen().tasks.length) return {};
+  if ($("task").value) return {task: $("task").value};
+  const labels = $("labels").value.split(",").map(name => name.trim()).filter(Boolean);
+  const said = {description: $("description").value};
+  return chosen().names_labels && labels.length ? {...said, labels} : said;
 }
 
 function element(name, attributes, text) {
@@ -71,9 +91,16 @@ function say(text, wrong) {
   $("said").className = wrong ? "wrong" : "";
 }
 
+function compare(answer) {  // the task with those of training
+  $("nearest").textContent = answer.nearest === undefined ? ""
+    : `most like the training task ${answer.nearest}, at distance `
+      + `${answer.distance.toFixed(2)} of 2; far from all, nothing is known about `
+      + "how sure it is";
+}
+
 async function ask(event) {
   event?.preventDefault();
-  const question = {text: $("text").value, adapter: chosen().name};
+  const question = {text: $("text").value, adapter: chosen().name, ...ofTask()};
   if (chosen().pair) question.text_b = $("text_b").value;
   try {
     const got = await fetch("predict", {
@@ -81,12 +108,14 @@ async function ask(event) {
       body: JSON.stringify(question)});
     const answer = await got.json();
     draw(got.ok ? answer : {});
+    compare(answer);
     if (!got.ok) say(answer.error, true);
     else if ("score" in answer) say(answer.score.toPrecision(6));
     else if (answer.abstained) say("no label: not sure enough");
     else say(`${answer.label}, ${(100 * answer.confidence).toFixed(1)} % sure`);
   } catch (error) {
     draw({});
+    compare({});
     say("the service does not answer", true);
   }
 }
@@ -96,6 +125,7 @@ async function start() {
   for (const one of adapters) $("adapter").append(new Option(one.name));
   $("which").hidden = adapters.length < 2;
   $("adapter").addEventListener("change", fit);
+  $("task").addEventListener("change", fitTask);
   $("question").addEventListener("submit", ask);
   $("text").addEventListener("keydown", event => {
     if (event.key === "Enter" && !event.shiftKey) ask(event);
@@ -117,12 +147,18 @@ HTML = f"""<!doctype html>
 <h1>How sure is it?</h1>
 <form id="question">
 <div id="which"><label for="adapter">Adapter</label><select id="adapter"></select></div>
+<div id="tasks" hidden><label for="task">Task</label><select id="task"></select>
+<div id="described"><label for="description">What it asks</label>
+<textarea id="description" rows="2"></textarea>
+<div id="names"><label for="labels">Labels, with commas between them</label>
+<input id="labels"></div></div></div>
 <label for="text">Text</label><textarea id="text" rows="3"></textarea>
 <div id="second" hidden><label for="text_b">Second text</label>
 <textarea id="text_b" rows="3"></textarea></div>
 <button>Ask</button> for <span id="about"></span>
 </form>
 <p id="said" role="status"></p>
+<p id="nearest"></p>
 <svg id="picture" role="img" aria-label="calibrated probabilities" height="0"></svg>
 <p><a href="docs">API</a> &middot; <a href="metrics">metrics</a></p>
 </main>
