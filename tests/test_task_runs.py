@@ -12,6 +12,7 @@ from hypelora_jax import cli
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.data import npz
 from hypelora_jax.run.paths import Run
+from hypelora_jax.run.predictions import read
 
 
 @pytest.fixture(scope="module")

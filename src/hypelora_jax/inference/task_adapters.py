@@ -8,6 +8,7 @@ from the same vector, so its numbers are the same.
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -132,7 +133,7 @@ class TaskAdapters:
             return {"condition": np.array(asked.condition, np.float32)[None]}
         return {"condition": self._embed(asked.description)[None]}
 
-    def _of_head(self, asked: AskedTask) -> dict[str, np.ndarray]:
+    def _of_head(self, asked: AskedTask) -> dict[str, Any]:
         """Return what the head reads of a task; labels are padded with zeros."""
         if not self.tasks.names_labels:
             return {"task": np.int32(self.tasks.number.get(asked.task, 0))}
@@ -162,7 +163,7 @@ class TaskAdapters:
         fitted = own.fitted._replace(session=session)
         return own._replace(fitted=fitted, threshold=threshold)
 
-    def _written(self, batch: Batch) -> Arrays:
+    def _written(self, batch: Mapping[str, Any]) -> Arrays:
         """Let the network write the adapter of a task; return it with the head."""
         fitted, session = self._fitted, self._fitted.session
         own = {name: batch[name] for name in self.tasks.reads}
@@ -171,10 +172,12 @@ class TaskAdapters:
         width = session.settings.head.width
         return Arrays(adapter.factors, _head(width, self._params["head"], of_task))
 
-    def _blank(self) -> dict[str, np.ndarray]:
+    def _blank(self) -> dict[str, Any]:
         """Return zeros of the shapes that `_written` reads."""
         arrays = self._arrays
-        out = {n: np.zeros_like(arrays.conditions[n][:1]) for n in self.tasks.reads}
+        out: dict[str, Any] = {
+            n: np.zeros_like(arrays.conditions[n][:1]) for n in self.tasks.reads
+        }
         if not self.tasks.names_labels:
             return {**out, "task": np.int32(0)}
         shape = (self.tasks.room, arrays.rows["labels"].shape[-1])
@@ -189,10 +192,15 @@ def _head(width: int, head: Params, of_task: Batch) -> Params:
     """
     if "labels" in of_task:
         return with_labels(head, of_task["labels"], width)
-    if "task" in of_task:  # a last layer for each task
-        own = jax.tree.map(lambda x: x[of_task["task"]], head["out"])
-        return {**head, "out": own}
-    return head
+    if "task" not in of_task:
+        return head
+    # the layers that each task has of its own have a first axis of tasks
+    return {
+        name: jax.tree.map(lambda x: x[of_task["task"]], layer)
+        if layer["kernel"].ndim == 3
+        else layer
+        for name, layer in head.items()
+    }
 
 
 def _with_plain_head(predictor: Predictor, room: int) -> Predictor:

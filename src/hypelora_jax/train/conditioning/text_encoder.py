@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ def _means(
     for i, text in enumerate(texts):
         ids[i, : len(text)] = text
         mask[i, : len(text)] = True
-    batch = {"ids": ids, "mask": mask, "types": np.zeros_like(ids)}
+    batch: dict[str, Any] = {"ids": ids, "mask": mask, "types": np.zeros_like(ids)}
     return np.asarray(own.pooled(own.params, batch))[: len(texts)]
 
 
