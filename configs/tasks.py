@@ -18,14 +18,20 @@ from hypelora_jax.configs import common
 from hypelora_jax.model import METHODS
 
 
+LR, TRUNK_RATE = 2e-3, 5e-4  # twice and five times those of one task
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
     """Three epochs of `method` on the tasks of `--config.tasks.file=FILE`."""
     arg = common.parse_arg(arg, method="hyper_mlp", a="generated")
     config = common.with_method(arg)
     config.model.path = "minilm"  # 22M parameters, in the PyPI package
     config.data.source = "tasks"
+    config.tasks.balanced = True
+    config.lora.alpha = 16.0
     method = METHODS.get(arg.method)
     if method is not None and method.network is not None:
+        config.optim.lr, config.optim.trunk_lr = LR, TRUNK_RATE
         config.condition.source = "text"
         config.condition.standardise = True
         config.hyper.cond = "layer_module"

@@ -27,15 +27,16 @@ from etils import epath
 from relabelling import __main__ as writing
 
 from hypelora_jax import cli, files
-from hypelora_jax.commands import audit
 from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.commands.train import train
 from hypelora_jax.config.loading import load_settings
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.run.paths import Run
 
-STEPS, SEEDS = 1200, 3
+STEPS, SEEDS = 3000, 3
+STATIC_STEPS = 600  # at most; the loss of one adapter for all tasks stays at ln 2
 ORACLES, ORACLE_STEPS = "thresholds_inside", 300
+LORA = "tasks:method=lora"
 SIGN = "--config.condition.sign=True"  # half of the tasks are negations of others
 
 
@@ -74,7 +75,7 @@ def train_oracles(folder: epath.Path, about: Mapping[str, Any]) -> dict[str, str
         if not Run.open(own).summary_file.exists():
             one = {"defaults": listed["defaults"], "tasks": [{**task, "role": "train"}]}
             files.write_whole(file, yaml.safe_dump(one, sort_keys=False, width=1000))
-            train(settings_of(file, 0, ORACLE_STEPS, [], "tasks:method=lora"), str(own))
+            train(settings_of(file, 0, ORACLE_STEPS, [], LORA), str(own))
         out[name] = str(own)
     return out
 
@@ -85,11 +86,10 @@ def answers_of(folder: epath.Path, args: argparse.Namespace, seed: int) -> epath
     file = own / "answers.npz"
     if file.exists():
         return file
-    given = [SIGN, *args.overrides]
-    settings = settings_of(folder / "tasks" / "tasks.yaml", seed, args.steps, given)
-    train(settings, str(own / "text"))
-    if not Run.open(own / "static").summary_file.exists():
-        audit.train_without_condition(str(own / "text"), str(own / "static"))
+    tasks, given = folder / "tasks" / "tasks.yaml", [SIGN, *args.overrides]
+    train(settings_of(tasks, seed, args.steps, given), str(own / "text"))
+    steps = min(args.steps, STATIC_STEPS)
+    train(settings_of(tasks, seed, steps, [], LORA), str(own / "static"))
     about = files.read_json(folder / "tasks" / "about.json")["tasks"]
     oracles = train_oracles(folder, about) if args.oracles else {}
     runs = judging.Runs(str(own / "text"), str(own / "static"), oracles)
