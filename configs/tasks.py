@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from hypelora_jax.configs import common
 from hypelora_jax.model import METHODS
 
-
 LR, TRUNK_RATE = 2e-3, 5e-4  # twice and five times those of one task
 
 
