@@ -37,6 +37,7 @@ SHORT = {
     "attributes": "attributes",
 }
 WORDINGS = ("seen", "unseen_verb", "unseen_template")
+METRICS = ("accuracy", "nll", "ece")
 CONTROLS = ("matched", *WORDINGS[1:], "static", "shuffled", "junk", "nearest")
 CONTROLS += ("negated", "description_only")
 
@@ -357,9 +358,29 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         for name in (name for name in CONTROLS if name in own):
             margin = found["margins"][group].get(name)
             last = "" if margin is None else cell(margin["accuracy"])
-            cells = tuple(cell(own[name][m]) for m in ("accuracy", "nll", "ece"))
+            cells = tuple(cell(own[name][m]) for m in METRICS)
             rows.append((name, *cells, last))
         title = f"{group}: {own['tasks']} tasks, {found['seeds']} seeds"
         columns = ("answered with", "accuracy", "NLL", "ECE", "matched minus, accuracy")
         parts.append(f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}")
+    parts.append(_of_flips(found["flip"]))
+    parts.append(_of_temperatures(found["temperature"]))
+    if found["oracle"]:
+        share = cell(found["oracle"]["share"])
+        parts.append(f"(matched - static) / (oracle - static), accuracy: {share}\n")
     return "\n".join(parts)
+
+
+def _of_flips(flip: Mapping[str, Any]) -> str:
+    title = "a description and its negation"
+    columns = ("tasks", "mean |p + q - 1|", "correlation of logits")
+    rows = [(n, cell(x["gap"]), cell(x["correlation"])) for n, x in flip.items()]
+    return f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}"
+
+
+def _of_temperatures(found: Mapping[str, Any]) -> str:
+    title = "combinations, with a temperature of training tasks in unseen wording"
+    kinds = {"single": "one", "by_distance": "growing with the distance"}
+    columns = ("temperature", *METRICS)
+    rows = [(said, *(cell(found[n][m]) for m in METRICS)) for n, said in kinds.items()]
+    return f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}"
