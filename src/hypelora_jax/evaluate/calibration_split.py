@@ -4,7 +4,6 @@ The threshold of sets is not saved: it is computed from the saved predictions of
 split whenever it is needed.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,13 +12,14 @@ import numpy as np
 from hypelora_jax.calibration import calibrators, conformal
 from hypelora_jax.calibration.conformal import Threshold
 from hypelora_jax.data.batches import Dataset
-from hypelora_jax.data.tasks import Task
+from hypelora_jax.data.tasks import Task, TaskSet
 from hypelora_jax.errors import UserError
 from hypelora_jax.objectives import judging
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.run import predictions
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import scoring
+from hypelora_jax.train.conditioning.nearness import nearest_of
 from hypelora_jax.types import Objective
 
 COVERAGE = 0.9  # wanted coverage of the sets in metrics.json
@@ -79,18 +79,27 @@ def judge(
 
 
 def by_task(
-    names: Sequence[str],
+    tasks: TaskSet,
     objective: Objective,
     state: Any,
     data: Dataset,
     logits_NY: np.ndarray,
 ) -> dict[str, Any]:
-    """`{"tasks": {name: metrics}}`, calibrated, of a split of a set of tasks."""
+    """`{"tasks": {name: metrics}}`, calibrated, of a split of a set of tasks.
+
+    Where the conditions are descriptions, a held-out task also has `nearest`, the
+    training task with the nearest description, and the `distance` of the two.
+    """
     if not objective.probabilistic:
         return {}
     calibrated = partial(calibrators.apply, state)
     found = scoring.by_task(objective, logits_NY, data, calibrated)
-    return {"tasks": {names[k]: x for k, x in found.items()}}
+    if data.tasks is not None and "condition" in data.tasks.choices:
+        nearest = nearest_of(tasks, data.tasks.choices["condition"])
+        for k in found:
+            if tasks.held_out[k]:
+                found[k] |= nearest(data.tasks.conditions["condition"][k])._asdict()
+    return {"tasks": {tasks.names[k]: x for k, x in found.items()}}
 
 
 def about_sets(
