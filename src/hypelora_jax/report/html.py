@@ -66,6 +66,7 @@ HOW_TO_READ = {
         "differences are paired. The condition matters only if the task's own one "
         "beats static, shuffled, junk and description_only."
     ),
+    "described": result_tables.DESCRIBED,
     "curves": (
         "Train loss: a point for each logged step, and the running mean of as many "
         "points as the legend says. Chosen: the step whose parameters were kept; seeds "
@@ -176,6 +177,8 @@ def _content(methods: Sequence[Series], split: str, replicas: int) -> _Content:
     covered = result_tables.sets(methods, split)
     sections += [(covered, "sets")] if covered else []
     sections += [(table, "audit") for table in _audits(methods)]
+    made = result_tables.described(_named(methods))
+    sections += [(made, "described")] if made else []
     names = ", ".join(method.name for method in methods)
     return _Content(f"Calibration report: {names}", rows, sections)
 
