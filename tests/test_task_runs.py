@@ -332,6 +332,24 @@ def test_one_description_of_each_task_is_evaluated(flipped, capsys):
         assert f"is {number}, but the task asks has 3 descriptions" in line
 
 
+def test_only_held_out_tasks_have_a_distance_next_to_their_metrics(loaded):
+    from hypelora_jax.evaluate import calibration_split
+    from hypelora_jax.evaluate.fitted import corpus_of, tokenised
+
+    data = tokenised(loaded.fitted, corpus_of(loaded.fitted).splits["test"])
+    session = loaded.fitted.session
+    tasks = session.task_set._replace(held_out=(False, True))
+    fitted = loaded.fitted._replace(session=session._replace(task_set=tasks))
+    own = (data, np.zeros((len(data.ids), 2)))
+    found = calibration_split.by_task(fitted, *own)["tasks"]
+    assert "distance" not in found["asks"] and found["denies"]["nearest"] == "asks"
+    x = session.tasks.choices["condition"][0].astype(np.float64)
+    v = session.tasks.conditions["condition"][1]
+    cosine = x @ v / np.linalg.norm(x, axis=1) / np.linalg.norm(v)
+    assert found["denies"]["distance"] == pytest.approx(1 - cosine.max(), abs=1e-6)
+    assert "distance" not in metrics(fitted.run.path)["tasks"]["denies"]
+
+
 def loss_with(run, vectors):
     """The mean NLL of the test split if the tasks have these conditions."""
     from hypelora_jax.evaluate import evaluation

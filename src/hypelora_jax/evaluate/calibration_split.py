@@ -12,8 +12,9 @@ import numpy as np
 from hypelora_jax.calibration import calibrators, conformal
 from hypelora_jax.calibration.conformal import Threshold
 from hypelora_jax.data.batches import Dataset
-from hypelora_jax.data.tasks import Task, TaskSet
+from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
+from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.objectives import judging
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.run import predictions
@@ -78,21 +79,16 @@ def judge(
     return out | {"uncalibrated": raw | {"temperature": t}}
 
 
-def by_task(
-    tasks: TaskSet,
-    objective: Objective,
-    state: Any,
-    data: Dataset,
-    logits_NY: np.ndarray,
-) -> dict[str, Any]:
+def by_task(fitted: Fitted, data: Dataset, logits_NY: np.ndarray) -> dict[str, Any]:
     """`{"tasks": {name: metrics}}`, calibrated, of a split of a set of tasks.
 
     Where the conditions are descriptions, a held-out task also has `nearest`, the
     training task with the nearest description, and the `distance` of the two.
     """
-    if not objective.probabilistic:
+    tasks, objective = fitted.session.task_set, fitted.session.model.objective
+    if tasks is None or data.task is None or not objective.probabilistic:
         return {}
-    calibrated = partial(calibrators.apply, state)
+    calibrated = partial(calibrators.apply, fitted.calibrator)
     found = scoring.by_task(objective, logits_NY, data, calibrated)
     if data.tasks is not None and "condition" in data.tasks.choices:
         nearest = nearest_of(tasks, data.tasks.choices["condition"])

@@ -268,9 +268,7 @@ def write_split(
     out = {"split": split, "step": fitted.step}
     session = fitted.session
     out |= averaging.about(session.settings.uncertainty, answer)
-    if session.task_set is not None:
-        known = (session.task_set, session.model.objective, fitted.calibrator)
-        out |= calibration_split.by_task(*known, data, logits_NY)
+    out |= calibration_split.by_task(fitted, data, logits_NY)
     return write_metrics(fitted, split, logits_NY, data.label, out, data.soft)
 
 
