@@ -9,6 +9,7 @@ import process
 import pytest
 
 from hypelora_jax import cli
+from hypelora_jax.calibration import calibrators
 from hypelora_jax.data import npz
 from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
@@ -229,42 +230,53 @@ def test_the_adapter_in_memory_is_that_of_the_folder(loaded, flipped, tmp_path):
     np.testing.assert_allclose(
         probabilities(tmp_path / "saved", TEXTS), yes(made, TEXTS), atol=1e-5
     )
-    with pytest.raises(UserError, match="expected a folder that does not exist"):
+    with pytest.raises(UserError, match="is not empty"):
         made.save(str(folder))
 
 
 def test_sixteen_rows_of_the_opposite_task_flip_the_condition(
-    loaded, flipped, tmp_path, capsys
+    flipped, tmp_path, capsys
 ):
     file = write_rows(tmp_path / "rows.jsonl", rows_of("denies", 16))
     text, folder = "Is it good?", tmp_path / "run"
     argv = ["adapt", f"--workdir={flipped}", f"--description={text}"]
     capsys.readouterr()
     assert cli.main([*argv, f"--examples={file}", f"--output={folder}"]) == 0
-    told = json.loads(capsys.readouterr().out)["tuned"]
+    told = json.loads(capsys.readouterr().out)
+    assert told["nearest"] == "denies"
+    told = told["tuned"]
     assert told["what"] == "condition" and told["examples"] == 16
     assert 0 < told["steps"] <= 200
     for name in ("loss", "left_out"):
         assert told[name]["after"] < 0.3 < 1 < told[name]["before"]
     found = probabilities(folder, TEXTS)
     assert (found > 0.5).tolist() == [False, True, False, True]
-    again = loaded.adapter(text, examples=str(file))  # the seed decides
-    np.testing.assert_allclose(yes(again, TEXTS), found, atol=1e-5)
-    assert again.tuned["steps"] == told["steps"]
     page = tmp_path / "report.html"
-    assert cli.main(["report", f"--workdir={folder}", f"--output={page}"]) == 0
+    argv = ["report", f"--workdir={folder}", f"--output={page}", "--formats=html"]
+    assert cli.main(argv) == 0
     for words in ("nearest training task", text, "condition, on 16 rows"):
         assert words in page.read_text()
 
 
-@pytest.mark.parametrize("wrong", [0, 1])
+@pytest.mark.parametrize("wrong", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_eight_rows_do_not_spoil_an_adapter(loaded, tmp_path, wrong):
     file = write_rows(tmp_path / "rows.jsonl", rows_of("asks", 8, wrong))
     made = loaded.adapter("Is it good?", examples=str(file))
     assert (yes(made, TEXTS) > 0.5).tolist() == [True, False, True, False]
 
 
+@pytest.mark.soak
+def test_the_seed_decides_what_is_tuned(loaded, tmp_path):
+    file = write_rows(tmp_path / "rows.jsonl", rows_of("denies", 24))  # some are drawn
+    one, two = (loaded.adapter("Is it good?", examples=str(file)) for _ in range(2))
+    assert one.tuned == two.tuned and one.tuned["steps"] > 0
+    assert one.made.vector.tobytes() == two.made.vector.tobytes()
+
+
 def test_a_tuned_temperature_lowers_the_loss_and_moves_no_answer(loaded, tmp_path):
+    # that of the run is at its bound, because it answers all calibration rows right
+    own = loaded.fitted._replace(calibrator=calibrators.Temperature(1.0))
+    loaded = loaded._replace(fitted=own)
     file = write_rows(tmp_path / "rows.jsonl", rows_of("asks", 16, wrong=3))
     before = loaded.adapter("Is it good?")
     made = loaded.adapter("Is it good?", examples=str(file), tune="temperature")
@@ -314,22 +326,26 @@ def test_what_does_not_tune_is_refused(loaded, flipped, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_one_description_of_each_task_is_evaluated(flipped, capsys):
-    argv = ["evaluate", f"--workdir={flipped}", "--split=test"]
+def test_one_description_of_each_task_is_evaluated(flipped, loaded):
+    from hypelora_jax.evaluate.audit import auditing
+    from hypelora_jax.evaluate.fitted import corpus_of, tokenised
+
     before = (flipped / "eval" / "test" / "metrics.json").read_text()
-    assert cli.main([*argv, "--description=3"]) == 0
+    argv = ["evaluate", f"--workdir={flipped}", "--split=test", "--description=3"]
+    assert cli.main(argv) == 0
     found = metrics(flipped, "test_description_3")
     assert found["split"] == "test_description_3"
-    arrays = npz.read(flipped / "conditions.npz")
-    assert found["nll"] == pytest.approx(
-        loss_with(flipped, arrays["descriptions"][[2, 5]]), abs=1e-6
-    )
+    table = corpus_of(loaded.fitted).splits["test"]
+    given = {"condition": npz.read(flipped / "conditions.npz")["descriptions"][[2, 5]]}
+    own = (loaded.fitted, tokenised(loaded.fitted, table))
+    probs = auditing.answered(*own, given)
+    nll = -np.log(probs[np.arange(len(probs)), table.label]).mean()
+    assert found["nll"] == pytest.approx(nll, abs=1e-6)
     assert (flipped / "eval" / "test" / "metrics.json").read_text() == before
-    capsys.readouterr()
     for number in (4, -1):
-        assert cli.main([*argv, f"--description={number}"]) == 2
-        line = capsys.readouterr().err.splitlines()[-1]
-        assert f"is {number}, but the task asks has 3 descriptions" in line
+        words = f"is {number}, but the task asks has 3 descriptions"
+        with pytest.raises(UserError, match=words):
+            tokenised(loaded.fitted, table, number)
 
 
 def test_only_held_out_tasks_have_a_distance_next_to_their_metrics(loaded):
@@ -348,19 +364,6 @@ def test_only_held_out_tasks_have_a_distance_next_to_their_metrics(loaded):
     cosine = x @ v / np.linalg.norm(x, axis=1) / np.linalg.norm(v)
     assert found["denies"]["distance"] == pytest.approx(1 - cosine.max(), abs=1e-6)
     assert "distance" not in metrics(fitted.run.path)["tasks"]["denies"]
-
-
-def loss_with(run, vectors):
-    """The mean NLL of the test split if the tasks have these conditions."""
-    from hypelora_jax.evaluate import evaluation
-    from hypelora_jax.evaluate.audit import auditing
-    from hypelora_jax.evaluate.fitted import corpus_of, tokenised
-
-    fitted = evaluation.open_fitted(str(run))
-    table = corpus_of(fitted).splits["test"]
-    given = {"condition": vectors}
-    probs = auditing.answered(fitted, tokenised(fitted, table), given)
-    return -np.log(probs[np.arange(len(probs)), table.label]).mean()
 
 
 @pytest.mark.parametrize(

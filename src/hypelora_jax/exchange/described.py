@@ -222,7 +222,7 @@ def _fitted(
 ) -> Fitted:
     """Return a model of the method `lora` with the factors of a condition."""
     old = source.session
-    settings = _settings(old.settings)
+    settings = _settings(source)
     task = Task("described", old.task.kind, labels, old.task.metrics, old.task.pair)
     model = model_lib.build(settings, old.base.config, task)
     own = {"lora": _factors(source, vector_C), "head": head}
@@ -278,9 +278,12 @@ def _factors(source: Fitted, vector_C: np.ndarray) -> Lora:
     }
 
 
-def _settings(old: Settings) -> Settings:
+def _settings(source: Fitted) -> Settings:
     """Return settings of a run with the same sites and static factors."""
+    old, head = source.session.settings, source.session.model.parts.head
     kept = {n: getattr(old, n) for n in ("seed", "optim", "mesh", "ckpt", "log")}
+    if not head.reads:  # otherwise it has become a head of classes
+        kept["head"] = old.head
     data = DataConfig(source="files", max_length=old.data.max_length)
     return Settings(method="lora", model=old.model, lora=old.lora, data=data, **kept)
 

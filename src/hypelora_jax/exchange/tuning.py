@@ -182,7 +182,8 @@ class Groups:
             rows = self._judged[start : start + self._rows]
             _, loss_UB = gradients(u_UC, self.batch(rows))
             out.append(np.asarray(loss_UB)[self._fold_N[rows], np.arange(len(rows))])
-        return np.concatenate(out).astype(np.float64)
+        # float32 may round the loss of a sure answer to less than 0
+        return np.maximum(np.concatenate(out).astype(np.float64), 0)
 
 
 def _gradients(source: Fitted, made: Fitted, vector_C: np.ndarray) -> Callable:
