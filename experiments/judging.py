@@ -17,6 +17,7 @@ from hypelora_jax.report.metric_tables import Table as Rows
 from hypelora_jax.report.metric_tables import cell
 from hypelora_jax.report.metric_tables import to_markdown as markdown
 from hypelora_jax.train.conditioning import task_conditions
+from hypelora_jax.train.conditioning.nearness import nearest_of
 from hypelora_jax.train.session import load_corpus
 
 SPLITS = ("test", "held_out_test")
@@ -185,20 +186,10 @@ def _distance(fitted: Fitted, worded: Mapping[str, np.ndarray]) -> np.ndarray:
     It is 1 minus the cosine, (3, K) in the order of WORDINGS. It is 0 for the seen
     wording of a task that trains.
     """
-    tasks, arrays = fitted.session.task_set, fitted.session.tasks
-    known = [
-        x
-        for x, out in zip(arrays.choices["condition"], tasks.held_out, strict=True)
-        if not out
-    ]
-    known_MC = _unit(np.concatenate(known))
+    session = fitted.session
+    nearest = nearest_of(session.task_set, session.tasks.choices["condition"])
     asked = [worded["matched"], *(worded[name] for name in WORDINGS[1:])]
-    return np.stack([1 - np.max(_unit(x) @ known_MC.T, axis=1) for x in asked])
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    x = x.astype(np.float64)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+    return np.array([[nearest(x).distance for x in vectors] for vectors in asked])
 
 
 def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any]:

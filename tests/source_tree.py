@@ -23,8 +23,8 @@ LAYERS = (
     ("train",),
     ("evaluate",),
     ("inference", "report"),
-    ("serve", "plan", "exchange", "api"),
-    ("commands",),
+    ("serve", "plan", "exchange"),
+    ("commands", "api"),
     ("cli",),
 )
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -123,6 +123,9 @@ def world(tmp_path_factory):
     (folder / "conditioned.jsonl").write_text(table_of)
     task_sets.write_example(folder)
     Path(adapter_sets.write(folder)).rename(folder / "adapters.yaml")
+    few = [{"text": text, "label": ("no", "yes")[int(x)]} for text, x in rows[:12]]
+    lines = "".join(json.dumps(row) + "\n" for row in few)
+    (folder / "sarcastic.jsonl").write_text(lines)
     lines = "".join(f'{{"text": "{text}"}}\n' for text, _ in rows[:8])
     (folder / "in.jsonl").write_text(lines)
     (folder / "in.csv").write_text(f"text,label\n{table}")

@@ -11,6 +11,7 @@ import pytest
 from hypelora_jax import cli
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.data import npz
+from hypelora_jax.errors import UserError
 from hypelora_jax.run.paths import Run
 from hypelora_jax.run.predictions import read
 
@@ -173,6 +174,186 @@ def test_the_adapter_answers_as_the_run_does_with_its_description(flipped, tmp_p
     wanted = auditing.answered(fitted, tokenised(fitted, table), both)[:50, 1]
     found = probabilities(tmp_path / "run", table.text[:50])
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def rows_of(task, size, wrong=0):
+    """Labelled rows of a task of the flip problem, the first ones labelled wrongly."""
+    out = []
+    for i in range(size):
+        good = i % 2
+        yes = good == (task == "asks")
+        text = f"{flips.FILLERS[i % 5]} {('bad', 'good')[good]} {flips.FILLERS[i % 3]}"
+        out.append({"text": text, "label": "yes" if yes == (i >= wrong) else "no"})
+    return out
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(flipped):
+    import hypelora_jax
+
+    return hypelora_jax.load(str(flipped))
+
+
+def yes(model, texts):
+    return np.array([one["probs"]["yes"] for one in model.predict(texts)])
+
+
+def test_the_adapter_in_memory_is_that_of_the_folder(loaded, flipped, tmp_path):
+    text, folder = "Say yes unless it is good.", tmp_path / "folder"
+    argv = ["adapt", f"--workdir={flipped}", f"--description={text}"]
+    assert cli.main([*argv, f"--output={folder}"]) == 0
+    made = loaded.adapter(text)
+    np.testing.assert_allclose(
+        yes(made, TEXTS), probabilities(folder, TEXTS), atol=1e-5
+    )
+    told = json.loads((folder / "config.json").read_text())["described"]
+    assert (made.nearest, made.distance) == (told["nearest"], told["distance"])
+    assert made.nearest == "denies" and made.labels == ("no", "yes")
+    made.save(str(tmp_path / "saved"))
+    again = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert again["described"] == told
+    np.testing.assert_allclose(
+        probabilities(tmp_path / "saved", TEXTS), yes(made, TEXTS), atol=1e-5
+    )
+    with pytest.raises(UserError, match="is not empty"):
+        made.save(str(folder))
+
+
+def test_sixteen_rows_of_the_opposite_task_flip_the_condition(
+    flipped, tmp_path, capsys
+):
+    file = write_rows(tmp_path / "rows.jsonl", rows_of("denies", 16))
+    text, folder = "Is it good?", tmp_path / "run"
+    argv = ["adapt", f"--workdir={flipped}", f"--description={text}"]
+    capsys.readouterr()
+    assert cli.main([*argv, f"--examples={file}", f"--output={folder}"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["nearest"] == "denies"
+    told = told["tuned"]
+    assert told["what"] == "condition" and told["examples"] == 16
+    assert 0 < told["steps"] <= 200
+    for name in ("loss", "left_out"):
+        assert told[name]["after"] < 0.3 < 1 < told[name]["before"]
+    found = probabilities(folder, TEXTS)
+    assert (found > 0.5).tolist() == [False, True, False, True]
+    page = tmp_path / "report.html"
+    argv = ["report", f"--workdir={folder}", f"--output={page}", "--formats=html"]
+    assert cli.main(argv) == 0
+    for words in ("nearest training task", text, "condition, on 16 rows"):
+        assert words in page.read_text()
+
+
+@pytest.mark.parametrize("wrong", [0, pytest.param(1, marks=pytest.mark.soak)])
+def test_eight_rows_do_not_spoil_an_adapter(loaded, tmp_path, wrong):
+    file = write_rows(tmp_path / "rows.jsonl", rows_of("asks", 8, wrong))
+    made = loaded.adapter("Is it good?", examples=str(file))
+    assert (yes(made, TEXTS) > 0.5).tolist() == [True, False, True, False]
+
+
+@pytest.mark.soak
+def test_the_seed_decides_what_is_tuned(loaded, tmp_path):
+    file = write_rows(tmp_path / "rows.jsonl", rows_of("denies", 24))  # some are drawn
+    one, two = (loaded.adapter("Is it good?", examples=str(file)) for _ in range(2))
+    assert one.tuned == two.tuned and one.tuned["steps"] > 0
+    assert one.made.vector.tobytes() == two.made.vector.tobytes()
+
+
+def test_a_tuned_temperature_lowers_the_loss_and_moves_no_answer(loaded, tmp_path):
+    # that of the run is at its bound, because it answers all calibration rows right
+    own = loaded.fitted._replace(calibrator=calibrators.Temperature(1.0))
+    loaded = loaded._replace(fitted=own)
+    file = write_rows(tmp_path / "rows.jsonl", rows_of("asks", 16, wrong=3))
+    before = loaded.adapter("Is it good?")
+    made = loaded.adapter("Is it good?", examples=str(file), tune="temperature")
+    told = made.tuned
+    assert told["loss"]["after"] < told["loss"]["before"]
+    assert told["temperature"]["after"] > told["temperature"]["before"]
+    p, q = yes(before, TEXTS), yes(made, TEXTS)
+    assert ((p > 0.5) == (q > 0.5)).all() and (abs(q - 0.5) < abs(p - 0.5)).all()
+    sure = write_rows(tmp_path / "sure.jsonl", rows_of("asks", 8))
+    told = loaded.adapter("Is it good?", (), str(sure), "temperature").tuned
+    old, new = told["temperature"].values()
+    assert 0.3 * old < new < old  # eight right answers do not make it certain
+
+
+BAD = {
+    "few": (rows_of("asks", 7), "has 7 labelled rows; expected at least 8"),
+    "other": (
+        [*rows_of("asks", 8), {"text": "a", "label": "maybe"}],
+        r"rows.jsonl:9: unknown label 'maybe'; expected a label of the task "
+        r"\(no, yes\). Repair it$",
+    ),
+    "alike": (rows_of("asks", 16)[1::2], "all 8 rows of .* have the label yes"),
+    "none": ([{"text": "a"}] * 8, "has no column label; it has text. Add it"),
+    "pairs": (
+        [{"text": "a", "text_b": "b", "label": "yes"}] * 8,
+        "has two texts per example; expected one",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_rows_that_do_not_fit_are_refused(loaded, tmp_path, name):
+    rows, words = BAD[name]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match=words):
+        loaded.adapter("Is it good?", examples=str(file))
+
+
+def test_what_does_not_tune_is_refused(loaded, flipped, tmp_path, capsys):
+    with pytest.raises(UserError, match="--tune is 'head'; expected one of condition"):
+        loaded.adapter("A?", examples=str(tmp_path / "no.jsonl"), tune="head")
+    with pytest.raises(UserError, match="no.jsonl does not exist"):
+        loaded.adapter("A?", examples=str(tmp_path / "no.jsonl"))
+    argv = ["adapt", f"--workdir={flipped}", "--description=A?", "--tune=condition"]
+    assert cli.main([*argv, f"--output={tmp_path / 'out'}"]) == 2
+    assert "expected --examples=FILE too" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_description_of_each_task_is_evaluated(flipped, loaded):
+    from hypelora_jax.evaluate.audit import auditing
+    from hypelora_jax.evaluate.fitted import corpus_of, tokenised
+
+    before = (flipped / "eval" / "test" / "metrics.json").read_text()
+    argv = ["evaluate", f"--workdir={flipped}", "--split=test", "--description=3"]
+    assert cli.main(argv) == 0
+    found = metrics(flipped, "test_description_3")
+    assert found["split"] == "test_description_3"
+    table = corpus_of(loaded.fitted).splits["test"]
+    given = {"condition": npz.read(flipped / "conditions.npz")["descriptions"][[2, 5]]}
+    own = (loaded.fitted, tokenised(loaded.fitted, table))
+    probs = auditing.answered(*own, given)
+    nll = -np.log(probs[np.arange(len(probs)), table.label]).mean()
+    assert found["nll"] == pytest.approx(nll, abs=1e-6)
+    assert (flipped / "eval" / "test" / "metrics.json").read_text() == before
+    for number in (4, -1):
+        words = f"is {number}, but the task asks has 3 descriptions"
+        with pytest.raises(UserError, match=words):
+            tokenised(loaded.fitted, table, number)
+
+
+def test_only_held_out_tasks_have_a_distance_next_to_their_metrics(loaded):
+    from hypelora_jax.evaluate import calibration_split
+    from hypelora_jax.evaluate.fitted import corpus_of, tokenised
+
+    data = tokenised(loaded.fitted, corpus_of(loaded.fitted).splits["test"])
+    session = loaded.fitted.session
+    tasks = session.task_set._replace(held_out=(False, True))
+    fitted = loaded.fitted._replace(session=session._replace(task_set=tasks))
+    own = (data, np.zeros((len(data.ids), 2)))
+    found = calibration_split.by_task(fitted, *own)["tasks"]
+    assert "distance" not in found["asks"] and found["denies"]["nearest"] == "asks"
+    x = session.tasks.choices["condition"][0].astype(np.float64)
+    v = session.tasks.conditions["condition"][1]
+    cosine = x @ v / np.linalg.norm(x, axis=1) / np.linalg.norm(v)
+    assert found["denies"]["distance"] == pytest.approx(1 - cosine.max(), abs=1e-6)
+    assert "distance" not in metrics(fitted.run.path)["tasks"]["denies"]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hypelora_jax.api.base_models import base_model
+    from hypelora_jax.api.finished_runs import load
     from hypelora_jax.api.models import adapter, build, train_step
     from hypelora_jax.api.probabilities import calibrate, metrics
-    from hypelora_jax.inference.predictor import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,7 +32,7 @@ _MODULES = {
     "base_model": "api.base_models",
     "build": "api.models",
     "calibrate": "api.probabilities",
-    "load": "inference.predictor",
+    "load": "api.finished_runs",
     "metrics": "api.probabilities",
     "train_step": "api.models",
 }

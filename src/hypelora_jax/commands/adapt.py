@@ -17,14 +17,21 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar="A,B",
         help="names of the classes; by default those of the run",
     )
+    about = "8 or more labelled rows to tune on: .jsonl, .csv, .tsv or .parquet"
+    flags.add_path(parser, "--examples", "FILE", about)
+    about = "what the examples change: condition (the default) or temperature"
+    add("--tune", default="", help=about)
     flags.add_new_output(parser)
     flags.add_offline(parser)
 
 
-def run(workdir: str, description: str, labels: str, output: str) -> None:
+def run(
+    workdir: str, description: str, labels: str, examples: str, tune: str, output: str
+) -> None:
     """Write the folder and print what it has as one JSON object."""
     from hypelora_jax.exchange import described
 
     files.keep_compiled()
     names = tuple(labels.split(",")) if labels else ()
-    print(files.to_json(described.adapt(workdir, output, description, names)))
+    own = (description, names, examples, tune)
+    print(files.to_json(described.adapt(workdir, output, *own)))

@@ -21,6 +21,7 @@ from hypelora_jax.run import predictions
 from hypelora_jax.run.paths import Run
 from hypelora_jax.train import scoring
 from hypelora_jax.train.conditioning import recovery
+from hypelora_jax.train.conditioning.nearness import nearest_of
 from hypelora_jax.types import Objective
 
 COVERAGE = 0.9  # wanted coverage of the sets in metrics.json
@@ -82,19 +83,26 @@ def judge(
 def by_task(fitted: Fitted, data: Dataset, logits_NY: np.ndarray) -> dict[str, Any]:
     """`{"tasks": {name: metrics}}`, calibrated, of a split of a set of tasks.
 
-    A run that learns adapters has their R^2 and cosine besides.
+    A run that learns adapters has their R^2 and cosine besides. Where the conditions
+    are descriptions, a held-out task also has `nearest`, the training task with the
+    nearest description, and the `distance` of the two.
     """
     session, objective = fitted.session, fitted.session.model.objective
-    if session.task_set is None or data.task is None:
+    tasks = session.task_set
+    if tasks is None or data.task is None:
         return {}
     own = (fitted.trainable, fitted.frozen, fitted.alpha)
     out = recovery.of_split(session, *own, data.task)
-    if objective.probabilistic:
-        names, state = session.task_set.names, fitted.calibrator
-        calibrated = partial(calibrators.apply, state)
-        found = scoring.by_task(objective, logits_NY, data, calibrated)
-        out["tasks"] = {names[k]: x for k, x in found.items()}
-    return out
+    if not objective.probabilistic:
+        return out
+    calibrated = partial(calibrators.apply, fitted.calibrator)
+    found = scoring.by_task(objective, logits_NY, data, calibrated)
+    if data.tasks is not None and "condition" in data.tasks.choices:
+        nearest = nearest_of(tasks, data.tasks.choices["condition"])
+        for k in found:
+            if tasks.held_out[k]:
+                found[k] |= nearest(data.tasks.conditions["condition"][k])._asdict()
+    return {**out, "tasks": {tasks.names[k]: x for k, x in found.items()}}
 
 
 def about_sets(

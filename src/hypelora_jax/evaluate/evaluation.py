@@ -226,16 +226,19 @@ def calibrated(
     return fitted._replace(calibrator=state, examples=examples)
 
 
-def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
+def evaluate(
+    workdir: str, split: str = "validation", description: int = 0
+) -> dict[str, Any]:
     """Evaluate a split, write its files to DIR/eval/SPLIT and return its metrics.
 
     The keys are those of `calibration.metrics.compute_all` and the task's scores, for
     the probabilities that `predict` gives. `uncalibrated` has the same metrics without
     the post-hoc calibrator, and `conformal` the results of sets that were calibrated
-    for 90 % coverage.
+    for 90 % coverage. With a number, from 1, only this `description` of each task is
+    read, not their mean, and the files go to DIR/eval/SPLIT_description_NUMBER.
 
     Raises:
-      UserError: there is no such run or split.
+      UserError: there is no such run, split or description.
     """
     fitted = open_fitted(workdir)
     fitted = fitted._replace(examples=calibration_split.examples(fitted.run))
@@ -243,12 +246,11 @@ def evaluate(workdir: str, split: str = "validation") -> dict[str, Any]:
     record = records.open_record(workdir)[1]
     if records.changed_splits({split: digest(table)}, record):
         logging.warning(
-            "the texts or labels of %s have changed since %s was trained",
-            split,
-            workdir,
+            "the texts or labels of %s have changed since the training", split
         )
-    data = tokenised(fitted, table)
+    data = tokenised(fitted, table, description)
     warn_of_cuts([data], settings.data.max_length)
+    split += f"_description_{description}" if description else ""
     return write_split(fitted, split, data, fitted.answer(data))
 
 

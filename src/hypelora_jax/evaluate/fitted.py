@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from hypelora_jax.data.batches import Dataset, dataset
+from hypelora_jax.data.layouts.task_batches import Entries
 from hypelora_jax.data.tables import Corpus, Table
 from hypelora_jax.errors import UserError
 from hypelora_jax.objectives.judging import Labelled
@@ -80,8 +81,43 @@ def corpus_of(fitted: Fitted) -> Corpus:
     return corpus
 
 
-def tokenised(fitted: Fitted, table: Table) -> Dataset:
-    """Tokenise a table for the run's model."""
+def tokenised(fitted: Fitted, table: Table, description: int = 0) -> Dataset:
+    """Tokenise a table for the run's model.
+
+    With a number, from 1, each task is conditioned on that one of its descriptions, and
+    not on the mean of all of them.
+
+    Raises:
+      UserError: the run reads no descriptions, or a task of the table has fewer.
+    """
     session = fitted.session
     limit = session.settings.data.max_length
-    return dataset(table, session.tokenizer, limit, session.tasks)
+    data = dataset(table, session.tokenizer, limit, session.tasks)
+    return _with_description(fitted, data, description) if description else data
+
+
+def with_conditions(data: Dataset, conditions: Entries) -> Dataset:
+    """Return data of a set of tasks with other conditions of these tasks."""
+    assert data.tasks is not None
+    return data._replace(tasks=data.tasks._replace(conditions=conditions))
+
+
+def _with_description(fitted: Fitted, data: Dataset, number: int) -> Dataset:
+    tasks, arrays = fitted.session.task_set, data.tasks
+    if tasks is None or arrays is None or "condition" not in arrays.choices:
+        raise UserError(
+            f"--description={number} chooses a description of each task, but "
+            f"{fitted.run.path} reads none; expected a run with condition.source=text, "
+            "or no --description"
+        )
+    choices = arrays.choices["condition"]
+    assert data.task is not None  # the splits of a set have it
+    for k in np.unique(data.task):
+        if not 1 <= number <= len(choices[k]):
+            raise UserError(
+                f"--description is {number}, but the task {tasks.names[k]} has "
+                f"{len(choices[k])} descriptions; expected 1 to that number, or no "
+                "--description for the mean over all of them"
+            )
+    x_KC = np.stack([x[min(number, len(x)) - 1] for x in choices])
+    return with_conditions(data, {**arrays.conditions, "condition": x_KC})

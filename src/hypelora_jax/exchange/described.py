@@ -1,95 +1,157 @@
-"""A run folder of one adapter, which a hyper-network writes from a description."""
+"""The adapter that a hyper-network writes from a description, as a model and a run."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hypelora_jax import files
+from hypelora_jax import families, files, trees
+from hypelora_jax import model as model_lib
 from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.calibration import calibrators
+from hypelora_jax.calibration.calibrators import states
 from hypelora_jax.config.sections import DataConfig
 from hypelora_jax.config.settings import Settings
-from hypelora_jax.data.tasks import Task, TaskSet
-from hypelora_jax.errors import UserError
-from hypelora_jax.evaluate import evaluation
+from hypelora_jax.data.sources.task_fields import MAX_DESCRIPTION
+from hypelora_jax.data.tasks import Task
+from hypelora_jax.errors import UserError, choose
+from hypelora_jax.evaluate import averaging, evaluation
 from hypelora_jax.evaluate.fitted import Fitted
-from hypelora_jax.exchange import exports, imported_run
+from hypelora_jax.exchange import imported_run, tuning
 from hypelora_jax.exchange.imported_run import Note
 from hypelora_jax.families.label_text_head import with_labels
-from hypelora_jax.model import Compact
 from hypelora_jax.run.paths import Run
+from hypelora_jax.sharding import rules
+from hypelora_jax.train import scoring
 from hypelora_jax.train.conditioning import task_conditions, text_encoder
-from hypelora_jax.train.session import open_session
-from hypelora_jax.types import Params
-
-MAX_DESCRIPTION = 10_000  # characters, as in a set of tasks
+from hypelora_jax.train.conditioning.nearness import Nearest, nearest_of
+from hypelora_jax.types import Lora, Params
 
 
-class Nearest(NamedTuple):
-    """The training task that is most like a description.
+class Described(NamedTuple):
+    """The adapter of a described task, in memory.
 
-    `distance` is 1 minus the cosine to its nearest description, 0 to 2. Confidence has
-    been measured near training descriptions; far from them it has not.
+    `fitted` is a model of the method `lora`, with the head and the calibrator of the
+    run that wrote it. `vector` (C,) is the condition that it was written from, and
+    `tuned` says how examples changed the adapter, if there were any.
     """
 
-    task: str
-    distance: float
+    source: Fitted
+    fitted: Fitted
+    description: str
+    vector: np.ndarray
+    near: Nearest
+    tuned: dict[str, Any] = {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.fitted.session.task.labels
+
+    def about(self) -> dict[str, Any]:
+        """Return what config.json of a run of this adapter says about it."""
+        out = {
+            "description": self.description,
+            **self.near._asdict(),
+            "made_by": str(self.source.run.path),
+        }
+        return out | ({"tuned": self.tuned} if self.tuned else {})
 
 
 def adapt(
-    workdir: str, output: str, description: str, labels: Sequence[str] = ()
+    workdir: str,
+    output: str,
+    description: str,
+    labels: Sequence[str] = (),
+    examples: str = "",
+    tune: str = "",
 ) -> dict[str, Any]:
     """Write a run folder of the adapter that a run makes from a description.
-
-    It is a run of the method `lora` at step 0, with the head and the calibrator of the
-    run, so that `predict`, `evaluate`, `serve` and `export` take it like any other.
 
     Args:
       workdir: a run whose network reads descriptions.
       output: a folder that does not exist or is empty.
-      description: what the new task asks, in words like those of training.
-      labels: names of the classes; () takes those of the run. With
-        head.kind=label_text they may be new ones.
+      description: what the new task asks; it and the rest are those of `described`.
+      labels: names of the classes.
+      examples: a file of labelled rows, or "".
+      tune: what they change.
 
     Returns:
-      `output`, `description`, `labels`, `nearest` and `distance`, as in config.json.
+      What `save` returns.
 
     Raises:
-      UserError: the run reads no descriptions, or the description or labels do not fit.
+      UserError: something does not fit; then nothing is written.
     """
-    run = Run.create(output)
-    files.check_empty(run.path, "--output", output)
-    fitted = evaluation.open_fitted(workdir)
-    tasks = _check(fitted, workdir, description)
-    condition = fitted.session.settings.condition
-    vector_C = text_encoder.embed(condition.encoder, [description.strip()])[0]
-    names = _labels(fitted, labels)
-    made = exports.adapters(fitted, {"described": vector_C})["described"]
-    own = {
-        "lora": _factors(fitted, made.compact),
-        "head": _head(fitted, made.params["head"], names),
-    }
-    settings = _settings(fitted.session.settings)
-    old = fitted.session.task
-    task = Task("described", old.kind, names, old.metrics, old.pair)
-    session = open_session(settings, task, fitted.session.base.revision or None)
-    session = imported_run.with_params(session, own)
-    imported_run.begin(session, None, run, Note(settings, task, fitted.calibrator))
-    near = nearest(fitted, tasks, vector_C)
-    about = {
-        "description": description.strip(),
-        "nearest": near.task,
-        "distance": near.distance,
-        "made_by": str(fitted.run.path),
-    }
+    files.check_empty(Run.open(output).path, "--output", output)
+    source = evaluation.open_fitted(workdir)
+    return save(described(source, description, labels, examples, tune), output)
+
+
+def described(
+    source: Fitted,
+    description: str,
+    labels: Sequence[str] = (),
+    examples: str = "",
+    tune: str = "",
+) -> Described:
+    """Return the adapter that a run writes for a new task.
+
+    Args:
+      source: a run whose network reads descriptions.
+      description: what the task asks, in words like those of training.
+      labels: names of the classes; () takes those of the run. With
+        head.kind=label_text they may be new ones.
+      examples: a file of labelled rows that tune the adapter, or "".
+      tune: what they change, a key of `tuning.TUNED`; "" is the condition.
+
+    Raises:
+      UserError: the run reads no descriptions, or something does not fit.
+    """
+    if tune and not examples:
+        raise UserError(
+            f"--tune={tune} changes the adapter by examples, but there are none; "
+            "expected --examples=FILE too, or no --tune"
+        )
+    tune = tune or "condition"
+    change = choose(tuning.TUNED, tune, "--tune")
+    _check(source, description)
+    names, description = _labels(source, labels), description.strip()
+    encoder = source.session.settings.condition.encoder
+    head = _head(source, names)
+    vector_C = text_encoder.embed(encoder, [description])[0]
+    made = _fitted(source, names, head, vector_C)
+    if not examples:
+        return Described(source, made, description, vector_C, _near(source, vector_C))
+    table = tuning.examples(examples, made.session.task)
+    vector_C, calibrator, about = change(source, made, vector_C, table)
+    new = _fitted(source, names, head, vector_C)._replace(calibrator=calibrator)
+    losses = {"before": tuning.loss(made, table), "after": tuning.loss(new, table)}
+    said = {"what": tune, "examples": len(table.label), "loss": losses, **about}
+    return Described(source, new, description, vector_C, _near(source, vector_C), said)
+
+
+def save(made: Described, output: str) -> dict[str, Any]:
+    """Write the adapter as a run at step 0, which every command takes like any other.
+
+    Returns:
+      `output`, `labels`, and what config.json says about it as `described`.
+
+    Raises:
+      UserError: the folder is not empty, or cannot be written.
+    """
+    files.check_empty(Run.open(output).path, "--output", output)
+    run, session, about = Run.create(output), made.fitted.session, made.about()
+    note = Note(session.settings, session.task, made.fitted.calibrator)
+    imported_run.begin(session, None, run, note)
     record = files.read_json(run.config_file)
     files.write_json(run.config_file, record | {"described": about})
-    return {"output": str(run.path), "labels": list(names), **about}
+    return {"output": str(run.path), "labels": list(made.labels), **about}
 
 
-def _check(fitted: Fitted, workdir: str, description: str) -> TaskSet:
-    session = fitted.session
+def _check(fitted: Fitted, description: str) -> None:
+    session, workdir = fitted.session, fitted.run.path
     if session.task_set is None or session.model.reads != ("condition", "row"):
         raise UserError(
             f"{workdir} has condition.source={session.settings.condition.source}; "
@@ -108,7 +170,6 @@ def _check(fitted: Fitted, workdir: str, description: str) -> TaskSet:
             f"{workdir} averages over {session.settings.uncertainty.kind}, which one "
             "adapter does not; expected uncertainty.kind=none"
         )
-    return session.task_set
 
 
 def _labels(fitted: Fitted, labels: Sequence[str]) -> tuple[str, ...]:
@@ -120,37 +181,29 @@ def _labels(fitted: Fitted, labels: Sequence[str]) -> tuple[str, ...]:
         raise UserError(
             f"the labels are {', '.join(given)}; expected two or more different names"
         )
-    if "labels" not in session.model.parts.head.reads and set(given) != set(own):
+    if "labels" not in session.model.parts.head.reads:
+        if set(given) != set(own):
+            raise UserError(
+                f"the labels are {', '.join(given)}, but the head of this run answers "
+                f"{', '.join(own)}; expected those, or a run with head.kind=label_text"
+            )
+        return own
+    if states.num_classes(fitted.calibrator) not in (None, len(given)):
         raise UserError(
-            f"the labels are {', '.join(given)}, but the head of this run answers "
-            f"{', '.join(own)}; expected those, or a run with head.kind=label_text"
+            f"there are {len(given)} labels, but the calibrator of {fitted.run.path}, "
+            f"{calibrators.kind(fitted.calibrator)}, is for {len(own)} classes; "
+            "expected as many, or hypelora calibrate --method=temperature first"
         )
-    return given if "labels" in session.model.parts.head.reads else own
+    return given
 
 
-def _factors(fitted: Fitted, compact: Compact) -> dict[str, dict[str, np.ndarray]]:
-    """Return the compact factors of all adapted layers, whoever wrote them."""
-    parts = fitted.session.model.parts
-    placed = lora_lib.place(compact, parts.num_layers)
-    layers: dict[str, set[int]] = {}
-    for sites in (parts.hyper_sites, parts.lora_sites):
-        for module, site in sites.items():
-            layers.setdefault(module, set()).update(site.layers)
-    return {
-        module: {
-            name: np.asarray(x[np.array(sorted(own))])
-            for name, x in placed[module].items()
-        }
-        for module, own in layers.items()
-    }
-
-
-def _head(fitted: Fitted, head: Params, labels: Sequence[str]) -> Params:
+def _head(fitted: Fitted, labels: Sequence[str]) -> Params:
     """Return a head with a last layer for the labels.
 
     That of `label_text` is linear in the text's state once the names are known.
     """
     session = fitted.session
+    head = trees.union(fitted.trainable, fitted.frozen)["head"]
     if "labels" not in session.model.parts.head.reads:
         if session.model.parts.head.reads:
             kind = session.settings.head.kind
@@ -164,26 +217,78 @@ def _head(fitted: Fitted, head: Params, labels: Sequence[str]) -> Params:
     return with_labels(head, jnp.asarray(e_YE), session.settings.head.width)
 
 
-def _settings(old: Settings) -> Settings:
+def _fitted(
+    source: Fitted, labels: tuple[str, ...], head: Params, vector_C: np.ndarray
+) -> Fitted:
+    """Return a model of the method `lora` with the factors of a condition."""
+    old = source.session
+    settings = _settings(source)
+    task = Task("described", old.task.kind, labels, old.task.metrics, old.task.pair)
+    model = model_lib.build(settings, old.base.config, task)
+    own = {"lora": _factors(source, vector_C), "head": head}
+    table = families.of(old.base.config).shardings
+    own = rules.place(own, rules.shardings(own, old.mesh, table))
+    params = {**own, "backbone": source.frozen["backbone"]}
+    trainable, frozen = model.split(params)
+    session = old._replace(
+        settings=settings,
+        task=task,
+        model=model,
+        forward=scoring.forward(model, old.mesh),
+        trainable=trainable,
+        frozen=frozen,
+        total_steps=1,
+        task_set=None,
+        tasks=None,
+    )
+    fitted = source._replace(
+        session=session,
+        forward=session.forward,
+        trainable=trainable,
+        frozen=frozen,
+        step=0,
+    )
+    return fitted._replace(answer=averaging.answerer(fitted))
+
+
+def _factors(source: Fitted, vector_C: np.ndarray) -> Lora:
+    """Return the compact factors of all adapted layers, whoever wrote them."""
+    parts = source.session.model.parts
+    sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
+
+    @jax.jit
+    def write(params: Params, vector_1C: jax.Array) -> list[Lora]:
+        found = model_lib.conditions(parts, params, {"condition": vector_1C})
+        return [x for _, x in model_lib.compact(parts, params, found, source.alpha)]
+
+    params = trees.union(source.trainable, source.frozen)
+    params = {n: x for n, x in params.items() if n not in ("backbone", "head")}
+    made = write(params, jnp.asarray(vector_C, jnp.float32)[None])
+    placed = lora_lib.place(list(zip(sites, made, strict=True)), parts.num_layers)
+    layers: dict[str, set[int]] = {}
+    for each in sites:
+        for module, site in each.items():
+            layers.setdefault(module, set()).update(site.layers)
+    return {
+        module: {
+            name: np.asarray(x)[np.array(sorted(own))]
+            for name, x in placed[module].items()
+        }
+        for module, own in layers.items()
+    }
+
+
+def _settings(source: Fitted) -> Settings:
     """Return settings of a run with the same sites and static factors."""
+    old, head = source.session.settings, source.session.model.parts.head
     kept = {n: getattr(old, n) for n in ("seed", "optim", "mesh", "ckpt", "log")}
+    if not head.reads:  # otherwise it has become a head of classes
+        kept["head"] = old.head
     data = DataConfig(source="files", max_length=old.data.max_length)
     return Settings(method="lora", model=old.model, lora=old.lora, data=data, **kept)
 
 
-def nearest(fitted: Fitted, tasks: TaskSet, vector_C: np.ndarray) -> Nearest:
-    """Return the training task with the description nearest to a vector."""
-    arrays = fitted.session.tasks
-    assert arrays is not None  # a run of a set of tasks has them
-
-    def unit(x: np.ndarray) -> np.ndarray:
-        x = x.astype(np.float64)
-        return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-    best = Nearest("", 2.0)
-    each = zip(tasks.names, tasks.held_out, arrays.choices["condition"], strict=True)
-    for name, held_out, x_nC in each:
-        distance = 1 - float(np.max(unit(x_nC) @ unit(vector_C)))
-        if not held_out and distance < best.distance:
-            best = Nearest(name, max(distance, 0.0))
-    return best
+def _near(source: Fitted, vector_C: np.ndarray) -> Nearest:
+    tasks, arrays = source.session.task_set, source.session.tasks
+    assert tasks is not None and arrays is not None  # `_check` has seen them
+    return nearest_of(tasks, arrays.choices["condition"])(vector_C)

@@ -160,7 +160,7 @@ def begin(session: Session, corpus: Corpus | None, run: Run, note: Note | None) 
     """
     if corpus is not None:
         session = with_data(session, corpus)
-    else:  # default buckets
+    elif not session.edges:  # default buckets
         longest = session.settings.data.max_length
         edges = (*(e for e in _EDGES if e < longest), longest)
         session = session._replace(edges=edges)

@@ -67,6 +67,7 @@ HOW_TO_READ = {
         "beats static, shuffled, junk and description_only. Deltas of a network that "
         "ignores it do not vary: their share is 0."
     ),
+    "described": result_tables.DESCRIBED,
     "curves": (
         "Train loss: a point for each logged step, and the running mean of as many "
         "points as the legend says. Chosen: the step whose parameters were kept; seeds "
@@ -177,6 +178,8 @@ def _content(methods: Sequence[Series], split: str, replicas: int) -> _Content:
     covered = result_tables.sets(methods, split)
     sections += [(covered, "sets")] if covered else []
     sections += [(table, "audit") for table in _audits(methods)]
+    made = result_tables.described(_named(methods))
+    sections += [(made, "described")] if made else []
     names = ", ".join(method.name for method in methods)
     return _Content(f"Calibration report: {names}", rows, sections)
 

@@ -10,6 +10,7 @@ import numpy as np
 from hypelora_jax.report.comparison import COMPARED, Cell, Row
 from hypelora_jax.report.metric_tables import SCORES, Table, cell, title_of
 from hypelora_jax.report.series import Series
+from hypelora_jax.run.results import Results
 
 SHOWN = (*SCORES, *COMPARED)
 CSV: tuple[str, ...] = ("split", "stage", "method", "averages_over", "seeds", "n")
@@ -31,6 +32,12 @@ CONTROLS = {
     "negated": "the description of the opposite task",
 }
 SETS = ("coverage", "size", "single", "empty", "worst_class")
+DESCRIBED = (
+    "The distance is 1 minus the cosine of the adapter's condition and the nearest "
+    "description of a training task. Confidence was measured around those; the "
+    "larger the distance, the less is known about it. The NLL is that of the rows the "
+    "adapter was tuned on, so it says little about others."
+)
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
@@ -205,6 +212,25 @@ def _deltas(found: Mapping[str, Any]) -> Table:
     columns = ("module", "share that varies between them")
     rows = tuple((name, cell(share)) for name, share in shares.items())
     return Table(title, columns, rows, (len(rows) - 1,))
+
+
+def described(runs: Sequence[Results]) -> Table | None:
+    """Return a table of the adapters that were made from descriptions; None without."""
+    rows = []
+    for run in runs:
+        if (about := run.config.get("described")) is None:
+            continue
+        tuned, loss = about.get("tuned"), "-"
+        if tuned:
+            loss = " to ".join(cell(tuned["loss"][x]) for x in ("before", "after"))
+            tuned = f"{tuned['what']}, on {tuned['examples']} rows"
+        own = (about["description"][:200], about["nearest"], cell(about["distance"]))
+        rows.append((run.name, *own, tuned or "-", loss))
+    if not rows:
+        return None
+    columns = ("run", "description", "nearest training task", "distance", "tuned")
+    columns_of_all = (*columns, "NLL of these rows")
+    return Table("adapters of described tasks", columns_of_all, tuple(rows))
 
 
 def _oracles(found: Mapping[str, Any]) -> Table:

@@ -6,10 +6,14 @@ from hypelora_jax.errors import UserError
 
 
 class BadRows:
-    """Refuses bad rows, or counts them if `data.on_bad_row` is "skip"."""
+    """Refuses bad rows, or counts them if `data.on_bad_row` is "skip".
+
+    It is "" where no config says what happens to them.
+    """
 
     def __init__(self, on_bad_row: str):
         self._skip = on_bad_row == "skip"
+        self._way_out = ", or set data.on_bad_row=skip" if on_bad_row else ""
         self._seen: list[str] = []
 
     def add(self, where: str, what: str) -> None:
@@ -20,7 +24,7 @@ class BadRows:
         """
         message = f"{where}: {what}"
         if not self._skip:
-            raise UserError(f"{message}. Repair it, or set data.on_bad_row=skip")
+            raise UserError(f"{message}. Repair it{self._way_out}")
         self._seen.append(message)
 
     def warn(self) -> None:

@@ -40,7 +40,7 @@ class Raw(NamedTuple):
 
 def read_raw(
     path: str,
-    config: DataConfig,
+    config: DataConfig | None,
     split: str,
     bad: BadRows,
     vectors: Vectors | None = None,
@@ -48,7 +48,7 @@ def read_raw(
 ) -> Raw:
     """Read one file: unchanged texts and labels, and vectors; bad rows go to `bad`.
 
-    `read` reads its sheet.
+    Without a config, columns are found by name. `read` reads the sheet.
 
     Raises:
       UserError: the suffix is unknown, the file is broken, or a column is missing.
@@ -88,8 +88,10 @@ class _Chosen(NamedTuple):
         return [name for name in self if name is not None]
 
 
-def _chosen(sheet: Sheet, config: DataConfig, split: str, conditioned: bool) -> _Chosen:
-    find_b = _required if config.text_b else _column
+def _chosen(
+    sheet: Sheet, config: DataConfig | None, split: str, conditioned: bool
+) -> _Chosen:
+    find_b = _required if config and config.text_b else _column
     find_label = _column if split == "test" else _required
     return _Chosen(
         _required(sheet, config, "text"),
@@ -134,22 +136,23 @@ def _raw(
     return out
 
 
-def _column(sheet: Sheet, config: DataConfig, what: str) -> str | None:
+def _column(sheet: Sheet, config: DataConfig | None, what: str) -> str | None:
     """Return the column for "text", "text_b" or "label", or None if it is missing."""
-    asked = getattr(config, what)
+    asked = getattr(config, what) if config else ""
     return column(sheet, [asked] if asked else COLUMNS[what])
 
 
-def _required(sheet: Sheet, config: DataConfig, what: str) -> str:
+def _required(sheet: Sheet, config: DataConfig | None, what: str) -> str:
     """Return the column like `_column`, but raise a UserError if it is missing."""
     found = _column(sheet, config, what)
     if found is not None:
         return found
-    asked = getattr(config, what)
+    asked = getattr(config, what) if config else ""
     wanted = repr(asked) if asked else " or ".join(COLUMNS[what])
+    way_out = f"Name the column with config.data.{what}=COLUMN" if config else "Add it"
     raise UserError(
         f"{sheet.name} has no column {wanted}; it has {listed(sheet.columns or ())}. "
-        f"Name the column with config.data.{what}=COLUMN"
+        f"{way_out}"
     )
 
 

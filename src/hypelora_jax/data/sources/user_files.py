@@ -69,6 +69,25 @@ def load(
     return task, splits
 
 
+def labelled(path: str, task: Task) -> Table:
+    """Return the rows of one file of a known task; every row has a label.
+
+    Columns are found by name, because there is no config.
+
+    Raises:
+      UserError: the file or a row of it cannot be used, or a label is not of the task.
+    """
+    bad = BadRows("")
+    raw = read_raw(path, None, "train", bad)
+    if (raw.text_b is not None) != task.pair:
+        got, wanted = ("one", "two") if task.pair else ("two", "one")
+        raise UserError(
+            f"{path} has {got} text{'s' * (not task.pair)} per example; expected "
+            f"{wanted}, as the run reads. Add or remove the column"
+        )
+    return _table(task, raw, "train", bad, "a label of the task")
+
+
 def _hold_out_validation(splits: Splits, seed: int) -> Splits:
     train = splits["train"]
     kept, validation = hold_out(train, max(round(len(train.ids) / 10), 1), seed, salt=1)
@@ -159,8 +178,10 @@ def _check_pairs(task: Task, raws: dict[str, Raw], paths: dict[str, str]) -> Non
             )
 
 
-def _table(task: Task, raw: Raw, split: str, bad: BadRows) -> Table:
-    to_id = _parser(task)
+def _table(
+    task: Task, raw: Raw, split: str, bad: BadRows, known: str = "a class of train"
+) -> Table:
+    to_id = _parser(task, known)
     missing = _missing(task, raw.label) if split == "test" else set()
     keep, values = [], []
     for n, (where, label) in enumerate(zip(raw.where, raw.label, strict=True)):
@@ -218,8 +239,11 @@ def _log_spellings(split: str, task: Task, labels: list[Label]) -> None:
             )
 
 
-def _parser(task: Task) -> Callable[[Label], tuple[float, str]]:
-    """Return a function from a label to (id or number, what is wrong with it)."""
+def _parser(task: Task, known: str) -> Callable[[Label], tuple[float, str]]:
+    """Return a function from a label to (id or number, what is wrong with it).
+
+    `known` says in messages what a label must be.
+    """
     number_of = labels_lib.reader(task.labels)
     names = listed(task.labels)
 
@@ -230,7 +254,7 @@ def _parser(task: Task) -> Callable[[Label], tuple[float, str]]:
         if n is not None:
             return n, ""
         name = labels_lib.spelled(label)
-        return -1, f"unknown label {shown(name)}; expected a class of train ({names})"
+        return -1, f"unknown label {shown(name)}; expected {known} ({names})"
 
     def read_number(label: Label) -> tuple[float, str]:
         value = labels_lib.number(label)

@@ -22,7 +22,12 @@ from hypelora_jax.evaluate.audit import (
     paired,
 )
 from hypelora_jax.evaluate.audit.verdict import verdict
-from hypelora_jax.evaluate.fitted import Fitted, corpus_of, tokenised
+from hypelora_jax.evaluate.fitted import (
+    Fitted,
+    corpus_of,
+    tokenised,
+    with_conditions,
+)
 from hypelora_jax.run import records
 from hypelora_jax.train.conditioning import task_conditions
 
@@ -151,8 +156,7 @@ def answered(
     fitted: Fitted, data: Dataset, conditions: dict[str, np.ndarray]
 ) -> np.ndarray:
     """Return calibrated probabilities (N, Y) with other conditions of the tasks."""
-    assert data.tasks is not None
-    own = data._replace(tasks=data.tasks._replace(conditions=conditions))
+    own = with_conditions(data, conditions)
     logits_NY = fitted.answer(own).logits.astype(np.float64)
     return calibrators.apply(fitted.calibrator, logits_NY)
 
