@@ -158,22 +158,48 @@ def test_an_adapter_for_a_described_task_is_a_run(flipped, tmp_path, capsys):
     del argv
 
 
-def test_the_adapter_answers_as_the_run_does_with_its_description(flipped, tmp_path):
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    """A short run whose descriptions have a sign."""
+    folder = tmp_path_factory.mktemp("signed")
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={flips.write(folder)}"]
+    argv += ["--config.condition.sign=true", "--config.optim.num_epochs=2"]
+    assert cli.main([*argv, f"--workdir={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize("name", ["flipped", "signed"])
+def test_the_adapter_answers_as_the_run_does_with_its_description(
+    name, request, tmp_path
+):
     from hypelora_jax.evaluate import evaluation
     from hypelora_jax.evaluate.audit import auditing
     from hypelora_jax.evaluate.fitted import tokenised
     from hypelora_jax.exchange import described
     from hypelora_jax.train.session import load_corpus
 
-    text = "Say yes if it is good."
-    described.adapt(str(flipped), str(tmp_path / "run"), text)
-    fitted = evaluation.open_fitted(str(flipped))
+    text = "Say yes unless it is good."
+    source = str(request.getfixturevalue(name))
+    described.adapt(source, str(tmp_path / "run"), text)
+    fitted = evaluation.open_fitted(source)
     table = load_corpus(fitted.session.settings).splits["test"]
-    vector = fitted.session.tasks.choices["condition"][0][1]
+    vector = fitted.session.tasks.choices["condition"][1][1]
     both = {"condition": np.stack([vector, vector])}
     wanted = auditing.answered(fitted, tokenised(fitted, table), both)[:50, 1]
     found = probabilities(tmp_path / "run", table.text[:50])
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_tuning_begins_with_the_answers_of_the_description(signed, tmp_path, capsys):
+    rows = "".join(json.dumps(row) + "\n" for row in rows_of("denies", 16))
+    (tmp_path / "few.jsonl").write_text(rows)
+    argv = ["adapt", f"--workdir={signed}", "--description=Is it not good?"]
+    argv += [f"--examples={tmp_path / 'few.jsonl'}", f"--output={tmp_path / 'out'}"]
+    assert cli.main(argv) == 0
+    tuned = json.loads(capsys.readouterr().out)["tuned"]
+    assert tuned["left_out"]["before"] == pytest.approx(
+        tuned["loss"]["before"], abs=1e-5
+    )
 
 
 def rows_of(task, size, wrong=0):

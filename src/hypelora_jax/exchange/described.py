@@ -10,6 +10,7 @@ import numpy as np
 from hypelora_jax import families, files, trees
 from hypelora_jax import model as model_lib
 from hypelora_jax.adapters import lora as lora_lib
+from hypelora_jax.adapters import sign
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.calibration.calibrators import states
 from hypelora_jax.config.sections import DataConfig
@@ -125,7 +126,7 @@ def described(
     if not examples:
         return Described(source, made, description, vector_C, _near(source, vector_C))
     table = tuning.examples(examples, made.session.task)
-    vector_C, calibrator, about = change(source, made, vector_C, table)
+    vector_C, calibrator, about = change(source, made, head, vector_C, table)
     new = _fitted(source, names, head, vector_C)._replace(calibrator=calibrator)
     losses = {"before": tuning.loss(made, table), "after": tuning.loss(new, table)}
     said = {"what": tune, "examples": len(table.label), "loss": losses, **about}
@@ -220,12 +221,15 @@ def _head(fitted: Fitted, labels: Sequence[str]) -> Params:
 def _fitted(
     source: Fitted, labels: tuple[str, ...], head: Params, vector_C: np.ndarray
 ) -> Fitted:
-    """Return a model of the method `lora` with the factors of a condition."""
+    """Return a model of the method `lora` with the factors of a condition.
+
+    `head` is that of the run; the one of the model has the sign of the condition.
+    """
     old = source.session
     settings = _settings(source)
     task = Task("described", old.task.kind, labels, old.task.metrics, old.task.pair)
     model = model_lib.build(settings, old.base.config, task)
-    own = {"lora": _factors(source, vector_C), "head": head}
+    own = _written(source, head, vector_C)
     table = families.of(old.base.config).shardings
     own = rules.place(own, rules.shardings(own, old.mesh, table))
     params = {**own, "backbone": source.frozen["backbone"]}
@@ -251,31 +255,33 @@ def _fitted(
     return fitted._replace(answer=averaging.answerer(fitted))
 
 
-def _factors(source: Fitted, vector_C: np.ndarray) -> Lora:
-    """Return the compact factors of all adapted layers, whoever wrote them."""
+def _written(source: Fitted, head: Params, vector_C: np.ndarray) -> Params:
+    """Return `lora`, the compact factors of all adapted layers, and `head`."""
     parts = source.session.model.parts
     sites = [s for s in (parts.hyper_sites, parts.lora_sites) if s]
 
     @jax.jit
-    def write(params: Params, vector_1C: jax.Array) -> list[Lora]:
+    def write(params: Params, vector_1C: jax.Array) -> tuple[list[Lora], Params]:
         found = model_lib.conditions(parts, params, {"condition": vector_1C})
-        return [x for _, x in model_lib.compact(parts, params, found, source.alpha)]
+        made = model_lib.compact(parts, params, found, source.alpha)
+        return [x for _, x in made], sign.of_head(params["head"], found)
 
     params = trees.union(source.trainable, source.frozen)
-    params = {n: x for n, x in params.items() if n not in ("backbone", "head")}
-    made = write(params, jnp.asarray(vector_C, jnp.float32)[None])
+    params = {n: x for n, x in params.items() if n != "backbone"} | {"head": head}
+    made, head = write(params, jnp.asarray(vector_C, jnp.float32)[None])
     placed = lora_lib.place(list(zip(sites, made, strict=True)), parts.num_layers)
     layers: dict[str, set[int]] = {}
     for each in sites:
         for module, site in each.items():
             layers.setdefault(module, set()).update(site.layers)
-    return {
+    lora = {
         module: {
             name: np.asarray(x)[np.array(sorted(own))]
             for name, x in placed[module].items()
         }
         for module, own in layers.items()
     }
+    return {"lora": lora, "head": head}
 
 
 def _settings(source: Fitted) -> Settings:

@@ -73,7 +73,7 @@ def examples(path: str, task: Task) -> Table:
 
 
 def condition(
-    source: Fitted, made: Fitted, vector_C: np.ndarray, table: Table
+    source: Fitted, made: Fitted, head: Params, vector_C: np.ndarray, table: Table
 ) -> Tuned:
     """Tune the condition by AdamW on its offset; decay pulls it to the description.
 
@@ -86,13 +86,15 @@ def condition(
     Args:
       source: the run whose network writes the adapter.
       made: the adapter as a model.
+      head: its head, without the sign of the condition.
       vector_C: its condition.
       table: labelled rows.
     """
     n = len(table.label)
     rng = np.random.default_rng([source.session.settings.seed, n])
     groups = Groups(tokenised(made, table), rng, source.session.mesh)
-    kept, losses = _descent(groups, _gradients(source, made, vector_C), len(vector_C))
+    gradients = _gradients(source, made, head, vector_C)
+    kept, losses = _descent(groups, gradients, len(vector_C))
     best = int(np.argmin([one.mean() for one in losses]))
     gain = losses[0] - losses[best]
     if not gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain)):
@@ -186,7 +188,9 @@ class Groups:
         return np.maximum(np.concatenate(out).astype(np.float64), 0)
 
 
-def _gradients(source: Fitted, made: Fitted, vector_C: np.ndarray) -> Callable:
+def _gradients(
+    source: Fitted, made: Fitted, head: Params, vector_C: np.ndarray
+) -> Callable:
     """Return the function from offsets (U, C) and a batch to gradients and losses.
 
     The losses (U, B) are at the temperature of the adapter, in nats.
@@ -207,8 +211,7 @@ def _gradients(source: Fitted, made: Fitted, vector_C: np.ndarray) -> Callable:
     compiled = jax.jit(rules.over(mesh, jax.grad(total, has_aux=True)))
     writing = trees.union(source.trainable, source.frozen)
     writing = {n: x for n, x in writing.items() if n not in ("backbone", "head")}
-    reading = trees.union(made.trainable, made.frozen)
-    reading = {n: reading[n] for n in ("backbone", "head")}
+    reading = {"backbone": made.frozen["backbone"], "head": head}
     return lambda u_UC, batch: compiled(u_UC, writing, reading, batch)
 
 
@@ -221,7 +224,7 @@ def _scale(source: Fitted) -> np.ndarray:
 
 
 def temperature(
-    source: Fitted, made: Fitted, vector_C: np.ndarray, table: Table
+    source: Fitted, made: Fitted, head: Params, vector_C: np.ndarray, table: Table
 ) -> Tuned:
     """Tune the temperature that divides the logits.
 
@@ -232,6 +235,7 @@ def temperature(
     Raises:
       UserError: the calibrator of the run is another one.
     """
+    del head
     if not isinstance(made.calibrator, Temperature):
         raise UserError(
             f"{source.run.path} has the calibrator "
@@ -260,7 +264,7 @@ def _temperature(made: Fitted) -> float:
     return found.temperature if isinstance(found, Temperature) else made.uncalibrated
 
 
-Change = Callable[[Fitted, Fitted, np.ndarray, Table], Tuned]
+Change = Callable[[Fitted, Fitted, Params, np.ndarray, Table], Tuned]
 TUNED: dict[str, Change] = {"condition": condition, "temperature": temperature}
 
 
