@@ -111,6 +111,7 @@ def _with_description(fitted: Fitted, data: Dataset, number: int) -> Dataset:
             "or no --description"
         )
     choices = arrays.choices["condition"]
+    assert data.task is not None  # the splits of a set have it
     for k in np.unique(data.task):
         if not 1 <= number <= len(choices[k]):
             raise UserError(

@@ -217,9 +217,10 @@ def described(runs: Sequence[Results]) -> Table | None:
         rows.append((run.name, *own, tuned or "-", loss))
     if not rows:
         return None
-    columns = ("run", "description", "nearest training task", "distance")
-    columns += ("tuned", "NLL of these rows")
-    return Table("adapters of described tasks", columns, tuple(rows))
+    columns = ("run", "description", "nearest training task", "distance", "tuned")
+    return Table(
+        "adapters of described tasks", (*columns, "NLL of its rows"), tuple(rows)
+    )
 
 
 def _oracles(found: Mapping[str, Any]) -> Table:
