@@ -7,7 +7,7 @@ The rest of the adapter is what the description makes of it.
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -80,8 +80,8 @@ def condition(
     Four conditions are tuned as well, each without a fourth of the rows, in the same
     batches. The number of steps is the one with the smallest loss on rows left out. If
     that is not smaller than before the first step by more than one standard error of
-    the paired difference over rows, the condition stays as it is. So the rows must show
-    that they help with rows like them; eight random labels do not.
+    the paired difference over rows, the condition stays as it is: the rows must
+    show that they help with rows like them.
 
     Args:
       source: the run whose network writes the adapter.
@@ -95,19 +95,30 @@ def condition(
     groups = Groups(tokenised(made, table), rng, source.session.mesh)
     gradients = _gradients(source, made, head, vector_C)
     kept, losses = _descent(groups, gradients, len(vector_C))
-    best = int(np.argmin([one.mean() for one in losses]))
-    gain = losses[0] - losses[best]
-    if not gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain)):
+    best = chosen(losses)
+    if not best:
         logging.warning(
             "tuning on %d rows does not lower the loss on rows left out by more than "
             "its standard error, so the condition stays that of the description",
             n,
         )
-        best = 0
     before, after = (float(losses[i].mean()) for i in (0, best))
     about = {"steps": best * EVERY, "left_out": {"before": before, "after": after}}
     tuned_C = vector_C + _scale(source) * kept[best]
     return Tuned(tuned_C, made.calibrator, about)
+
+
+def chosen(losses: Sequence[np.ndarray]) -> int:
+    """Return the index of the smallest mean loss of rows left out.
+
+    It is 0, that of no steps, unless the mean gain over it is above its standard error.
+
+    Args:
+      losses: (M,) of the same rows, before the first step and after more and more.
+    """
+    best = int(np.argmin([one.mean() for one in losses]))
+    gain = losses[0] - losses[best]
+    return best if gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain)) else 0
 
 
 def _descent(

@@ -229,8 +229,9 @@ def described(runs: Sequence[Results]) -> Table | None:
     if not rows:
         return None
     columns = ("run", "description", "nearest training task", "distance", "tuned")
-    columns_of_all = (*columns, "NLL of these rows")
-    return Table("adapters of described tasks", columns_of_all, tuple(rows))
+    return Table(
+        "adapters of described tasks", (*columns, "NLL of its rows"), tuple(rows)
+    )
 
 
 def _oracles(found: Mapping[str, Any]) -> Table:
