@@ -247,5 +247,5 @@ def _layout(
     return _Layout(
         buckets.steps_per_epoch(lengths, edges, batch_size),
         of(buckets.plan, lengths, edges, batch_size, seed),
-        lambda item, *more: collate(data, *item, batch_size, *more),
+        lambda item, *more: collate(data, item[0], item[1], batch_size, *more),
     )
