@@ -40,15 +40,14 @@ def clean(
     return xp, probs_NY, label_N, weight_N
 
 
-def present(logits_NY: A) -> A:
+def present(logits_NY: Array) -> Array:
     """Whether each row has each class, bool (N, Y): its logit is not ABSENT.
 
     That is less than 100,000 below the largest logit of its row, so each row has a
     class, and the logits may have been divided by a temperature of up to 10,000.
     """
-    xp = namespace(logits_NY)
-    top_N1 = xp.max(logits_NY, axis=-1, keepdims=True)
-    return xp.greater_equal(logits_NY, top_N1 + ABSENT / 1e4)
+    top_N1 = namespace(logits_NY).max(logits_NY, axis=-1, keepdims=True)
+    return logits_NY >= top_N1 + ABSENT / 1e4
 
 
 def onehot(label_N: Array, num_classes: int) -> Array:

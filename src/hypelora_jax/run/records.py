@@ -182,8 +182,8 @@ def settings_of(record: dict[str, Any]) -> Settings:
 
 def task_of(record: dict[str, Any]) -> Task:
     """Return the task that a run was trained for, with the names of its classes."""
-    lists = {n: tuple(x) for n, x in record["task"].items() if isinstance(x, list)}
-    return Task(**record["task"] | lists)
+    about = record["task"].items()
+    return Task(**{n: tuple(x) if isinstance(x, list) else x for n, x in about})
 
 
 def _as_begun(settings: Settings, record: dict[str, Any]) -> Settings:

@@ -59,7 +59,7 @@ def problems(data: Examples) -> Iterator[Problem]:
     first = 1 if logp_NK.shape[1] == 1 else 0
     given_NY = arrays.present(data.logits_NY)
     if first:
-        given_NY = np.all(given_NY, axis=1, keepdims=True)
+        given_NY = given_NY.all(axis=1, keepdims=True)
     for k, given_N in enumerate(given_NY.T):
         hit_N, share_N = data.label_N == k + first, data.share_N
         own = Problem(logp_NK[:, k], rest_NK[:, k], hit_N, share_N)
