@@ -47,7 +47,7 @@ def fit_vector(logits_NY: Any, label_N: Any, weight_N: Any = None) -> Vector:
     z_NY, y_N, share_N = data
     given_NY = arrays.present(z_NY)
     mean_Y, spread = _spread(z_NY, given_NY)
-    x_NY = np.where(given_NY, (z_NY - mean_Y) / spread, 0)
+    x_NY = (z_NY - mean_Y) / spread
     t = temperature.fit(z_NY, y_N, share_N).temperature
     classes = z_NY.shape[1]
 
