@@ -74,8 +74,8 @@ def entry(
         _labels(where, node.get("labels")),
         _held_out(where, node.get("role", "train")),
         _weight(where, node.get("weight", "1")),
-        *(_texts(where, field, node.get(field, [])) for field in AUDITED),
-        _adapter(where, file, node.get("adapter")),
+        **{name: _texts(where, name, node.get(name, [])) for name in AUDITED},
+        adapter=_adapter(where, file, node.get("adapter")),
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -49,7 +51,8 @@ def _read(
     _check_sites(got, model)
     names, layers = families.of(base.config).names, base.config.layers
     scale = patterns.scaling(got.lora, got.sites, layers, names.full).scale
-    factors = lora_lib.fold(lora_lib.place([(got.sites, got.factors)], layers), scale)
+    arrays: Lora = jax.tree.map(jnp.asarray, got.factors)
+    factors = lora_lib.fold(lora_lib.place([(got.sites, arrays)], layers), scale)
     if not any(np.any(gram.squared_norm(f)) for f in factors.values()):
         raise UserError("its deltas are all zero; expected a trained adapter")
     head = {part: dict(leaves) for part, leaves in got.head.items()}
@@ -107,8 +110,9 @@ def _order(path: epath.Path, labels: Sequence[str]) -> list[int] | None:
         return None
     task = files.read_json(path / peft.RECORD).get("task", {})
     own = task.get("labels") if isinstance(task, dict) else None
-    known = isinstance(own, list) and all(isinstance(one, str) for one in own)
-    if not known or sorted(own) != sorted(labels):
+    if not isinstance(own, list) or not all(isinstance(one, str) for one in own):
+        return None
+    if sorted(own) != sorted(labels):
         return None
     return [own.index(label) for label in labels]
 
