@@ -154,8 +154,7 @@ def read_rows(path: epath.Path) -> list[dict[str, Any]]:
 
 def summary(judged: dict[str, dict[str, Any]]) -> str:
     """Return the main metrics of an epoch's splits, on one line."""
-    names = ["nll", "mse", "accuracy", "mcc", "f1", "pearson", "ece"]
-    names += ["delta_r2", "held_out_delta_r2"]
+    names = "nll mse accuracy mcc f1 pearson ece delta_r2 held_out_delta_r2".split()
     parts = []
     for split, values in judged.items():
         shown = [f"{name} {values[name]:.4f}" for name in names if name in values]

@@ -211,8 +211,9 @@ def with_data(
     )
     session = _with_conditions(session)
     if session.model.objective.targets:
-        own = (settings, session.model, session.base, corpus.tasks, session.mesh)
-        session = session._replace(frozen=targets.with_targets(session.frozen, *own))
+        of_run = (settings, session.model, session.base, corpus.tasks, session.mesh)
+        frozen = targets.with_targets(session.frozen, *of_run)
+        session = session._replace(frozen=frozen)
     return session._replace(class_weights=_class_weights(session, train))
 
 

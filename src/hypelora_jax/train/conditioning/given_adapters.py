@@ -1,8 +1,10 @@
 """Reads the adapters that a run learns to write, and their heads, and checks both."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -49,8 +51,8 @@ def _read(
     _check_sites(got, model)
     names, layers = families.of(base.config).names, base.config.layers
     scale = patterns.scaling(got.lora, got.sites, layers, names.full).scale
-    compact = [(got.sites, cast(Lora, got.factors))]
-    factors = lora_lib.fold(lora_lib.place(compact, layers), scale)
+    arrays: Lora = jax.tree.map(jnp.asarray, got.factors)
+    factors = lora_lib.fold(lora_lib.place([(got.sites, arrays)], layers), scale)
     if not any(np.any(gram.squared_norm(f)) for f in factors.values()):
         raise UserError("its deltas are all zero; expected a trained adapter")
     head = {part: dict(leaves) for part, leaves in got.head.items()}

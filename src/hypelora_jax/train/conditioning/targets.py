@@ -6,7 +6,7 @@ They are frozen leaves of the run, `targets/factors` and `targets/deviation`; se
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +104,9 @@ def _targets(found: Sequence[Given | None], tasks: TaskSet, model: Model) -> Par
     """
     least = model.parts.rank
     like = next(one.factors for one in found if one is not None)
-    none = {m: {n: np.zeros_like(x) for n, x in f.items()} for m, f in like.items()}
+    none = jax.tree.map(jnp.zeros_like, like)
     every = [none if one is None else one.factors for one in found]
-    stacked = gram.stacked([_of_rank(cast(Lora, one), least) for one in every])
+    stacked = gram.stacked([_of_rank(one, least) for one in every])
     factors = jax.jit(canonical.canonical)(stacked)
     trained = np.flatnonzero(~np.asarray(tasks.held_out))
     of_trained = jax.tree.map(lambda x: x[:, trained], factors)
@@ -121,8 +121,8 @@ def _of_rank(lora: Lora, least: int) -> Lora:
     out: Lora = {}
     for m, f in lora.items():
         more = max(0, least - f["a"].shape[-1])
-        a = jnp.pad(jnp.asarray(f["a"]), ((0, 0), (0, 0), (0, more)))
-        b = jnp.pad(jnp.asarray(f["b"]), ((0, 0), (0, more), (0, 0)))
+        a = jnp.pad(f["a"], ((0, 0), (0, 0), (0, more)))
+        b = jnp.pad(f["b"], ((0, 0), (0, more), (0, 0)))
         out[m] = {"a": a, "b": b}
     return out
 
