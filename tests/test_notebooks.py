@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 NAMES = ("quickstart", "calibrate_your_model", "reproduce_hypelora")
+NAMES += ("adapters_from_descriptions",)
 # The sizes of other tests, so that each of these programs is compiled once.
 SMALL = " ".join(flag for flag in process.TINY[1:] if "data" in flag or "optim" in flag)
 
@@ -32,6 +33,11 @@ def choices(name: str, folder: Path) -> dict:
     """What replaces the values of the cell tagged `parameters`."""
     if name == "quickstart":
         return {"CONFIG": "smoke", "FLAGS": SMALL, "WORKDIR": str(folder / "run")}
+    if name == "adapters_from_descriptions":
+        tiny = "--config.model.path=random:tiny --config.condition.encoder=random:tiny"
+        few = "--config.optim.num_epochs=1 --config.tasks.steps=4"
+        own = {"ONLY": ["positive", "quotation"], "FLAGS": f"{tiny} {few}"}
+        return own | {"WORKDIR": str(folder / "work")}
     if name == "calibrate_your_model":
         own = {"CONFIG": "smoke:method=lora", "FLAGS": SMALL, "TRAIN_FLAGS": ""}
         return own | {"FOLDER": str(folder / "work"), "METHODS": ("isotonic",)}
@@ -106,6 +112,9 @@ def test_every_cell_runs(name, tmp_path, monkeypatch, capsys):
         assert file == {n: own[n] for n in file}, "predictions alone give the same"
         back = work / "classifier" / "eval/validation/metrics.json"
         assert json.loads(back.read_text())["nll"] == pytest.approx(own["nll"])
+    if name == "adapters_from_descriptions":
+        assert "The condition" in out and "nearest task" in out
+        assert (tmp_path / "work" / "described" / "config.json").exists()
     if name == "reproduce_hypelora":
         assert "63.94 ± 0.21" in out, "the paper's LoRA on CoLA"
         assert (tmp_path / "paper" / "figure2.png").exists()
