@@ -267,14 +267,14 @@ def test_sixteen_rows_of_the_opposite_task_flip_the_condition(
         assert told[name]["after"] < 0.3 < 1 < told[name]["before"]
     found = probabilities(folder, TEXTS)
     assert (found > 0.5).tolist() == [False, True, False, True]
-    page = tmp_path / "report.html"
-    argv = ["report", f"--workdir={folder}", f"--output={page}", "--formats=html"]
-    assert cli.main(argv) == 0
+    page = ("--formats=md", f"--output={tmp_path / 'report.html'}")
+    assert cli.main(["report", f"--workdir={folder}", *page]) == 0
     for words in ("nearest training task", text, "condition, on 16 rows"):
-        assert words in page.read_text()
+        assert words in (tmp_path / "report.md").read_text()
 
 
-@pytest.mark.parametrize("wrong", [0, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("wrong", [0, 1])
 def test_eight_rows_do_not_spoil_an_adapter(loaded, tmp_path, wrong):
     file = write_rows(tmp_path / "rows.jsonl", rows_of("asks", 8, wrong))
     made = loaded.adapter("Is it good?", examples=str(file))
@@ -298,7 +298,7 @@ def test_a_tuned_temperature_lowers_the_loss_and_moves_no_answer(loaded, tmp_pat
     made = loaded.adapter("Is it good?", examples=str(file), tune="temperature")
     told = made.tuned
     assert told["loss"]["after"] < told["loss"]["before"]
-    assert told["temperature"]["after"] > told["temperature"]["before"]
+    assert told["temperature"]["after"] > 1.5 * told["temperature"]["before"]
     p, q = yes(before, TEXTS), yes(made, TEXTS)
     assert ((p > 0.5) == (q > 0.5)).all() and (abs(q - 0.5) < abs(p - 0.5)).all()
     sure = write_rows(tmp_path / "sure.jsonl", rows_of("asks", 8))
@@ -343,8 +343,7 @@ def test_what_does_not_tune_is_refused(loaded, flipped, tmp_path, capsys):
 
 
 def test_one_description_of_each_task_is_evaluated(flipped, loaded):
-    from hypelora_jax.evaluate.audit import auditing
-    from hypelora_jax.evaluate.fitted import corpus_of, tokenised
+    from hypelora_jax.evaluate.fitted import corpus_of, tokenised, with_conditions
 
     before = (flipped / "eval" / "test" / "metrics.json").read_text()
     argv = ["evaluate", f"--workdir={flipped}", "--split=test", "--description=3"]
@@ -353,10 +352,10 @@ def test_one_description_of_each_task_is_evaluated(flipped, loaded):
     assert found["split"] == "test_description_3"
     table = corpus_of(loaded.fitted).splits["test"]
     given = {"condition": npz.read(flipped / "conditions.npz")["descriptions"][[2, 5]]}
-    own = (loaded.fitted, tokenised(loaded.fitted, table))
-    probs = auditing.answered(*own, given)
+    data = with_conditions(tokenised(loaded.fitted, table), given)
+    probs = calibrators.softmax(loaded.fitted.answer(data).logits.astype(np.float64))
     nll = -np.log(probs[np.arange(len(probs)), table.label]).mean()
-    assert found["nll"] == pytest.approx(nll, abs=1e-6)
+    assert found["uncalibrated"]["nll"] == pytest.approx(nll, rel=1e-3)
     assert (flipped / "eval" / "test" / "metrics.json").read_text() == before
     for number in (4, -1):
         words = f"is {number}, but the task asks has 3 descriptions"
