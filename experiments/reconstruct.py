@@ -98,7 +98,7 @@ def accuracies(folder: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
     gaps = np.array([made[name] - given[name] for name in given])
     return {
         "tasks": len(given),
-        "r2": found["delta_r2"],
+        "r2": found.get("delta_r2"),  # None if all are equal
         "cosine": found["delta_cosine"],
         "given": float(np.mean([*given.values()])),
         "written": float(np.mean([*made.values()])),
