@@ -12,10 +12,13 @@ import serving
 
 import hypelora_jax
 from hypelora_jax import cli
+from hypelora_jax.calibration import calibrators
 from hypelora_jax.exchange import described
 from hypelora_jax.inference import asked_tasks, task_adapters
 from hypelora_jax.inference.asked_tasks import AskedTask
 from hypelora_jax.inference.task_adapters import TaskAdapters
+from hypelora_jax.run import calibrator
+from hypelora_jax.run.paths import Run
 from hypelora_jax.serve import adapter_pool, server
 from hypelora_jax.serve.limits import Limits
 from hypelora_jax.train.conditioning import text_encoder
@@ -31,11 +34,12 @@ jax.monitoring.register_event_duration_secs_listener(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of the flip problem."""
+    """A run of the flip problem, so warm that no probability is 0 or 1."""
     folder = tmp_path_factory.mktemp("flip")
     file = flips.write(folder)
     argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
     assert cli.main([*argv, f"--workdir={folder / 'run'}"]) == 0
+    calibrator.write(Run.open(folder / "run"), calibrators.Temperature(20.0))
     return str(folder / "run")
 
 
@@ -63,6 +67,7 @@ def test_the_description_decides_and_its_opposite_flips(port):
         own = ask(port, text=text, description=ASKS)
         other = ask(port, text=text, description=DENIES)
         assert own["label"] == ("yes" if good else "no")
+        assert own["confidence"] < 0.999
         assert other["label"] == ("no" if good else "yes")
         assert (own["nearest"], other["nearest"]) == ("asks", "denies")
         assert own["distance"] == pytest.approx(0, abs=1e-6)
@@ -109,7 +114,9 @@ def test_a_mixed_batch_equals_one_at_a_time(port):
     ]
     status, together = serving.ask(port, questions)
     assert status == 200
-    for got, question in zip(together, questions, strict=True):
+    assert {one["label"] for one in together[:2]} == {"no", "yes"}
+    # backwards, so that other adapters are in the bank
+    for got, question in list(zip(together, questions, strict=True))[::-1]:
         alone = ask(port, **question)
         equal(got, alone)
         assert list(got["probs"]) == ["no", "yes"]
