@@ -15,6 +15,7 @@ from pathlib import Path
 import adapter_sets
 import corpora
 import documented
+import flips
 import numpy as np
 import process
 import pytest
@@ -37,6 +38,9 @@ NOT_RUN = {
     "pytest -m soak tests/calibration/test_coverage.py": LONG,
     "python -m benchmarks": LONG,
     "python experiments/launch/gke.py": CLOUD,
+    "python -m experiments.relabelling": LONG,
+    "python experiments/domains.py": LONG,
+    "python experiments/polarity.py": LONG,
     "python experiments/reconstruct.py": LONG,
     "python experiments/relabel.py": LONG,
     "python experiments/study_cola.py": LONG,
@@ -122,6 +126,9 @@ def world(tmp_path_factory):
     table_of = "".join(json.dumps(row) + "\n" for row in given)
     (folder / "conditioned.jsonl").write_text(table_of)
     task_sets.write_example(folder)
+    (folder / "runs" / "questions").mkdir(parents=True)
+    opposite = flips.write(folder / "runs" / "questions")
+    Path(opposite).rename(folder / "runs" / "questions" / "tasks.yaml")
     Path(adapter_sets.write(folder)).rename(folder / "adapters.yaml")
     few = [{"text": text, "label": ("no", "yes")[int(x)]} for text, x in rows[:12]]
     lines = "".join(json.dumps(row) + "\n" for row in few)
@@ -166,7 +173,7 @@ def made_ready(line: documented.Line, world: Path) -> None:
         if makes_a_run(line):
             shutil.rmtree(path, ignore_errors=True)
         elif not path.exists():
-            own = "tasks" if folder == "runs/tasks" else "run"
+            own = "tasks" if folder in ("runs/tasks", "runs/reader") else "run"
             shutil.copytree(world / "template" / own, path)
     for folder in (*values(line, "static"), *values(line, "train_static")):
         shutil.rmtree(world / folder, ignore_errors=True)
