@@ -113,7 +113,7 @@ def test_temperatures_are_those_of_unseen_wordings(found):
 def test_the_short_form_and_the_page_have_these_groups(found):
     assert {*judging.SHORT.values()} < {*found["groups"]}
     page = judging.to_markdown(found)
-    assert page.count("### ") == len(judging.GROUPS)
+    assert page.count("### ") == len(judging.GROUPS) + 2  # flips and temperatures
     assert "### combinations: 2 tasks, 3 seeds" in page
     rows = [line for line in page.splitlines() if line.startswith("| static |")]
     assert len(rows) == len(judging.GROUPS)
@@ -142,7 +142,7 @@ def test_shuffled_is_a_trained_task_of_another_attribute():
 
 def test_distances_are_to_descriptions_that_train():
     vectors = [np.array([[1.0, 0], [0, 2]]), np.array([[-1.0, 0]])]
-    tasks = SimpleNamespace(held_out=(False, True))
+    tasks = SimpleNamespace(names=("a", "b"), held_out=(False, True))
     arrays = SimpleNamespace(choices={"condition": vectors})
     fitted = SimpleNamespace(session=SimpleNamespace(task_set=tasks, tasks=arrays))
     asked = np.array([[0, 1.0], [-3.0, 0]])  # the second is like the one held out

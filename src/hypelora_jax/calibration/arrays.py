@@ -44,10 +44,11 @@ def present(logits_NY: A) -> A:
     """Whether each row has each class, bool (N, Y): its logit is not ABSENT.
 
     That is less than 100,000 below the largest logit of its row, so each row has a
-    class, and the logits may have been divided by a temperature of up to 10,000.
+    class, and the logits may have been divided by a temperature of up to 10,000. A row
+    with NaN has all classes, and stays NaN.
     """
     top_N1 = namespace(logits_NY).max(logits_NY, axis=-1, keepdims=True)
-    return cast(A, logits_NY >= top_N1 + ABSENT / 1e4)
+    return cast(A, ~(logits_NY < top_N1 + ABSENT / 1e4))
 
 
 def onehot(label_N: Array, num_classes: int) -> Array:
