@@ -5,6 +5,7 @@ import re
 
 import documented
 import pytest
+from experiments.relabelling import __main__ as relabelling
 
 from benchmarks import __main__ as benchmark
 from benchmarks import case
@@ -45,6 +46,8 @@ def check_make(argv: list[str]) -> None:
 
 
 def check_module(argv: list[str]) -> None:
+    if argv[0] == "experiments.relabelling":
+        return relabelling.parser().parse_args(argv[1:])
     assert argv[0] == "benchmarks", f"python -m {argv[0]}"
     args = benchmark.parser().parse_args(argv[1:])
     case.chosen(CASES, args.only, case.Options(glue="DIR", baseline="DIR"))
