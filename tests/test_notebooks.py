@@ -91,7 +91,13 @@ def test_the_address_of_the_repository_is_one_value(build):
         assert "Open in Colab" not in again, "Colab opens nothing from there"
 
 
-@pytest.mark.parametrize("name", NAMES)
+LONG = ("adapters_from_descriptions",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.soak if n in LONG else []) for n in NAMES],
+)
 def test_every_cell_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(NOTEBOOKS)  # where Jupyter starts it
     space = {"__name__": "__main__"}

@@ -5,7 +5,7 @@
 #
 # A network reads what a task asks, in words, and writes a LoRA adapter that answers it.
 # It is trained on 24 yes/no tasks, audited on four that were held out, and then asked
-# something else. docs/described.md says what it reached and how long it took.
+# something else. docs/described.md says what it reached.
 
 # %%
 HYPELORA_REPO = ""
@@ -56,8 +56,8 @@ ONLY += ["ends_period", "word_but", "word_and", "link"]  # both forms train
 ONLY += ["number", "comma", "exclamation", "film"]  # one form is held out
 FLAGS = "--config.optim.num_epochs=1 --config.tasks.steps=400"
 WORKDIR = "runs/descriptions"
-DESCRIPTION = "Does the sentence contain no number?"
-TEXTS = ["It cost 20 dollars.", "It cost a fortune."]
+DESCRIPTION = "Does the text contain an exclamation mark?"
+TEXTS = ["What a day!", "What a day."]
 
 # %%
 import shlex
