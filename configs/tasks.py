@@ -8,7 +8,7 @@
 Arguments: `method`, `a`. docs/tasks.md describes the file. Descriptions are embedded by
 MiniLM and standardised over the training tasks, and a step has 8 tasks with 4 rows of
 each. A method without a hyper-network trains one adapter for all tasks. Hardware: 2 CPU
-cores; a step takes about half a second. What to reach depends on your tasks;
+cores; a step takes about 0.35 s. What to reach depends on your tasks;
 docs/conditions.md has the numbers of the relabelling benchmark.
 """
 

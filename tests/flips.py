@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hypelora_jax import cli
+
 DESCRIPTIONS = {
     "asks": ("Is it good?", "Say yes if it is good.", "good: yes or no"),
     "denies": ("Is it not good?", "Say yes unless it is good.", "bad: yes or no"),
@@ -50,3 +52,10 @@ def write(folder: Path) -> str:
     path = folder / "set.json"
     path.write_text(json.dumps(tasks))
     return str(path)
+
+
+def trained(folder: Path, *flags: str) -> Path:
+    """Train a run of both tasks in a folder; return that of the run."""
+    argv = ["train", *FLAGS, f"--config.tasks.file={write(folder)}", *flags]
+    assert cli.main([*argv, f"--workdir={folder / 'run'}"]) == 0
+    return folder / "run"

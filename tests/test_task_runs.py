@@ -19,11 +19,7 @@ from hypelora_jax.run.predictions import read
 @pytest.fixture(scope="module")
 def flipped(tmp_path_factory):
     """A run of the flip problem."""
-    folder = tmp_path_factory.mktemp("flip")
-    file = flips.write(folder)
-    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
-    assert cli.main([*argv, f"--workdir={folder / 'run'}"]) == 0
-    return folder / "run"
+    return flips.trained(tmp_path_factory.mktemp("flip"))
 
 
 def metrics(run, split="test"):
@@ -161,11 +157,24 @@ def test_an_adapter_for_a_described_task_is_a_run(flipped, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory):
     """A short run whose descriptions have a sign."""
-    folder = tmp_path_factory.mktemp("signed")
-    argv = ["train", *flips.FLAGS, f"--config.tasks.file={flips.write(folder)}"]
-    argv += ["--config.condition.sign=true", "--config.optim.num_epochs=2"]
-    assert cli.main([*argv, f"--workdir={folder / 'run'}"]) == 0
-    return folder / "run"
+    flags = ("--config.condition.sign=true", "--config.optim.num_epochs=2")
+    return flips.trained(tmp_path_factory.mktemp("signed"), *flags)
+
+
+def test_rows_that_describe_their_task_are_answered_with_its_sign(signed, tmp_path):
+    texts = ("Say yes if it is good.", "Is it not good?")
+    rows = [{"text": t, "description": d} for d in texts for t in TEXTS]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "in.jsonl").write_text(lines)
+    files = [f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}"]
+    assert cli.main(["predict", f"--workdir={signed}", *files]) == 0
+    told = [json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines()]
+    found = np.array([one["probs"]["yes"] for one in told]).reshape(2, -1)
+    for i, text in enumerate(texts):
+        folder = tmp_path / str(i)
+        argv = ["adapt", f"--workdir={signed}", f"--description={text}"]
+        assert cli.main([*argv, f"--output={folder}"]) == 0
+        np.testing.assert_allclose(found[i], probabilities(folder, TEXTS), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["flipped", "signed"])

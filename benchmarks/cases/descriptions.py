@@ -48,7 +48,7 @@ def asked(port: int, question: dict[str, Any]) -> dict[str, Any]:
     """The answer to one question.
 
     Raises:
-      Mismatch: there is none.
+      Mismatch: the service gave no answer.
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/predict", json.dumps(question), HEADERS)

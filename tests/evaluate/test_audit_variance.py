@@ -49,6 +49,13 @@ def test_shares_are_those_of_the_dense_formula():
     assert 0.6 < found["whole"] < 0.9 and found["conditions"] == TASKS
 
 
+def test_the_signs_of_conditions_are_no_delta():
+    factors = drawn()
+    signs = {"b": np.ones((1, TASKS, 1, 1), np.float32)}
+    found = delta_variance.shares({"sign": signs, **factors}, SITES)
+    assert found == delta_variance.shares(factors, SITES)
+
+
 def test_equal_deltas_do_not_vary_even_by_other_factors():
     one = {
         m: {n: np.repeat(x[:, :1], TASKS, axis=1) for n, x in f.items()}

@@ -35,12 +35,9 @@ jax.monitoring.register_event_duration_secs_listener(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of the flip problem, so warm that no probability is 0 or 1."""
-    folder = tmp_path_factory.mktemp("flip")
-    file = flips.write(folder)
-    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
-    assert cli.main([*argv, f"--workdir={folder / 'run'}"]) == 0
-    calibrator.write(Run.open(folder / "run"), calibrators.Temperature(20.0))
-    return str(folder / "run")
+    run = flips.trained(tmp_path_factory.mktemp("flip"))
+    calibrator.write(Run.open(run), calibrators.Temperature(20.0))
+    return str(run)
 
 
 @pytest.fixture(scope="module")

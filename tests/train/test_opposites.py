@@ -70,8 +70,9 @@ def test_the_sign_is_that_of_negations_that_were_not_trained(standardise):
 
 def test_the_ridge_regression_is_that_of_the_normal_equations():
     tasks, found = set_of(np.random.default_rng(1))
-    w, b = opposites.sign(tasks, found.choices["condition"], lambda x: x)
-    x = np.concatenate(found.choices["condition"]).astype(np.float64)
+    each = [x.astype(np.float64) for x in found.choices["condition"]]
+    w, b = opposites.sign(tasks, each)
+    x = np.concatenate(each)
     y = np.repeat(np.resize([1.0, -1.0], 2 * ATTRIBUTES), WORDINGS)
     residual = b + x @ w - y
     slope = x.T @ residual + opposites.RIDGE * len(x) * w

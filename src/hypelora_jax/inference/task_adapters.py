@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hypelora_jax import families, trees
@@ -29,7 +30,7 @@ from hypelora_jax.inference.predictor import (
 from hypelora_jax.train.conditioning import text_encoder
 from hypelora_jax.train.conditioning.nearness import Nearest, nearest_of
 from hypelora_jax.train.divergence import NotFinite
-from hypelora_jax.types import Batch, Params
+from hypelora_jax.types import ABSENT, Batch, Params
 
 KEPT = 1024  # tasks and texts whose vectors are kept; the oldest is forgotten first
 
@@ -170,7 +171,8 @@ class TaskAdapters:
         adapter = fitted.forward.adapt(self._params, np.asarray(fitted.alpha), own)
         of_task = {name: batch[name] for name in session.model.parts.head.reads}
         width = session.settings.head.width
-        return Arrays(adapter.factors, _head(width, self._params["head"], of_task))
+        head = _head(width, session.task.classes, self._params["head"], of_task)
+        return Arrays(adapter.factors, head)
 
     def _blank(self) -> dict[str, Any]:
         """Return zeros of the shapes that `_written` reads."""
@@ -184,22 +186,32 @@ class TaskAdapters:
         return {**out, "labels": np.zeros(shape, np.float32)}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _head(width: int, head: Params, of_task: Batch) -> Params:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _head(width: int, classes: tuple[int, ...], head: Params, of_task: Batch) -> Params:
     """Return the head of one task as a head of kind `classes`.
 
-    `of_task` has what the head reads of a task; `width` is config.head.width.
+    `of_task` has what the head reads of a task; `width` is config.head.width, and
+    `classes` are the numbers of classes of the tasks if they differ.
     """
     if "labels" in of_task:
         return with_labels(head, of_task["labels"], width)
     if "task" not in of_task:
         return head
     # the layers that each task has of its own have a first axis of tasks
-    return {
+    own = {
         name: jax.tree.map(lambda x: x[of_task["task"]], layer)
         if layer["kernel"].ndim == 3
         else layer
         for name, layer in head.items()
+    }
+    if not classes:
+        return own
+    out = own["out"]
+    given_Y = jnp.arange(len(out["bias"])) < jnp.asarray(classes)[of_task["task"]]
+    kernel_DY = jnp.where(given_Y[None], out["kernel"], 0)
+    return {
+        **own,
+        "out": {"kernel": kernel_DY, "bias": jnp.where(given_Y, out["bias"], ABSENT)},
     }
 
 

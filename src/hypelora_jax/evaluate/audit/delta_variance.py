@@ -71,7 +71,7 @@ def shares(factors: Lora, sites: Sites) -> dict[str, Any]:
     return {
         "whole": _share(sum(found.values())),
         "modules": {m: _share(x) for m, x in found.items()},
-        "conditions": next(iter(factors.values()))["a"].shape[1],
+        "conditions": factors[next(iter(sites))]["a"].shape[1],
     }
 
 

@@ -1,14 +1,17 @@
 """The direction that tells a description from its negation, found in a set of tasks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.layouts.task_batches import TaskArrays
 from hypelora_jax.data.tasks import TaskSet
 from hypelora_jax.errors import UserError
+from hypelora_jax.hyper.conditioners import vectors
 from hypelora_jax.train.conditioning import task_conditions
 
 RIDGE = 1.0  # penalty of a squared weight, for each description
@@ -48,27 +51,22 @@ def leaves(
             "other's negation; expected data.source=tasks and condition.source=text, "
             "or condition.sign=false"
         )
-    scaled = _unit_rms
+    scale = vectors.unit_rms
     if settings.condition.standardise:
         ((mean_C, std_C),) = task_conditions.moments(found, tasks).values()
-        scaled = partial(_standardised, mean_C, std_C)
-    kernel_C, bias = sign(tasks, found.choices["condition"], scaled)
+        standard = {"mean": mean_C, "std": std_C}
+        scale = partial(vectors.standardised, standard=standard)
+    with jax.enable_x64(True):
+        each = [
+            np.asarray(scale(jnp.asarray(x, jnp.float64)))
+            for x in found.choices["condition"]
+        ]
+    kernel_C, bias = sign(tasks, each)
     return {"cond/sign/kernel": kernel_C, "cond/sign/bias": bias}
 
 
-def _standardised(mean_C: np.ndarray, std_C: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return (x - mean_C) / std_C
-
-
-def _unit_rms(x: np.ndarray) -> np.ndarray:
-    square = np.mean(np.square(x), axis=-1, keepdims=True)
-    return x / np.sqrt(np.maximum(square, 1e-12))
-
-
 def sign(
-    tasks: TaskSet,
-    described: Sequence[np.ndarray],
-    scaled: Callable[[np.ndarray], np.ndarray],
+    tasks: TaskSet, described: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fit the sign b + w . x of a description x, near 1 or -1 for opposite tasks.
 
@@ -79,8 +77,8 @@ def sign(
 
     Args:
       tasks: the set.
-      described: the embeddings (n, C) of the descriptions of each task.
-      scaled: what the conditioner does to embeddings.
+      described: the vectors (n, C) of the descriptions of each task, float64, as the
+        conditioner scales them.
 
     Returns:
       w (C,) and b (), float64.
@@ -95,7 +93,7 @@ def sign(
             "but no description of a training task is among the negations of another; "
             "expected some in config.tasks.file, or condition.sign=false"
         )
-    x = {k: scaled(described[k].astype(np.float64)) for pair in opposite for k in pair}
+    x = described
     apart_PC = np.stack([x[a].mean(axis=0) - x[b].mean(axis=0) for a, b in opposite])
     axis_C = np.linalg.svd(apart_PC, full_matrices=False)[2][0]
     side_P = np.where(apart_PC @ axis_C < 0, -1.0, 1.0)
