@@ -37,7 +37,8 @@ LAPLACE := laplace-torch==0.3 asdfghjkl==0.1a4 backpack-for-pytorch==1.7.1 \
 curvlinops-for-pytorch==3.0.1 einconv==0.1.0 lightning-utilities==0.15.3 \
 linear-operator==0.6.1 torchmetrics==1.9.0 unfoldnd==0.2.3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
-# It halves the time to compile. Only jaxlib as pinned is sure to know the flag.
+# They halve the time to compile. Only jaxlib as pinned is sure to know the flags. Tests
+# of faults and of TPU programs compile with the fusion emitters, as users do.
 FEWER := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 QUICK := $(if $(CONSTRAINTS),XLA_FLAGS="$(FEWER)")
 now = date +%s
@@ -79,7 +80,7 @@ bench: $(VENV)/.bench ## ours against torch and others, in turns; ARGS="--only=s
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md
-	$(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
+	$(QUICK) $(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
 	--ignore=tests/plan/test_tpu.py -n 3 --dist=loadfile --no-loadscope-reorder
 	$(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel -n 2 \
 	--reliability=docs/reliability.md

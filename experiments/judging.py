@@ -41,6 +41,11 @@ WORDINGS = ("seen", "unseen_verb", "unseen_template")
 METRICS = ("accuracy", "nll", "ece")
 CONTROLS = ("matched", *WORDINGS[1:], "static", "shuffled", "junk", "nearest")
 CONTROLS += ("negated", "description_only")
+# Kinds of temperature by what the page calls them.
+TEMPERATURES = {
+    "single": "one temperature",
+    "by_distance": "growing with the distance",
+}
 
 
 class Runs(NamedTuple):
@@ -61,7 +66,7 @@ def answer(
 
     Args:
       runs: what answers.
-      about: what about.json says of each task.
+      about: what is known of each task (relabel.known).
       rows: most sentences of a task; 0 for all.
       seed: decides which wordings are asked.
       file: the `.npz` to write.
@@ -90,7 +95,15 @@ def answer(
         out[f"fit_{name}"] = own[:, yes]
     label = {"label": table.label == yes, "fit_label": held.label == yes}
     task = {"task": table.task, "fit_task": held.task}
-    npz.write(file, {**out, **label, **task, "distance": _distance(fitted, worded)})
+    own = {"share": _shares(table, about), "distance": _distance(fitted, worded)}
+    npz.write(file, {**out, **label, **task, **own})
+
+
+def _shares(table: Table, about: Mapping[str, Any]) -> np.ndarray:
+    """Return the share of raters who say yes to each row, NaN if none were asked."""
+    known = [about[name].get("shares", {}) for name in about]
+    pairs = zip(table.task, table.text, strict=True)
+    return np.array([known[k][text] if known[k] else np.nan for k, text in pairs])
 
 
 def _alone(workdir: str, table: Table) -> np.ndarray:
@@ -200,6 +213,7 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
     seeds = [npz.read(file) for file in done]
     names = list(about)
     joined = {name: np.concatenate([one[name] for one in seeds]) for name in seeds[0]}
+    values, tempered = _tempered(seeds)
     task_N, label_N = joined["task"], joined["label"].astype(int)
     groups, margins = {}, {}
     for group in GROUPS:
@@ -223,7 +237,9 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
         "groups": groups,
         "margins": margins,
         "flip": _flip(joined, about),
-        "temperature": _temperature(seeds, about),
+        "temperatures": values,
+        "temperature": _temperature(joined, tempered, about),
+        "raters": _of_raters(joined, tempered, about),
         "oracle": _of_oracles(joined) if "oracle" in joined else None,
     }
 
@@ -278,40 +294,79 @@ def _logit(p_N: np.ndarray) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-def _temperature(
-    seeds: Sequence[Mapping[str, np.ndarray]], about: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Judge held-out combinations with temperatures of training tasks.
+def _tempered(
+    seeds: Sequence[Mapping[str, np.ndarray]],
+) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Divide the logits of `matched` by temperatures of training tasks.
 
     They are fitted on training tasks in unseen wordings: one number, and one that grows
     with the distance of the wording to the nearest description of training.
+
+    Returns:
+      The numbers of the seeds, and the probabilities of yes by kind of temperature.
     """
-    names = list(about)
-    wanted = [
-        k for k, name in enumerate(names) if about[name]["group"] == "combinations"
-    ]
     fit = calibrators.build("temperature").fit
-    one, task, label, values = {"single": [], "by_distance": []}, [], [], []
+    out: dict[str, list[np.ndarray]] = {kind: [] for kind in TEMPERATURES}
+    values = []
     for own in seeds:
         probs = np.concatenate([own[f"fit_{n}"] for n in WORDINGS[1:]])
         truth = np.concatenate([own["fit_label"]] * 2).astype(int)
         near = np.concatenate([own["distance"][i][own["fit_task"]] for i in (1, 2)])
-        at = np.isin(own["task"], wanted)
-        asked = _logit(own["matched"][at])
         state = fit(np.log(np.clip(_two(probs), 1e-12, 1)), truth)
         values.append(float(state.temperature))
-        one["single"].append(asked / state.temperature)
-        slope = _by_distance(_logit(probs), truth, near)
-        away = own["distance"][0][own["task"][at]]
-        one["by_distance"].append(asked / np.exp(slope[0] + slope[1] * away))
-        task.append(own["task"][at])
-        label.append(own["label"][at].astype(int))
-    task_N, label_N = np.concatenate(task), np.concatenate(label)
-    weight_RN = paired.draws(task_N)
-    out: dict[str, Any] = {"temperatures": values}
-    for name, logits in one.items():
-        p_N = 1 / (1 + np.exp(-np.concatenate(logits)))
-        out[name] = paired.metrics(paired.rows(_two(p_N), label_N), weight_RN)
+        constant, slope = _by_distance(_logit(probs), truth, near)
+        away = own["distance"][0][own["task"]]
+        logit = _logit(own["matched"])
+        for kind, by in zip(
+            TEMPERATURES, (values[-1], np.exp(constant + slope * away)), strict=True
+        ):
+            out[kind].append(1 / (1 + np.exp(-logit / by)))
+    return values, {kind: np.concatenate(some) for kind, some in out.items()}
+
+
+def _temperature(
+    joined: Mapping[str, np.ndarray],
+    tempered: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Judge held-out combinations with each kind of temperature, and without one."""
+    held = [k for k, name in enumerate(about) if about[name]["group"] == "combinations"]
+    at = np.isin(joined["task"], held)
+    weight_RN = paired.draws(joined["task"][at])
+    label_N = joined["label"][at].astype(int)
+    every = {"none": joined["matched"], **tempered}
+    return {
+        name: paired.metrics(paired.rows(_two(p_N[at]), label_N), weight_RN)
+        for name, p_N in every.items()
+    }
+
+
+def _of_raters(
+    joined: Mapping[str, np.ndarray],
+    tempered: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """Judge unseen tasks that raters decide; the truth is a rater drawn at random.
+
+    All metrics are expectations over the raters of a row. No answers have a lower NLL
+    than the shares themselves.
+    """
+    unseen = [k for k, name in enumerate(about) if about[name]["group"] != "train"]
+    at = np.isin(joined["task"], unseen) & ~np.isnan(joined["share"])
+    if not at.any():
+        return None
+    weight_RN = paired.draws(joined["task"][at])
+    share_N1 = joined["share"][at][:, None]
+    every = {"matched": joined["matched"], **tempered}
+    every |= {n: joined[n] for n in ("static",) if n in joined}
+    out: dict[str, Any] = {"tasks": len(np.unique(joined["task"][at]))}
+    for name, p_N in {**every, "shares": joined["share"]}.items():
+        two, ones = _two(p_N[at]), np.ones(at.sum(), int)
+        yes, no = paired.rows(two, ones), paired.rows(two, 0 * ones)
+        mixed = [
+            share_N1 * y + (1 - share_N1) * n for y, n in zip(yes, no, strict=True)
+        ]
+        out[name] = paired.metrics(paired.Rows(*mixed), weight_RN)
     return out
 
 
@@ -356,6 +411,8 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         parts.append(f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}")
     parts.append(_of_flips(found["flip"]))
     parts.append(_of_temperatures(found["temperature"]))
+    if found["raters"]:
+        parts.append(_raters_table(found["raters"]))
     if found["oracle"]:
         share = cell(found["oracle"]["share"])
         parts.append(f"(matched - static) / (oracle - static), accuracy: {share}\n")
@@ -371,7 +428,21 @@ def _of_flips(flip: Mapping[str, Any]) -> str:
 
 def _of_temperatures(found: Mapping[str, Any]) -> str:
     title = "combinations, with a temperature of training tasks in unseen wording"
-    kinds = {"single": "one", "by_distance": "growing with the distance"}
+    kinds = {"none": "none", **TEMPERATURES}
     columns = ("temperature", *METRICS)
     rows = [(said, *(cell(found[n][m]) for m in METRICS)) for n, said in kinds.items()]
+    return f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}"
+
+
+def _raters_table(found: Mapping[str, Any]) -> str:
+    title = f"{found['tasks']} unseen tasks that raters decide, against their shares"
+    kinds = {"matched": "matched", **TEMPERATURES, "static": "static"}
+    kinds["shares"] = "the shares themselves"
+    names = (*METRICS, "brier")
+    rows = [
+        (said, *(cell(found[n][m]) for m in names))
+        for n, said in kinds.items()
+        if n in found
+    ]
+    columns = ("answered with", "accuracy", "NLL", "ECE", "Brier")
     return f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}"

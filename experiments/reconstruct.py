@@ -17,9 +17,9 @@ import sys
 from typing import Any
 
 import numpy as np
+import relabel
 import yaml
 from etils import epath
-from relabelling import __main__ as writing
 
 from hypelora_jax import cli, files
 from hypelora_jax.commands.shared.flags import PathFlag
@@ -125,11 +125,7 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
 def run(args: argparse.Namespace) -> None:
     """Train the adapters and the network, and write the table."""
     folder = epath.Path(args.workdir)
-    if not (folder / "tasks" / "about.json").exists():
-        given = argparse.Namespace(
-            output=str(folder / "tasks"), seed=0, without_domain="", more=False, e1=""
-        )
-        writing.run(given)
+    relabel.write_tasks(folder / "tasks")
     file, network = set_of(folder, args), folder / "network"
     size = [f"--config.tasks.per_batch={args.count}", "--config.tasks.rows=1"]
     size += [f"--config.optim.batch_size={args.count}"]

@@ -60,6 +60,16 @@ def write_tasks(folder: epath.Path, **changed: Any) -> None:
         writing.run(argparse.Namespace(output=str(folder), **(given | changed)))
 
 
+def known(tasks: epath.Path) -> dict[str, Any]:
+    """Return what about.json says of each task, and `shares` of raters by sentence."""
+    about = files.read_json(tasks / "about.json")["tasks"]
+    for name, own in about.items():
+        text = (tasks / "data" / name / "test.jsonl").read_text("utf-8")
+        rows = [json.loads(line) for line in text.split("\n") if line]
+        own["shares"] = {row["text"]: row["share"] for row in rows if "share" in row}
+    return about
+
+
 def train_oracles(folder: epath.Path, about: Mapping[str, Any]) -> dict[str, str]:
     """Train an adapter on each threshold of ORACLES; return the runs by task.
 
@@ -80,7 +90,9 @@ def train_oracles(folder: epath.Path, about: Mapping[str, Any]) -> dict[str, str
     return out
 
 
-def answers_of(folder: epath.Path, args: argparse.Namespace, seed: int) -> epath.Path:
+def answers_of(
+    folder: epath.Path, about: Mapping[str, Any], args: argparse.Namespace, seed: int
+) -> epath.Path:
     """Train the runs of a seed and answer all sentences; return the file of answers."""
     own = folder / f"seed_{seed}"
     file = own / "answers.npz"
@@ -90,7 +102,6 @@ def answers_of(folder: epath.Path, args: argparse.Namespace, seed: int) -> epath
     train(settings_of(tasks, seed, args.steps, given), str(own / "text"))
     steps = min(args.steps, STATIC_STEPS)
     train(settings_of(tasks, seed, steps, [], LORA), str(own / "static"))
-    about = files.read_json(folder / "tasks" / "about.json")["tasks"]
     oracles = train_oracles(folder, about) if args.oracles else {}
     runs = judging.Runs(str(own / "text"), str(own / "static"), oracles)
     judging.answer(runs, about, args.rows, seed, file)
@@ -101,10 +112,10 @@ def run(args: argparse.Namespace) -> None:
     """Write the tasks, train and answer seed by seed, and write the tables."""
     folder = epath.Path(args.workdir)
     write_tasks(folder / "tasks")
-    about = files.read_json(folder / "tasks" / "about.json")["tasks"]
+    about = known(folder / "tasks")
     found: dict[str, Any] = {}
     for seed in range(args.seeds):
-        answers_of(folder, args, seed)
+        answers_of(folder, about, args, seed)
         done = [folder / f"seed_{s}" / "answers.npz" for s in range(seed + 1)]
         found = judging.judge(done, about)
         files.write_json(folder / "relabel.json", found)

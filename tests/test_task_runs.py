@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import flips
 import numpy as np
@@ -41,6 +42,8 @@ def test_the_right_description_decides_and_the_other_one_flips(flipped, capsys):
     assert own["matched"] > 0.95 and own["shuffled"] < 0.05 and own["negated"] < 0.05
     assert own["base_rate"] == pytest.approx(0.5, abs=0.1)
     assert found["margins"]["shuffled"]["nll"]["low"] > 1
+    deltas = found["delta_variance"]
+    assert deltas["conditions"] == 2 and 0.1 < deltas["whole"] < 1
 
 
 def test_one_adapter_cannot_do_both(flipped, capsys):
@@ -390,14 +393,31 @@ def test_only_held_out_tasks_have_a_distance_next_to_their_metrics(loaded):
     assert "distance" not in metrics(fitted.run.path)["tasks"]["denies"]
 
 
+def test_calibrate_rewrites_the_metrics_of_each_task(flipped, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(flipped, run)
+    file = run / "eval" / "test" / "metrics.json"
+    before = json.loads(file.read_text())
+    before["tasks"]["denies"]["distance"] = 0.25  # as a held-out task has it
+    file.write_text(json.dumps(before))
+    assert cli.main(["calibrate", f"--workdir={run}", "--method=identity"]) == 0
+    after = metrics(run)["tasks"]
+    assert after["denies"].pop("distance") == 0.25
+    assert cli.main(["evaluate", f"--workdir={run}", "--split=test"]) == 0
+    again = metrics(run)["tasks"]
+    for name in ("asks", "denies"):
+        assert after[name]["nll"] > before["tasks"][name]["nll"] + 1e-4
+        assert after[name] == pytest.approx(again[name], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--description= "], "the description is empty"),
         ([f"--description={'x' * 10_001}"], "has 10,001 characters; expected at most"),
         (["--description=A?", "--labels=yes,maybe"], "answers no, yes; expected those"),
-        (["--description=A?", "--labels=yes"], "two or more different names"),
-        (["--description=A?", "--labels=yes,yes"], "two or more different names"),
+        (["--description=A?", "--labels=yes"], "are yes, but the head of this run"),
+        (["--description=A?", "--labels=yes,yes"], "expected those, or a run with"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(

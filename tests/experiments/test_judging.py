@@ -14,6 +14,8 @@ SURE = 0.9
 # Two tasks of each group.
 NAMES = [f"{group}_{x}" for group in judging.GROUPS for x in "ab"]
 ABOUT = {name: {"group": name[:-2]} for name in NAMES}
+RATED_BY = ("matched", "static", "shares")
+RATED = [NAMES.index(f"attributes_{x}") for x in "ab"]
 COMBINATIONS = [NAMES.index(f"combinations_{x}") for x in "ab"]
 
 
@@ -45,7 +47,11 @@ def answers():
     distance_WK = np.zeros((3, len(NAMES)))
     distance_WK[0, COMBINATIONS] = 1
     distance_WK[2] = 1  # of unseen templates
-    return {"label": label_N, "task": task_N, "distance": distance_WK, **out, **fit}
+    share_N = np.full(len(task_N), np.nan)
+    share_N[np.isin(task_N, RATED)] = np.where(label_N, 0.75, 0)[:ROWS].tolist() * 2
+    share_N[task_N == NAMES.index("train_b")] = 0.5
+    own = {"label": label_N, "task": task_N, "share": share_N, "distance": distance_WK}
+    return {**own, **out, **fit}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +108,7 @@ def test_temperatures_are_those_of_unseen_wordings(found):
     """Of answers of .9, 33 of 40 are right; near wordings 18, distant ones 15 of 20."""
     told = found["temperature"]
     one = np.log(9) / np.log(33 / 7)
-    assert told["temperatures"] == pytest.approx([one] * 3)
+    assert found["temperatures"] == pytest.approx([one] * 3)
     p = 9 ** (1 / one) / (1 + 9 ** (1 / one))
     for name, sure, by in (("single", p, 1e-6), ("by_distance", 0.75, 2e-3)):
         nll = -(14 * np.log(sure) + 2 * np.log(1 - sure)) / 16
@@ -110,13 +116,37 @@ def test_temperatures_are_those_of_unseen_wordings(found):
         assert told[name]["accuracy"]["value"] == pytest.approx(14 / 16)
 
 
+def test_raters_of_unseen_tasks_are_the_truth(found):
+    """A rater says yes with .75 where the answer is .9, and never where it is .1."""
+    told = found["raters"]
+    assert told["tasks"] == 2  # not the one of training
+    value = {name: {m: x["value"] for m, x in told[name].items()} for name in RATED_BY}
+    own = value["matched"]
+    assert own["accuracy"] == pytest.approx((0.75 + 1) / 2)
+    nll = -(0.75 * np.log(0.9) + 0.25 * np.log(0.1) + np.log(0.9)) / 2
+    assert own["nll"] == pytest.approx(nll)
+    brier = (0.75 * 2 * 0.1**2 + 0.25 * 2 * 0.9**2 + 2 * 0.1**2) / 2
+    assert own["brier"] == pytest.approx(brier)
+    assert own["ece"] == pytest.approx(0.9 - 1.75 / 2)
+    assert value["static"]["accuracy"] == pytest.approx(1 - 1.75 / 2)
+    assert told["shares"]["ece"] == exactly(0)
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25)) / 2
+    assert value["shares"]["nll"] == pytest.approx(entropy)
+
+
+def test_no_raters_no_table(tmp_path):
+    npz.write(tmp_path / "0.npz", {**answers(), "share": np.full(12 * ROWS, np.nan)})
+    found = judging.judge([tmp_path / "0.npz"], ABOUT)
+    assert found["raters"] is None and "raters" not in judging.to_markdown(found)
+
+
 def test_the_short_form_and_the_page_have_these_groups(found):
     assert {*judging.SHORT.values()} < {*found["groups"]}
     page = judging.to_markdown(found)
-    assert page.count("### ") == len(judging.GROUPS) + 2  # flips and temperatures
+    assert page.count("### ") == len(judging.GROUPS) + 3  # flips, temperatures, raters
     assert "### combinations: 2 tasks, 3 seeds" in page
     rows = [line for line in page.splitlines() if line.startswith("| static |")]
-    assert len(rows) == len(judging.GROUPS)
+    assert len(rows) == len(judging.GROUPS) + 1
     assert rows[0].endswith("| 1.0000 [1.0000, 1.0000] |")
 
 

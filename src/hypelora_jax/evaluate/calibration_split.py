@@ -96,7 +96,8 @@ def by_task(fitted: Fitted, data: Dataset, logits_NY: np.ndarray) -> dict[str, A
     if not objective.probabilistic:
         return out
     calibrated = partial(calibrators.apply, fitted.calibrator)
-    found = scoring.by_task(objective, logits_NY, data, calibrated)
+    own_N = (data.label, data.task)
+    found = scoring.by_task(objective, logits_NY, *own_N, calibrated)
     if data.tasks is not None and "condition" in data.tasks.choices:
         nearest = nearest_of(tasks, data.tasks.choices["condition"])
         for k in found:

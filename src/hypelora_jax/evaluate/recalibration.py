@@ -1,5 +1,6 @@
 """Fits another calibrator for a trained run, updates its metrics and compares both."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,13 @@ import numpy as np
 from hypelora_jax import files, objectives
 from hypelora_jax.calibration import bootstrap, calibrators, metrics
 from hypelora_jax.config.settings import LossConfig
+from hypelora_jax.data.sources import unions
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import calibration_split, evaluation
 from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.objectives.judging import Labelled
 from hypelora_jax.run import predictions, records
+from hypelora_jax.train import scoring
 
 SHOWN = ("accuracy", "nll", "brier", "ece", "classwise_ece")
 
@@ -93,14 +96,34 @@ def _refresh(fitted: Fitted) -> None:
     for split in own.predicted_splits():
         found = predictions.read(own.predictions_file(split))
         old = own.metrics_file(split)
-        kept = files.read_json(old) if old.exists() else {"split": split}
+        kept: dict[str, Any] = {"split": split}
+        if old.exists():
+            kept = files.read_json(old)
         for name in ("temperature", "calibrator", "conformal"):
             kept.pop(name, None)
         for name in metrics.SOFT:  # stale if predictions have no shares
             kept.pop(name, None)
+        if "tasks" in kept:
+            kept["tasks"] = _of_tasks(fitted, found, kept["tasks"])
         evaluation.write_metrics(
             fitted, split, found.logits, found.labels, kept, found.soft
         )
+
+
+def _of_tasks(
+    fitted: Fitted, found: predictions.Predictions, old: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the metrics of tasks with the new calibrator; distances stay."""
+    tasks = fitted.session.task_set
+    assert tasks is not None and found.ids is not None  # the split has them
+    again = scoring.by_task(
+        fitted.session.model.objective,
+        found.logits,
+        found.labels,
+        unions.task_of(found.ids),
+        partial(calibrators.apply, fitted.calibrator),
+    )
+    return {**old, **{tasks.names[k]: old[tasks.names[k]] | again[k] for k in again}}
 
 
 def _with_intervals(probs_NY: np.ndarray, data: Labelled) -> dict[str, Any]:

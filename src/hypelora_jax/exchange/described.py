@@ -11,11 +11,8 @@ from hypelora_jax import families, files, trees
 from hypelora_jax import model as model_lib
 from hypelora_jax.adapters import lora as lora_lib
 from hypelora_jax.adapters import sign
-from hypelora_jax.calibration import calibrators
-from hypelora_jax.calibration.calibrators import states
 from hypelora_jax.config.sections import DataConfig
 from hypelora_jax.config.settings import Settings
-from hypelora_jax.data.sources.task_fields import MAX_DESCRIPTION
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError, choose
 from hypelora_jax.evaluate import averaging, evaluation
@@ -23,6 +20,8 @@ from hypelora_jax.evaluate.fitted import Fitted
 from hypelora_jax.exchange import imported_run, tuning
 from hypelora_jax.exchange.imported_run import Note
 from hypelora_jax.families.label_text_head import with_labels
+from hypelora_jax.inference import asked_tasks
+from hypelora_jax.inference.asked_tasks import AskedTask
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.train import scoring
@@ -117,8 +116,8 @@ def described(
         )
     tune = tune or "condition"
     change = choose(tuning.TUNED, tune, "--tune")
-    _check(source, description)
-    names, description = _labels(source, labels), description.strip()
+    asked = _asked(source, description, labels)
+    description, names = asked.description, asked.labels or source.session.task.labels
     encoder = source.session.settings.condition.encoder
     head = _head(source, names)
     vector_C = text_encoder.embed(encoder, [description])[0]
@@ -151,7 +150,8 @@ def save(made: Described, output: str) -> dict[str, Any]:
     return {"output": str(run.path), "labels": list(made.labels), **about}
 
 
-def _check(fitted: Fitted, description: str) -> None:
+def _asked(fitted: Fitted, description: str, labels: Sequence[str]) -> AskedTask:
+    """Return what a task asks, for a run that can write its adapter."""
     session, workdir = fitted.session, fitted.run.path
     if session.task_set is None or session.model.reads != ("condition", "row"):
         raise UserError(
@@ -159,43 +159,24 @@ def _check(fitted: Fitted, description: str) -> None:
             "expected a run of a set of tasks that reads descriptions and nothing "
             "else, with condition.source=text"
         )
-    if not description.strip():
-        raise UserError("the description is empty; expected what the task asks")
-    if len(description) > MAX_DESCRIPTION:
-        raise UserError(
-            f"the description has {len(description):,} characters; expected at most "
-            f"{MAX_DESCRIPTION:,}"
-        )
     if session.settings.uncertainty.kind != "none":
         raise UserError(
             f"{workdir} averages over {session.settings.uncertainty.kind}, which one "
             "adapter does not; expected uncertainty.kind=none"
         )
-
-
-def _labels(fitted: Fitted, labels: Sequence[str]) -> tuple[str, ...]:
-    session, given = fitted.session, tuple(name.strip() for name in labels)
-    own = session.task.labels
-    if not given:
-        return own
-    if len(given) < 2 or len(set(given)) < len(given) or not all(given):
+    if "task" in session.model.parts.head.reads:
         raise UserError(
-            f"the labels are {', '.join(given)}; expected two or more different names"
+            f"head.kind={session.settings.head.kind} has a layer for each training "
+            "task, and none for a new one; expected head.kind=classes or label_text"
         )
-    if "labels" not in session.model.parts.head.reads:
-        if set(given) != set(own):
-            raise UserError(
-                f"the labels are {', '.join(given)}, but the head of this run answers "
-                f"{', '.join(own)}; expected those, or a run with head.kind=label_text"
-            )
-        return own
-    if states.num_classes(fitted.calibrator) not in (None, len(given)):
-        raise UserError(
-            f"there are {len(given)} labels, but the calibrator of {fitted.run.path}, "
-            f"{calibrators.kind(fitted.calibrator)}, is for {len(own)} classes; "
-            "expected as many, or hypelora calibrate --method=temperature first"
-        )
-    return given
+    if not description.strip():
+        raise UserError("the description is empty; expected what the task asks")
+    reader = asked_tasks.reader(fitted, None)
+    assert reader is not None  # by the checks above
+    cells = {"description": description, "labels": tuple(labels)}
+    if what := reader.fault(cells):
+        raise UserError(what)
+    return reader.asked(cells)
 
 
 def _head(fitted: Fitted, labels: Sequence[str]) -> Params:
@@ -296,5 +277,5 @@ def _settings(source: Fitted) -> Settings:
 
 def _near(source: Fitted, vector_C: np.ndarray) -> Nearest:
     tasks, arrays = source.session.task_set, source.session.tasks
-    assert tasks is not None and arrays is not None  # `_check` has seen them
+    assert tasks is not None and arrays is not None  # `_asked` has seen them
     return nearest_of(tasks, arrays.choices["condition"])(vector_C)

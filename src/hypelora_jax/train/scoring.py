@@ -174,24 +174,28 @@ def judge(
 def by_task(
     objective: Objective,
     logits_NY: np.ndarray,
-    data: Dataset,
+    label_N: np.ndarray,
+    task_N: np.ndarray,
     probabilities: Probabilities,
 ) -> dict[int, dict[str, Any]]:
     """Compute the objective's metrics of each task of a split, by its index."""
-    states = _by_task(objective, logits_NY, data).items()
+    states = _by_task(objective, logits_NY, label_N, task_N).items()
     return {task: objective.judge.result(x, probabilities) for task, x in states}
 
 
 def _by_task(
-    objective: Objective, logits_NY: np.ndarray, data: Dataset
+    objective: Objective,
+    logits_NY: np.ndarray,
+    label_N: np.ndarray,
+    task_N: np.ndarray | None,
 ) -> dict[int, Any]:
     """Return the state of the objective's judge for each task of a split."""
-    if data.task is None:
+    if task_N is None:
         return {}
     out, own = {}, objective.judge
-    for task in np.unique(data.task).tolist():
-        at = data.task == task
-        out[task] = own.update(own.start(), logits_NY[at], data.label[at])
+    for task in np.unique(task_N).tolist():
+        at = task_N == task
+        out[task] = own.update(own.start(), logits_NY[at], label_N[at])
     return out
 
 
@@ -199,7 +203,7 @@ def task_mean(
     objective: Objective, logits_NY: np.ndarray, data: Dataset, temperature: float
 ) -> dict[str, float]:
     """Return the mean over tasks of the metric that models are chosen by, if any."""
-    states = _by_task(objective, logits_NY, data)
+    states = _by_task(objective, logits_NY, data.label, data.task)
     probs = partial(softmax, temperature=temperature)
     loss_K = np.array([objective.judge.loss(x, probs) for x in states.values()])
     known_K = ~np.isnan(loss_K)  # of tasks that have labels

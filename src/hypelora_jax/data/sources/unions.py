@@ -195,6 +195,11 @@ def _task_set(parts: Sequence[_Part]) -> TaskSet:
     )
 
 
+def task_of(id_N: np.ndarray) -> np.ndarray:
+    """Return the index of each example's task, from the ids of `union`."""
+    return id_N >> _ID_BITS
+
+
 def describe(corpus: Corpus) -> list[str]:
     """Return one line on each task, its rows and shares of labels, and one on all."""
     tasks = corpus.tasks
