@@ -41,6 +41,8 @@ WORDINGS = ("seen", "unseen_verb", "unseen_template")
 METRICS = ("accuracy", "nll", "ece")
 CONTROLS = ("matched", *WORDINGS[1:], "static", "shuffled", "junk", "nearest")
 CONTROLS += ("negated", "description_only")
+# What an answer file has besides probabilities of yes.
+KEPT = ("label", "task", "share", "distance", "fit_label", "fit_task")
 # Kinds of temperature by what the page calls them.
 TEMPERATURES = {
     "single": "one temperature",
@@ -96,7 +98,21 @@ def answer(
     label = {"label": table.label == yes, "fit_label": held.label == yes}
     task = {"task": table.task, "fit_task": held.task}
     own = {"share": _shares(table, about), "distance": _distance(fitted, worded)}
-    npz.write(file, {**out, **label, **task, **own})
+    write(file, {**out, **label, **task, **own})
+
+
+def write(file: epath.Path, answers: Mapping[str, np.ndarray]) -> None:
+    """Write answers: probabilities as log odds, float32, and the rest as it is."""
+    odds = {
+        n: _logit(p).astype(np.float32) for n, p in answers.items() if n not in KEPT
+    }
+    npz.write(file, {**answers, **odds})
+
+
+def read(file: epath.Path) -> dict[str, np.ndarray]:
+    """Read answers that `write` wrote, as probabilities of yes."""
+    found = npz.read(file)
+    return {n: x if n in KEPT else _yes(x) for n, x in found.items()}
 
 
 def _shares(table: Table, about: Mapping[str, Any]) -> np.ndarray:
@@ -210,7 +226,7 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
 
     All rows of a task, of all seeds, are one cluster of the bootstrap.
     """
-    seeds = [npz.read(file) for file in done]
+    seeds = [read(file) for file in done]
     names = list(about)
     joined = {name: np.concatenate([one[name] for one in seeds]) for name in seeds[0]}
     values, tempered = _tempered(seeds)
@@ -290,8 +306,12 @@ def _flip(joined: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[st
 
 
 def _logit(p_N: np.ndarray) -> np.ndarray:
-    p = np.clip(p_N, 1e-6, 1 - 1e-6)
+    p = np.clip(p_N, 1e-12, 1 - 1e-12)
     return np.log(p) - np.log1p(-p)
+
+
+def _yes(logit_N: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit_N.astype(np.float64)))
 
 
 def _tempered(
@@ -320,7 +340,7 @@ def _tempered(
         for kind, by in zip(
             TEMPERATURES, (values[-1], np.exp(constant + slope * away)), strict=True
         ):
-            out[kind].append(1 / (1 + np.exp(-logit / by)))
+            out[kind].append(_yes(logit / by))
     return values, {kind: np.concatenate(some) for kind, some in out.items()}
 
 
