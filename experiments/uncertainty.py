@@ -1,10 +1,10 @@
-"""Compare six kinds of uncertainty on rated film sentences, with intervals.
+"""Compare seven kinds of uncertainty on rated film sentences, with intervals.
 
     python experiments/uncertainty.py --workdir=runs/uncertainty
     python experiments/uncertainty.py --workdir=runs/tiny --config=smoke --samples=3
 
 MC dropout and Laplace are chosen after training, so they share LoRA's run. The deep
-ensemble, the hyper-ensemble and random A are trained. The script writes uncertainty.md
+ensemble, the hyper-ensembles and random A are trained. The script writes uncertainty.md
 and uncertainty.json; if it was stopped, the same command continues. docs/uncertainty.md
 explains each kind.
 """
@@ -26,12 +26,14 @@ from hypelora_jax.config.settings import UncertaintyConfig, from_dict
 from hypelora_jax.report import metric_tables as tables
 from hypelora_jax.run.paths import Run
 
-TRAINED = {  # row: (config arguments, kind)
-    "LoRA": ("method=lora", "none"),
-    "LoRA, deep ensemble": ("method=lora", "deep_ensemble"),
-    "HypeLoRA": ("method=hyper_mlp", "none"),
-    "HypeLoRA, hyper-ensemble": ("method=hyper_mlp", "hyper_ensemble"),
-    "HypeLoRA, random A": ("method=hyper_mlp,a=random", "random_a"),
+# Row: (config arguments, kind, source of conditions).
+TRAINED = {
+    "LoRA": ("method=lora", "none", "none"),
+    "LoRA, deep ensemble": ("method=lora", "deep_ensemble", "none"),
+    "HypeLoRA": ("method=hyper_mlp", "none", "none"),
+    "HypeLoRA, hyper-ensemble": ("method=hyper_mlp", "hyper_ensemble", "none"),
+    "HypeLoRA, noise": ("method=hyper_mlp", "hyper_ensemble", "noise"),
+    "HypeLoRA, random A": ("method=hyper_mlp,a=random", "random_a", "none"),
 }
 AFTERWARDS = {"LoRA, MC dropout": "mc_dropout", "LoRA, Laplace": "laplace"}
 ORDER = ("LoRA", *AFTERWARDS, *list(TRAINED)[1:])
@@ -49,9 +51,10 @@ def intervals(probs_NY: np.ndarray, label_N: np.ndarray) -> dict[str, dict[str, 
 def train(config: str, overrides: list[str], samples: int, workdir: epath.Path) -> dict:
     """Train the rows that are not finished, and return all their summaries."""
     out = {}
-    for name, (argument, kind) in TRAINED.items():
+    for name, (argument, kind, source) in TRAINED.items():
         flags = [f"--config.uncertainty.kind={kind}", *overrides]
         flags.append(f"--config.uncertainty.samples={samples}")
+        flags.append(f"--config.condition.source={source}")
         settings = from_dict(cli.load_config(f"{config}:{argument}", flags).to_dict())
         out[name] = train_run(settings, str(workdir / folder_of(name)))
     return out

@@ -7,6 +7,7 @@ probabilities, so no sampling of labels blurs the result.
 """
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -27,7 +28,9 @@ from hypelora_jax.train import session as session_lib
 
 pytestmark = pytest.mark.soak
 # The suite compiles with level 0, and then these steps take three times as long.
-FAST = {"xla_backend_optimization_level": 1}
+FAST: dict[str, bool | int] = {"xla_backend_optimization_level": 1}
+if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:  # as `make soak` says
+    FAST["xla_cpu_use_fusion_emitters"] = True
 PLAIN = dataclasses.replace(
     families.preset("tiny"), hidden_dropout=0.0, attention_dropout=0.0, head_dropout=0.0
 )
