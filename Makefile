@@ -85,7 +85,8 @@ soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/
 	$(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel -n 2 \
 	--reliability=docs/reliability.md
 	@$(MAKE) --no-print-directory plan
-	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak tests/plan/test_tpu.py
+	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak tests/plan/test_tpu.py \
+	-n 2 --dist=loadgroup
 
 accel: $(VENV)/.test ## parity and sharding on whatever devices JAX finds
 	$(PYTEST) -s tests/accel

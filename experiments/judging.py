@@ -85,8 +85,7 @@ def answer(
         out[name] = auditing.answered(fitted, data, {"condition": conditions})[:, yes]
     if runs.static:
         out["static"] = _alone(runs.static, table)
-    if runs.oracles:
-        out["oracle"] = _by_oracles(runs.oracles, about, table)
+    out["oracle"] = _by_oracles(runs.oracles, about, table)
     told = auditing.without_text(fitted, corpus.splits["train"], table)
     out["description_only"] = told["description_only"][0][:, yes]
     held = _first(corpus.splits[FIT_SPLIT], rows)
@@ -256,16 +255,20 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
         "temperatures": values,
         "temperature": _temperature(joined, tempered, about),
         "raters": _of_raters(joined, tempered, about),
-        "oracle": _of_oracles(joined) if "oracle" in joined else None,
+        "oracle": _of_oracles(joined),
     }
 
 
-def _of_oracles(joined: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _of_oracles(joined: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     """Compare with adapters that were trained on the task, where there are some.
+
+    Seeds without them do not count.
 
     `share` is (matched - static) / (oracle - static) of accuracies.
     """
     at = np.flatnonzero(~np.isnan(joined["oracle"]))
+    if not len(at):
+        return None
     weight_RN = paired.draws(joined["task"][at])
     label_N = joined["label"][at].astype(int)
     names = ("matched", "static", "oracle")

@@ -49,6 +49,8 @@ def answers():
     share_N = np.full(len(task_N), np.nan)
     share_N[np.isin(task_N, RATED)] = np.where(label_N, 0.75, 0)[:ROWS].tolist() * 2
     share_N[task_N == NAMES.index("train_b")] = 0.5
+    outside = [NAMES.index(f"thresholds_outside_{x}") for x in "ab"]
+    out["oracle"] = np.where(np.isin(task_N, outside), towards(label_N, True), np.nan)
     own = {"label": label_N, "task": task_N, "share": share_N, "distance": distance_WK}
     return {**own, **out, **fit}
 
@@ -58,8 +60,9 @@ def found(tmp_path_factory):
     """What is said of three seeds."""
     folder = tmp_path_factory.mktemp("answers")
     done = [folder / f"{seed}.npz" for seed in range(3)]
-    for file in done:
+    for file in done[:2]:
         judging.write(file, answers())
+    judging.write(done[2], {**answers(), "oracle": np.full(len(NAMES) * ROWS, np.nan)})
     return judging.judge(done, ABOUT)
 
 
@@ -92,6 +95,22 @@ def test_seeds_of_a_task_are_one_cluster(found):
     """One task right, one wrong: a replica of two is all wrong one time in four."""
     own = found["groups"]["thresholds_outside"]["matched"]["accuracy"]
     assert own == {"value": pytest.approx(0.5), "low": 0, "high": 1}
+
+
+def test_oracles_are_compared_on_their_tasks(found):
+    """They and one of the two tasks of `matched` are right, and static is wrong."""
+    own = found["oracle"]
+    assert own["oracle"]["accuracy"] == exactly(1) and own["share"]["value"] == 0.5
+    assert own["static"]["accuracy"] == exactly(0)
+    line = "(matched - static) / (oracle - static), accuracy: 0.5000 ["
+    assert line in judging.to_markdown(found)
+
+
+def test_without_oracles_nothing_is_said_of_them(tmp_path):
+    none = np.full(len(NAMES) * ROWS, np.nan)
+    judging.write(tmp_path / "0.npz", {**answers(), "oracle": none})
+    found = judging.judge([tmp_path / "0.npz"], ABOUT)
+    assert found["oracle"] is None and "oracle" not in judging.to_markdown(found)
 
 
 def test_the_flip_is_of_each_task(found):

@@ -22,6 +22,9 @@ from hypelora_jax.plan import program
 from hypelora_jax.plan.topology import topology
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+# Tests of a group share their plans, in one process of pytest-xdist.
+by_the_paper = pytest.mark.xdist_group("paper")
+by_others = pytest.mark.xdist_group("others")
 
 LARGE = (
     "--config=paper:size=large,task=sst2",
@@ -66,6 +69,7 @@ def step() -> program.Step:
     return program.build(from_dict(config), topology("cpu-1"))
 
 
+@by_the_paper
 @pytest.mark.parametrize("name", CHIPS)
 def test_roberta_large_fits_and_says_what_it_needs(name):
     found = large(name)
@@ -74,6 +78,7 @@ def test_roberta_large_fits_and_says_what_it_needs(name):
     assert 0.5 < found["mfu"] < 1
 
 
+@by_the_paper
 @pytest.mark.parametrize("name", ["v5p:2x2x1", "v6e:2x2"])
 def test_chips_with_a_sparse_core_are_planned_too(name):
     code, found, _ = planned(
@@ -83,11 +88,13 @@ def test_chips_with_a_sparse_core_are_planned_too(name):
     assert found["collective_bytes"]["all-reduce"] > 0 < found["hbm_traffic_bytes"]
 
 
+@by_the_paper
 def test_temporaries_do_not_grow_with_the_slice():
     sizes = [large(n)["bytes_per_device"]["temporaries"] for n in CHIPS]
     assert max(sizes[1:]) <= 1.05 * min(sizes[1:])
 
 
+@by_the_paper
 @pytest.mark.parametrize("name", ["v5e:2x2", "v5e:16x16"])
 def test_what_is_summed_grows_with_the_adapter_and_not_with_its_network(name, step):
     found = large(name)["collective_bytes"]
@@ -97,6 +104,7 @@ def test_what_is_summed_grows_with_the_adapter_and_not_with_its_network(name, st
     assert trees.nbytes(step.arguments[1]) > 100 * found["all-reduce"]
 
 
+@by_others
 def test_a_step_with_fused_attention_needs_less_memory_and_traffic():
     given = ("--config=paper:size=base,task=sst2", "--config.model.dtype=bfloat16")
     given += ("--config.data.max_length=512", "--config.optim.batch_size=64")
@@ -113,6 +121,7 @@ def test_a_step_with_fused_attention_needs_less_memory_and_traffic():
         assert part(found["fused"]) < 0.7 * part(found["xla"])
 
 
+@by_others
 def test_full_fine_tuning_at_512_by_512_is_refused_with_two_ways_out():
     code, found, err = planned(*FULL, "--topology=v5e:2x2")
     assert code == 1 and not found["fits"]
