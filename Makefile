@@ -37,6 +37,7 @@ LAPLACE := laplace-torch==0.3 asdfghjkl==0.1a4 backpack-for-pytorch==1.7.1 \
 curvlinops-for-pytorch==3.0.1 einconv==0.1.0 lightning-utilities==0.15.3 \
 linear-operator==0.6.1 torchmetrics==1.9.0 unfoldnd==0.2.3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
+TPU := tests/plan/test_tpu.py tests/plan/test_tpu_changes.py
 # They halve the time to compile. Only jaxlib as pinned is sure to know the flags. Tests
 # of faults and of TPU programs compile with the fusion emitters, as users do.
 FEWER := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
@@ -57,7 +58,7 @@ demo: ## set-up and the main job, on embedded model and data (10 minutes)
 	HYPELORA_SETUP_SECONDS=$$(($$($(now)) - start)) \
 	$(BIN)/python experiments/demo.py --workdir=runs/demo
 
-test: $(VENV)/.test ## set-up and the tests, from an installed wheel too (13 minutes)
+test: $(VENV)/.test ## set-up and the tests, from an installed wheel too (22 minutes)
 	$(QUICK) $(PYTEST) -m "not soak" --ignore=tests/oracle --ignore=tests/accel \
 	-n 2 --dist=loadfile --no-loadscope-reorder
 
@@ -81,12 +82,12 @@ bench: $(VENV)/.bench ## ours against torch and others, in turns; ARGS="--only=s
 
 soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md
 	$(QUICK) $(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
-	--ignore=tests/plan/test_tpu.py -n 3 --dist=loadfile --no-loadscope-reorder
+	$(TPU:%=--ignore=%) -n 3 --dist=loadfile --no-loadscope-reorder
 	$(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel -n 2 \
 	--reliability=docs/reliability.md
 	@$(MAKE) --no-print-directory plan
-	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak tests/plan/test_tpu.py \
-	-n 2 --dist=loadgroup
+	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak $(TPU) \
+	-n 2 --dist=loadfile
 
 accel: $(VENV)/.test ## parity and sharding on whatever devices JAX finds
 	$(PYTEST) -s tests/accel
