@@ -41,8 +41,6 @@ WORDINGS = ("seen", "unseen_verb", "unseen_template")
 METRICS = ("accuracy", "nll", "ece")
 CONTROLS = ("matched", *WORDINGS[1:], "static", "shuffled", "junk", "nearest")
 CONTROLS += ("negated", "description_only")
-# What an answer file has besides probabilities of yes.
-KEPT = ("label", "task", "share", "distance", "fit_label", "fit_task")
 # Kinds of temperature by what the page calls them.
 TEMPERATURES = {
     "single": "one temperature",
@@ -97,21 +95,7 @@ def answer(
     label = {"label": table.label == yes, "fit_label": held.label == yes}
     task = {"task": table.task, "fit_task": held.task}
     own = {"share": _shares(table, about), "distance": _distance(fitted, worded)}
-    write(file, {**out, **label, **task, **own})
-
-
-def write(file: epath.Path, answers: Mapping[str, np.ndarray]) -> None:
-    """Write answers: probabilities as log odds, float32, and the rest as it is."""
-    odds = {
-        n: _logit(p).astype(np.float32) for n, p in answers.items() if n not in KEPT
-    }
-    npz.write(file, {**answers, **odds})
-
-
-def read(file: epath.Path) -> dict[str, np.ndarray]:
-    """Read answers that `write` wrote, as probabilities of yes."""
-    found = npz.read(file)
-    return {n: x if n in KEPT else _yes(x) for n, x in found.items()}
+    npz.write(file, {**out, **label, **task, **own})
 
 
 def _shares(table: Table, about: Mapping[str, Any]) -> np.ndarray:
@@ -225,7 +209,7 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
 
     All rows of a task, of all seeds, are one cluster of the bootstrap.
     """
-    seeds = [read(file) for file in done]
+    seeds = [npz.read(file) for file in done]
     names = list(about)
     joined = {name: np.concatenate([one[name] for one in seeds]) for name in seeds[0]}
     values, tempered = _tempered(seeds)
@@ -260,9 +244,7 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
 
 
 def _of_oracles(joined: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """Compare with adapters that were trained on the task, where there are some.
-
-    Seeds without them do not count.
+    """Compare with adapters that were trained on the task; seeds without do not count.
 
     `share` is (matched - static) / (oracle - static) of accuracies.
     """
@@ -314,7 +296,7 @@ def _logit(p_N: np.ndarray) -> np.ndarray:
 
 
 def _yes(logit_N: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logit_N.astype(np.float64)))
+    return 1 / (1 + np.exp(-logit_N))
 
 
 def _tempered(
@@ -352,7 +334,7 @@ def _temperature(
     tempered: Mapping[str, np.ndarray],
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Judge held-out combinations with each kind of temperature, and without one."""
+    """Compute the metrics of unseen combinations, with temperatures and without."""
     held = [k for k, name in enumerate(about) if about[name]["group"] == "combinations"]
     at = np.isin(joined["task"], held)
     weight_RN = paired.draws(joined["task"][at])

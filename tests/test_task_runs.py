@@ -529,6 +529,8 @@ def test_labels_are_named_with_a_description(tmp_path, capsys):
     assert list(own) == ["no", "yes"] and again == other
     described.adapt(run, str(tmp_path / "other"), "A?", labels)
     (wanted,) = hypelora_jax.load(str(tmp_path / "other")).predict(TEXTS[:1])
+    many = [f"label {i}" for i in range(20)]  # more than a slot of a bank has room for
+    assert described.adapt(run, str(tmp_path / "many"), "A?", many)["labels"] == many
     assert list(other) == labels
     assert other == pytest.approx(wanted["probs"], abs=1e-5)
     model = hypelora_jax.load(run)

@@ -6,6 +6,7 @@ import judging
 import numpy as np
 import pytest
 
+from hypelora_jax.data import npz
 from hypelora_jax.data.tables import Table
 
 ROWS, FIT = 8, 20  # of a task
@@ -61,13 +62,13 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("answers")
     done = [folder / f"{seed}.npz" for seed in range(3)]
     for file in done[:2]:
-        judging.write(file, answers())
-    judging.write(done[2], {**answers(), "oracle": np.full(len(NAMES) * ROWS, np.nan)})
+        npz.write(file, answers())
+    npz.write(done[2], {**answers(), "oracle": np.full(len(NAMES) * ROWS, np.nan)})
     return judging.judge(done, ABOUT)
 
 
 def exactly(x):
-    return {n: pytest.approx(x, abs=1e-6) for n in ("value", "low", "high")}
+    return {n: pytest.approx(x, abs=1e-12) for n in ("value", "low", "high")}
 
 
 def test_groups_have_their_own_tasks(found):
@@ -108,7 +109,7 @@ def test_oracles_are_compared_on_their_tasks(found):
 
 def test_without_oracles_nothing_is_said_of_them(tmp_path):
     none = np.full(len(NAMES) * ROWS, np.nan)
-    judging.write(tmp_path / "0.npz", {**answers(), "oracle": none})
+    npz.write(tmp_path / "0.npz", {**answers(), "oracle": none})
     found = judging.judge([tmp_path / "0.npz"], ABOUT)
     assert found["oracle"] is None and "oracle" not in judging.to_markdown(found)
 
@@ -119,7 +120,7 @@ def test_the_flip_is_of_each_task(found):
         assert found["flip"][group]["correlation"] == pytest.approx(-1)
     # one of its tasks answers the negation like the task: |2 p - 1| and 1
     assert found["flip"]["train"]["gap"] == pytest.approx((0.05 + 0.8) / 2)
-    assert found["flip"]["train"]["correlation"] == pytest.approx(0, abs=1e-6)
+    assert found["flip"]["train"]["correlation"] == pytest.approx(0, abs=1e-9)
 
 
 def test_temperatures_are_those_of_unseen_wordings(found):
@@ -154,7 +155,7 @@ def test_raters_of_unseen_tasks_are_the_truth(found):
 
 def test_no_raters_no_table(tmp_path):
     none = np.full(len(NAMES) * ROWS, np.nan)
-    judging.write(tmp_path / "0.npz", {**answers(), "share": none})
+    npz.write(tmp_path / "0.npz", {**answers(), "share": none})
     found = judging.judge([tmp_path / "0.npz"], ABOUT)
     assert found["raters"] is None and "raters" not in judging.to_markdown(found)
 

@@ -29,6 +29,8 @@ from hypelora_jax.train.conditioning import task_conditions, text_encoder
 from hypelora_jax.train.conditioning.nearness import Nearest, nearest_of
 from hypelora_jax.types import Lora, Params
 
+LABELS = 10_000  # most labels of an adapter, which needs no room in a bank
+
 
 class Described(NamedTuple):
     """The adapter of a described task, in memory.
@@ -171,7 +173,7 @@ def _asked(fitted: Fitted, description: str, labels: Sequence[str]) -> AskedTask
         )
     if not description.strip():
         raise UserError("the description is empty; expected what the task asks")
-    reader = asked_tasks.reader(fitted, None)
+    reader = asked_tasks.reader(fitted, None, LABELS)
     assert reader is not None  # by the checks above
     cells = {"description": description, "labels": tuple(labels)}
     if what := reader.fault(cells):

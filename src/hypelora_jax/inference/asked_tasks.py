@@ -17,7 +17,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import averaging
 from hypelora_jax.evaluate.fitted import Fitted
 
-LABELS = 16  # most labels of a described task, unless a task of the set has more
+LABELS = 16  # of a described task in a bank, unless a task of the set has more
 MAX_LABEL = 200  # characters
 WAYS = ("description", "task", "condition")  # in which a question may say its task
 
@@ -34,10 +34,13 @@ class AskedTask(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-def reader(fitted: Fitted, vectors: Vectors | None) -> "TaskReader | None":
+def reader(
+    fitted: Fitted, vectors: Vectors | None, most: int = LABELS
+) -> "TaskReader | None":
     """Return what reads the task of each question; None for other runs.
 
     The network must read nothing but the task, and one pass of one adapter must answer.
+    A described task may have `most` labels, or as many as a task of the set.
     """
     session, parts = fitted.session, fitted.session.model.parts
     reads = tuple(name for name in session.model.reads if name != "row")
@@ -45,9 +48,9 @@ def reader(fitted: Fitted, vectors: Vectors | None) -> "TaskReader | None":
     single = averaging.single_pass(session.settings) and "backbone" in fitted.frozen
     if tasks is None or not single or not (*reads, *parts.head.reads):
         return None
-    return (
-        TaskReader(fitted, vectors, reads) if {*reads} <= {*tasks.conditions} else None
-    )
+    if not {*reads} <= {*tasks.conditions}:
+        return None
+    return TaskReader(fitted, vectors, reads, most)
 
 
 class TaskReader:
@@ -58,7 +61,13 @@ class TaskReader:
     `names_labels` a described task may have labels of its own.
     """
 
-    def __init__(self, fitted: Fitted, vectors: Vectors | None, reads: tuple[str, ...]):
+    def __init__(
+        self,
+        fitted: Fitted,
+        vectors: Vectors | None,
+        reads: tuple[str, ...],
+        most: int,
+    ):
         """Build the reader of a run, whose conditions, if any, `vectors` reads."""
         session, head = fitted.session, fitted.session.model.parts.head
         assert session.task_set is not None  # as `reader` has checked
@@ -68,7 +77,7 @@ class TaskReader:
         self.names_labels = "labels" in head.reads
         self.describes = reads == ("condition",) and "task" not in head.reads
         self._run, self._own = session.task.labels, session.task_set.labels
-        self.room = max(LABELS, len(self._run)) if self.names_labels else len(self._run)
+        self.room = max(most, len(self._run)) if self.names_labels else len(self._run)
         self._vectors, self._calibrator = vectors, fitted.calibrator
 
     def fault(self, cells: Mapping[str, Any]) -> str:
