@@ -39,7 +39,7 @@ linear-operator==0.6.1 torchmetrics==1.9.0 unfoldnd==0.2.3
 PYTEST := $(BIN)/python -m pytest $(ARGS)
 TPU := tests/plan/test_tpu.py tests/plan/test_tpu_changes.py
 # They halve the time to compile. Only jaxlib as pinned is sure to know the flags. Tests
-# of faults and of TPU programs compile with the fusion emitters, as users do.
+# of TPU programs compile as users do.
 FEWER := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 QUICK := $(if $(CONSTRAINTS),XLA_FLAGS="$(FEWER)")
 now = date +%s
@@ -83,7 +83,7 @@ bench: $(VENV)/.bench ## ours against torch and others, in turns; ARGS="--only=s
 soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md
 	$(QUICK) $(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
 	$(TPU:%=--ignore=%) -n 3 --dist=loadfile --no-loadscope-reorder
-	$(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel -n 2 \
+	$(QUICK) $(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel -n 2 \
 	--reliability=docs/reliability.md
 	@$(MAKE) --no-print-directory plan
 	JAX_PLATFORMS=cpu $(PLAN)/bin/python -m pytest $(ARGS) -m soak $(TPU) \

@@ -153,7 +153,7 @@ def _worded(
     """Return the vectors (K, C) that each control asks with."""
     session = fitted.session
     names, tasks, arrays = session.task_set.names, session.task_set, session.tasks
-    encoder = session.settings.condition.encoder
+    condition = session.settings.condition
 
     def one(k: int, kind: str) -> str:
         some = about[names[k]]["wordings"][kind]
@@ -167,7 +167,7 @@ def _worded(
     junk = controls.NONSENSE
     texts["junk"] = [[junk[(k + seed) % len(junk)]] for k in every]
     out = {
-        kind: np.concatenate(task_conditions.each(encoder, some))
+        kind: np.concatenate(task_conditions.of_descriptions(condition, some))
         for kind, some in texts.items()
     }
     out["matched"] = out.pop("seen")

@@ -28,14 +28,12 @@ from hypelora_jax.report.metric_tables import Table, cell, to_markdown
 STEPS, ROWS = 1200, 32
 WAYS: dict[str, tuple[str, ...]] = {
     "a sign, fitted on opposite tasks": (),
-    "no sign": ("condition.sign=False",),
-    "no sign, noise of deviation 0.6": ("condition.sign=False", "condition.jitter=0.6"),
-    "no sign, dropout of 0.3": ("condition.sign=False", "condition.dropout=0.3"),
-    "no sign, A is fixed": ("condition.sign=False", "hyper.a=fixed"),
-    "no sign, core between shared factors": (
-        "condition.sign=False",
-        "hyper.outputs=core",
-    ),
+    "a sign that the last layer tells": ("condition.sign=1",),
+    "no sign": ("condition.sign=0",),
+    "no sign, noise of deviation 0.6": ("condition.sign=0", "condition.jitter=0.6"),
+    "no sign, dropout of 0.3": ("condition.sign=0", "condition.dropout=0.3"),
+    "no sign, A is fixed": ("condition.sign=0", "hyper.a=fixed"),
+    "no sign, core between shared factors": ("condition.sign=0", "hyper.outputs=core"),
     "a sign, noise of deviation 0.6": ("condition.jitter=0.6",),
     "a sign, raw embeddings": ("condition.standardise=False",),
 }

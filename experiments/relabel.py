@@ -37,7 +37,7 @@ STEPS, SEEDS = 3000, 3
 STATIC_STEPS = 600  # at most; the loss of one adapter for all tasks stays at ln 2
 ORACLES, ORACLE_STEPS = "thresholds_inside", 300
 LORA = "tasks:method=lora"
-SIGN = "--config.condition.sign=True"  # half of the tasks are negations of others
+SIGN = "--config.condition.sign=5"  # half of the tasks are negations of others
 
 
 def settings_of(

@@ -36,7 +36,8 @@ def choices(name: str, folder: Path) -> dict:
     if name == "adapters_from_descriptions":
         tiny = "--config.model.path=random:tiny --config.condition.encoder=random:tiny"
         few = "--config.optim.num_epochs=1 --config.tasks.steps=4"
-        own = {"ONLY": ["positive", "quotation"], "FLAGS": f"{tiny} {few}"}
+        few += " --config.condition.sign=2"  # the encoder has no more layers
+        own = {"ONLY": ["positive", "quotation", "number"], "FLAGS": f"{tiny} {few}"}
         return own | {"WORKDIR": str(folder / "work")}
     if name == "calibrate_your_model":
         own = {"CONFIG": "smoke:method=lora", "FLAGS": SMALL, "TRAIN_FLAGS": ""}

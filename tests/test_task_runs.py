@@ -160,7 +160,7 @@ def test_an_adapter_for_a_described_task_is_a_run(flipped, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory):
     """A short run whose descriptions have a sign."""
-    flags = ("--config.condition.sign=true", "--config.optim.num_epochs=2")
+    flags = ("--config.condition.sign=2", "--config.optim.num_epochs=2")
     return flips.trained(tmp_path_factory.mktemp("signed"), *flags)
 
 
@@ -443,7 +443,7 @@ def test_other_alphabets_make_an_adapter(flipped, tmp_path):
         ["condition.source=set", "condition.sentences=4"],
         ["condition.source=text", "head.kind=label_text", "head.width=16"],
         pytest.param(["condition.source=task", "head.kind=per_task"], id="per_task"),
-        ["condition.source=text", "condition.sign=true", "tasks.balanced=true"],
+        ["condition.source=text", "condition.sign=1", "tasks.balanced=true"],
         pytest.param(["condition.source=text+noise"], marks=pytest.mark.soak),
         pytest.param(["condition.source=text+instance"], marks=pytest.mark.soak),
         pytest.param(
@@ -559,7 +559,12 @@ def test_labels_are_named_with_a_description(tmp_path, capsys):
         ["condition.source=text+task"],
         ["condition.source=text", "head.kind=label_text", "head.width=16"],
         ["condition.source=task", "head.kind=per_task"],
-        ["method=lora", "condition.source=none", "head.kind=label_text"],
+        [
+            "method=lora",
+            "condition.source=none",
+            "condition.standardise=false",
+            "head.kind=label_text",
+        ],
         ["hyper.outputs=core", "lora.targets=q,v,up"],
     ],
     ids=str,

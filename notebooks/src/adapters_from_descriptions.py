@@ -73,6 +73,13 @@ def hypelora(line: str) -> None:
         raise RuntimeError(f"hypelora {line}: exit code {code}")
 
 
+class Png(bytes):
+    """A picture that a notebook shows."""
+
+    def _repr_png_(self) -> bytes:
+        return bytes(self)
+
+
 # %% [markdown]
 # ## A set of tasks
 #
@@ -97,7 +104,7 @@ if not (FOLDER / "questions").exists():
 
 # %%
 TASKS = f"--config.tasks.file={FOLDER / 'questions' / 'tasks.yaml'}"
-SIGN = "--config.condition.sign=true"
+SIGN = "--config.condition.sign=5"
 hypelora(f"train --config=tasks --workdir={FOLDER / 'reader'} {TASKS} {SIGN} {FLAGS}")
 
 # %% [markdown]
@@ -108,6 +115,18 @@ hypelora(f"train --config=tasks --workdir={FOLDER / 'reader'} {TASKS} {SIGN} {FL
 
 # %%
 hypelora(f"audit --workdir={FOLDER / 'reader'} --train_static={FOLDER / 'one'}")
+
+# %% [markdown]
+# How sure is it about tasks that it never trained on? Points on the diagonal are
+# calibrated, points below it too sure.
+
+# %%
+hypelora(f"evaluate --workdir={FOLDER / 'reader'} --split=held_out_test")
+
+from hypelora_jax.report import figures, reliability, series
+
+panel = reliability.panel_of(series.load(FOLDER / "reader"), "held_out_test")
+Png(figures.png(reliability.diagram([panel])))
 
 # %% [markdown]
 # ## Ask something else

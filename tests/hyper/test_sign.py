@@ -21,7 +21,7 @@ ROW = np.array([2, 0, 1, 1, 0, 2], np.int32)
 
 
 def ready(shake=True, **condition):
-    config = sources.settings("given", condition={"sign": True, **condition})
+    config = sources.settings("given", condition={"sign": 1, **condition})
     return config, *sources.ready(config, shake)
 
 
@@ -35,7 +35,7 @@ def logits(built, params, given):
 
 def test_at_first_the_sign_is_one_and_changes_nothing():
     _, built, params = ready(shake=False)
-    _, plain, _ = ready(shake=False, sign=False)
+    _, plain, _ = ready(shake=False, sign=0)
     np.testing.assert_allclose(
         logits(built, params, batch()), logits(plain, params, batch()), atol=1e-5
     )
@@ -44,7 +44,8 @@ def test_at_first_the_sign_is_one_and_changes_nothing():
 def test_vectors_mirrored_at_w_have_one_adapter_and_opposite_logits():
     _, built, params = ready()
     w = np.asarray(params["cond"]["sign"]["kernel"], np.float64)
-    params["cond"]["sign"]["bias"] = jnp.zeros(())
+    axis = jnp.asarray(w / np.linalg.norm(w), jnp.float32)
+    params["cond"]["sign"] |= {"axis": axis, "bias": jnp.zeros(())}
     x = np.asarray(batch()["condition"], np.float64)
     mirrored = x - 2 * np.outer(x @ w, w) / (w @ w)
     given = batch()
@@ -57,15 +58,19 @@ def test_vectors_mirrored_at_w_have_one_adapter_and_opposite_logits():
     assert np.abs(got).max() > 1e-2
 
 
-def test_the_sign_is_b_plus_w_x_and_vectors_lose_their_part_along_w():
+@pytest.mark.parametrize("layers", [1, 3])
+def test_all_layers_tell_the_sign_and_the_last_loses_its_part_along_the_axis(layers):
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(3, 4, 5)), rng.normal(size=5)
-    params = {"kernel": jnp.float32(w), "bias": jnp.float32(0.3)}
-    left, got = signed(params, jnp.float32(x))
-    np.testing.assert_allclose(got, 0.3 + x.mean(axis=1) @ w, rtol=1e-5)
-    np.testing.assert_allclose(left @ w, np.zeros((3, 4)), atol=1e-5)
+    x, w = rng.normal(size=(3, 4, 5 * layers)), rng.normal(size=5 * layers)
+    axis = rng.normal(size=5)
+    axis /= np.linalg.norm(axis)
+    params = {"kernel": w, "axis": axis, "bias": 0.3}
+    left, got = signed(jax.tree.map(jnp.float32, params), jnp.float32(x))
+    np.testing.assert_allclose(got, 0.3 + x.mean(axis=1) @ w, rtol=1e-4)
+    np.testing.assert_allclose(left @ axis, np.zeros((3, 4)), atol=1e-5)
+    last = x[..., -5:]
     np.testing.assert_allclose(
-        left, x - (x @ w)[..., None] * w / (w @ w), rtol=1e-4, atol=1e-5
+        left, last - (last @ axis)[..., None] * axis, rtol=1e-4, atol=1e-5
     )
 
 

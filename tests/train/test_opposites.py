@@ -36,8 +36,8 @@ def set_of(rng, held_out=()):
     return tasks, TaskArrays({}, {"condition": vectors})
 
 
-def settings(**condition):
-    return Settings(condition=ConditionConfig(source="text", sign=True, **condition))
+def settings(sign=1, **condition):
+    return Settings(condition=ConditionConfig(source="text", sign=sign, **condition))
 
 
 def test_opposite_training_tasks_are_found_once_each():
@@ -55,6 +55,8 @@ def test_the_sign_is_that_of_negations_that_were_not_trained(standardise):
     leaves = opposites.leaves(settings(standardise=standardise), tasks, found)
     w, b = leaves["cond/sign/kernel"], leaves["cond/sign/bias"]
     assert w.shape == (C,) and w.dtype == np.float64 and b.shape == ()
+    axis = leaves["cond/sign/axis"]
+    np.testing.assert_allclose(axis, w / np.linalg.norm(w), rtol=1e-12)
     known = np.concatenate(
         [x for k, x in enumerate(found.choices["condition"]) if k not in held_out]
     ).astype(np.float64)
@@ -78,6 +80,32 @@ def test_the_ridge_regression_is_that_of_the_normal_equations():
     slope = x.T @ residual + opposites.RIDGE * len(x) * w
     np.testing.assert_allclose(slope, np.zeros(C), atol=1e-9)
     np.testing.assert_allclose(residual.sum(), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_several_layers_tell_the_sign_and_the_last_one_gives_the_axis(standardise):
+    tasks, found = set_of(np.random.default_rng(0))
+    last = found.choices["condition"]
+    first = [x[:, ::-1] for x in last]
+    both = [np.concatenate(x, axis=1) for x in zip(first, last, strict=True)]
+    own = settings(2, standardise=standardise), tasks
+    leaves = opposites.leaves(*own, TaskArrays({}, {"condition": both}))
+    w = leaves["cond/sign/kernel"]
+    np.testing.assert_allclose(w[:C], w[C:][::-1], rtol=1e-9)  # they tell the same
+    alone = opposites.leaves(settings(standardise=standardise), tasks, found)
+    np.testing.assert_allclose(
+        leaves["cond/sign/axis"], alone["cond/sign/axis"], rtol=1e-6
+    )
+
+
+def test_the_regression_of_fewer_rows_than_entries_is_the_same():
+    tasks, found = set_of(np.random.default_rng(1))
+    each = [x.astype(np.float64) for x in found.choices["condition"]]
+    wide = [np.concatenate([x, np.zeros((len(x), 200))], axis=1) for x in each]
+    w, b = opposites.sign(tasks, each)
+    got, bias = opposites.sign(tasks, wide)
+    np.testing.assert_allclose(got, [*w, *np.zeros(200)], atol=1e-12)
+    np.testing.assert_allclose(bias, b, atol=1e-12)
 
 
 def test_without_opposite_tasks_or_descriptions_it_is_refused():

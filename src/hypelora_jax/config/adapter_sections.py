@@ -73,17 +73,25 @@ class ConditionConfig:
     encoder: Annotated[str, MODEL] = "minilm"  # text, set: embeds the texts; frozen
     dropout: float = 0.0  # on the vectors, in training
     jitter: float = 0.0  # deviation of Gaussian noise on the vectors, in training
-    sign: bool = False  # text: a factor of the logits, fitted to be negative for "not"
+    sign: int = 0  # text: layers that tell the sign of logits, negative for "not"
     sentences: int = 16  # set: unlabelled sentences of a task
     pooling: Literal["mean", "attention"] = "mean"  # set: how sentences are joined
 
     def __post_init__(self):
         check("condition", self)
-        at_least("condition", self, width=0, distinct=0, jitter=0, sentences=1)
+        at_least("condition", self, width=0, distinct=0, jitter=0, sign=0, sentences=1)
         if not 0 <= self.dropout < 1:
             raise UserError(
                 f"config.condition.dropout is {self.dropout}; expected 0 to below 1"
             )
+
+    @property
+    def layers(self) -> int:
+        """The last layers of the encoder of which a description has the mean states.
+
+        With a sign, which reads all of them, the network reads the last one alone.
+        """
+        return max(self.sign, 1)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from hypelora_jax.inference.asked_tasks import AskedTask
 from hypelora_jax.run.paths import Run
 from hypelora_jax.sharding import rules
 from hypelora_jax.train import scoring
-from hypelora_jax.train.conditioning import task_conditions, text_encoder
+from hypelora_jax.train.conditioning import task_conditions
 from hypelora_jax.train.conditioning.nearness import Nearest, nearest_of
 from hypelora_jax.types import Lora, Params
 
@@ -120,9 +120,9 @@ def described(
     change = choose(tuning.TUNED, tune, "--tune")
     asked = _asked(source, description, labels)
     description, names = asked.description, asked.labels or source.session.task.labels
-    encoder = source.session.settings.condition.encoder
+    condition = source.session.settings.condition
     head = _head(source, names)
-    vector_C = text_encoder.embed(encoder, [description])[0]
+    vector_C = task_conditions.of_descriptions(condition, [[description]])[0][0]
     made = _fitted(source, names, head, vector_C)
     if not examples:
         return Described(source, made, description, vector_C, _near(source, vector_C))

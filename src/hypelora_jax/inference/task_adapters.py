@@ -55,9 +55,11 @@ class TaskAdapters:
         self._predictor = _with_plain_head(predictor, self.tasks.room)
         choices = self._arrays.choices.get("condition")
         self._nearest = nearest_of(session.task_set, choices) if choices else None
-        self._encoder = session.settings.condition.encoder
+        self._condition = session.settings.condition
         self._embed = functools.lru_cache(KEPT)(
-            lambda text: text_encoder.embed(self._encoder, [text])[0]
+            lambda text, layers=1: text_encoder.embed(
+                self._condition.encoder, [text], layers
+            )[0]
         )
         self._kept: dict[AskedTask, Entry] = {}
         shapes = jax.eval_shape(self._written, self._blank())
@@ -69,8 +71,8 @@ class TaskAdapters:
         Raises:
           UserError: the encoder of descriptions is missing.
         """
-        if self.tasks.describes:
-            text_encoder.warm(self._encoder)
+        for layers in {self._condition.layers, 1} if self.tasks.describes else ():
+            text_encoder.warm(self._condition.encoder, layers)
         blank = functools.partial(self._written, self._blank())
         return self.bank.warm(Entry(self.bank, self._predictor, blank))
 
@@ -132,7 +134,8 @@ class TaskAdapters:
             return {n: self._arrays.conditions[n][k : k + 1] for n in self.tasks.reads}
         if asked.condition:
             return {"condition": np.array(asked.condition, np.float32)[None]}
-        return {"condition": self._embed(asked.description)[None]}
+        x_C = self._embed(asked.description, self._condition.layers)
+        return {"condition": x_C[None]}
 
     def _of_head(self, asked: AskedTask) -> dict[str, Any]:
         """Return what the head reads of a task; labels are padded with zeros."""

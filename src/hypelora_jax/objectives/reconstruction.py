@@ -92,7 +92,7 @@ def _sums(loss: SiteLoss) -> Sums:
         if sign.NAME in adapter.factors:
             raise UserError(
                 "config.condition.sign turns answers round, but this objective learns "
-                "adapters and not answers; expected condition.sign=false"
+                "adapters and not answers; expected condition.sign=0"
             )
         made, task_U, weight_U = _by_condition(adapter, batch)
         given = params["targets"]

@@ -1,5 +1,6 @@
 """Check that tables have the names in the settings of a run, before it starts."""
 
+import dataclasses
 import operator
 from collections import ChainMap
 from collections.abc import Mapping
@@ -62,6 +63,8 @@ def _check_conditions(settings: Settings) -> None:
     """Refuse settings of conditions that nothing would read."""
     config, column = settings.condition, settings.data.condition
     blank = ConditionConfig()
+    if families.names(settings.head):  # the encoder embeds the names of labels, too
+        config = dataclasses.replace(config, encoder=blank.encoder)
     if config == blank and not column:
         return
     if model.method(settings.method).network is None:

@@ -70,10 +70,8 @@ def audit(
     table = _labelled(corpus.splits[split])
     assert table.task is not None  # the splits of a set have it
     wanted = np.unique(table.task).tolist()
-    encoder = fitted.session.settings.condition.encoder
-    drawn = controls.draws(
-        arrays, tasks, wanted, partial(task_conditions.each, encoder), seed
-    )
+    embed = partial(task_conditions.of_descriptions, fitted.session.settings.condition)
+    drawn = controls.draws(arrays, tasks, wanted, embed, seed)
     data, probs = tokenised(fitted, table), {}
     for name, some in drawn.items():
         logging.info("audit: %s", name)

@@ -73,7 +73,7 @@ def _metrics(found: Rows, weight_RN: np.ndarray) -> dict[str, np.ndarray]:
 def metrics(found: Rows, weight_RN: np.ndarray) -> dict[str, Interval]:
     """Compute NAMES with their intervals; `weight_RN` comes from `draws`."""
     value, drawn = _value_and_draws(found, weight_RN)
-    return {n: _interval(n, value[n], drawn[n]) for n in NAMES}
+    return {n: _interval(n, value[n], drawn[n], least=0) for n in NAMES}
 
 
 def difference(a: Rows, b: Rows, weight_RN: np.ndarray) -> dict[str, Interval]:
@@ -94,12 +94,14 @@ def _value_and_draws(
     return value, _metrics(found, weight_RN)
 
 
-def _interval(name: str, value: float, draw_R: np.ndarray) -> Interval:
+def _interval(
+    name: str, value: float, draw_R: np.ndarray, least: float = -np.inf
+) -> Interval:
     if name == "ece":  # noise makes a replica's larger, as in calibration.bootstrap
         draw_R = draw_R - draw_R.mean() + value
     low, high = np.quantile(draw_R, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return {
         "value": value,
-        "low": float(min(low, value)),
+        "low": float(max(min(low, value), least)),
         "high": float(max(high, value)),
     }

@@ -67,16 +67,18 @@ def joined(
     """Build the conditioner that the hyper-network reads, from those of the sources.
 
     The vectors of the sources are concatenated, and then joined with the descriptions
-    of the sites as `condition.join` says. Under `condition.sign` they first lose their
-    part along the direction that tells the sign, see `signed`. Sources of width 0 leave
-    the descriptions; then each member of a hyper-ensemble has its own.
+    of the sites as `condition.join` says. Under `condition.sign` what is joined are the
+    vectors of the last layer, without their part along an axis of the sign, see
+    `signed`. Sources of width 0 leave the descriptions; then each member of a
+    hyper-ensemble has its own.
 
     Raises:
       UserError: two sources read the same entry of a batch, or nothing tells the sites
         apart.
     """
     config = settings.condition
-    width = sum(source.width for source in sources.values())
+    given = sum(source.width for source in sources.values())
+    width = given // config.layers  # of the last layer, if there is a sign
     members = 1 if width else settings.uncertainty.conditions
     describe = choose(SITES, settings.hyper.cond, "hyper.cond")
     described = describe(sites, slots, settings.hyper.cond_dim, members)
@@ -87,7 +89,7 @@ def joined(
     if config.sign and set(reads) != {"condition"}:
         raise UserError(
             "config.condition.sign is the sign of a description, but condition.source "
-            f"is {config.source}; expected condition.source=text, or sign=false"
+            f"is {config.source}; expected condition.source=text, or sign=0"
         )
 
     def init(key: Key) -> Params:
@@ -96,7 +98,8 @@ def joined(
         for name, source in sources.items():
             params |= source.init(named_key(key, name))
         if config.sign:
-            params["sign"] = {"kernel": jnp.zeros(width), "bias": jnp.ones(())}
+            axes = {"kernel": jnp.zeros(given), "axis": jnp.zeros(width)}
+            params["sign"] = {**axes, "bias": jnp.ones(())}
         return params
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Conditions:
@@ -120,19 +123,21 @@ def joined(
 
 
 def signed(params: Params, x_USC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Vectors without the direction that tells the sign, and the sign (U,).
+    """Vectors (U, S, D) without the axis of the sign, and the sign (U,).
 
-    The sign is b + w . x with the mean x of the slots. What is left of the vectors is
-    orthogonal to w. So a task and its negation, which differ along w, get adapters that
-    are alike, and logits of opposite sign. Both are frozen; training begins with those
-    that `train.conditioning.opposites` fits.
+    The sign is b + w . x with the mean x of the slots, of all layers. The vectors are
+    those of the last layer, the last D entries, less their part along the axis. So a
+    task and its negation get adapters that are alike, and logits of opposite sign. All
+    are frozen; training begins with those that `train.conditioning.opposites` fits.
+
+    Args:
+      params: w `kernel` (C,), b `bias` () and `axis` (D,) of norm 1.
+      x_USC: the vectors of each slot.
     """
-    kernel_C = params["kernel"]
-    sign_U = params["bias"] + jnp.mean(x_USC, axis=1) @ kernel_C
-    size = jnp.maximum(jnp.linalg.norm(kernel_C), 1e-6)
-    unit_C = jax.lax.stop_gradient(kernel_C / size)
-    along_US = x_USC @ unit_C
-    return x_USC - jnp.einsum("us,c->usc", along_US, unit_C), sign_U
+    axis_D = params["axis"]
+    sign_U = params["bias"] + jnp.mean(x_USC, axis=1) @ params["kernel"]
+    last_USD = x_USC[..., -len(axis_D) :]
+    return last_USD - jnp.einsum("us,d->usd", last_USD @ axis_D, axis_D), sign_U
 
 
 def _reads(

@@ -22,6 +22,15 @@ def unit_rms(x: jax.Array) -> jax.Array:
     return x / jnp.sqrt(jnp.maximum(square, 1e-12))
 
 
+def unit_rms_of(layers: int) -> Callable[[jax.Array], jax.Array]:
+    """Return `unit_rms` of the vectors of each of some layers, which are joined."""
+
+    def scale(x: jax.Array) -> jax.Array:
+        return unit_rms(x.reshape(*x.shape[:-1], layers, -1)).reshape(x.shape)
+
+    return scale
+
+
 def blank_standard(width: int) -> Params:
     """Mean 0 and deviation 1 (C,), until those of the train split are known."""
     return {"mean": jnp.zeros(width), "std": jnp.ones(width)}

@@ -49,9 +49,10 @@ def leaves(
         raise UserError(
             "config.condition.sign learns from descriptions of tasks that are each "
             "other's negation; expected data.source=tasks and condition.source=text, "
-            "or condition.sign=false"
+            "or condition.sign=0"
         )
-    scale = vectors.unit_rms
+    layers = settings.condition.layers
+    scale = vectors.unit_rms_of(layers)
     if settings.condition.standardise:
         ((mean_C, std_C),) = task_conditions.moments(found, tasks).values()
         standard = {"mean": mean_C, "std": std_C}
@@ -62,7 +63,14 @@ def leaves(
             for x in found.choices["condition"]
         ]
     kernel_C, bias = sign(tasks, each)
-    return {"cond/sign/kernel": kernel_C, "cond/sign/bias": bias}
+    last = [np.split(x, layers, axis=-1)[-1] for x in each]
+    axis_D = sign(tasks, last)[0]
+    axis_D /= max(float(np.linalg.norm(axis_D)), 1e-12)
+    return {
+        "cond/sign/kernel": kernel_C,
+        "cond/sign/bias": bias,
+        "cond/sign/axis": axis_D,
+    }
 
 
 def sign(
@@ -91,7 +99,7 @@ def sign(
         raise UserError(
             "config.condition.sign learns from tasks that are each other's negation, "
             "but no description of a training task is among the negations of another; "
-            "expected some in config.tasks.file, or condition.sign=false"
+            "expected some in config.tasks.file, or condition.sign=0"
         )
     x = described
     apart_PC = np.stack([x[a].mean(axis=0) - x[b].mean(axis=0) for a, b in opposite])
@@ -105,6 +113,11 @@ def sign(
     x_NC, y_N = np.concatenate(rows), np.concatenate(wanted)
     mean_C, mean = x_NC.mean(axis=0), y_N.mean()
     away_NC = x_NC - mean_C
-    gram_CC = away_NC.T @ away_NC + RIDGE * len(x_NC) * np.eye(len(mean_C))
-    kernel_C = np.linalg.solve(gram_CC, away_NC.T @ (y_N - mean))
+    penalty = RIDGE * len(x_NC)
+    if len(x_NC) < len(mean_C):  # the same regression in the space of the rows
+        gram_NN = away_NC @ away_NC.T + penalty * np.eye(len(x_NC))
+        kernel_C = away_NC.T @ np.linalg.solve(gram_NN, y_N - mean)
+    else:
+        gram_CC = away_NC.T @ away_NC + penalty * np.eye(len(mean_C))
+        kernel_C = np.linalg.solve(gram_CC, away_NC.T @ (y_N - mean))
     return kernel_C, np.asarray(mean - mean_C @ kernel_C)

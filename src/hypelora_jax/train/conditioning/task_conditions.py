@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from hypelora_jax import families, files, hyper
-from hypelora_jax.config.adapter_sections import TasksConfig
+from hypelora_jax.config.adapter_sections import ConditionConfig, TasksConfig
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import npz
 from hypelora_jax.data.batches import Dataset
@@ -43,8 +43,10 @@ def described(settings: Settings, corpus: Corpus) -> Task:
     embedded, named = hyper.embeds(settings.condition), families.names(settings.head)
     if not embedded and not named:
         return task
-    width = text_encoder.width(settings.condition.encoder)
-    return task._replace(condition=width * embedded, label_width=width * named)
+    encoder = settings.condition.encoder
+    width = text_encoder.width(encoder, settings.condition.layers)
+    name_width = text_encoder.width(encoder)
+    return task._replace(condition=width * embedded, label_width=name_width * named)
 
 
 def arrays(settings: Settings, model: Model, corpus: Corpus) -> TaskArrays | None:
@@ -73,13 +75,13 @@ def arrays(settings: Settings, model: Model, corpus: Corpus) -> TaskArrays | Non
     if "which" in reads:
         conditions["which"] = np.arange(len(tasks.names), dtype=np.int32)
     if "condition" in reads:
-        choices["condition"] = each(encoder, tasks.descriptions)
+        choices["condition"] = of_descriptions(settings.condition, tasks.descriptions)
         means = [x.mean(axis=0) for x in choices["condition"]]
         conditions["condition"] = np.stack(means)
     if "sentences" in reads:
         size = settings.condition.sentences
         found = _sentences(tasks, corpus.splits, size)
-        choices["sentences"] = each(encoder, found)
+        choices["sentences"] = _each(encoder, found)
         conditions["sentences"] = np.stack([x[:size] for x in choices["sentences"]])
     if "labels" in parts.head.reads:
         rows["labels"] = label_vectors(encoder, tasks.labels)
@@ -99,18 +101,27 @@ def _check_rows(tasks: TaskSet, reads: Sequence[str]) -> None:
 
 def label_vectors(encoder: str, labels: Sequence[Sequence[str]]) -> np.ndarray:
     """Embed the label names of K tasks: (K, Y, E), zeros beyond a task's classes."""
-    found = each(encoder, labels)
+    found = _each(encoder, labels)
     out = np.zeros((len(labels), max(map(len, labels)), found[0].shape[1]), np.float32)
     for k, x in enumerate(found):
         out[k, : len(x)] = x
     return out
 
 
-def each(encoder: str, texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+def of_descriptions(
+    config: ConditionConfig, texts: Sequence[Sequence[str]]
+) -> list[np.ndarray]:
+    """Embed several lists of descriptions as the run reads them: (n, C) each."""
+    return _each(config.encoder, texts, config.layers)
+
+
+def _each(
+    encoder: str, texts: Sequence[Sequence[str]], layers: int = 1
+) -> list[np.ndarray]:
     """Embed several lists of texts, each text once: (n, C) for each list."""
     flat = [text for some in texts for text in some]
     once = {text: i for i, text in enumerate(dict.fromkeys(flat))}
-    vectors = text_encoder.embed(encoder, list(once))
+    vectors = text_encoder.embed(encoder, list(once), layers)
     return [vectors[[once[text] for text in some]] for some in texts]
 
 

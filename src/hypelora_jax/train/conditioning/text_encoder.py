@@ -1,4 +1,4 @@
-"""Embeds texts with a frozen encoder: the mean of its last hidden states."""
+"""Embeds texts with a frozen encoder: the mean of its hidden states."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -21,25 +21,32 @@ ROWS = 64  # texts of a batch; a text alone is one row, which takes a fiftieth o
 ROUND = 16  # lengths are multiples of it, so that few programs are compiled
 
 
-def width(path: str) -> int:
-    """Return the width C of the vectors of an encoder.
+def width(path: str, layers: int = 1) -> int:
+    """Return the width C of the vectors of an encoder's last layers.
 
     Raises:
-      UserError: there is no such model.
+      UserError: there is no such model, or it has fewer layers.
     """
-    return bases.resolve(path).config.width
+    base = bases.resolve(path)
+    if layers > base.config.layers:
+        raise UserError(
+            f"config.condition.sign is {layers}, but the encoder {base.name} has "
+            f"{base.config.layers} layers; expected at most that many"
+        )
+    return layers * base.config.width
 
 
 class _Encoder(NamedTuple):
-    """The base model with its tokenizer and weights, and the mean of its states (B, C).
+    """The base model with its tokenizer and weights, and the mean of its states.
 
-    `pooled(params, batch)` is jitted; texts are cut to `limit` tokens.
+    `pooled(layers, params, batch)` is jitted and returns (B, layers D). Texts are cut
+    to `limit` tokens.
     """
 
     base: bases.Base
     tokenizer: Tokenizer
     params: Params
-    pooled: Callable[[Params, Batch], jax.Array]
+    pooled: Callable[[int, Params, Batch], jax.Array]
     limit: int
 
 
@@ -49,18 +56,22 @@ def _encoder(path: str) -> _Encoder:
     backbone = families.of(base.config).backbone(base.config)
     params = bases.load(base, 1, jax.random.key(0))["backbone"]
 
-    @jax.jit
-    def pooled(params: Params, batch: Batch) -> jax.Array:
-        hidden_BTD = backbone.apply(params, {}, batch).astype(jnp.float32)
+    @functools.partial(jax.jit, static_argnums=0)
+    def pooled(layers: int, params: Params, batch: Batch) -> jax.Array:
+        if layers == 1:
+            states = [backbone.apply(params, {}, batch)]
+        else:
+            states = [*backbone.trace(params, {}, batch)[-layers:]]
         weight_BT1 = batch["mask"][..., None].astype(jnp.float32)
-        return (hidden_BTD * weight_BT1).sum(1) / weight_BT1.sum(1)
+        each = [(x.astype(jnp.float32) * weight_BT1).sum(1) for x in states]
+        return jnp.concatenate(each, axis=-1) / weight_BT1.sum(1)
 
     limit = min(MAX_TOKENS, families.of(base.config).max_tokens(base.config))
     tokenizer = cached(bases.read_tokenizer(base))
     return _Encoder(base, tokenizer, jax.device_put(params), pooled, limit)
 
 
-def warm(path: str) -> None:
+def warm(path: str, layers: int = 1) -> None:
     """Compile what embeds a text alone, of any length.
 
     Raises:
@@ -68,7 +79,7 @@ def warm(path: str) -> None:
     """
     own = _encoder(path)
     for length in {_padded(n, 1, own.limit) for n in range(1, own.limit + 1)}:
-        _means(own, [np.zeros(1, np.int32)], length, 1)
+        _means(own, layers, [np.zeros(1, np.int32)], length, 1)
 
 
 def _padded(longest: int, rows: int, limit: int) -> int:
@@ -80,7 +91,7 @@ def _padded(longest: int, rows: int, limit: int) -> int:
 
 
 def _means(
-    own: _Encoder, texts: Sequence[np.ndarray], length: int, rows: int
+    own: _Encoder, layers: int, texts: Sequence[np.ndarray], length: int, rows: int
 ) -> np.ndarray:
     """Return the means (n, C) of n texts, int32 token ids, at most `rows`."""
     ids = np.full((rows, length), own.base.config.pad_id, np.int32)
@@ -90,23 +101,25 @@ def _means(
         ids[i, : len(text)] = text
         mask[i, : len(text)] = True
     batch: dict[str, Any] = {"ids": ids, "mask": mask, "types": np.zeros_like(ids)}
-    return np.asarray(own.pooled(own.params, batch))[: len(texts)]
+    return np.asarray(own.pooled(layers, own.params, batch))[: len(texts)]
 
 
-def embed(path: str, texts: Sequence[str]) -> np.ndarray:
+def embed(path: str, texts: Sequence[str], layers: int = 1) -> np.ndarray:
     """Embed texts: float32 (n, C), the mean over the tokens of each, special ones too.
 
-    This is how sentence-transformers pool MiniLM, before they normalise.
+    This is how sentence-transformers pool MiniLM, before they normalise. With several
+    layers their means (D,) are joined, the last layer's at the end: C is `layers` D.
 
     Args:
       path: the encoder, as `config.model.path`; weights that are drawn are the same in
         every call.
       texts: texts of any length; more than MAX_TOKENS tokens are cut.
+      layers: the last layers of the encoder that are read.
 
     Raises:
-      UserError: there is no such model.
+      UserError: there is no such model, or it has fewer layers.
     """
-    own = _encoder(path)
+    wide, own = width(path, layers), _encoder(path)
     none = np.full(len(texts), -1, np.int32)
     table = Table(np.arange(len(texts)), list(texts), None, none)
     encoded = own.tokenizer.encode(table, own.limit)
@@ -119,12 +132,13 @@ def embed(path: str, texts: Sequence[str]) -> np.ndarray:
         )
     size = 1 if len(texts) == 1 else ROWS
     lengths = np.array([len(x) for x in encoded.ids])
-    out = np.zeros((len(texts), own.base.config.width), np.float32)
+    out = np.zeros((len(texts), wide), np.float32)
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(texts), size):
         rows = order[start : start + size]
         length = _padded(int(lengths[rows].max()), size, own.limit)
-        out[rows] = _means(own, [encoded.ids[row] for row in rows], length, size)
+        ids = [encoded.ids[row] for row in rows]
+        out[rows] = _means(own, layers, ids, length, size)
     if not np.isfinite(out).all():
         raise UserError(
             f"the encoder {own.base.name} gives vectors that are not finite; expected "
