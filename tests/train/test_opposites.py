@@ -98,6 +98,16 @@ def test_several_layers_tell_the_sign_and_the_last_one_gives_the_axis(standardis
     )
 
 
+def test_a_task_weighs_the_same_however_many_descriptions_it_has():
+    tasks, found = set_of(np.random.default_rng(1))
+    each = [x.astype(np.float64) for x in found.choices["condition"]]
+    more = [np.concatenate([x] * (1 + k % 3)) for k, x in enumerate(each)]
+    for got, wanted in zip(
+        opposites.sign(tasks, more), opposites.sign(tasks, each), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
 def test_the_regression_of_fewer_rows_than_entries_is_the_same():
     tasks, found = set_of(np.random.default_rng(1))
     each = [x.astype(np.float64) for x in found.choices["condition"]]

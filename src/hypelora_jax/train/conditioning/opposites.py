@@ -14,7 +14,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.hyper.conditioners import vectors
 from hypelora_jax.train.conditioning import task_conditions
 
-RIDGE = 1.0  # penalty of a squared weight, for each description
+RIDGE = 0.3  # penalty of a squared weight, where the mean squared error counts 1
 
 
 def pairs(tasks: TaskSet) -> list[tuple[int, int]]:
@@ -81,7 +81,7 @@ def sign(
     Which of two opposite tasks is the negation is not said. The first principal axis of
     the differences between their mean descriptions decides it, for all pairs alike.
     Then w and b are the ridge regression of these signs on the descriptions of all
-    pairs.
+    pairs, where each task weighs the same.
 
     Args:
       tasks: the set.
@@ -106,18 +106,21 @@ def sign(
     axis_C = np.linalg.svd(apart_PC, full_matrices=False)[2][0]
     side_P = np.where(apart_PC @ axis_C < 0, -1.0, 1.0)
     side_P *= side_P[0]  # the sign of an axis is arbitrary: the first task is 1
-    rows, wanted = [], []
+    side_of: dict[int, float] = {}
     for (a, b), side in zip(opposite, side_P, strict=True):
-        rows += [x[a], x[b]]
-        wanted += [np.full(len(x[a]), side), np.full(len(x[b]), -side)]
-    x_NC, y_N = np.concatenate(rows), np.concatenate(wanted)
-    mean_C, mean = x_NC.mean(axis=0), y_N.mean()
-    away_NC = x_NC - mean_C
-    penalty = RIDGE * len(x_NC)
-    if len(x_NC) < len(mean_C):  # the same regression in the space of the rows
-        gram_NN = away_NC @ away_NC.T + penalty * np.eye(len(x_NC))
-        kernel_C = away_NC.T @ np.linalg.solve(gram_NN, y_N - mean)
+        side_of |= {a: side, b: -side}
+    mean_C = np.mean([x[k].mean(axis=0) for k in side_of], axis=0)
+    mean = np.mean([*side_of.values()])
+    rows, wanted = [], []
+    for k, side in side_of.items():
+        root = 1 / np.sqrt(len(x[k]) * len(side_of))  # so that tasks weigh the same
+        rows.append(root * (x[k] - mean_C))
+        wanted.append(np.full(len(x[k]), root * (side - mean)))
+    away_NC, y_N = np.concatenate(rows), np.concatenate(wanted)
+    if len(away_NC) < len(mean_C):  # the same regression in the space of the rows
+        gram_NN = away_NC @ away_NC.T + RIDGE * np.eye(len(away_NC))
+        kernel_C = away_NC.T @ np.linalg.solve(gram_NN, y_N)
     else:
-        gram_CC = away_NC.T @ away_NC + penalty * np.eye(len(mean_C))
-        kernel_C = np.linalg.solve(gram_CC, away_NC.T @ (y_N - mean))
+        gram_CC = away_NC.T @ away_NC + RIDGE * np.eye(len(mean_C))
+        kernel_C = np.linalg.solve(gram_CC, away_NC.T @ y_N)
     return kernel_C, np.asarray(mean - mean_C @ kernel_C)
