@@ -72,6 +72,14 @@ def test_shared_difficulty_cancels_in_a_difference():
     assert all(x == {"value": 0, "low": 0, "high": 0} for x in same.values())
 
 
+def test_no_interval_of_a_calibration_error_begins_below_zero():
+    label_N = np.tile([0, 1], 100)  # half of each class, as the predictor says
+    found = paired.rows(np.full((200, 2), 0.5), label_N)
+    weight_RN = paired.draws(np.repeat(np.arange(4), 50))
+    ece = paired.metrics(found, weight_RN)["ece"]
+    assert ece["value"] == ece["low"] == 0 < ece["high"]
+
+
 def test_several_draws_of_a_control_count_as_their_mixture():
     (a, label_N), (b, _) = predictor(1.0), predictor(-0.5)
     weight_RN = paired.draws(TASKS, 10)
