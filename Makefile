@@ -80,7 +80,7 @@ oracle: $(VENV)/.oracle ## agreement with torch, transformers, peft, netcal, ...
 bench: $(VENV)/.bench ## ours against torch and others, in turns; ARGS="--only=step"
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md
+soak: $(VENV)/.test $(VENV)/.docs ## the long tests and all faults; writes docs/reliability.md (50 minutes)
 	$(QUICK) $(PYTEST) -m "soak and not fault" --ignore=tests/oracle --ignore=tests/accel \
 	$(TPU:%=--ignore=%) -n 3 --dist=loadfile --no-loadscope-reorder
 	$(QUICK) $(PYTEST) -m fault --ignore=tests/oracle --ignore=tests/accel -n 2 \
