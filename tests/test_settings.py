@@ -235,3 +235,10 @@ def test_the_names_that_programs_outside_rely_on_exist():
         128,
         0.1,
     )
+
+
+def test_the_encoder_of_label_names_needs_no_hyper_network():
+    tree = {"method": "lora", "condition": {"encoder": "random:tiny"}}
+    names.check(from_dict(tree | {"head": {"kind": "label_text"}}))
+    with pytest.raises(UserError, match="method=lora has no hyper-network"):
+        names.check(from_dict(tree))

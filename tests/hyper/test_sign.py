@@ -11,6 +11,7 @@ import tiny
 from hypelora_jax import model as model_lib
 from hypelora_jax import trees
 from hypelora_jax.adapters import sign
+from hypelora_jax.errors import UserError
 from hypelora_jax.hyper.conditioners.joins import signed
 from hypelora_jax.keys import named_keys
 from hypelora_jax.train.step import gradients
@@ -39,6 +40,11 @@ def test_at_first_the_sign_is_one_and_changes_nothing():
     np.testing.assert_allclose(
         logits(built, params, batch()), logits(plain, params, batch()), atol=1e-5
     )
+
+
+def test_vectors_that_do_not_divide_into_layers_are_refused():
+    with pytest.raises(UserError, match="sign reads 7 layers, but a vector has"):
+        ready(sign=7)
 
 
 def test_vectors_mirrored_at_w_have_one_adapter_and_opposite_logits():

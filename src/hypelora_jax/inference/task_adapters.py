@@ -71,8 +71,10 @@ class TaskAdapters:
         Raises:
           UserError: the encoder of descriptions is missing.
         """
-        for layers in {self._condition.layers, 1} if self.tasks.describes else ():
-            text_encoder.warm(self._condition.encoder, layers)
+        if self.tasks.describes:
+            of_names = {1} if self.tasks.names_labels else set()
+            for layers in {self._condition.layers} | of_names:
+                text_encoder.warm(self._condition.encoder, layers)
         blank = functools.partial(self._written, self._blank())
         return self.bank.warm(Entry(self.bank, self._predictor, blank))
 

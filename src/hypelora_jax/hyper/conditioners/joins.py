@@ -91,6 +91,11 @@ def joined(
             "config.condition.sign is the sign of a description, but condition.source "
             f"is {config.source}; expected condition.source=text, or sign=0"
         )
+    if given % config.layers:
+        raise UserError(
+            f"config.condition.sign reads {config.sign} layers, but a vector has "
+            f"{given} entries; expected a multiple of the number of layers"
+        )
 
     def init(key: Key) -> Params:
         params = described.init(key) if join.describes else {}

@@ -58,7 +58,7 @@ def _encoder(path: str) -> _Encoder:
 
     @functools.partial(jax.jit, static_argnums=0)
     def pooled(layers: int, params: Params, batch: Batch) -> jax.Array:
-        if layers == 1:
+        if layers == 1:  # a trace would keep the states of all layers
             states = [backbone.apply(params, {}, batch)]
         else:
             states = [*backbone.trace(params, {}, batch)[-layers:]]
