@@ -1,7 +1,7 @@
 """Joins the vectors of all sources with the descriptions of the sites."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,23 +79,15 @@ def joined(
     config = settings.condition
     given = sum(source.width for source in sources.values())
     width = given // config.layers  # of the last layer, if there is a sign
-    members = 1 if width else settings.uncertainty.conditions
+    members = 1 if given else settings.uncertainty.conditions
     describe = choose(SITES, settings.hyper.cond, "hyper.cond")
     described = describe(sites, slots, settings.hyper.cond_dim, members)
     join = choose(JOINS, config.join, "condition.join")
-    if not width:
+    if not given:
         return described
     reads = _reads(config, join, sources)
-    if config.sign and set(reads) != {"condition"}:
-        raise UserError(
-            "config.condition.sign is the sign of a description, but condition.source "
-            f"is {config.source}; expected condition.source=text, or sign=0"
-        )
-    if given % config.layers:
-        raise UserError(
-            f"config.condition.sign reads {config.sign} layers, but a vector has "
-            f"{given} entries; expected a multiple of the number of layers"
-        )
+    if config.sign:
+        _check_sign(config, reads, given)
 
     def init(key: Key) -> Params:
         params = described.init(key) if join.describes else {}
@@ -125,6 +117,20 @@ def joined(
         return Conditions(vectors_USC, row_B, sign_U)
 
     return Conditioner(init, apply, reads, join.width(described.width, width))
+
+
+def _check_sign(config: ConditionConfig, reads: Mapping[str, Any], width: int) -> None:
+    """Refuse vectors that have no sign, or that are not those of so many layers."""
+    if set(reads) != {"condition"}:
+        raise UserError(
+            "config.condition.sign is the sign of a description, but condition.source "
+            f"is {config.source}; expected condition.source=text, or sign=0"
+        )
+    if width % config.sign:
+        raise UserError(
+            f"config.condition.sign reads {config.sign} layers, but a vector has "
+            f"{width} entries; expected a multiple of the number of layers"
+        )
 
 
 def signed(params: Params, x_USC: jax.Array) -> tuple[jax.Array, jax.Array]:
