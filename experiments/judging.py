@@ -37,7 +37,7 @@ SHORT = {
     "combinations": "combinations",
     "attributes": "attributes",
 }
-WORDINGS = ("seen", "unseen_verb", "unseen_template")
+WORDINGS = ("seen", "unseen_verb", "unseen_noun", "unseen_template")
 METRICS = ("accuracy", "nll", "ece")
 CONTROLS = ("matched", *WORDINGS[1:], "static", "shuffled", "junk", "nearest")
 CONTROLS += ("negated", "description_only")
@@ -195,7 +195,7 @@ def _other_attribute(
 def _distance(fitted: Fitted, worded: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the distance of each wording to the nearest training description.
 
-    It is 1 minus the cosine, (3, K) in the order of WORDINGS. It is 0 for the seen
+    It is 1 minus the cosine, (4, K) in the order of WORDINGS. It is 0 for the seen
     wording of a task that trains.
     """
     session = fitted.session
@@ -240,7 +240,24 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
         "temperature": _temperature(joined, tempered, about),
         "raters": _of_raters(joined, tempered, about),
         "oracle": _of_oracles(joined),
+        "tasks": _of_tasks(joined, about),
     }
+
+
+def _of_tasks(
+    joined: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
+    """Return accuracy and mean confidence of `matched` on each task out of training."""
+    out = {}
+    for k, (name, own) in enumerate(about.items()):
+        at = joined["task"] == k
+        if own["group"] not in GROUPS[1:] or not at.any():
+            continue
+        p_N, label_N = joined["matched"][at], joined["label"][at].astype(bool)
+        accuracy = np.mean((p_N > 0.5) == label_N)
+        confidence = np.mean(np.maximum(p_N, 1 - p_N))
+        out[name] = {"accuracy": float(accuracy), "confidence": float(confidence)}
+    return out
 
 
 def _of_oracles(joined: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
@@ -315,8 +332,9 @@ def _tempered(
     values = []
     for own in seeds:
         probs = np.concatenate([own[f"fit_{n}"] for n in WORDINGS[1:]])
-        truth = np.concatenate([own["fit_label"]] * 2).astype(int)
-        near = np.concatenate([own["distance"][i][own["fit_task"]] for i in (1, 2)])
+        distance_WK = own["distance"][1:]
+        truth = np.tile(own["fit_label"], len(distance_WK)).astype(int)
+        near = np.concatenate([row_K[own["fit_task"]] for row_K in distance_WK])
         state = fit(np.log(np.clip(_two(probs), 1e-12, 1)), truth)
         values.append(float(state.temperature))
         constant, slope = _by_distance(_logit(probs), truth, near)

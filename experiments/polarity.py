@@ -40,6 +40,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 COLUMNS = {  # heading: (group, answered with)
     "trained": ("train", "matched"),
     "new verb": ("train", "unseen_verb"),
+    "new noun": ("train", "unseen_noun"),
     "new template": ("train", "unseen_template"),
     "combinations to choose by": ("validation_combinations", "matched"),
     "combinations": ("combinations", "matched"),

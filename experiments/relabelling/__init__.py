@@ -26,8 +26,8 @@ smaller study, a positive opinion in each of the four domains, with one domain h
 DIR then has tasks.yaml, the set that `data.source=tasks` reads; data/TASK/SPLIT.jsonl;
 sentences.jsonl; and about.json, which says of each task its attribute, kind, polarity,
 threshold, group, negation and trained counterpart, how many sentences there are of each
-class, and all its wordings: `seen` are the descriptions in tasks.yaml, `unseen_verb`
-and `unseen_template` are for evaluation only.
+class, and all its wordings: `seen` are the descriptions in tasks.yaml, `unseen_verb`,
+`unseen_noun` and `unseen_template` are for evaluation only.
 """
 
 from .wordings import nonsense

@@ -84,24 +84,32 @@ DOMAINS = {
         ("was written by a film critic", "was not written by a film critic"),
         ("reviews something shown in cinemas", "reviews nothing shown in cinemas"),
         ("belongs to a movie review", "does not belong to a movie review"),
+        ("stems from a film review", "does not stem from a film review"),
+        ("is part of a critique of a picture", "is no part of a critique of a picture"),
     ),
     "amazon": pairs(
         ("is from a product review", "is not from a product review"),
         ("was written by a customer of a shop", "was not written by a customer"),
         ("reviews goods bought online", "does not review goods bought online"),
         ("belongs to feedback on an article", "does not belong to such feedback"),
+        ("stems from a product review", "does not stem from a product review"),
+        ("is a buyer's verdict on an item", "is not a buyer's verdict on an item"),
     ),
     "nyt": pairs(
         ("is from a newspaper", "is not from a newspaper"),
         ("was written by a journalist", "was not written by a journalist"),
         ("belongs to an editorial", "does not belong to an editorial"),
         ("was printed in the press", "never was printed in the press"),
+        ("stems from a newspaper", "does not stem from a newspaper"),
+        ("is part of a daily paper's column", "is no part of a daily paper's column"),
     ),
     "tweets": pairs(
         ("is a tweet", "is not a tweet"),
         ("was posted on twitter", "was not posted on twitter"),
         ("is a post on social media", "is no post on social media"),
         ("comes from a microblog", "does not come from a microblog"),
+        ("was sent out on twitter", "was not sent out on twitter"),
+        ("is a short online status message", "is not a short online status message"),
     ),
 }
 POSITIVE = pairs(
@@ -110,6 +118,8 @@ POSITIVE = pairs(
     ("speaks well of its subject", "fails to speak well of its subject"),
     ("sounds pleased", "does not sound pleased"),
     ("shows a good mood", "lacks any good mood"),
+    ("conveys a positive opinion", "conveys no positive opinion"),
+    ("has a cheerful ring", "lacks a cheerful ring"),
 )
 NEGATIVE = pairs(
     ("expresses a negative opinion", "does not express a negative opinion"),
@@ -117,6 +127,8 @@ NEGATIVE = pairs(
     ("speaks ill of its subject", "never speaks ill of its subject"),
     ("sounds displeased", "does not sound displeased"),
     ("shows a bad mood", "is without any bad mood"),
+    ("conveys a negative opinion", "conveys no negative opinion"),
+    ("has a gloomy ring", "lacks a gloomy ring"),
 )
 STRONGLY = pairs(
     ("expresses a strong feeling", "does not express a strong feeling"),
@@ -124,6 +136,8 @@ STRONGLY = pairs(
     ("takes a clear side", "fails to take a clear side"),
     ("has an extreme tone", "has no extreme tone"),
     ("leaves readers in no doubt of its mood", "leaves readers in doubt of its mood"),
+    ("conveys a strong feeling", "does not convey a strong feeling"),
+    ("bears heavy emotion", "bears no heavy emotion"),
 )
 DISPUTED = pairs(
     ("is disputed among readers", "is undisputed among readers"),
@@ -131,6 +145,8 @@ DISPUTED = pairs(
     ("is rated differently by different people", "is not rated differently by people"),
     ("divides its raters", "fails to divide its raters"),
     ("gets ratings that vary a lot", "gets ratings that hardly vary"),
+    ("is contested among readers", "is not contested among readers"),
+    ("causes a split of judgements", "causes no split of judgements"),
 )
 
 

@@ -1,102 +1,135 @@
 """Verb phrases that say that a sentence has an attribute, or that it does not.
 
-A verb phrase completes "The sentence ...". The phrases of an attribute come in two
-sets: those of training, and unseen ones, whose nouns no description in training has.
+A verb phrase completes "The sentence ...". The phrases of an attribute come in three
+sets: those of training, new verbs with nouns of training, and new nouns, which no
+description in training has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
-class Phrases(NamedTuple):
-    """Verb phrases of an attribute, and of its negation, seen in training and unseen.
-
-    A phrase of `no` or `unseen_no` is true of a sentence without the attribute.
-    """
+class Forms(NamedTuple):
+    """Phrases that are true of a sentence with the attribute, and of one without."""
 
     yes: tuple[str, ...]
     no: tuple[str, ...]
-    unseen_yes: tuple[str, ...]
-    unseen_no: tuple[str, ...]
 
-    def seen(self, polarity: int) -> tuple[str, ...]:
-        """Return the phrases of training for polarity 1 (yes) or -1 (no)."""
+    def of(self, polarity: int) -> tuple[str, ...]:
+        """Return the phrases for polarity 1 (yes) or -1 (no)."""
         return self.yes if polarity > 0 else self.no
 
-    def unseen(self, polarity: int) -> tuple[str, ...]:
-        """Return the phrases that are not for training, for polarity 1 or -1."""
-        return self.unseen_yes if polarity > 0 else self.unseen_no
+
+class Phrases(NamedTuple):
+    """Verb phrases of an attribute: seen in training, with a new verb, a new noun."""
+
+    seen: Forms
+    unseen_verb: Forms
+    unseen_noun: Forms
 
 
 class Verbs(NamedTuple):
     """Patterns of verb phrases: {one} is a noun with its article, {many} a plural."""
 
-    yes: tuple[str, ...]
-    no: tuple[str, ...]
+    seen: Forms
+    unseen: Forms
 
 
 # What a text contains: signs, endings and kinds of words.
 THING = Verbs(
-    yes=(
-        "contains {one}",
-        "has {one} in it",
-        "includes {one}",
-        "uses {one}",
-        "makes use of {many}",
-        "comes with {one}",
+    seen=Forms(
+        yes=(
+            "contains {one}",
+            "has {one} in it",
+            "includes {one}",
+            "uses {one}",
+            "makes use of {many}",
+            "comes with {one}",
+        ),
+        no=(
+            "contains no {many}",
+            "does not contain {one}",
+            "is free of {many}",
+            "lacks {one}",
+            "fails to include {one}",
+            "does without {many}",
+            "has no {many}",
+            "never uses {one}",
+            "leaves out {many}",
+        ),
     ),
-    no=(
-        "contains no {many}",
-        "does not contain {one}",
-        "is free of {many}",
-        "lacks {one}",
-        "fails to include {one}",
-        "does without {many}",
-        "has no {many}",
-        "never uses {one}",
-        "leaves out {many}",
+    unseen=Forms(
+        yes=("features {one}", "holds {one}", "employs {many}"),
+        no=(
+            "features no {many}",
+            "does not hold {one}",
+            "omits {many}",
+            "is devoid of {many}",
+        ),
     ),
 )
 # What a text speaks of.
 TOPIC = Verbs(
-    yes=(
-        "mentions {one}",
-        "refers to {one}",
-        "talks about {many}",
-        "brings up {many}",
-        "speaks of {one}",
-        "says something about {many}",
+    seen=Forms(
+        yes=(
+            "mentions {one}",
+            "refers to {one}",
+            "talks about {many}",
+            "brings up {many}",
+            "speaks of {one}",
+            "says something about {many}",
+        ),
+        no=(
+            "does not mention {one}",
+            "makes no mention of {many}",
+            "never refers to {one}",
+            "says nothing about {many}",
+            "is silent about {many}",
+            "does not talk about {many}",
+            "fails to bring up {many}",
+            "leaves {many} out",
+            "is without any word about {many}",
+        ),
     ),
-    no=(
-        "does not mention {one}",
-        "makes no mention of {many}",
-        "never refers to {one}",
-        "says nothing about {many}",
-        "is silent about {many}",
-        "does not talk about {many}",
-        "fails to bring up {many}",
-        "leaves {many} out",
-        "is without any word about {many}",
+    unseen=Forms(
+        yes=("touches on {many}", "names {one}", "deals with {many}"),
+        no=(
+            "does not touch on {many}",
+            "never deals with {many}",
+            "names no {many}",
+            "omits {many} from what it says",
+        ),
     ),
 )
 # One word, which has no plural.
 WORD = Verbs(
-    yes=(
-        "contains {one}",
-        "has {one} in it",
-        "includes {one}",
-        "uses {one}",
-        "makes use of {one}",
+    seen=Forms(
+        yes=(
+            "contains {one}",
+            "has {one} in it",
+            "includes {one}",
+            "uses {one}",
+            "makes use of {one}",
+        ),
+        no=(
+            "does not contain {one}",
+            "lacks {one}",
+            "fails to include {one}",
+            "does without {one}",
+            "never uses {one}",
+            "leaves out {one}",
+            "is without {one}",
+            "is free of {one}",
+        ),
     ),
-    no=(
-        "does not contain {one}",
-        "lacks {one}",
-        "fails to include {one}",
-        "does without {one}",
-        "never uses {one}",
-        "leaves out {one}",
-        "is without {one}",
-        "is free of {one}",
+    unseen=Forms(
+        yes=("features {one}", "holds {one}", "employs {one}"),
+        no=(
+            "does not feature {one}",
+            "never employs {one}",
+            "omits {one}",
+            "is devoid of {one}",
+        ),
     ),
 )
 _OF_WORD = (
@@ -104,6 +137,7 @@ _OF_WORD = (
     'the term "{w}"',
     '"{w}" as a word',
     "the expression {w}",
+    'the token "{w}"',
 )
 
 
@@ -115,15 +149,18 @@ def having(verbs: Verbs, *nouns: str) -> Phrases:
     """
     forms = [(n.split("|")[0], n.split("|")[-1]) for n in nouns]
 
-    def filled(patterns: tuple[str, ...], some: Sequence) -> tuple[str, ...]:
-        return tuple(p.format(one=o, many=m) for o, m in some for p in patterns)
+    def filled(patterns: Forms, some: Iterable[tuple[str, str]]) -> Forms:
+        pairs = list(some)
+        yes, no = (
+            tuple(p.format(one=o, many=m) for o, m in pairs for p in own)
+            for own in patterns
+        )
+        return Forms(yes, no)
 
-    seen, unseen = forms[:-1], forms[-1:]
     return Phrases(
-        filled(verbs.yes, seen),
-        filled(verbs.no, seen),
-        filled(verbs.yes, unseen),
-        filled(verbs.no, unseen),
+        filled(verbs.seen, forms[:-1]),
+        filled(verbs.unseen, forms[:-1]),
+        filled(verbs.seen, forms[-1:]),
     )
 
 
@@ -133,9 +170,15 @@ def having_word(word: str) -> Phrases:
 
 
 def pairs(*rows: tuple[str, str]) -> Phrases:
-    """Return phrases written out as (yes, no); the last row is unseen."""
+    """Return phrases written out as (yes, no).
+
+    The last row but one has a new verb, and the last one a new noun.
+    """
     yes, no = zip(*rows, strict=True)
-    return Phrases(yes[:-1], no[:-1], yes[-1:], no[-1:])
+    forms = [
+        Forms(yes[at], no[at]) for at in (slice(-2), slice(-2, -1), slice(-1, None))
+    ]
+    return Phrases(*forms)
 
 
 def length(n: int) -> Phrases:
@@ -146,6 +189,8 @@ def length(n: int) -> Phrases:
         (f"consists of over {n} words", f"consists of at most {n} words"),
         (f"goes beyond {n} words", f"does not go beyond {n} words"),
         (f"exceeds {n} words", f"fails to exceed {n} words"),
+        (f"counts more than {n} words", f"does not count more than {n} words"),
+        (f"has a length above {n} words", f"has a length of {n} words or less"),
     )
 
 
@@ -161,4 +206,6 @@ def rating(t: float) -> Phrases:
             f"reaches an average score higher than {said}",
             f"fails to reach an average score higher than {said}",
         ),
+        (f"receives a mean rating above {t:g}", f"receives no mean rating above {t:g}"),
+        (f"wins a typical mark over {said}", f"wins no typical mark over {said}"),
     )

@@ -178,7 +178,7 @@ def one_domain_out(
 
 
 def _opened(own: Wordings, called: Sequence[str], rng: np.random.Generator) -> Wordings:
-    """Return wordings after a kind of text, which has a new name in `unseen_verb`."""
+    """Return wordings after a kind of text, which has a new name in `unseen_noun`."""
 
     def opened(one: Wording, names: Sequence[str]) -> Wording:
         opening = str(rng.choice(E1_OPENINGS)).format(d=rng.choice(names))
@@ -186,6 +186,7 @@ def _opened(own: Wordings, called: Sequence[str], rng: np.random.Generator) -> W
 
     return Wordings(
         tuple(opened(one, called[:-1]) for one in own.seen),
-        tuple(opened(one, called[-1:]) for one in own.unseen_verb),
+        tuple(opened(one, called[:-1]) for one in own.unseen_verb),
+        tuple(opened(one, called[-1:]) for one in own.unseen_noun),
         tuple(opened(one, called[:-1]) for one in own.unseen_template),
     )

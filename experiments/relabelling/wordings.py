@@ -1,7 +1,8 @@
 """Wordings of a task: a verb phrase in a template, and junk in place of a wording.
 
 A description of training has a template and a verb phrase of training. `unseen_verb`
-are new verb phrases in known templates, `unseen_template` known phrases in new ones.
+and `unseen_noun` are new verb phrases in known templates, with known nouns and with new
+ones. `unseen_template` are known phrases in new templates.
 A negation is worded in two ways: by a phrase ("contains no number") in any template, or
 by a template that negates ("It is false that ...") around the phrase of the attribute.
 """
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .phrases import Phrases
+from .phrases import Forms, Phrases
 
 # {p} is a phrase, {P} with a capital, {ask} and {Ask} are it as a question.
 TEMPLATES = (
@@ -60,8 +61,6 @@ TEMPLATES = (
     "Yes for the texts of which this holds, no for what remains: it {p}.",
     "Agree with the claim that the comment {p}.",
     "Can it be affirmed that the message {p}?",
-)
-UNSEEN_TEMPLATES = (
     "Decide: does it hold that the passage {p}?",
     "What we look for is a piece of writing that {p}.",
     "Would you agree with me that this remark {p}?",
@@ -70,6 +69,16 @@ UNSEEN_TEMPLATES = (
     "Put a line on the yes heap if it {p}, or else on the no heap.",
     "My guess about the text is that it {p}. Correct?",
     "Keep a text in the collection if it {p}.",
+)
+UNSEEN_TEMPLATES = (
+    "Let the answer be yes where the text {p}.",
+    "Here is what to test: the sentence {p}.",
+    "Flag it whenever the passage {p}.",
+    "Could one say that the quote {p}?",
+    "Sort the lines into two groups; the yes group has each line that {p}.",
+    "I am after every message that {p}.",
+    "Judge this statement about the snippet: it {p}.",
+    "One point only: {ask}?",
 )
 NEGATING = (
     "It is false that the sentence {p}.",
@@ -96,14 +105,18 @@ NEGATING = (
     "Disagree with the claim that the comment {p}.",
     "Everything goes, except for a sentence which {p}.",
     "Can it be denied that the message {p}?",
-)
-UNSEEN_NEGATING = (
     "Is it wrong to say that the passage {p}?",
     "Exclude each sentence which {p}.",
     "Give a yes to whatever does not fit this: it {p}.",
     "Anything will do, as long as it is not a text that {p}.",
 )
-UNSEEN_VERBS = 8  # wordings of a task with an unseen verb phrase
+UNSEEN_NEGATING = (
+    "Let the answer be no where the text {p}, and yes elsewhere.",
+    "Would it be a mistake to claim that the sentence {p}?",
+    "Drop whatever line {p}; what is left is a yes.",
+    "I am after every message save one that {p}.",
+)
+UNSEEN_PHRASES = 8  # wordings of a task with an unseen verb, and with an unseen noun
 _SALAD = (
     "window purple seven slowly lamp the of river beyond carpet although jumping tax "
     "butter wheel under quiet glass march into lemon stone whether paper cloud"
@@ -127,6 +140,7 @@ class Wordings(NamedTuple):
 
     seen: tuple[Wording, ...]
     unseen_verb: tuple[Wording, ...]
+    unseen_noun: tuple[Wording, ...]
     unseen_template: tuple[Wording, ...]
 
 
@@ -136,18 +150,28 @@ def wordings(phrases: Phrases, polarity: int, rng: np.random.Generator) -> Wordi
     Each template occurs once, with a phrase that is drawn; phrases are drawn in rounds,
     so that all occur about equally often. Only a negation has negating templates.
     """
-    own, new = phrases.seen(polarity), phrases.unseen(polarity)
+    own = phrases.seen.of(polarity)
     seen = tuple(_fill(TEMPLATES, own, False, rng))
     fresh = tuple(_fill(UNSEEN_TEMPLATES, own, False, rng))
-    at = rng.permutation(len(TEMPLATES))[:UNSEEN_VERBS]
-    verbs = tuple(_fill([TEMPLATES[i] for i in at], new, False, rng))
     if polarity < 0:
-        seen += tuple(_fill(NEGATING, phrases.yes, True, rng))
-        fresh += tuple(_fill(UNSEEN_NEGATING, phrases.yes, True, rng))
-        at = rng.permutation(len(NEGATING))[: UNSEEN_VERBS // 2]
-        some = [NEGATING[i] for i in at]
-        verbs += tuple(_fill(some, phrases.unseen_yes, True, rng))
-    return Wordings(seen, verbs, fresh)
+        seen += tuple(_fill(NEGATING, phrases.seen.yes, True, rng))
+        fresh += tuple(_fill(UNSEEN_NEGATING, phrases.seen.yes, True, rng))
+    verbs, nouns = (
+        tuple(_rephrased(forms, polarity, rng))
+        for forms in (phrases.unseen_verb, phrases.unseen_noun)
+    )
+    return Wordings(seen, verbs, nouns, fresh)
+
+
+def _rephrased(
+    forms: Forms, polarity: int, rng: np.random.Generator
+) -> Iterator[Wording]:
+    """Yield wordings with phrases that are not for training, in drawn templates."""
+    at = rng.permutation(len(TEMPLATES))[:UNSEEN_PHRASES]
+    yield from _fill([TEMPLATES[i] for i in at], forms.of(polarity), False, rng)
+    if polarity < 0:
+        at = rng.permutation(len(NEGATING))[: UNSEEN_PHRASES // 2]
+        yield from _fill([NEGATING[i] for i in at], forms.yes, True, rng)
 
 
 def _fill(

@@ -82,7 +82,7 @@ def summary(tasks: Sequence[TaskRows], dropped: Sequence[str]) -> str:
     names = {task.about["attribute"] for task in tasks}
     groups = Counter(task.about["group"] for task in tasks)
     seen = [len(task.wordings.seen) for task in tasks]
-    fresh = [len(t.wordings.unseen_verb + t.wordings.unseen_template) for t in tasks]
+    fresh = [sum(map(len, task.wordings[1:])) for task in tasks]
     lines = [
         f"{len(tasks)} tasks of {len(names)} attributes",
         *(f"  {name}: {n}" for name, n in groups.items()),

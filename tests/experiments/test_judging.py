@@ -40,13 +40,14 @@ def answers():
     order_N = np.tile(np.arange(FIT), 2)
     fit = {
         "fit_unseen_verb": towards(fit_label_N, order_N >= 2),  # 18 of 20
+        "fit_unseen_noun": towards(fit_label_N, order_N >= 2),
         "fit_unseen_template": towards(fit_label_N, order_N >= 5),  # 15 of 20
         "fit_label": fit_label_N,
         "fit_task": np.repeat([0, 1], FIT),
     }
-    distance_WK = np.zeros((3, len(NAMES)))
+    distance_WK = np.zeros((4, len(NAMES)))
     distance_WK[0, COMBINATIONS] = 1
-    distance_WK[2] = 1  # of unseen templates
+    distance_WK[3] = 1  # of unseen templates
     share_N = np.full(len(task_N), np.nan)
     share_N[np.isin(task_N, RATED)] = np.where(label_N, 0.75, 0)[:ROWS].tolist() * 2
     share_N[task_N == NAMES.index("train_b")] = 0.5
@@ -114,6 +115,15 @@ def test_without_oracles_nothing_is_said_of_them(tmp_path):
     assert found["oracle"] is None and "oracle" not in judging.to_markdown(found)
 
 
+def test_each_unseen_task_is_told_by_itself(found):
+    """Training tasks are not; the confidence is that of the wording asked."""
+    told = found["tasks"]
+    assert {name[:-2] for name in told} == {*judging.GROUPS} - {"train"}
+    assert told["thresholds_outside_b"]["accuracy"] == 0
+    assert told["combinations_a"]["accuracy"] == 0.75  # 6 of 8 rows
+    assert all(x["confidence"] == pytest.approx(SURE) for x in told.values())
+
+
 def test_the_flip_is_of_each_task(found):
     for group in ("attributes", "combinations"):
         assert found["flip"][group]["gap"] == pytest.approx(0.05)
@@ -124,9 +134,9 @@ def test_the_flip_is_of_each_task(found):
 
 
 def test_temperatures_are_those_of_unseen_wordings(found):
-    """Of answers of .9, 33 of 40 are right; near wordings 18, distant ones 15 of 20."""
+    """Of answers of .9, 51 of 60 are right; 36 of 40 near ones, 15 of 20 distant."""
     told = found["temperature"]
-    one = np.log(9) / np.log(33 / 7)
+    one = np.log(9) / np.log(51 / 9)
     assert found["temperatures"] == pytest.approx([one] * 3)
     p = 9 ** (1 / one) / (1 + 9 ** (1 / one))
     for name, sure, by in (("single", p, 1e-6), ("by_distance", 0.75, 2e-3)):
@@ -197,5 +207,6 @@ def test_distances_are_to_descriptions_that_train():
     fitted = SimpleNamespace(session=SimpleNamespace(task_set=tasks, tasks=arrays))
     asked = np.array([[0, 1.0], [-3.0, 0]])  # the second is like the one held out
     worded = {"matched": asked, "unseen_verb": -asked, "unseen_template": 2 * asked}
+    worded["unseen_noun"] = 3 * asked[::-1]
     found = judging._distance(fitted, worded)
-    np.testing.assert_allclose(found, [[0, 1], [1, 0], [0, 1]], atol=1e-12)
+    np.testing.assert_allclose(found, [[0, 1], [1, 0], [1, 0], [0, 1]], atol=1e-12)

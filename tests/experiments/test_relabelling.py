@@ -21,6 +21,7 @@ from relabelling import (
     tasks,
     wordings,
 )
+from relabelling.phrases import THING, having, pairs
 
 from hypelora_jax.config.settings import DataConfig
 from hypelora_jax.data import sources
@@ -195,17 +196,33 @@ def test_unseen_wordings_are_new(made):
     every = made.about.values()
     seen = [w for about in every for w in about["wordings"]["seen"]]
     templates, phrases = ({w[k] for w in seen} for k in ("template", "phrase"))
+    verbs = {w["phrase"] for about in every for w in about["wordings"]["unseen_verb"]}
     for about in every:
         own, fresh = about["wordings"], about["wordings"]["unseen_template"]
         assert not templates & {w["template"] for w in fresh}
         assert {w["phrase"] for w in own["unseen_verb"]}.isdisjoint(phrases)
-        assert templates >= {w["template"] for w in own["unseen_verb"]}
+        assert {w["phrase"] for w in own["unseen_noun"]}.isdisjoint(phrases | verbs)
+        for kind in ("unseen_verb", "unseen_noun"):
+            assert templates >= {w["template"] for w in own[kind]}
+
+
+def test_only_unseen_nouns_are_new_nouns():
+    """A new verb has the nouns of training, in both forms."""
+    found = having(THING, "a sign|signs", "a mark|marks", "a dot|dots")
+    nouns = [{p.split()[-1].removesuffix("s") for p in forms.yes} for forms in found]
+    assert nouns == [{"sign", "mark", "it"}, {"sign", "mark"}, {"dot", "it"}]
+    assert found.unseen_verb.no[-1] == "is devoid of marks"
+    assert "has a dot in it" in found.unseen_noun.yes
+    assert set(found.seen.no).isdisjoint(found.unseen_verb.no + found.unseen_noun.no)
+    of = pairs(("a", "not a"), ("b", "not b"), ("c", "not c"), ("d", "not d"))
+    assert [forms.yes for forms in of] == [("a", "b"), ("c",), ("d",)]
+    assert of.unseen_noun.of(-1) == ("not d",) and of.seen.of(1) == ("a", "b")
 
 
 def test_no_two_attributes_share_a_phrase(read):
     every = [*attributes.facts(more=True), *attributes.domains()]
     every += [*attributes.opinions(1), *map(attributes.rating_above, holdouts.RATINGS)]
-    phrases = [p for a in every for some in a.phrases for p in some]
+    phrases = [p for a in every for forms in a.phrases for some in forms for p in some]
     assert len(set(phrases)) == len(phrases)
 
 
