@@ -2,13 +2,13 @@
 
     hypelora train --config=tasks --workdir=runs/tasks --config.tasks.file=tasks.yaml
     hypelora audit --workdir=runs/tasks --train_static=runs/static
-    hypelora train --config=tasks:method=lora --workdir=runs/static \
-        --config.tasks.file=tasks.yaml
 
 Arguments: `method`, `a`. docs/tasks.md describes the file. Descriptions are embedded by
 MiniLM and standardised over the training tasks, and a step has 8 tasks with 4 rows of
-each. A method without a hyper-network trains one adapter for all tasks. Hardware: 2 CPU
-cores; a step takes about 0.35 s. What to reach depends on your tasks;
+each. If some tasks are negations of others, add `--config.condition.sign=5`
+(docs/conditions.md). A method without a hyper-network, such as `tasks:method=lora`,
+trains one adapter for all tasks; the audit trains such a run in runs/static. Hardware:
+2 CPU cores; a step takes about 0.35 s. What to reach depends on your tasks;
 docs/conditions.md has the numbers of the relabelling benchmark.
 """
 

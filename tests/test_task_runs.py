@@ -66,6 +66,49 @@ def test_one_adapter_cannot_do_both(flipped, capsys):
     assert "expected one of them" in capsys.readouterr().err
 
 
+def oracle_of(flipped, task):
+    """A run of one LoRA adapter on one task of the flip problem alone."""
+    listed = json.loads((flipped.parent / "set.json").read_text())
+    (one,) = (x for x in listed if x["name"] == task)
+    del one["negations"]
+    (flipped.parent / f"only_{task}.json").write_text(json.dumps([one]))
+    argv = ["train", "--config=smoke:method=lora", "--config.data.source=tasks"]
+    argv += [f"--config.tasks.file={flipped.parent}/only_{task}.json"]
+    argv += ["--config.data.max_length=32", "--config.optim.num_epochs=14"]
+    run = flipped.parent / f"oracle_{task}"
+    assert cli.main([*argv, "--config.optim.lr=3e-3", f"--workdir={run}"]) == 0
+    return run
+
+
+def test_an_oracle_answers_the_rows_of_its_task(flipped, tmp_path, capsys):
+    run = oracle_of(flipped, "denies")
+    argv = ["audit", f"--workdir={flipped}", "--replicas=20", f"--json={tmp_path}/a"]
+    assert cli.main([*argv, f"--oracle=denies={run}"]) == 0
+    assert "oracles: adapters trained on the task" in capsys.readouterr().out
+    found = json.loads((tmp_path / "a").read_text())["oracles"]
+    assert found.keys() == {"denies"}
+    own, matched = (
+        found["denies"][n]["accuracy"]["value"] for n in ("oracle", "matched")
+    )
+    assert own == metrics(run)["accuracy"] > 0.8
+    assert matched == metrics(flipped)["tasks"]["denies"]["accuracy"]
+    # on the other task the same run is wrong wherever it was right
+    assert cli.main([*argv, f"--oracle=asks={run}"]) == 0
+    other = json.loads((tmp_path / "a").read_text())["oracles"]["asks"]
+    assert other["oracle"]["accuracy"]["value"] == pytest.approx(1 - own)
+    wrong = {
+        f"{run}": "expected TASK=DIR",
+        f"=x{run}": "expected TASK=DIR",
+        f"claims={run}": "claims",
+        "asks=https://x/y": "--oracle is the address",
+    }
+    for given, told in wrong.items():
+        assert cli.main([*argv, f"--oracle={given}"]) == 2
+        assert told in capsys.readouterr().err
+    assert cli.main([*argv, *(f"--oracle=asks={run}" for _ in range(2))]) == 2
+    assert "names the task asks twice" in capsys.readouterr().err
+
+
 def test_the_log_has_the_margin_and_the_mean_of_the_tasks(flipped):
     rows = [r for r in process.rows(flipped) if r["split"] == "calibration"]
     assert len(rows) == 14

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     one = out.add_mutually_exclusive_group()
     for flag, what in (
         ("--without-domain", "a domain that is left out of training"),
-        ("--e1", "the study E1, with this domain held out"),
+        ("--e1", "one opinion in four domains, of which this one is held out"),
     ):
         one.add_argument(flag, default="", choices=list(DOMAINS), help=what)
     return out

@@ -42,7 +42,7 @@ FEW = {
 # be a `PathFlag`, or have one of the types `File` and `ModelPath`.
 WORDS = set(
     "--config --format --split --formats --only --text --text_b --host --link "
-    "--topology --description --labels --tune".split()
+    "--topology --description --labels --tune --oracle".split()
 )
 FIELDS = set(
     "model.revision hyper.cond condition.source condition.join head.kind "

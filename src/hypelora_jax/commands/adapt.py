@@ -15,11 +15,12 @@ def add_flags(parser: ArgumentParser) -> None:
         "--labels",
         default="",
         metavar="A,B",
-        help="names of the classes; by default those of the run",
+        help="names of the classes, by default those of the run; other ones need "
+        "head.kind=label_text",
     )
     about = "8 or more labelled rows to tune on: .jsonl, .csv, .tsv or .parquet"
     flags.add_path(parser, "--examples", "FILE", about)
-    about = "what the examples change: condition (the default) or temperature"
+    about = "what --examples change: condition (the default) or temperature"
     add("--tune", default="", help=about)
     flags.add_new_output(parser)
     flags.add_offline(parser)

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Sequence
 
 from hypelora_jax import files
 from hypelora_jax.commands.shared import flags
@@ -12,19 +13,15 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the run, the runs it is compared with, and the file to write."""
     flags.add_workdir(parser)
     add = parser.add_argument
-    about = "split to audit; by default held_out_test if the set has held-out tasks"
+    about = "split to audit; by default the first there is of held_out_test, "
+    about += "held_out_validation, test and validation"
     add("--split", default="", help=about)
-    flags.add_path(
-        parser, "--static", "DIR", "run of one adapter that was trained on all tasks"
-    )
-    flags.add_path(parser, "--train_static", "DIR", "train that run in DIR first")
-    add(
-        "--oracle",
-        dest="oracles",
-        action=flags.PathFlags,
-        metavar="DIR",
-        help="run that was trained on a task of the set; may be given several times",
-    )
+    about = "run of one LoRA adapter that was trained on all tasks of the set"
+    flags.add_path(parser, "--static", "DIR", about)
+    about = "train that run in DIR first, in place of --static"
+    flags.add_path(parser, "--train_static", "DIR", about)
+    about = "run that was trained on this task alone; give the flag once for each task"
+    add("--oracle", dest="oracles", action="append", metavar="TASK=DIR", help=about)
     add("--replicas", type=int, default=1000, help="bootstrap replicas; 1000")
     add("--seed", type=int, default=0, help="of the draws; 0")
     flags.add_path(parser, "--json", "FILE", "write the table as JSON, too")
@@ -36,7 +33,7 @@ def run(
     split: str,
     static: str,
     train_static: str,
-    oracles: list[str] | None,
+    oracles: Sequence[str] | None,
     replicas: int,
     seed: int,
     json: str,
@@ -58,7 +55,7 @@ def run(
         raise UserError(f"--replicas is {replicas}; expected at least 2, such as 1000")
     if train_static:
         train_without_condition(workdir, train_static)
-    own = (static or train_static, oracles or (), replicas, seed)
+    own = (static or train_static, by_task(oracles or ()), replicas, seed)
     found = auditing.audit(workdir, split, *own)
     files.write_json(Run.open(workdir).audit_file, found)
     if json:
@@ -67,6 +64,26 @@ def run(
     for table in result_tables.audits(found):
         console.print(metric_tables.to_rich(table))
     print(found["line"])
+
+
+def by_task(given: Sequence[str]) -> dict[str, str]:
+    """Return the folders of `TASK=DIR` by task.
+
+    Raises:
+      UserError: a text is not of this form, or a task occurs twice.
+    """
+    out: dict[str, str] = {}
+    for text in given:
+        name, _, folder = text.partition("=")
+        if not (name and folder):
+            raise UserError(
+                f"--oracle is {text!r}; expected TASK=DIR: a task of the set and a run "
+                "that was trained on it alone"
+            )
+        if name in out:
+            raise UserError(f"--oracle names the task {name} twice; expected one run")
+        out[name] = files.user_path(folder, "--oracle")
+    return out
 
 
 def train_without_condition(workdir: str, output: str) -> None:

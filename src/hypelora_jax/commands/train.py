@@ -21,8 +21,8 @@ def add_flags(parser: ArgumentParser) -> None:
     """Add the flags of the config, which a continued run may omit, and the folder."""
     parser.add_argument(
         "--config",
-        help="NAME[:ARG=VALUE,...] of an installed config, or the path of a config "
-        "file; by default that of the run in --workdir, which goes on",
+        help=f"{flags.CONFIG}; by default the config of the run in --workdir, which "
+        "goes on",
     )
     flags.add_workdir(parser)
     flags.add_offline(parser)

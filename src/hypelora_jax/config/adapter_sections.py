@@ -35,7 +35,7 @@ class HyperConfig:
     init: Init = "zero"  # zero: the delta is 0 at step 0; reference: torch's defaults
     outputs: Outputs = "full"  # what the network writes of A and B (docs/method.md)
     widths: tuple[int, ...] = (256, 256)  # MLP: hidden widths, any number
-    cond: str = "learned"  # how a site is described
+    cond: str = "learned"  # kind of the vector of a site
     cond_dim: int = 128  # width of the conditioning vectors
     layers: tuple[int, ...] | None = None  # layers it makes adapters for; None: all
     width: int = 256  # Transformer: model width
@@ -62,13 +62,13 @@ class HyperConfig:
 
 @dataclass(frozen=True)
 class ConditionConfig:
-    """What the hyper-network reads in addition to the descriptions of sites."""
+    """What the hyper-network reads in addition to the vectors of sites."""
 
     source: str = "none"  # names of conditioners, joined by +: text+noise
     file: File = ""  # given: .npz of `ids` and `vectors`; "": see data.condition
     width: int = 0  # C. given: 0 is C of the first vector; task, noise: 0 is 64
     standardise: bool = False  # given, text, set: mean 0 and deviation 1 on train
-    join: str = "concat"  # how vectors join the descriptions of the sites
+    join: str = "concat"  # how vectors join those of the sites
     distinct: int = 0  # given: vectors in train, which hypelora plan cannot count
     encoder: Annotated[str, MODEL] = "minilm"  # text, set: embeds the texts; frozen
     dropout: float = 0.0  # on the vectors, in training

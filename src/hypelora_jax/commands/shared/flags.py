@@ -92,7 +92,8 @@ def add_new_output(parser: ArgumentParser) -> None:
 
 def add_split(parser: ArgumentParser) -> None:
     """Add --split for a split of the data."""
-    about = "train, calibration, validation (the default) or test"
+    about = "train, calibration, validation (the default), test, or of a set of tasks "
+    about += "held_out_validation and held_out_test"
     parser.add_argument("--split", default="validation", help=about)
 
 

@@ -14,10 +14,10 @@ from hypelora_jax.data.formats.cells import shown, text_fault
 from hypelora_jax.errors import UserError
 
 MAX_DESCRIPTION = 10_000  # characters
-AUDITED = ("paraphrases", "negations")  # texts that only an audit reads
+OTHERS = ("paraphrases", "negations")  # texts that are no descriptions of the task
 FIELDS = (
     *("name", "description", "descriptions", "data", "labels", "role", "weight"),
-    *AUDITED,
+    *OTHERS,
     "adapter",
 )
 ROLES = {"train": False, "held_out": True}  # whether the task is held out
@@ -66,7 +66,7 @@ def entry(
         )
     name = _name(f"{file}, {place}", node.get("name"))
     where = f"{file}, task {name}"
-    paraphrases, negations = (_texts(where, n, node.get(n, [])) for n in AUDITED)
+    paraphrases, negations = (_texts(where, n, node.get(n, [])) for n in OTHERS)
     return TaskEntry(
         where,
         name,

@@ -1,6 +1,6 @@
 """Audits a run: answers the rows of a split with every control, and compares them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,6 @@ from hypelora_jax.evaluate.fitted import (
     tokenised,
     with_conditions,
 )
-from hypelora_jax.run import records
 from hypelora_jax.train.conditioning import task_conditions
 
 # What stands for junk in the verdict: the harder of the two to beat.
@@ -39,7 +38,7 @@ def audit(
     workdir: str,
     split: str = "",
     static: str = "",
-    oracles: Sequence[str] = (),
+    oracles: Mapping[str, str] = {},  # noqa: B006 (only read)
     replicas: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def audit(
       workdir: a trained run of a set of tasks, with a condition.
       split: the split; "" takes tasks that were not trained, if the set has some.
       static: a run of the same shape and tasks without a condition.
-      oracles: runs that were trained on single tasks of the set.
+      oracles: runs that were trained on a single task of the set, by task.
       replicas: of the bootstrap.
       seed: of the draws.
 
@@ -81,14 +80,17 @@ def audit(
         probs["static"] = _other(static, fitted, table)[None]
     found = compare(probs, table.label, table.task, replicas, seed)
     matched = paired.rows(probs["matched"], table.label)
-    each = [_oracle(folder, fitted, table, matched, seed) for folder in oracles]
+    each = {
+        name: _oracle(name, folder, fitted, table, matched, seed)
+        for name, folder in oracles.items()
+    }
     known = np.union1d(wanted, np.flatnonzero(~np.asarray(tasks.held_out)))
     return {
         "split": split,
         "tasks": [tasks.names[k] for k in wanted],
         "n": len(table.label),
         **found,
-        "oracles": dict(each),
+        "oracles": each,
         "delta_variance": delta_variance.of_tasks(fitted, known),
     }
 
@@ -205,6 +207,8 @@ def _other(workdir: str, fitted: Fitted, table: Table) -> np.ndarray:
         )
     if own is None:  # a run of one task
         table = table._replace(task=None)
+    elif len(own.names) == 1:
+        table = table._replace(task=np.zeros(len(table.label), int))
     elif tasks is None or own.names != tasks.names:
         raise UserError(
             f"{workdir} was trained on another set of tasks; expected the same "
@@ -215,17 +219,20 @@ def _other(workdir: str, fitted: Fitted, table: Table) -> np.ndarray:
 
 
 def _oracle(
-    workdir: str, fitted: Fitted, table: Table, matched: paired.Rows, seed: int
-) -> tuple[str, dict[str, Any]]:
+    name: str,
+    workdir: str,
+    fitted: Fitted,
+    table: Table,
+    matched: paired.Rows,
+    seed: int,
+) -> dict[str, Any]:
     """Compare a run of one task with the audited run, on the rows of that task."""
     tasks = fitted.session.task_set
     assert tasks is not None and table.task is not None
-    _, record = records.open_record(workdir)
-    name = record["task"]["name"]
     at = np.flatnonzero(table.task == tasks.number(name))
     if not len(at):
         raise UserError(
-            f"{workdir} is of the task {name}, which has no rows in the split; "
+            f"--oracle names the task {name}, which has no rows in the split; "
             "expected a task of the split"
         )
     own = take_rows(table, at)
@@ -235,4 +242,4 @@ def _oracle(
     found = {"oracle": paired.metrics(rows, weight_RN)}
     found["matched"] = paired.metrics(mine, weight_RN)
     found["margin"] = paired.difference(mine, rows, weight_RN)
-    return name, found
+    return found

@@ -35,7 +35,7 @@ def draws(
     `matched` is the condition of the task. `shuffled` is that of another task, `mean`
     the mean over training tasks, `nearest` that of the training task whose descriptions
     are most alike, `nonsense` and `random_vector` are junk, and `paraphrased` and
-    `negated` are texts of the set that no training saw.
+    `negated` are the fields `paraphrases` and `negations` of the tasks.
 
     Args:
       arrays: what the tasks of the run give to batches.
