@@ -240,8 +240,37 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
         "temperature": _temperature(joined, tempered, about),
         "raters": _of_raters(joined, tempered, about),
         "oracle": _of_oracles(joined),
+        "counterparts": _of_counterparts(joined, about),
         "tasks": _of_tasks(joined, about),
     }
+
+
+def _of_counterparts(
+    joined: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Compare each held-out combination with the form that was trained instead of it.
+
+    Both have the same sentences in the same order. What the trained form has less than
+    the best possible is the difficulty of the attribute, and not of its negation.
+    """
+    names, out = list(about), {}
+    for group in ("combinations", "validation_combinations"):
+        own = [k for k, name in enumerate(names) if about[name]["group"] == group]
+        other = [names.index(about[names[k]]["counterpart"]) for k in own]
+        at, there = (
+            np.concatenate([np.flatnonzero(joined["task"] == k) for k in some])
+            for some in (own, other)
+        )
+        held, trained = (
+            paired.rows(_two(joined["matched"][i]), joined["label"][i].astype(int))
+            for i in (at, there)
+        )
+        weight_RN = paired.draws(joined["task"][at])
+        out[group] = {
+            "trained": paired.metrics(trained, weight_RN),
+            "difference": paired.difference(held, trained, weight_RN),
+        }
+    return out
 
 
 def _of_tasks(
@@ -432,6 +461,7 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         title = f"{group}: {own['tasks']} tasks, {found['seeds']} seeds"
         columns = ("answered with", "accuracy", "NLL", "ECE", "matched minus, accuracy")
         parts.append(f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}")
+    parts.append(_counterparts_table(found))
     parts.append(_of_flips(found["flip"]))
     parts.append(_of_temperatures(found["temperature"]))
     if found["raters"]:
@@ -440,6 +470,21 @@ def to_markdown(found: Mapping[str, Any]) -> str:
         share = cell(found["oracle"]["share"])
         parts.append(f"(matched - static) / (oracle - static), accuracy: {share}\n")
     return "\n".join(parts)
+
+
+def _counterparts_table(found: Mapping[str, Any]) -> str:
+    title = "a form that is held out, and the one that was trained instead"
+    columns = ("tasks", "accuracy, held out", "accuracy, trained", "difference")
+    rows = [
+        (
+            group,
+            cell(found["groups"][group]["matched"]["accuracy"]),
+            cell(own["trained"]["accuracy"]),
+            cell(own["difference"]["accuracy"]),
+        )
+        for group, own in found["counterparts"].items()
+    ]
+    return f"### {title}\n\n{markdown(Rows(title, columns, tuple(rows)))}"
 
 
 def _of_flips(flip: Mapping[str, Any]) -> str:

@@ -13,7 +13,10 @@ ROWS, FIT = 8, 20  # of a task
 SURE = 0.9
 # Two tasks of each group.
 NAMES = [f"{group}_{x}" for group in judging.GROUPS for x in "ab"]
-ABOUT = {name: {"group": name[:-2]} for name in NAMES}
+ABOUT: dict[str, dict] = {name: {"group": name[:-2]} for name in NAMES}
+for x in "ab":  # both forms of an attribute
+    ABOUT[f"combinations_{x}"]["counterpart"] = f"train_{x}"
+    ABOUT[f"validation_combinations_{x}"]["counterpart"] = f"thresholds_outside_{x}"
 RATED_BY = ("matched", "static", "shares")
 RATED = [NAMES.index(f"attributes_{x}") for x in "ab"]
 COMBINATIONS = [NAMES.index(f"combinations_{x}") for x in "ab"]
@@ -115,6 +118,17 @@ def test_without_oracles_nothing_is_said_of_them(tmp_path):
     assert found["oracle"] is None and "oracle" not in judging.to_markdown(found)
 
 
+def test_held_out_forms_are_compared_with_trained_ones(found):
+    own = found["counterparts"]
+    assert own["combinations"]["trained"]["accuracy"] == exactly(1)
+    gap = own["combinations"]["difference"]["accuracy"]
+    assert gap["value"] == pytest.approx(-2 / 16) and gap["low"] < gap["high"] == 0
+    # one of the two counterparts is always wrong
+    gap = own["validation_combinations"]["difference"]["accuracy"]
+    assert gap == {"value": pytest.approx(0.5), "low": 0, "high": 1}
+    assert "| combinations | 0.8750 [" in judging.to_markdown(found)
+
+
 def test_each_unseen_task_is_told_by_itself(found):
     """Training tasks are not; the confidence is that of the wording asked."""
     told = found["tasks"]
@@ -173,7 +187,7 @@ def test_no_raters_no_table(tmp_path):
 def test_the_short_form_and_the_page_have_these_groups(found):
     assert {*judging.SHORT.values()} < {*found["groups"]}
     page = judging.to_markdown(found)
-    assert page.count("### ") == len(judging.GROUPS) + 3  # flips, temperatures, raters
+    assert page.count("### ") == len(judging.GROUPS) + 4  # and four other tables
     assert "### combinations: 2 tasks, 3 seeds" in page
     rows = [line for line in page.splitlines() if line.startswith("| static |")]
     assert len(rows) == len(judging.GROUPS) + 1
