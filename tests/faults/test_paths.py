@@ -91,7 +91,7 @@ def line_of(capsys, *argv):
 
 def test_every_flag_that_takes_a_text_is_a_path_or_known_not_to_be():
     assert {flag for _, flag, is_path in TEXTS if not is_path} == WORDS
-    assert len(PATH_FLAGS) == 31
+    assert len(PATH_FLAGS) == 30
     kinds = {c: [f for k, f in PATH_FLAGS if k == c] for c in COMMANDS}
     assert kinds["calibrate"] == ["--workdir", "--predictions", "--apply", "--output"]
 
