@@ -180,7 +180,7 @@ def test_wordings(made):
         for wording in some
     ]
     assert len(set(every)) == len(every), "two tasks with one description"
-    assert all(text == text.strip() and "{" not in text for text in every)
+    assert all(text == text.strip() and not set("{[|") & set(text) for text in every)
     for about in made.about.values():
         seen = about["wordings"]["seen"]
         assert len(seen) >= 20
@@ -190,6 +190,13 @@ def test_wordings(made):
         assert all(len(some) >= 8 for some in about["wordings"].values())
         negates = {w["negates"] for some in about["wordings"].values() for w in some}
         assert negates == ({False} if about["polarity"] > 0 else {False, True})
+
+
+def test_one_alternative_is_drawn_each_time():
+    rng = np.random.default_rng(0)
+    drawn = {wordings._varied("[Say|Tell me] if {ask} [N]", rng) for _ in range(500)}
+    nouns = wordings.NOUNS.split("|")
+    assert drawn == {f"{v} if {{ask}} {n}" for v in ("Say", "Tell me") for n in nouns}
 
 
 def test_unseen_wordings_are_new(made):
