@@ -122,12 +122,15 @@ def _number(value: Any) -> bool:
 
 
 def to_rich(table: Table) -> rich.table.Table:
-    """Convert to a `rich` table: first column left-aligned, numbers right-aligned."""
+    """Convert to a `rich` table: first column left-aligned, numbers right-aligned.
+
+    Where the terminal is too narrow, cells have several lines, and none is left out.
+    """
     title = rich.text.Text(table.title, "table.title")  # disables markup, as below
     out = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD)
     for i, column in enumerate(table.columns):
         heading = rich.text.Text(column)
-        out.add_column(heading, justify="right" if i else "left", no_wrap=i > 0)
+        out.add_column(heading, justify="right" if i else "left", overflow="fold")
     for i, row in enumerate(table.rows, start=1):
         cells = [rich.text.Text(text) for text in row]  # Text disables markup in names
         out.add_row(*cells, end_section=i in table.sections)
