@@ -50,15 +50,16 @@ def test_terminal_and_markdown_show_every_cell():
         assert cell in text
 
 
-def test_a_narrow_terminal_shows_every_cell_too():
-    metrics = {n: {"value": 0.1, "low": 0.05, "high": 0.2} for n in ("nll", "ece")}
-    named = {f"run {i}": metrics | {"n": 3} for i in range(2)}
-    table = metric_tables.of_metrics("title", named, ("n", "nll", "ece"))
-    console = rich.console.Console(width=40, file=io.StringIO())
+def test_a_wide_table_shows_every_cell_in_80_columns():
+    names = ("accuracy", "nll", "ece", "brier")
+    metrics = {n: {"value": 0.1, "low": 0.05, "high": 0.2} for n in names}
+    named = {f"a run with a name that is long, {i}": metrics for i in range(2)}
+    table = metric_tables.of_metrics("title", named, names)
+    console = rich.console.Console(width=80, file=io.StringIO())
     console.print(metric_tables.to_rich(table))
     lines = console.file.getvalue().splitlines()
-    assert max(map(len, lines)) <= 40
-    for cell, times in (("run 0", 1), ("run 1", 1), ("0.1000", 4), ("0.2000]", 4)):
+    assert max(map(len, lines)) <= 80
+    for cell, times in (("a run", 2), ("long,", 2), ("0.1000", 8), ("0.2000]", 8)):
         assert sum(line.count(cell) for line in lines) == times
 
 

@@ -13,6 +13,7 @@ from hypelora_jax.run.results import Results
 # Scores of tasks and of adapters, if there are any.
 SCORES = ("mcc", "f1", "pearson", "spearman", "mse", "delta_r2", "delta_cosine")
 SHORT = (*SCORES, "accuracy", "nll", "ece", "brier")  # fits 80 columns
+NUMBERS = 66  # letters of a terminal's 80 that numbers may take; names have the rest
 LONG: tuple[str, ...] = (*SHORT, "ece_debiased", "classwise_ece", "mce", "ace")
 LONG += ("tace_0.01", "soft_tv", "soft_kl", "soft_brier")
 TITLES = {"nll": "NLL", "ece": "ECE", "mce": "MCE", "ace": "ACE", "mcc": "MCC"}
@@ -124,13 +125,21 @@ def _number(value: Any) -> bool:
 def to_rich(table: Table) -> rich.table.Table:
     """Convert to a `rich` table: first column left-aligned, numbers right-aligned.
 
-    Where the terminal is too narrow, cells have several lines, and none is left out.
+    Where the terminal is too narrow, the first column has several lines, and the others
+    too if they are wider than NUMBERS together.
     """
+    lengths = [max(map(len, cells)) + 2 for cells in zip(*table.rows, strict=True)]
+    whole = sum(lengths[1:]) <= NUMBERS
     title = rich.text.Text(table.title, "table.title")  # disables markup, as below
     out = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD)
     for i, column in enumerate(table.columns):
         heading = rich.text.Text(column)
-        out.add_column(heading, justify="right" if i else "left", overflow="fold")
+        out.add_column(
+            heading,
+            justify="right" if i else "left",
+            no_wrap=i > 0 and whole,
+            overflow="fold",
+        )
     for i, row in enumerate(table.rows, start=1):
         cells = [rich.text.Text(text) for text in row]  # Text disables markup in names
         out.add_row(*cells, end_section=i in table.sections)
