@@ -24,7 +24,7 @@ split. Axes along which tasks or descriptions are new (holdouts.py, wordings.py)
 `--more` adds attributes to train. `--only=A,B` takes some attributes; their names are
 in facts.yaml and attributes.py, and a wrong name prints all of them. `--e1=DOMAIN`
 writes a smaller study: a positive opinion in each of the four domains, of which DOMAIN
-is held out (experiments/domains.py).
+does not train (experiments/domains.py).
 
 DIR then has tasks.yaml, the set that `data.source=tasks` reads; data/TASK/SPLIT.jsonl;
 sentences.jsonl; and about.json, which says of each task its attribute, kind, polarity,

@@ -101,16 +101,10 @@ TOPIC = Verbs(
         ),
     ),
 )
-# One word, which has no plural.
+# One word. It has no plural, so {many} is the word as well.
 WORD = Verbs(
     seen=Forms(
-        yes=(
-            "contains {one}",
-            "has {one} in it",
-            "includes {one}",
-            "uses {one}",
-            "makes use of {one}",
-        ),
+        yes=THING.seen.yes[:-1],  # a text does not come with a word
         no=(
             "does not contain {one}",
             "lacks {one}",
@@ -123,7 +117,7 @@ WORD = Verbs(
         ),
     ),
     unseen=Forms(
-        yes=("features {one}", "holds {one}", "employs {one}"),
+        yes=THING.unseen.yes,
         no=(
             "does not feature {one}",
             "never employs {one}",

@@ -138,7 +138,7 @@ NEGATING = (
     "Does it fail to be so that the [N] {p}?",
     "[Without|Minus] the [N]s that this describes: it {p}.",
 )
-# Written before anything was measured with them, and not changed since.
+# Written before anything was measured with them; they must not be changed after that.
 UNSEEN_TEMPLATES = (
     "Does the following apply: the text {p}?",
     "Yes is the right reply whenever the writing {p}.",
