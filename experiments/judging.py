@@ -248,10 +248,10 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
 def _of_counterparts(
     joined: Mapping[str, np.ndarray], about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Compare each held-out combination with the form that was trained instead of it.
+    """Compare each combination with the other form of its attribute, which trained.
 
-    Both have the same sentences in the same order. What the trained form has less than
-    the best possible is the difficulty of the attribute, and not of its negation.
+    Both have the same sentences in the same order, so a difference comes from the form
+    and not from the attribute.
     """
     names, out = list(about), {}
     for group in ("combinations", "validation_combinations"):
@@ -261,14 +261,14 @@ def _of_counterparts(
             np.concatenate([np.flatnonzero(joined["task"] == k) for k in some])
             for some in (own, other)
         )
-        held, trained = (
+        unseen, trained = (
             paired.rows(_two(joined["matched"][i]), joined["label"][i].astype(int))
             for i in (at, there)
         )
         weight_RN = paired.draws(joined["task"][at])
         out[group] = {
             "trained": paired.metrics(trained, weight_RN),
-            "difference": paired.difference(held, trained, weight_RN),
+            "difference": paired.difference(unseen, trained, weight_RN),
         }
     return out
 
@@ -280,7 +280,7 @@ def _of_tasks(
     out = {}
     for k, (name, own) in enumerate(about.items()):
         at = joined["task"] == k
-        if own["group"] not in GROUPS[1:] or not at.any():
+        if own["group"] not in GROUPS[1:]:
             continue
         p_N, label_N = joined["matched"][at], joined["label"][at].astype(bool)
         accuracy = np.mean((p_N > 0.5) == label_N)
@@ -473,8 +473,8 @@ def to_markdown(found: Mapping[str, Any]) -> str:
 
 
 def _counterparts_table(found: Mapping[str, Any]) -> str:
-    title = "a form that is held out, and the one that was trained instead"
-    columns = ("tasks", "accuracy, held out", "accuracy, trained", "difference")
+    title = "combinations, and the other forms of their attributes, which trained"
+    columns = ("tasks", "accuracy", "accuracy of the other form", "difference")
     rows = [
         (
             group,
