@@ -4,12 +4,13 @@
     hypelora audit --workdir=runs/tasks --train_static=runs/static
 
 Arguments: `method`, `a`. docs/tasks.md describes the file. Descriptions are embedded by
-MiniLM and standardised over the training tasks, and a step has 8 tasks with 4 rows of
-each. If some tasks are negations of others, add `--config.condition.sign=5`
-(docs/conditions.md). A method without a hyper-network, such as `tasks:method=lora`,
-trains one adapter for all tasks; the audit trains such a run in runs/static. Hardware:
-2 CPU cores; a step takes about 0.35 s. What to reach depends on your tasks;
-docs/conditions.md has the numbers of the relabelling benchmark.
+MiniLM, standardised over the training tasks, and whitened, so that wordings of one task
+differ less. A step has 8 tasks with 4 rows of each. If some tasks are negations of
+others, add `--config.condition.sign=5` (docs/conditions.md). A method without a
+hyper-network, such as `tasks:method=lora`, trains one adapter for all tasks; the audit
+trains such a run in runs/static. Hardware: 2 CPU cores; a step takes about 0.35 s. What
+to reach depends on your tasks; docs/conditions.md has the numbers of the relabelling
+benchmark.
 """
 
 from ml_collections import ConfigDict
@@ -33,5 +34,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         config.optim.lr, config.optim.trunk_lr = LR, TRUNK_RATE
         config.condition.source = "text"
         config.condition.standardise = True
+        config.condition.whiten = True
         config.hyper.cond = "layer_module"
     return config

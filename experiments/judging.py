@@ -30,6 +30,15 @@ GROUPS = (
     "validation_combinations",
     "attributes",
 )
+# Groups as the page names them.
+TITLES = {
+    "train": "trained",
+    "thresholds_inside": "thresholds inside",
+    "thresholds_outside": "thresholds outside",
+    "combinations": "combinations",
+    "validation_combinations": "combinations to choose by",
+    "attributes": "of unseen attributes",
+}
 # Groups of the short form by the name that it has there.
 SHORT = {
     "paraphrases": "train",
@@ -199,7 +208,8 @@ def _distance(fitted: Fitted, worded: Mapping[str, np.ndarray]) -> np.ndarray:
     wording of a task that trains.
     """
     session = fitted.session
-    nearest = nearest_of(session.task_set, session.tasks.choices["condition"])
+    parts = session.settings.condition.parts
+    nearest = nearest_of(session.task_set, session.tasks.choices["condition"], parts)
     asked = [worded["matched"], *(worded[name] for name in WORDINGS[1:])]
     return np.array([[nearest(x).distance for x in vectors] for vectors in asked])
 
@@ -446,6 +456,17 @@ def _grid(loss: Callable[[float, float], float]) -> np.ndarray:
         ]
         best, width = min(tried, key=lambda one: loss(*one)), width / 3
     return best
+
+
+def overview(found: Mapping[str, Any]) -> list[list[Any]]:
+    """Return a row for each group: its name, and accuracies of some controls."""
+    rows = []
+    for group, own in found["groups"].items():
+        matched, others = own["matched"], (*WORDINGS[1:], "static", "shuffled", "junk")
+        rest = [own[n]["accuracy"]["value"] for n in others if n in own]
+        said = f"{own['tasks']} {TITLES[group]}"
+        rows.append([said, matched["accuracy"], matched["nll"]["value"], *rest])
+    return rows
 
 
 def to_markdown(found: Mapping[str, Any]) -> str:

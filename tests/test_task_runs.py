@@ -202,9 +202,23 @@ def test_an_adapter_for_a_described_task_is_a_run(flipped, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory):
-    """A short run whose descriptions have a sign."""
-    flags = ("--config.condition.sign=2", "--config.optim.num_epochs=2")
-    return flips.trained(tmp_path_factory.mktemp("signed"), *flags)
+    """A short run whose descriptions have a sign and are whitened."""
+    flags = ("condition.sign=2", "condition.whiten=true", "optim.num_epochs=2")
+    own = (f"--config.{flag}" for flag in flags)
+    return flips.trained(tmp_path_factory.mktemp("signed"), *own)
+
+
+def test_a_run_keeps_the_whitening_of_its_descriptions(signed):
+    from hypelora_jax import trees
+    from hypelora_jax.evaluate import evaluation
+    from hypelora_jax.train.conditioning import wordings
+
+    fitted = evaluation.open_fitted(str(signed))
+    session, settings = fitted.session, fitted.session.settings
+    kept = trees.flatten(fitted.frozen)[wordings.WHITENING]
+    wanted = wordings.leaves(settings, session.task_set, session.tasks)
+    np.testing.assert_allclose(kept, wanted[wordings.WHITENING], rtol=1e-4, atol=1e-6)
+    assert np.abs(kept - np.eye(len(kept))).max() > 0.1
 
 
 def test_rows_that_describe_their_task_are_answered_with_its_sign(signed, tmp_path):

@@ -25,3 +25,12 @@ def test_the_nearest_single_description_of_training_counts():
     assert [one.nearest for one in found[:2]] == ["a", "b"]
     distances = [one.distance for one in found]
     np.testing.assert_allclose(distances, [0, 0.2, 1, 1], atol=1e-12)
+
+
+def test_of_several_parts_the_last_one_counts():
+    rng = np.random.default_rng(0)
+    longer = [np.hstack([rng.normal(size=(len(x), 6)), x]) for x in CHOICES]
+    nearest = nearest_of(TASKS, longer, parts=3)
+    found = nearest(np.array([9.0, -9, 9, -9, 9, -9, 3, 0, 4]))
+    assert found.nearest == "b"
+    np.testing.assert_allclose(found.distance, 0.2, atol=1e-12)

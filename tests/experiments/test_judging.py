@@ -6,6 +6,7 @@ import judging
 import numpy as np
 import pytest
 
+from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import npz
 from hypelora_jax.data.tables import Table
 
@@ -218,7 +219,8 @@ def test_distances_are_to_descriptions_that_train():
     vectors = [np.array([[1.0, 0], [0, 2]]), np.array([[-1.0, 0]])]
     tasks = SimpleNamespace(names=("a", "b"), held_out=(False, True))
     arrays = SimpleNamespace(choices={"condition": vectors})
-    fitted = SimpleNamespace(session=SimpleNamespace(task_set=tasks, tasks=arrays))
+    session = SimpleNamespace(task_set=tasks, tasks=arrays, settings=Settings())
+    fitted = SimpleNamespace(session=session)
     asked = np.array([[0, 1.0], [-3.0, 0]])  # the second is like the one held out
     worded = {"matched": asked, "unseen_verb": -asked, "unseen_template": 2 * asked}
     worded["unseen_noun"] = 3 * asked[::-1]

@@ -21,37 +21,45 @@ ALPHA, ROWS = jnp.zeros(()), 6
 ROW = np.array([2, 0, 1, 1, 0, 2], np.int32)
 
 
+WIDTH = 6  # of the vectors: three parts of one layer
+
+
 def ready(shake=True, **condition):
-    config = sources.settings("given", condition={"sign": 1, **condition})
-    return config, *sources.ready(config, shake)
+    own = {"sign": 1, "width": WIDTH, **condition}
+    config = sources.settings("given", condition=own)
+    built, params = sources.ready(config, shake)
+    if shake:  # at first the sign is certain
+        params["cond"]["sign"] |= {"bias": jnp.asarray(0.3)}
+    return config, built, params
 
 
 def batch(rows=ROWS, count=3):
-    return sources.on_device(tiny.batch(rows) | sources.entries("given", count))
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(0.2, 2, (count, WIDTH)).astype(np.float32)
+    return sources.on_device({**tiny.batch(rows), "condition": vectors})
 
 
 def logits(built, params, given):
     return np.asarray(tiny.predict(built, params, given, ALPHA))
 
 
-def test_at_first_the_sign_is_one_and_changes_nothing():
+def test_at_first_the_sign_is_one():
     _, built, params = ready(shake=False)
-    _, plain, _ = ready(shake=False, sign=0)
-    np.testing.assert_allclose(
-        logits(built, params, batch()), logits(plain, params, batch()), atol=1e-5
-    )
+    found = model_lib.conditions(built.parts, params, batch())
+    np.testing.assert_array_equal(found.sign_U, np.ones(3))
 
 
-def test_vectors_that_do_not_divide_into_layers_are_refused():
-    with pytest.raises(UserError, match="sign reads 7 layers, but a vector has"):
+def test_vectors_that_do_not_divide_into_parts_are_refused():
+    with pytest.raises(UserError, match="of 7 layers, but a vector has 6 .* of 21"):
         ready(sign=7)
 
 
 def test_vectors_mirrored_at_w_have_one_adapter_and_opposite_logits():
     _, built, params = ready()
-    w = np.asarray(params["cond"]["sign"]["kernel"], np.float64)
-    axis = jnp.asarray(w / np.linalg.norm(w), jnp.float32)
-    params["cond"]["sign"] |= {"axis": axis, "bias": jnp.zeros(())}
+    axis = np.array([0.6, -0.8])
+    w = np.concatenate([np.zeros(WIDTH - 2), 1.5 * axis])  # of the last part alone
+    params["cond"]["sign"] |= {"axis": jnp.float32(axis), "bias": jnp.zeros(())}
+    params["cond"]["sign"] |= {"kernel": jnp.float32(w)}
     x = np.asarray(batch()["condition"], np.float64)
     mirrored = x - 2 * np.outer(x @ w, w) / (w @ w)
     given = batch()
@@ -64,15 +72,16 @@ def test_vectors_mirrored_at_w_have_one_adapter_and_opposite_logits():
     assert np.abs(got).max() > 1e-2
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_all_layers_tell_the_sign_and_the_last_loses_its_part_along_the_axis(layers):
+@pytest.mark.parametrize("parts", [1, 3])
+def test_all_parts_tell_the_sign_and_the_last_loses_what_lies_along_the_axis(parts):
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(3, 4, 5 * layers)), rng.normal(size=5 * layers)
+    x, w = rng.normal(size=(3, 4, 5 * parts)), rng.normal(size=5 * parts)
     axis = rng.normal(size=5)
     axis /= np.linalg.norm(axis)
     params = {"kernel": w, "axis": axis, "bias": 0.3}
     left, got = signed(jax.tree.map(jnp.float32, params), jnp.float32(x))
-    np.testing.assert_allclose(got, 0.3 + x.mean(axis=1) @ w, rtol=1e-4)
+    p = 1 / (1 + np.exp(-0.3 - x.mean(axis=1) @ w))
+    np.testing.assert_allclose(got, 2 * p - 1, rtol=1e-4)
     np.testing.assert_allclose(left @ axis, np.zeros((3, 4)), atol=1e-5)
     last = x[..., -5:]
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Vectors of texts are the mean states of an encoder's last layers."""
+"""Vectors of texts are means and extremes of the states of an encoder's layers."""
 
 import jax
 import numpy as np
@@ -14,20 +14,26 @@ ENCODER = "random:tiny"
 TEXTS = ("Is it good?", "no", "Say yes unless the film is longer than that other one.")
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_vectors_are_the_mean_states_of_the_last_layers(layers):
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_vectors_are_means_or_extremes_and_means_of_the_last_layers(layers):
     base = bases.resolve(ENCODER)
     backbone = families.of(base.config).backbone(base.config)
     params = bases.load(base, 1, jax.random.key(0))["backbone"]
     tokenizer = bases.read_tokenizer(base)
     got = text_encoder.embed(ENCODER, TEXTS, layers)
-    assert got.shape == (len(TEXTS), layers * base.config.width)
+    assert got.shape == (len(TEXTS), max(1, 3 * layers) * base.config.width)
+    assert got.shape[1] == text_encoder.width(ENCODER, layers)
     for text, x in zip(TEXTS, got, strict=True):
         table = Table(np.zeros(1), [text], None, np.full(1, -1, np.int32))
         ids = np.array(tokenizer.encode(table, 128).ids, np.int32)
         batch = {"ids": ids, "mask": np.ones_like(ids, bool), "types": 0 * ids}
         states = np.asarray(backbone.trace(params, {}, batch), np.float64)[:, 0]
-        wanted = states.mean(axis=1)[-layers:].reshape(-1)
+        wanted = [
+            part
+            for x in states[len(states) - layers :]
+            for part in (x.max(axis=0), x.min(axis=0), x.mean(axis=0))
+        ] or [states[-1].mean(axis=0)]
+        wanted = np.concatenate(wanted)
         np.testing.assert_allclose(x, wanted, rtol=1e-4, atol=1e-5)
     alone = np.concatenate([text_encoder.embed(ENCODER, [t], layers) for t in TEXTS])
     np.testing.assert_allclose(alone, got, rtol=1e-4, atol=1e-5)

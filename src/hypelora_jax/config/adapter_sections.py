@@ -73,6 +73,7 @@ class ConditionConfig:
     encoder: Annotated[str, MODEL] = "minilm"  # text, set: embeds the texts; frozen
     dropout: float = 0.0  # on the vectors, in training
     jitter: float = 0.0  # deviation of Gaussian noise on the vectors, in training
+    whiten: bool = False  # text: shrink what differs between wordings of one task
     sign: int = 0  # text: layers that tell the sign of logits, negative for "not"
     sentences: int = 16  # set: unlabelled sentences of a task
     pooling: Literal["mean", "attention"] = "mean"  # set: how sentences are joined
@@ -86,12 +87,13 @@ class ConditionConfig:
             )
 
     @property
-    def layers(self) -> int:
-        """The last layers of the encoder of which a description has the mean states.
+    def parts(self) -> int:
+        """The parts, each as wide as the encoder, of the vector of a description.
 
-        With a sign, which reads all of them, the network reads the last one alone.
+        The sign reads maxima, minima and means of its layers. What the network reads
+        is the last part, the means of the last layer.
         """
-        return max(self.sign, 1)
+        return max(3 * self.sign, 1)
 
     @property
     def sources(self) -> tuple[str, ...]:

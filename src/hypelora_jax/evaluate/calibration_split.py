@@ -99,7 +99,8 @@ def by_task(fitted: Fitted, data: Dataset, logits_NY: np.ndarray) -> dict[str, A
     own_N = (data.label, data.task)
     found = scoring.by_task(objective, logits_NY, *own_N, calibrated)
     if data.tasks is not None and "condition" in data.tasks.choices:
-        nearest = nearest_of(tasks, data.tasks.choices["condition"])
+        parts = session.settings.condition.parts
+        nearest = nearest_of(tasks, data.tasks.choices["condition"], parts)
         for k in found:
             if tasks.held_out[k]:
                 found[k] |= nearest(data.tasks.conditions["condition"][k])._asdict()

@@ -280,4 +280,5 @@ def _settings(source: Fitted) -> Settings:
 def _near(source: Fitted, vector_C: np.ndarray) -> Nearest:
     tasks, arrays = source.session.task_set, source.session.tasks
     assert tasks is not None and arrays is not None  # `_asked` has seen them
-    return nearest_of(tasks, arrays.choices["condition"])(vector_C)
+    parts = source.session.settings.condition.parts
+    return nearest_of(tasks, arrays.choices["condition"], parts)(vector_C)

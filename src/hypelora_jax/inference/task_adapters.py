@@ -54,10 +54,11 @@ class TaskAdapters:
         self._params = trees.union(fitted.trainable, fitted.frozen)
         self._predictor = _with_plain_head(predictor, self.tasks.room)
         choices = self._arrays.choices.get("condition")
-        self._nearest = nearest_of(session.task_set, choices) if choices else None
         self._condition = session.settings.condition
+        near = functools.partial(nearest_of, parts=self._condition.parts)
+        self._nearest = near(session.task_set, choices) if choices else None
         self._embed = functools.lru_cache(KEPT)(
-            lambda text, layers=1: text_encoder.embed(
+            lambda text, layers=0: text_encoder.embed(
                 self._condition.encoder, [text], layers
             )[0]
         )
@@ -72,8 +73,8 @@ class TaskAdapters:
           UserError: the encoder of descriptions is missing.
         """
         if self.tasks.describes:
-            of_names = {1} if self.tasks.names_labels else set()
-            for layers in {self._condition.layers} | of_names:
+            of_names = {0} if self.tasks.names_labels else set()
+            for layers in {self._condition.sign} | of_names:
                 text_encoder.warm(self._condition.encoder, layers)
         blank = functools.partial(self._written, self._blank())
         return self.bank.warm(Entry(self.bank, self._predictor, blank))
@@ -136,7 +137,7 @@ class TaskAdapters:
             return {n: self._arrays.conditions[n][k : k + 1] for n in self.tasks.reads}
         if asked.condition:
             return {"condition": np.array(asked.condition, np.float32)[None]}
-        x_C = self._embed(asked.description, self._condition.layers)
+        x_C = self._embed(asked.description, self._condition.sign)
         return {"condition": x_C[None]}
 
     def _of_head(self, asked: AskedTask) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from hypelora_jax import families
+from hypelora_jax import families, trees
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import buckets, conditions, sources
@@ -35,9 +35,9 @@ from hypelora_jax.sharding.mesh import make_mesh, row_ways
 from hypelora_jax.train import ensembles, initial, scoring
 from hypelora_jax.train.conditioning import (
     given_vectors,
-    opposites,
     targets,
     task_conditions,
+    wordings,
 )
 from hypelora_jax.train.optimizer import blend_alpha
 from hypelora_jax.train.scoring import Forward
@@ -241,8 +241,8 @@ def _with_conditions(session: Session) -> Session:
     frozen = session.frozen
     for path, found in moments.items() if settings.condition.standardise else ():
         frozen = given_vectors.standardised(frozen, path, found)
-    if settings.condition.sign:
-        leaves = opposites.leaves(settings, session.task_set, session.tasks)
+    if settings.condition.sign or wordings.WHITENING in trees.flatten(frozen):
+        leaves = wordings.leaves(settings, session.task_set, session.tasks)
         frozen = given_vectors.placed(frozen, leaves)
     return session._replace(frozen=frozen)
 

@@ -13,6 +13,8 @@ from hypelora_jax.hyper.conditioners.descriptions import SITES
 from hypelora_jax.keys import maybe, named_key
 from hypelora_jax.types import Batch, Conditioner, Conditions, Key, Params
 
+CERTAIN = 50.0  # a logit whose sign is 1 in float32: before it is fitted
+
 
 class Join(NamedTuple):
     """A way to join descriptions of the sites and vectors into one per slot.
@@ -67,8 +69,8 @@ def joined(
     """Build the conditioner that the hyper-network reads, from those of the sources.
 
     The vectors of the sources are concatenated, and then joined with the descriptions
-    of the sites as `condition.join` says. Under `condition.sign` what is joined are the
-    vectors of the last layer, without their part along an axis of the sign, see
+    of the sites as `condition.join` says. Under `condition.sign` what is joined is the
+    last part of the vectors, without what lies along an axis of the sign, see
     `signed`. Sources of width 0 leave the descriptions; then each member of a
     hyper-ensemble has its own.
 
@@ -78,7 +80,7 @@ def joined(
     """
     config = settings.condition
     given = sum(source.width for source in sources.values())
-    width = given // config.layers  # of the last layer, if there is a sign
+    width = given // config.parts  # of the last part, if there is a sign
     members = 1 if given else settings.uncertainty.conditions
     describe = choose(SITES, settings.hyper.cond, "hyper.cond")
     described = describe(sites, slots, settings.hyper.cond_dim, members)
@@ -96,7 +98,7 @@ def joined(
             params |= source.init(named_key(key, name))
         if config.sign:
             axes = {"kernel": jnp.zeros(given), "axis": jnp.zeros(width)}
-            params["sign"] = {**axes, "bias": jnp.ones(())}
+            params["sign"] = {**axes, "bias": jnp.full((), CERTAIN)}
         return params
 
     def apply(params: Params, batch: Batch, key: Key | None = None) -> Conditions:
@@ -126,29 +128,31 @@ def _check_sign(config: ConditionConfig, reads: Mapping[str, Any], width: int) -
             "config.condition.sign is the sign of a description, but condition.source "
             f"is {config.source}; expected condition.source=text, or sign=0"
         )
-    if width % config.sign:
+    if width % config.parts:
         raise UserError(
-            f"config.condition.sign reads {config.sign} layers, but a vector has "
-            f"{width} entries; expected a multiple of the number of layers"
+            f"config.condition.sign reads three vectors of {config.sign} layers, but a "
+            f"vector has {width} entries; expected a multiple of {config.parts}"
         )
 
 
 def signed(params: Params, x_USC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Vectors (U, S, D) without the axis of the sign, and the sign (U,).
 
-    The sign is b + w . x with the mean x of the slots, of all layers. The vectors are
-    those of the last layer, the last D entries, less their part along the axis. So a
-    task and its negation get adapters that are alike, and logits of opposite sign. All
-    are frozen; training begins with those that `train.conditioning.opposites` fits.
+    The sign is 2 p - 1, where p = sigmoid(b + w . x) is how probable it is that a
+    description is not the negation, with the mean x of the slots. So it is -1 to 1. The
+    vectors are the last D entries, less their part along the axis. So a task and its
+    negation get adapters that are alike, and logits of opposite sign. All are frozen;
+    training begins with those that `train.conditioning.opposites` fits.
 
     Args:
       params: w `kernel` (C,), b `bias` () and `axis` (D,) of norm 1.
       x_USC: the vectors of each slot.
     """
     axis_D = params["axis"]
-    sign_U = params["bias"] + jnp.mean(x_USC, axis=1) @ params["kernel"]
+    logit_U = params["bias"] + jnp.mean(x_USC, axis=1) @ params["kernel"]
     last_USD = x_USC[..., -len(axis_D) :]
-    return last_USD - jnp.einsum("us,d->usd", last_USD @ axis_D, axis_D), sign_U
+    rest_USD = last_USD - jnp.einsum("us,d->usd", last_USD @ axis_D, axis_D)
+    return rest_USD, jnp.tanh(logit_U / 2)
 
 
 def _reads(

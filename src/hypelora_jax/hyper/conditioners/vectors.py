@@ -22,11 +22,11 @@ def unit_rms(x: jax.Array) -> jax.Array:
     return x / jnp.sqrt(jnp.maximum(square, 1e-12))
 
 
-def unit_rms_of(layers: int) -> Callable[[jax.Array], jax.Array]:
-    """Return `unit_rms` of the vectors of each of some layers, which are joined."""
+def unit_rms_of(parts: int) -> Callable[[jax.Array], jax.Array]:
+    """Return `unit_rms` of each of some parts, which are joined in a vector."""
 
     def scale(x: jax.Array) -> jax.Array:
-        return unit_rms(x.reshape(*x.shape[:-1], layers, -1)).reshape(x.shape)
+        return unit_rms(x.reshape(*x.shape[:-1], parts, -1)).reshape(x.shape)
 
     return scale
 
@@ -44,6 +44,12 @@ def standardised(x: jax.Array, standard: Params) -> jax.Array:
     lead = (1,) * (x.ndim - 1)
     mean, std = (standard[name].reshape(*lead, -1) for name in ("mean", "std"))
     return (x - mean) / std
+
+
+def whitened(x: jax.Array, kernel_DD: jax.Array) -> jax.Array:
+    """Vectors whose last D entries are multiplied by a symmetric matrix (D, D)."""
+    size = len(kernel_DD)
+    return jnp.concatenate([x[..., :-size], x[..., -size:] @ kernel_DD], axis=-1)
 
 
 def entry(

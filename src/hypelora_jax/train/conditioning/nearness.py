@@ -20,18 +20,20 @@ class Nearest(NamedTuple):
 
 
 def nearest_of(
-    tasks: TaskSet, choices: Sequence[np.ndarray]
+    tasks: TaskSet, choices: Sequence[np.ndarray], parts: int = 1
 ) -> Callable[[np.ndarray], Nearest]:
     """Return a function of a vector (C,) that finds its nearest training task.
 
-    `choices` are the vectors (n, C) of the descriptions of each task.
+    `choices` are the vectors (n, C) of the descriptions of each task. The last of their
+    `parts` (`condition.parts`) is compared, which is the one that the network reads.
     """
+    size = choices[0].shape[1] // parts
     own = [k for k, held_out in enumerate(tasks.held_out) if not held_out]
-    x_MC = _unit(np.concatenate([choices[k] for k in own]))
+    x_MD = _unit(np.concatenate([choices[k][:, -size:] for k in own]))
     task_M = np.repeat(own, [len(choices[k]) for k in own])
 
     def nearest(vector_C: np.ndarray) -> Nearest:
-        cosine_M = x_MC @ _unit(vector_C)
+        cosine_M = x_MD @ _unit(vector_C[-size:])
         best = int(np.argmax(cosine_M))
         distance = max(1 - float(cosine_M[best]), 0.0)
         return Nearest(tasks.names[task_M[best]], distance)

@@ -1,20 +1,14 @@
 """The direction that tells a description from its negation, found in a set of tasks."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import scipy
 
-from hypelora_jax.config.settings import Settings
-from hypelora_jax.data.layouts.task_batches import TaskArrays
 from hypelora_jax.data.tasks import TaskSet
 from hypelora_jax.errors import UserError
-from hypelora_jax.hyper.conditioners import vectors
-from hypelora_jax.train.conditioning import task_conditions
 
-RIDGE = 0.3  # penalty of a squared weight, where the mean squared error counts 1
+PENALTY = 0.001  # of half the squared weights, where the mean loss counts 1
 
 
 def pairs(tasks: TaskSet) -> list[tuple[int, int]]:
@@ -37,56 +31,20 @@ def pairs(tasks: TaskSet) -> list[tuple[int, int]]:
     return sorted((a, b) for a, b in found)
 
 
-def leaves(
-    settings: Settings, tasks: TaskSet | None, found: TaskArrays | None
-) -> dict[str, np.ndarray]:
-    """Return the frozen leaves of `condition.sign`, by path; see `sign`.
-
-    Raises:
-      UserError: the data are not a set of tasks, or no two of them are opposite.
-    """
-    if tasks is None or found is None or "condition" not in found.choices:
-        raise UserError(
-            "config.condition.sign learns from descriptions of tasks that are each "
-            "other's negation; expected data.source=tasks and condition.source=text, "
-            "or condition.sign=0"
-        )
-    layers = settings.condition.layers
-    scale = vectors.unit_rms_of(layers)
-    if settings.condition.standardise:
-        ((mean_C, std_C),) = task_conditions.moments(found, tasks).values()
-        standard = {"mean": mean_C, "std": std_C}
-        scale = partial(vectors.standardised, standard=standard)
-    with jax.enable_x64(True):
-        each = [
-            np.asarray(scale(jnp.asarray(x, jnp.float64)))
-            for x in found.choices["condition"]
-        ]
-    kernel_C, bias = sign(tasks, each)
-    last = [np.split(x, layers, axis=-1)[-1] for x in each]
-    axis_D = sign(tasks, last)[0]
-    axis_D /= max(float(np.linalg.norm(axis_D)), 1e-12)
-    return {
-        "cond/sign/kernel": kernel_C,
-        "cond/sign/bias": bias,
-        "cond/sign/axis": axis_D,
-    }
-
-
 def sign(
-    tasks: TaskSet, described: Sequence[np.ndarray]
+    tasks: TaskSet, described: Mapping[int, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the sign b + w . x of a description x, near 1 or -1 for opposite tasks.
+    """Fit w and b, where sigmoid(b + w . x) tells a description x from its negation.
 
     Which of two opposite tasks is the negation is not said. The first principal axis of
     the differences between their mean descriptions decides it, for all pairs alike.
-    Then w and b are the ridge regression of these signs on the descriptions of all
-    pairs, where each task weighs the same.
+    Then w and b are the logistic regression of the side on the descriptions of all
+    pairs, where each task weighs the same, with PENALTY / 2 |w|^2.
 
     Args:
       tasks: the set.
-      described: the vectors (n, C) of the descriptions of each task, float64, as the
-        conditioner scales them.
+      described: the vectors (n, C) of the descriptions of each training task, float64,
+        as the conditioner scales them.
 
     Returns:
       w (C,) and b (), float64.
@@ -109,18 +67,30 @@ def sign(
     side_of: dict[int, float] = {}
     for (a, b), side in zip(opposite, side_P, strict=True):
         side_of |= {a: side, b: -side}
-    mean_C = np.mean([x[k].mean(axis=0) for k in side_of], axis=0)
-    mean = np.mean([*side_of.values()])
-    rows, wanted = [], []
-    for k, side in side_of.items():
-        root = 1 / np.sqrt(len(x[k]) * len(side_of))  # so that tasks weigh the same
-        rows.append(root * (x[k] - mean_C))
-        wanted.append(np.full(len(x[k]), root * (side - mean)))
-    away_NC, y_N = np.concatenate(rows), np.concatenate(wanted)
-    if len(away_NC) < len(mean_C):  # the same regression in the space of the rows
-        gram_NN = away_NC @ away_NC.T + RIDGE * np.eye(len(away_NC))
-        kernel_C = away_NC.T @ np.linalg.solve(gram_NN, y_N)
-    else:
-        gram_CC = away_NC.T @ away_NC + RIDGE * np.eye(len(mean_C))
-        kernel_C = np.linalg.solve(gram_CC, away_NC.T @ y_N)
-    return kernel_C, np.asarray(mean - mean_C @ kernel_C)
+    counts = [len(x[k]) for k in side_of]
+    weight_N = np.repeat([1 / (n * len(side_of)) for n in counts], counts)
+    return _logistic(
+        np.concatenate([x[k] for k in side_of]),
+        np.repeat([*side_of.values()], counts),
+        weight_N,
+    )
+
+
+def _logistic(
+    x_NC: np.ndarray, side_N: np.ndarray, weight_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return w and b of the penalised logistic regression of sides 1 and -1."""
+
+    def loss(wb: np.ndarray) -> tuple[float, np.ndarray]:
+        w_C, b = wb[:-1], wb[-1]
+        margin_N = side_N * (x_NC @ w_C + b)
+        value = weight_N @ np.logaddexp(0, -margin_N) + PENALTY / 2 * w_C @ w_C
+        slope_N = -weight_N * side_N * scipy.special.expit(-margin_N)
+        return value, np.append(slope_N @ x_NC + PENALTY * w_C, slope_N.sum())
+
+    start = np.zeros(x_NC.shape[1] + 1)
+    options = {"maxiter": 10_000, "maxfun": 20_000, "gtol": 1e-7, "ftol": 0.0}
+    found = scipy.optimize.minimize(
+        loss, start, jac=True, method="L-BFGS-B", options=options
+    )
+    return found.x[:-1], np.asarray(found.x[-1])

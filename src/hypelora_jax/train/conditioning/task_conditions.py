@@ -44,7 +44,7 @@ def described(settings: Settings, corpus: Corpus) -> Task:
     if not embedded and not named:
         return task
     encoder = settings.condition.encoder
-    width = text_encoder.width(encoder, settings.condition.layers)
+    width = text_encoder.width(encoder, settings.condition.sign)
     name_width = text_encoder.width(encoder)
     return task._replace(condition=width * embedded, label_width=name_width * named)
 
@@ -112,11 +112,11 @@ def of_descriptions(
     config: ConditionConfig, texts: Sequence[Sequence[str]]
 ) -> list[np.ndarray]:
     """Embed several lists of descriptions as the run reads them: (n, C) each."""
-    return _each(config.encoder, texts, config.layers)
+    return _each(config.encoder, texts, config.sign)
 
 
 def _each(
-    encoder: str, texts: Sequence[Sequence[str]], layers: int = 1
+    encoder: str, texts: Sequence[Sequence[str]], layers: int = 0
 ) -> list[np.ndarray]:
     """Embed several lists of texts, each text once: (n, C) for each list."""
     flat = [text for some in texts for text in some]

@@ -1,4 +1,4 @@
-"""Embeds texts with a frozen encoder: the mean of its hidden states."""
+"""Embeds texts with a frozen encoder: means and extremes of its hidden states."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ ROWS = 64  # texts of a batch; a text alone is one row, which takes a fiftieth o
 ROUND = 16  # lengths are multiples of it, so that few programs are compiled
 
 
-def width(path: str, layers: int = 1) -> int:
-    """Return the width C of the vectors of an encoder's last layers.
+def width(path: str, layers: int = 0) -> int:
+    """Return the width C of the vectors that `embed` returns.
 
     Raises:
       UserError: there is no such model, or it has fewer layers.
@@ -33,14 +33,14 @@ def width(path: str, layers: int = 1) -> int:
             f"config.condition.sign is {layers}, but the encoder {base.name} has "
             f"{base.config.layers} layers; expected at most that many"
         )
-    return layers * base.config.width
+    return max(1, 3 * layers) * base.config.width
 
 
 class _Encoder(NamedTuple):
     """The base model with its tokenizer and weights, and the mean of its states.
 
-    `pooled(layers, params, batch)` is jitted and returns (B, layers D). Texts are cut
-    to `limit` tokens.
+    `pooled(layers, params, batch)` is jitted and returns (B, C), see `embed`. Texts are
+    cut to `limit` tokens.
     """
 
     base: bases.Base
@@ -58,20 +58,28 @@ def _encoder(path: str) -> _Encoder:
 
     @functools.partial(jax.jit, static_argnums=0)
     def pooled(layers: int, params: Params, batch: Batch) -> jax.Array:
-        if layers == 1:  # a trace would keep the states of all layers
-            states = [backbone.apply(params, {}, batch)]
-        else:
-            states = [*backbone.trace(params, {}, batch)[-layers:]]
-        weight_BT1 = batch["mask"][..., None].astype(jnp.float32)
-        each = [(x.astype(jnp.float32) * weight_BT1).sum(1) for x in states]
-        return jnp.concatenate(each, axis=-1) / weight_BT1.sum(1)
+        real_BT1 = batch["mask"][..., None]
+
+        def mean(x_BTD: jax.Array) -> jax.Array:
+            total_BD = jnp.where(real_BT1, x_BTD.astype(jnp.float32), 0).sum(1)
+            return total_BD / real_BT1.sum(1)
+
+        if layers == 0:  # a trace would keep the states of all layers
+            return mean(backbone.apply(params, {}, batch))
+        each = []
+        for x_BTD in backbone.trace(params, {}, batch)[-layers:]:
+            x_BTD = x_BTD.astype(jnp.float32)
+            most_BD = jnp.where(real_BT1, x_BTD, -jnp.inf).max(1)
+            least_BD = jnp.where(real_BT1, x_BTD, jnp.inf).min(1)
+            each += [most_BD, least_BD, mean(x_BTD)]
+        return jnp.concatenate(each, axis=-1)
 
     limit = min(MAX_TOKENS, families.of(base.config).max_tokens(base.config))
     tokenizer = cached(bases.read_tokenizer(base))
     return _Encoder(base, tokenizer, jax.device_put(params), pooled, limit)
 
 
-def warm(path: str, layers: int = 1) -> None:
+def warm(path: str, layers: int = 0) -> None:
     """Compile what embeds a text alone, of any length.
 
     Raises:
@@ -79,7 +87,7 @@ def warm(path: str, layers: int = 1) -> None:
     """
     own = _encoder(path)
     for length in {_padded(n, 1, own.limit) for n in range(1, own.limit + 1)}:
-        _means(own, layers, [np.zeros(1, np.int32)], length, 1)
+        _vectors(own, layers, [np.zeros(1, np.int32)], length, 1)
 
 
 def _padded(longest: int, rows: int, limit: int) -> int:
@@ -90,10 +98,10 @@ def _padded(longest: int, rows: int, limit: int) -> int:
     return min(length, limit)
 
 
-def _means(
+def _vectors(
     own: _Encoder, layers: int, texts: Sequence[np.ndarray], length: int, rows: int
 ) -> np.ndarray:
-    """Return the means (n, C) of n texts, int32 token ids, at most `rows`."""
+    """Return the vectors (n, C) of n texts, int32 token ids, at most `rows`."""
     ids = np.full((rows, length), own.base.config.pad_id, np.int32)
     mask = np.zeros((rows, length), bool)
     mask[:, 0] = True  # rows of padding have a token, so their mean is finite
@@ -104,17 +112,19 @@ def _means(
     return np.asarray(own.pooled(layers, own.params, batch))[: len(texts)]
 
 
-def embed(path: str, texts: Sequence[str], layers: int = 1) -> np.ndarray:
+def embed(path: str, texts: Sequence[str], layers: int = 0) -> np.ndarray:
     """Embed texts: float32 (n, C), the mean over the tokens of each, special ones too.
 
-    This is how sentence-transformers pool MiniLM, before they normalise. With several
-    layers their means (D,) are joined, the last layer's at the end: C is `layers` D.
+    This is how sentence-transformers pool MiniLM, before they normalise. With `layers`
+    C is 3 layers D: maximum, minimum and mean over the tokens, each (D,), of each of
+    the last layers. A mean dilutes a single word such as "not", an extreme does not.
+    The mean of the last layer stands at the end.
 
     Args:
       path: the encoder, as `config.model.path`; weights that are drawn are the same in
         every call.
       texts: texts of any length; more than MAX_TOKENS tokens are cut.
-      layers: the last layers of the encoder that are read.
+      layers: the last layers of the encoder that are read; 0: means of the last alone.
 
     Raises:
       UserError: there is no such model, or it has fewer layers.
@@ -138,7 +148,7 @@ def embed(path: str, texts: Sequence[str], layers: int = 1) -> np.ndarray:
         rows = order[start : start + size]
         length = _padded(int(lengths[rows].max()), size, own.limit)
         ids = [encoded.ids[row] for row in rows]
-        out[rows] = _means(own, layers, ids, length, size)
+        out[rows] = _vectors(own, layers, ids, length, size)
     if not np.isfinite(out).all():
         raise UserError(
             f"the encoder {own.base.name} gives vectors that are not finite; expected "
