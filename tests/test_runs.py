@@ -275,6 +275,21 @@ def test_a_run_older_than_a_way_to_compute_goes_on_as_it_began(
     assert said == [f"config.model.{field} is {before}, as when the run was begun"]
 
 
+def test_a_run_older_than_the_whitening_goes_on_without(tmp_path):
+    now = few(condition={"source": "noise", "whiten": True})
+    record = {"config": records.as_dict(now)}
+    del record["config"]["condition"]["whiten"]
+    assert not records.check_same(tmp_path, now, record).condition.whiten
+
+
+def test_a_run_with_the_sign_of_an_older_version_is_refused():
+    record = {"config": records.as_dict(few(condition={"sign": 5}))}
+    assert records.settings_of(record).condition.sign == 5
+    del record["config"]["condition"]["whiten"]
+    with pytest.raises(UserError, match="condition.sign by an older version"):
+        records.settings_of(record)
+
+
 def test_a_run_of_a_fused_kernel_is_evaluated_on_any_device():
     trained = few(model={"attention": "fused", "attention_dropout": 0.0})
     settings = evaluation._anywhere(trained)

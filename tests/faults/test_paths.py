@@ -26,7 +26,6 @@ from hypelora_jax.config import ranges
 from hypelora_jax.config.settings import SECTIONS, from_dict
 from hypelora_jax.errors import UserError
 from hypelora_jax.interop import base as bases
-from hypelora_jax.run import records
 from hypelora_jax.run.paths import Run
 
 ADDRESSES = ("https://x/y", "s3://b/x", "file:///tmp/x", "GS://b/x", "a://b")
@@ -243,7 +242,7 @@ def test_f23_the_sum_of_base_weights_is_that_of_their_bytes(tmp_path):
             (tmp_path / name / f"{part}.safetensors").write_text(name + part)
     digest = hashlib.sha256(b"base[v2]abase[v2]b").hexdigest()
     one = bases.Base(None, epath.Path(tmp_path / "base[v2]"), "", "")
-    assert records.weights_sha256(one) == digest
+    assert bases.weights_sha256(one) == digest
 
 
 @pytest.mark.parametrize("command", ["train --config=smoke", "evaluate", "report"])

@@ -45,6 +45,32 @@ def test_the_table_is_that_of_the_tests():
     assert {*CONDITIONERS} == {"none", *sources.SINGLE}
 
 
+@pytest.mark.parametrize("sign", [0, 1])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_last_part_of_a_description_is_whitened(standardise, sign):
+    rng = np.random.default_rng(0)
+    own = {"whiten": True, "standardise": standardise, "sign": sign}
+    config = sources.settings("text", condition=own)
+    parts, size = (3, 2) if sign else (1, 6)
+    made = CONDITIONERS["text"].build(config, SIZES._replace(vectors=6))
+    params = made.init(jax.random.key(0))
+    kernel = rng.normal(size=(size, size)).astype(np.float32)
+    assert params["standard"]["whitening"].shape == kernel.shape
+    params["standard"]["whitening"] = jnp.asarray(kernel)
+    if standardise:
+        params["standard"] |= {"mean": jnp.full(6, 0.5), "std": jnp.full(6, 2.0)}
+    for shape in ((3, 6), (3, SIZES.slots, 6)):
+        x = rng.normal(0.2, 2, shape).astype(np.float32)
+        found = made.apply(params, {"condition": jnp.asarray(x)}).vectors_USC
+        scaled = unit(x.reshape(*shape[:-1], parts, -1)).reshape(shape)
+        if standardise:
+            scaled = (x.astype(np.float64) - 0.5) / 2
+        wanted = np.concatenate(
+            [scaled[..., :-size], scaled[..., -size:] @ kernel], axis=-1
+        )
+        np.testing.assert_allclose(found.reshape(shape), wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_given_vectors_are_as_they_are_and_texts_have_unit_rms():
     made, params, batch = alone("given")
     found = made.apply(params, batch)

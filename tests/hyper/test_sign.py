@@ -54,6 +54,13 @@ def test_vectors_that_do_not_divide_into_parts_are_refused():
         ready(sign=7)
 
 
+def test_a_sign_is_that_of_descriptions_alone():
+    own = {"sign": 1, "width": WIDTH}
+    config = sources.settings("text+noise", condition=own)
+    with pytest.raises(UserError, match=r"condition.source is text\+noise; expected"):
+        sources.ready(config)
+
+
 def test_vectors_mirrored_at_w_have_one_adapter_and_opposite_logits():
     _, built, params = ready()
     axis = np.array([0.6, -0.8])

@@ -56,6 +56,15 @@ def test_a_head_gets_the_entries_that_it_reads():
     assert made.params["head"].keys() == state.params["head"].keys()
 
 
+@pytest.mark.parametrize(("sign", "parts"), [(0, 1), (2, 6)])
+def test_a_network_of_descriptions_has_the_width_of_the_encoder(sign, parts):
+    own = {"source": "text", "sign": sign, "whiten": True}
+    config = settings(condition=own, tasks={"file": "tasks.yaml"})
+    _, frozen, batch = program.build(config, topology("cpu-1")).arguments
+    assert batch["condition"].shape[-1] == 384 * parts
+    assert frozen["cond"]["standard"]["whitening"].shape == (384, 384)
+
+
 def test_what_is_planned_for_is_cut_as_the_rules_say():
     config = settings(mesh={"data": 1, "fsdp": 2, "model": 2})
     state, frozen, _ = program.build(config, topology("cpu-4")).arguments

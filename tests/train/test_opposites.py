@@ -21,7 +21,7 @@ def test_opposite_training_tasks_are_found_once_each():
 def test_the_sign_is_a_logistic_regression_with_a_penalty():
     tasks, found = set_of(np.random.default_rng(1))
     each = described(found)
-    w, b = opposites.sign(tasks, each)
+    w, b = opposites.sign(opposites.sides(tasks, each), each)
     assert w.shape == (C,) and w.dtype == np.float64 and b.shape == ()
     x = np.concatenate([*each.values()])
     side = np.repeat(np.resize([1.0, -1.0], 2 * ATTRIBUTES), WORDINGS)
@@ -34,19 +34,17 @@ def test_which_side_is_the_negation_is_found_for_pairs_in_any_order():
     tasks, found = set_of(np.random.default_rng(1))
     each = described(found)
     each[2], each[3] = each[3], each[2]  # here the second of a pair is not negated
-    w, b = opposites.sign(tasks, each)
-    for k, x in each.items():
-        wanted = (k % 2 == 0) != (k in (2, 3))
-        assert ((b + x @ w > 0) == wanted).all(), k
+    wanted = {k: 1.0 if (k % 2 == 0) != (k in (2, 3)) else -1.0 for k in each}
+    assert opposites.sides(tasks, each) == wanted
 
 
 def test_a_task_weighs_the_same_however_many_descriptions_it_has():
     tasks, found = set_of(np.random.default_rng(1))
     each = described(found)
     more = {k: np.concatenate([x] * (1 + k % 3)) for k, x in each.items()}
-    for got, wanted in zip(
-        opposites.sign(tasks, more), opposites.sign(tasks, each), strict=True
-    ):
+    side = opposites.sides(tasks, each)
+    found = opposites.sign(side, more), opposites.sign(side, each)
+    for got, wanted in zip(*found, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -54,4 +52,4 @@ def test_without_opposite_tasks_it_is_refused():
     tasks, found = set_of(np.random.default_rng(0))
     alone = tasks._replace(negations=((),) * len(tasks.names))
     with pytest.raises(UserError, match="each other's negation, but no description"):
-        opposites.sign(alone, described(found))
+        opposites.sides(alone, described(found))

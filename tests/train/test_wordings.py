@@ -58,7 +58,7 @@ def test_the_axis_is_that_of_the_last_part_alone():
     leaves = wordings.leaves(settings(sign=1), tasks, three_parts(found))
     other = three_parts(found)
     for x in other.choices["condition"]:
-        x[:, : 2 * C] = np.random.default_rng(1).normal(size=(len(x), 2 * C))
+        x[:, 1 : 2 * C] = np.random.default_rng(1).normal(size=(len(x), 2 * C - 1))
     again = wordings.leaves(settings(sign=1), tasks, other)
     np.testing.assert_allclose(
         again["cond/sign/axis"], leaves["cond/sign/axis"], rtol=1e-6, atol=1e-9
@@ -104,8 +104,9 @@ def test_with_one_wording_a_task_nothing_is_whitened():
 def test_tasks_that_are_held_out_or_have_many_wordings_do_not_change_it():
     tasks, found = set_of(np.random.default_rng(0), held_out=(3,))
     leaves = wordings.leaves(settings(whiten=True), tasks, found)
-    found.choices["condition"][3] *= 10
-    found.choices["condition"][5] = np.tile(found.choices["condition"][5], (3, 1))
+    choices = found.choices["condition"]
+    choices[3] = np.random.default_rng(5).normal(size=(6, C)).astype(np.float32)
+    choices[5] = np.tile(choices[5], (3, 1))
     again = wordings.leaves(settings(whiten=True), tasks, found)
     name = "cond/standard/whitening"
     np.testing.assert_allclose(again[name], leaves[name], atol=1e-9)

@@ -1,5 +1,6 @@
 """Finds base models: a folder, `minilm`, `random:PRESET` or a hub name."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -129,3 +130,15 @@ def read_tokenizer(base: Base) -> Tokenizer:
         return own.encode(table, max_length)
 
     return own._replace(encode=encode)
+
+
+def weights_sha256(base: Base) -> str:
+    """Return the SHA-256 of the base model's weight files, or "" for random weights."""
+    if base.folder is None:
+        return ""
+    digest = hashlib.sha256()
+    for file in files.listed(base.folder, end=".safetensors"):
+        with file.open("rb") as f:
+            while block := f.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

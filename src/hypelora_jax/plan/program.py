@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from hypelora_jax import families
+from hypelora_jax import families, hyper
 from hypelora_jax import model as model_lib
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task, glue_task, unnamed
@@ -94,7 +94,11 @@ def _task(settings: Settings, outputs: int) -> Task:
     """
     tasks = settings.condition.distinct or settings.tasks.per_batch
     about = unnamed(outputs)
-    return about._replace(tasks=tasks, label_width=_label_width(settings))
+    condition, width = settings.condition, 0
+    if hyper.embeds(condition) and not condition.width:
+        width = encoder_config(condition.encoder).width * condition.parts
+    names = _label_width(settings)
+    return about._replace(tasks=tasks, label_width=names, condition=width)
 
 
 def build(settings: Settings, topology: Topology) -> Step:

@@ -1,7 +1,6 @@
 """The record of a run, config.json, and what must not change when a run resumes."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -22,7 +21,7 @@ from hypelora_jax.config import settings as settings_lib
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import Task
 from hypelora_jax.errors import UserError
-from hypelora_jax.interop.base import Base
+from hypelora_jax.interop.base import Base, weights_sha256
 from hypelora_jax.run.paths import Run
 
 # Fields newer than some records, and the values that say what training did before. New
@@ -31,6 +30,7 @@ NEWER = {
     "optim.trunk_lr": 0.0,
     "model.masks": "threefry",
     "model.attention": "xla",
+    "condition.whiten": False,
 }
 DIGESTS = "data_sha256"  # in config.json: SHA-256 of the examples of each split
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -84,18 +84,6 @@ def _located(section: Any) -> Any:
 def as_dict(settings: Settings) -> dict[str, Any]:
     """Return the settings as plain JSON values."""
     return json.loads(files.to_json(dataclasses.asdict(settings)))
-
-
-def weights_sha256(base: Base) -> str:
-    """Return the SHA-256 of the base model's weight files, or "" for random weights."""
-    if base.folder is None:
-        return ""
-    digest = hashlib.sha256()
-    for file in files.listed(base.folder, end=".safetensors"):
-        with file.open("rb") as f:
-            while block := f.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def record(
@@ -171,8 +159,17 @@ def open_record(workdir: str) -> tuple[Run, dict[str, Any]]:
 
 
 def settings_of(record: dict[str, Any]) -> Settings:
-    """Return the settings that a run was trained with."""
+    """Return the settings that a run was trained with.
+
+    Raises:
+      UserError: it was trained with a `condition.sign` that read other vectors.
+    """
     config, known = dict(record["config"]), flat(record["config"])
+    if known.get("condition.sign") and "condition.whiten" not in known:
+        raise UserError(
+            "the run was trained with condition.sign by an older version, which read "
+            "other vectors of descriptions; expected a run of this version: train anew"
+        )
     for field, before in NEWER.items():
         if field not in known:
             section, _, name = field.rpartition(".")

@@ -13,7 +13,7 @@ from hypelora_jax.hyper.conditioners.descriptions import SITES
 from hypelora_jax.keys import maybe, named_key
 from hypelora_jax.types import Batch, Conditioner, Conditions, Key, Params
 
-CERTAIN = 50.0  # a logit whose sign is 1 in float32: before it is fitted
+CERTAIN = 50.0  # b before the fit: tanh(25) is 1 in float32, so the sign is 1
 
 
 class Join(NamedTuple):
@@ -123,7 +123,7 @@ def joined(
 
 def _check_sign(config: ConditionConfig, reads: Mapping[str, Any], width: int) -> None:
     """Refuse vectors that have no sign, or that are not those of so many layers."""
-    if set(reads) != {"condition"}:
+    if set(reads) != {"condition"} or len(config.sources) > 1:
         raise UserError(
             "config.condition.sign is the sign of a description, but condition.source "
             f"is {config.source}; expected condition.source=text, or sign=0"
@@ -138,11 +138,11 @@ def _check_sign(config: ConditionConfig, reads: Mapping[str, Any], width: int) -
 def signed(params: Params, x_USC: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Vectors (U, S, D) without the axis of the sign, and the sign (U,).
 
-    The sign is 2 p - 1, where p = sigmoid(b + w . x) is how probable it is that a
-    description is not the negation, with the mean x of the slots. So it is -1 to 1. The
-    vectors are the last D entries, less their part along the axis. So a task and its
-    negation get adapters that are alike, and logits of opposite sign. All are frozen;
-    training begins with those that `train.conditioning.opposites` fits.
+    The sign is 2 p - 1, -1 to 1, where p = sigmoid(b + w . x) is the probability that a
+    description is not the negation; x is the mean over the slots. The vectors are the
+    last D entries, less their part along the axis. So a task and its negation get
+    adapters that are alike, and logits of opposite sign. All are frozen;
+    `train.conditioning.wordings` fits them before training.
 
     Args:
       params: w `kernel` (C,), b `bias` () and `axis` (D,) of norm 1.

@@ -8,6 +8,7 @@ from absl import logging
 
 from hypelora_jax import trees
 from hypelora_jax.errors import UserError
+from hypelora_jax.interop.base import weights_sha256
 from hypelora_jax.run import records
 from hypelora_jax.sharding import rules
 from hypelora_jax.train.session import Session, open_session
@@ -62,7 +63,7 @@ def _parameters(session: Session, start: str) -> dict[str, Any]:
     """Return the leaves of the other run's best epoch by path, but its backbone."""
     run, record = records.open_record(start)
     base, settings = record["model"], records.settings_of(record)
-    mine = [session.base.name, records.weights_sha256(session.base)]
+    mine = [session.base.name, weights_sha256(session.base)]
     theirs = [base["name"], base["sha256"]]
     if not base["sha256"]:  # weights that are drawn from the seed
         mine.append(str(session.settings.seed))

@@ -17,7 +17,6 @@ from hypelora_jax.interop import adapter as adapters
 from hypelora_jax.interop import base as bases
 from hypelora_jax.interop import peft
 from hypelora_jax.model import Model
-from hypelora_jax.run import records
 from hypelora_jax.types import Lora, Params
 
 
@@ -74,8 +73,8 @@ def _check_base(name: str, base: bases.Base) -> None:
     if not name or name in known or base.folder is None:
         return
     if epath.Path(name).is_dir():
-        other = records.weights_sha256(bases.resolve(name))
-        if other == records.weights_sha256(base):
+        other = bases.weights_sha256(bases.resolve(name))
+        if other == bases.weights_sha256(base):
             return
     raise UserError(
         f"its base model is {name}, and that of this run {base.name}; expected "

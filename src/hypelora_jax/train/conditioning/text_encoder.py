@@ -37,7 +37,7 @@ def width(path: str, layers: int = 0) -> int:
 
 
 class _Encoder(NamedTuple):
-    """The base model with its tokenizer and weights, and the mean of its states.
+    """The base model with its tokenizer and weights, and what pools its states.
 
     `pooled(layers, params, batch)` is jitted and returns (B, C), see `embed`. Texts are
     cut to `limit` tokens.
@@ -118,7 +118,7 @@ def embed(path: str, texts: Sequence[str], layers: int = 0) -> np.ndarray:
     This is how sentence-transformers pool MiniLM, before they normalise. With `layers`
     C is 3 layers D: maximum, minimum and mean over the tokens, each (D,), of each of
     the last layers. A mean dilutes a single word such as "not", an extreme does not.
-    The mean of the last layer stands at the end.
+    The mean of the last layer is last.
 
     Args:
       path: the encoder, as `config.model.path`; weights that are drawn are the same in
