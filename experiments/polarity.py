@@ -7,8 +7,8 @@ turns its answer round: it answers "contains no number" badly if it was trained 
 "contains a number" only. Each way below is a run with other settings on the same tasks
 (experiments/relabelling). The command trains one after the other and writes a table of
 accuracies with intervals, and of how well a description and its negation contradict
-each other, to WORKDIR/polarity.md. When it is started again, it goes on with what is
-missing.
+each other, to WORKDIR/polarity.md; with `--page` also into docs/conditions.md. When it
+is started again, it goes on with what is missing.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 import judging
 import relabel
+import results_page
 from etils import epath
 
 from hypelora_jax import cli, files
@@ -25,17 +26,18 @@ from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.commands.train import train
 from hypelora_jax.report.metric_tables import Table, cell, to_markdown
 
-STEPS, ROWS = 1200, 32
+STEPS, ROWS = 400, 32
+NONE = "condition.sign=0"
+PLAIN = "condition.whiten=False"
 WAYS: dict[str, tuple[str, ...]] = {
-    "a sign, fitted on opposite tasks": (),
+    "a sign": (),
+    "no sign": (NONE,),
+    "a sign, no whitening": (PLAIN,),
+    "no sign, no whitening": (NONE, PLAIN),
     "a sign that the last layer tells": ("condition.sign=1",),
-    "no sign": ("condition.sign=0",),
-    "no sign, noise of deviation 0.6": ("condition.sign=0", "condition.jitter=0.6"),
-    "no sign, dropout of 0.3": ("condition.sign=0", "condition.dropout=0.3"),
-    "no sign, A is fixed": ("condition.sign=0", "hyper.a=fixed"),
-    "no sign, core between shared factors": ("condition.sign=0", "hyper.outputs=core"),
-    "a sign, noise of deviation 0.6": ("condition.jitter=0.6",),
-    "a sign, raw embeddings": ("condition.standardise=False",),
+    "no sign, noise of deviation 0.6": (NONE, "condition.jitter=0.6"),
+    "no sign, dropout of 0.3": (NONE, "condition.dropout=0.3"),
+    "no sign, core between shared factors": (NONE, "hyper.outputs=core"),
 }
 COLUMNS = {  # heading: (group, answered with)
     "trained": ("train", "matched"),
@@ -45,6 +47,8 @@ COLUMNS = {  # heading: (group, answered with)
     "combinations to choose by": ("validation_combinations", "matched"),
     "combinations": ("combinations", "matched"),
 }
+
+FLIPS = ("flip, trained", "flip, combinations")
 
 
 def answered(folder: epath.Path, way: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -64,6 +68,20 @@ def answered(folder: epath.Path, way: str, args: argparse.Namespace) -> dict[str
     return judging.judge(done, about)
 
 
+def to_page(found: Mapping[str, dict[str, Any]], args: argparse.Namespace) -> None:
+    """Write accuracies and flips of all ways into docs/conditions.md."""
+    rows = []
+    for way, own in found.items():
+        cells = [own["groups"][g][a]["accuracy"] for g, a in COLUMNS.values()]
+        for group in ("train", "combinations"):
+            flip = own["flip"][group]
+            cells.append(" ".join(map(results_page.said, flip.values())))
+        rows.append([way, *cells])
+    made = results_page.made(steps=args.steps)
+    columns = " | ".join([*COLUMNS, *FLIPS])
+    results_page.write("polarity", {"made": made, "columns": columns, "table": rows})
+
+
 def to_table(found: Mapping[str, dict[str, Any]]) -> Table:
     """Return accuracies and flips of all ways."""
     rows = []
@@ -73,8 +91,7 @@ def to_table(found: Mapping[str, dict[str, Any]]) -> Table:
             flip = own["flip"][group]
             cells += [f"{flip['gap']:.3f}, {flip['correlation']:.2f}"]
         rows.append((way, *cells))
-    flips = ("flip, trained", "flip, combinations")
-    return Table("", ("way", *COLUMNS, *flips), tuple(rows))
+    return Table("", ("way", *COLUMNS, *FLIPS), tuple(rows))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -85,6 +102,8 @@ def run(args: argparse.Namespace) -> None:
         found[way] = answered(folder, way, args)
         files.write_json(folder / "polarity.json", found)
         files.write_whole(folder / "polarity.md", to_markdown(to_table(found)))
+    if args.page:
+        to_page(found, args)
     print(to_markdown(to_table(found)))
 
 
@@ -93,5 +112,6 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", action=PathFlag, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--page", action="store_true", help="write it into the docs")
     args = relabel.with_overrides(parser)
     sys.exit(cli.launch(__file__, lambda: run(args)))

@@ -11,7 +11,8 @@ seen and unseen wordings, with those of other tasks, with nonsense and with nega
 ones. With `--oracles` it first trains a LoRA adapter on each threshold that is held out
 between trained ones. It writes relabel.md and relabel.json to WORKDIR. When it is
 started again, it goes on with what is missing. `--config.SECTION.FIELD=VALUE` overrides
-a field of the network's run; `--rows` limits the test sentences of a task.
+a field of the network's run; `--rows` limits the test sentences of a task. `--page`
+writes the results into docs/conditions.md, as those of the benchmark or its short form.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import judging
+import results_page
 import yaml
 from etils import epath
 from relabelling import __main__ as writing
@@ -118,11 +120,14 @@ def run(args: argparse.Namespace) -> None:
         answers_of(folder, about, args, seed)
         done = [folder / f"seed_{s}" / "answers.npz" for s in range(seed + 1)]
         found = judging.judge(done, about)
+        found["made"] = results_page.made(steps=args.steps)
         files.write_json(folder / "relabel.json", found)
         files.write_whole(folder / "relabel.md", judging.to_markdown(found))
     if args.json:
         short = {name: found["groups"][own] for name, own in judging.SHORT.items()}
         files.write_json(args.json, short)
+    if args.page:
+        results_page.write(args.page, {**found, "table": judging.overview(found)})
     print(judging.to_markdown(found))
     print(json.dumps({n: found[n] for n in ("flip", "temperature")}))
 
@@ -144,5 +149,6 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=0, help="of a task; 0: all")
     parser.add_argument("--oracles", action="store_true", help="train them")
     parser.add_argument("--json", action=PathFlag, default="")
+    parser.add_argument("--page", choices=("relabel", "short"), default="")
     args = with_overrides(parser)
     sys.exit(cli.launch(__file__, lambda: run(args)))

@@ -1,0 +1,83 @@
+"""Writes results of experiments into docs/conditions.md.
+
+The numbers are kept in experiments/measured, and the text around them is
+experiments/results.md.in. An experiment that ends with `--page` stores its numbers and
+writes the section anew; this writes it from the numbers that are there:
+
+    python experiments/results_page.py
+"""
+
+import datetime
+import importlib.metadata
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypelora_jax import files
+
+HERE = Path(__file__).parent
+MEASURED, TEMPLATE = HERE / "measured", HERE / "results.md.in"
+PAGE = HERE.parent / "docs" / "conditions.md"
+FIRST, AFTER = "## The relabelling benchmark\n", "## Reconstruction\n"
+
+
+def made(**about: Any) -> dict[str, Any]:
+    """Return what the reader has to know of a measurement: date, machine, and more."""
+    return {
+        "date": str(datetime.date.today()),
+        "cores": os.cpu_count(),
+        "jax": importlib.metadata.version("jax"),
+        **about,
+    }
+
+
+def write(name: str, found: Mapping[str, Any]) -> None:
+    """Store the numbers of an experiment, and write the section of the page anew."""
+    MEASURED.mkdir(exist_ok=True)
+    files.write_json(MEASURED / f"{name}.json", found)
+    files.write_whole(PAGE, page(PAGE.read_text("utf-8")))
+
+
+def page(text: str) -> str:
+    """Return the text of the page with the section that the stored numbers give."""
+    numbers = {file.stem: files.read_json(file) for file in MEASURED.glob("*.json")}
+    before, rest = text.split(FIRST)
+    after = rest[rest.index(AFTER) :]
+    own = filled(TEMPLATE.read_text("utf-8"), numbers)
+    return f"{before}{FIRST}{own}{after}"
+
+
+def filled(template: str, numbers: Mapping[str, Any]) -> str:
+    """Replace `{a.b.c}` by what the numbers have there, as `said` writes it."""
+
+    def found(match: re.Match) -> str:
+        value: Any = numbers
+        for name in match[1].split("."):
+            value = value[name]
+        return said(value)
+
+    return re.sub(r"\{([\w.+-]+)\}", found, template)
+
+
+def said(value: Any) -> str:
+    """Write a number with 3 digits; one with `value`, `low`, `high` with its interval.
+
+    A list of rows becomes the rows of a table, whose cells are written the same way.
+    """
+    if isinstance(value, Mapping):
+        low, high = said(value["low"]), said(value["high"])
+        return f"{said(value['value'])} [{low}, {high}]"
+    if isinstance(value, float):
+        return (
+            f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+        )
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        rows = [f"| {' | '.join(said(x) for x in row)} |" for row in value]
+        return "\n".join(rows)
+    return str(value)
+
+
+if __name__ == "__main__":
+    files.write_whole(PAGE, page(PAGE.read_text("utf-8")))

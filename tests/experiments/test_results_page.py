@@ -1,0 +1,31 @@
+"""The section of docs/conditions.md that experiments write."""
+
+import pytest
+import results_page
+
+NUMBERS = {
+    "a": {
+        "share": {"value": 0.5, "low": -0.25, "high": 1.25},
+        "steps": 3000,
+        "rows": [["one", 0.12345], ["two", {"value": 2.0, "low": 0.0, "high": 3.0}]],
+    }
+}
+
+
+def test_numbers_fill_the_text_by_their_names():
+    text = "in {a.steps} steps {a.share}\n{a.rows}\n"
+    wanted = "in 3000 steps .500 [-.250, 1.25]\n| one | .123 |\n"
+    wanted += "| two | 2.00 [.000, 3.00] |\n"
+    assert results_page.filled(text, NUMBERS) == wanted
+
+
+def test_a_name_without_a_number_is_an_error():
+    with pytest.raises(KeyError, match="missing"):
+        results_page.filled("{a.missing}", NUMBERS)
+
+
+def test_the_page_is_what_the_stored_numbers_give():
+    text = results_page.PAGE.read_text("utf-8")
+    assert results_page.page(text) == text
+    other = text.replace("170 yes/no tasks ask", "nobody asks")
+    assert other != text and results_page.page(other) == text
