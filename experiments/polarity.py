@@ -18,8 +18,8 @@ from typing import Any
 
 import judging
 import relabel
-import results_page
 from etils import epath
+from results_page import made, said, write
 
 from hypelora_jax import cli, files
 from hypelora_jax.commands.shared.flags import PathFlag
@@ -47,7 +47,6 @@ COLUMNS = {  # heading: (group, answered with)
     "combinations to choose by": ("validation_combinations", "matched"),
     "combinations": ("combinations", "matched"),
 }
-
 FLIPS = ("flip, trained", "flip, combinations")
 
 
@@ -68,29 +67,29 @@ def answered(folder: epath.Path, way: str, args: argparse.Namespace) -> dict[str
     return judging.judge(done, about)
 
 
-def to_page(found: Mapping[str, dict[str, Any]], args: argparse.Namespace) -> None:
-    """Write accuracies and flips of all ways into docs/conditions.md."""
+def rows_of(found: Mapping[str, dict[str, Any]]) -> list[list[Any]]:
+    """Return a row for each way: its name, accuracies with intervals, and flips."""
     rows = []
     for way, own in found.items():
-        cells = [own["groups"][g][a]["accuracy"] for g, a in COLUMNS.values()]
-        for group in ("train", "combinations"):
-            flip = own["flip"][group]
-            cells.append(" ".join(map(results_page.said, flip.values())))
-        rows.append([way, *cells])
-    made = results_page.made(steps=args.steps)
+        accuracies = [own["groups"][g][a]["accuracy"] for g, a in COLUMNS.values()]
+        flips = [own["flip"][group].values() for group in ("train", "combinations")]
+        rows.append([way, *accuracies, *(" ".join(map(said, x)) for x in flips)])
+    return rows
+
+
+def to_page(found: Mapping[str, dict[str, Any]], steps: int) -> None:
+    """Write the rows of the ways that have run into docs/conditions.md."""
     columns = " | ".join([*COLUMNS, *FLIPS])
-    results_page.write("polarity", {"made": made, "columns": columns, "table": rows})
+    about = {"made": made(steps=steps), "columns": columns}
+    write("polarity", {**about, "table": rows_of(found)})
 
 
 def to_table(found: Mapping[str, dict[str, Any]]) -> Table:
-    """Return accuracies and flips of all ways."""
-    rows = []
-    for way, own in found.items():
-        cells = [cell(own["groups"][g][a]["accuracy"]) for g, a in COLUMNS.values()]
-        for group in ("train", "combinations"):
-            flip = own["flip"][group]
-            cells += [f"{flip['gap']:.3f}, {flip['correlation']:.2f}"]
-        rows.append((way, *cells))
+    """Return the rows with their intervals as text."""
+    rows = [
+        tuple(cell(x) if isinstance(x, dict) else x for x in row)
+        for row in rows_of(found)
+    ]
     return Table("", ("way", *COLUMNS, *FLIPS), tuple(rows))
 
 
@@ -102,8 +101,8 @@ def run(args: argparse.Namespace) -> None:
         found[way] = answered(folder, way, args)
         files.write_json(folder / "polarity.json", found)
         files.write_whole(folder / "polarity.md", to_markdown(to_table(found)))
-    if args.page:
-        to_page(found, args)
+        if args.page:
+            to_page(found, args.steps)
     print(to_markdown(to_table(found)))
 
 

@@ -1,8 +1,8 @@
 """Writes results of experiments into docs/conditions.md.
 
 The numbers are kept in experiments/measured, and the text around them is
-experiments/results.md.in. An experiment that ends with `--page` stores its numbers and
-writes the section anew; this writes it from the numbers that are there:
+experiments/results.md.in. With `--page` an experiment stores its numbers and writes the
+section anew. This command writes it from the stored numbers:
 
     python experiments/results_page.py
 """
