@@ -211,12 +211,13 @@ def signed(tmp_path_factory):
 def test_a_run_keeps_the_whitening_of_its_descriptions(signed):
     from hypelora_jax import trees
     from hypelora_jax.evaluate import evaluation
-    from hypelora_jax.train.conditioning import wordings
+    from hypelora_jax.train.conditioning import task_conditions, wordings
 
     fitted = evaluation.open_fitted(str(signed))
     session, settings = fitted.session, fitted.session.settings
     kept = trees.flatten(fitted.frozen)[wordings.WHITENING]
-    wanted = wordings.leaves(settings, session.task_set, session.tasks)
+    moments = task_conditions.moments(session.tasks, session.task_set)["cond/standard"]
+    wanted = wordings.leaves(settings, session.task_set, session.tasks, moments)
     np.testing.assert_allclose(kept, wanted[wordings.WHITENING], rtol=1e-4, atol=1e-6)
     assert np.abs(kept - np.eye(len(kept))).max() > 0.1
 

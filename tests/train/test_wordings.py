@@ -8,6 +8,7 @@ from hypelora_jax.config.settings import ConditionConfig, Settings
 from hypelora_jax.data.layouts.task_batches import TaskArrays
 from hypelora_jax.errors import UserError
 from hypelora_jax.train.conditioning import wordings
+from hypelora_jax.train.conditioning.task_conditions import moments
 
 C = 12
 
@@ -32,7 +33,8 @@ def test_the_sign_is_that_of_negations_that_were_not_trained(standardise, whiten
     tasks, found = set_of(np.random.default_rng(0), held_out)
     found = three_parts(found)
     own = settings(sign=1, standardise=standardise, whiten=whiten)
-    leaves = wordings.leaves(own, tasks, found)
+    standard = moments(found, tasks)["cond/standard"] if standardise else None
+    leaves = wordings.leaves(own, tasks, found, standard)
     w, b = leaves["cond/sign/kernel"], leaves["cond/sign/bias"]
     axis = leaves["cond/sign/axis"]
     assert w.shape == (3 * C,) and axis.shape == (C,) and b.shape == ()
@@ -55,11 +57,11 @@ def test_the_sign_is_that_of_negations_that_were_not_trained(standardise, whiten
 
 def test_the_axis_is_that_of_the_last_part_alone():
     tasks, found = set_of(np.random.default_rng(0))
-    leaves = wordings.leaves(settings(sign=1), tasks, three_parts(found))
+    leaves = wordings.leaves(settings(sign=1), tasks, three_parts(found), None)
     other = three_parts(found)
     for x in other.choices["condition"]:
         x[:, 1 : 2 * C] = np.random.default_rng(1).normal(size=(len(x), 2 * C - 1))
-    again = wordings.leaves(settings(sign=1), tasks, other)
+    again = wordings.leaves(settings(sign=1), tasks, other, None)
     np.testing.assert_allclose(
         again["cond/sign/axis"], leaves["cond/sign/axis"], rtol=1e-6, atol=1e-9
     )
@@ -103,11 +105,11 @@ def test_with_one_wording_a_task_nothing_is_whitened():
 
 def test_tasks_that_are_held_out_or_have_many_wordings_do_not_change_it():
     tasks, found = set_of(np.random.default_rng(0), held_out=(3,))
-    leaves = wordings.leaves(settings(whiten=True), tasks, found)
+    leaves = wordings.leaves(settings(whiten=True), tasks, found, None)
     choices = found.choices["condition"]
     choices[3] = np.random.default_rng(5).normal(size=(6, C)).astype(np.float32)
     choices[5] = np.tile(choices[5], (3, 1))
-    again = wordings.leaves(settings(whiten=True), tasks, found)
+    again = wordings.leaves(settings(whiten=True), tasks, found, None)
     name = "cond/standard/whitening"
     np.testing.assert_allclose(again[name], leaves[name], atol=1e-9)
 
@@ -116,4 +118,4 @@ def test_without_descriptions_it_is_refused():
     tasks, _ = set_of(np.random.default_rng(0))
     for given in ((None, None), (tasks, TaskArrays({}, {}))):
         with pytest.raises(UserError, match="condition.source=text"):
-            wordings.leaves(settings(whiten=True), *given)
+            wordings.leaves(settings(whiten=True), *given, None)

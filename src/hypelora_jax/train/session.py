@@ -230,21 +230,27 @@ def _class_weights(session: Session, train: Dataset) -> tuple[float, ...]:
 
 def _with_conditions(session: Session) -> Session:
     """Check what train is conditioned on; standardise it, if the settings say so."""
-    settings, train = session.settings, session.datasets["train"]
-    moments = {}
+    settings = session.settings
     if session.tasks is None:
-        given_vectors.check(settings, session.model, train.condition)
-        if train.condition is not None:
-            moments = {"cond/standard": conditions.moments(train.condition)}
-    elif session.task_set is not None:
-        moments = task_conditions.moments(session.tasks, session.task_set)
+        given = session.datasets["train"].condition
+        given_vectors.check(settings, session.model, given)
+    moments = _moments(session) if settings.condition.standardise else {}
     frozen = session.frozen
-    for path, found in moments.items() if settings.condition.standardise else ():
+    for path, found in moments.items():
         frozen = given_vectors.standardised(frozen, path, found)
     if settings.condition.sign or wordings.WHITENING in trees.flatten(frozen):
-        leaves = wordings.leaves(settings, session.task_set, session.tasks)
+        described = (session.task_set, session.tasks, moments.get("cond/standard"))
+        leaves = wordings.leaves(settings, *described)
         frozen = given_vectors.placed(frozen, leaves)
     return session._replace(frozen=frozen)
+
+
+def _moments(session: Session) -> dict[str, given_vectors.Moments]:
+    """Return mean and deviation of what train is conditioned on, by path of leaves."""
+    if session.tasks is not None and session.task_set is not None:
+        return task_conditions.moments(session.tasks, session.task_set)
+    given = session.datasets["train"].condition
+    return {} if given is None else {"cond/standard": conditions.moments(given)}
 
 
 def record_of(session: Session) -> dict[str, Any]:

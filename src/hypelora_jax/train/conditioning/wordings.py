@@ -12,7 +12,7 @@ from hypelora_jax.data.layouts.task_batches import TaskArrays
 from hypelora_jax.data.tasks import TaskSet
 from hypelora_jax.errors import UserError
 from hypelora_jax.hyper.conditioners import vectors
-from hypelora_jax.train.conditioning import opposites, task_conditions
+from hypelora_jax.train.conditioning import given_vectors, opposites
 
 WHITENING = "cond/standard/whitening"  # the leaf, where a conditioner whitens
 # Added to the variances within tasks, so that directions without any stay finite; those
@@ -22,12 +22,15 @@ SHRINKAGE = 0.1
 
 
 def leaves(
-    settings: Settings, tasks: TaskSet | None, found: TaskArrays | None
+    settings: Settings,
+    tasks: TaskSet | None,
+    found: TaskArrays | None,
+    moments: given_vectors.Moments | None,
 ) -> dict[str, np.ndarray]:
     """Return the frozen leaves of `condition.whiten` and `condition.sign`, by path.
 
     All are float64 and fitted to the descriptions of training tasks, as the conditioner
-    scales them.
+    scales them: by `moments`, mean and deviation (C,), if there are any.
 
     Raises:
       UserError: the data are not a set of tasks, or `condition.sign` finds no two
@@ -40,7 +43,7 @@ def leaves(
             "tasks; expected data.source=tasks and condition.source=text, or "
             "condition.whiten=false and condition.sign=0"
         )
-    scale = _scale(settings, tasks, found)
+    scale = _scale(settings, moments)
     trained = [k for k, held_out in enumerate(tasks.held_out) if not held_out]
     choices = found.choices["condition"]
     size = choices[0].shape[1] // condition.parts
@@ -65,12 +68,12 @@ def leaves(
 
 
 def _scale(
-    settings: Settings, tasks: TaskSet, found: TaskArrays
+    settings: Settings, moments: given_vectors.Moments | None
 ) -> Callable[[jax.Array], jax.Array]:
     """Return how the conditioner scales the descriptions of a run."""
-    if not settings.condition.standardise:
+    if moments is None:
         return vectors.unit_rms_of(settings.condition.parts)
-    mean_C, std_C = task_conditions.moments(found, tasks)["cond/standard"]
+    mean_C, std_C = moments
     return partial(vectors.standardised, standard={"mean": mean_C, "std": std_C})
 
 
