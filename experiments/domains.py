@@ -7,15 +7,18 @@ newspaper and tweets. For each domain and seed the command trains a network that
 descriptions, and one static LoRA adapter, on the other three domains, and audits the
 network on the domain that is left out. It writes domains.md and domains.json to
 WORKDIR, and goes on with what is missing when it is started again.
-`--config.SECTION.FIELD=VALUE` overrides a field of the network's run;
-`--config.condition.source=set` reads unlabelled sentences instead of descriptions.
+`--page` writes the results into docs/conditions.md. `--config.SECTION.FIELD=VALUE`
+overrides a field of the network's run; `--config.condition.source=set` reads unlabelled
+sentences instead of descriptions.
 """
 
 import argparse
 import sys
 from typing import Any
 
+import numpy as np
 import relabel
+import results_page
 from etils import epath
 from relabelling.attributes import DOMAINS
 
@@ -29,6 +32,8 @@ from hypelora_jax.run.paths import Run
 
 STEPS, SEEDS = 600, 3
 METRICS = ("accuracy", "nll", "ece")
+TITLES = {"movie_reviews": "film reviews", "amazon": "product reviews"}
+TITLES |= {"nyt": "a newspaper", "tweets": "tweets"}
 
 
 def audited(folder: epath.Path, domain: str, seed: int, args: argparse.Namespace):
@@ -62,6 +67,37 @@ def to_table(found: list[dict[str, Any]]) -> Table:
     return Table("", (*columns, "its NLL minus matched"), tuple(rows))
 
 
+def gain(one: dict[str, Any], control: str, metric: str) -> dict[str, float]:
+    """Return how much better the matched description is than a control.
+
+    It is the difference in accuracy, or in a loss, with its interval.
+    """
+    margin = one["margins"][control][metric]
+    if metric != "accuracy":
+        return margin
+    return {"value": -margin["value"], "low": -margin["high"], "high": -margin["low"]}
+
+
+def to_page(found: list[dict[str, Any]], steps: int) -> None:
+    """Write a row for each domain and seed, and means, into docs/conditions.md."""
+    gains = (("static", "accuracy"), ("static", "nll"), ("shuffled", "nll"))
+    rows = []
+    for one in found:
+        matched, static = (one["controls"][n] for n in ("matched", "static"))
+        seen = [matched["accuracy"], static["accuracy"], gain(one, *gains[0])]
+        seen += [matched["nll"]["value"], *(gain(one, *of) for of in gains[1:])]
+        eces = [matched["ece"], static["ece"]]
+        rows.append([TITLES[one["domain"]], one["seed"], *seen, *eces])
+    means = {
+        f"{control}_{metric}": float(
+            np.mean([gain(one, control, metric)["value"] for one in found])
+        )
+        for control, metric in gains
+    }
+    about = results_page.made(steps=steps, seeds=len({one["seed"] for one in found}))
+    results_page.write("domains", {"made": about, "table": rows, "mean": means})
+
+
 def run(args: argparse.Namespace) -> None:
     """Audit domain by domain, and write the table after each."""
     folder, found = epath.Path(args.workdir), []
@@ -71,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
             found.append({"domain": domain, "seed": seed, **own})
             files.write_json(folder / "domains.json", found)
             files.write_whole(folder / "domains.md", to_markdown(to_table(found)))
+    if args.page:
+        to_page(found, args.steps)
     print(to_markdown(to_table(found)))
     for one in found:
         print(f"{one['domain']}, seed {one['seed']}: {one['line']}")
@@ -81,5 +119,6 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", action=PathFlag, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--page", action="store_true", help="write it into the docs")
     args = relabel.with_overrides(parser)
     sys.exit(cli.launch(__file__, lambda: run(args)))

@@ -9,7 +9,8 @@ table says how near the written deltas are (R^2 against the mean adapter, cosine
 how many test sentences they answer rightly, beside the given adapters, for tasks that
 the network has learned and for unseen ones. It is written to WORKDIR/reconstruct.md and
 reconstruct.json. When the command is started again, it goes on with what is missing.
-`--config.SECTION.FIELD=VALUE` overrides a field of the network's run.
+`--page` writes the results into docs/conditions.md. `--config.SECTION.FIELD=VALUE`
+overrides a field of the network's run.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import relabel
+import results_page
 import yaml
 from etils import epath
 
@@ -43,6 +45,15 @@ NETWORK = (
     "--config.select_on=last",
 )
 SPLITS = {"learned": "test", "unseen": "held_out_test"}
+COLUMNS = {
+    "tasks": "tasks",
+    "r2": "R²",
+    "cosine": "cosine",
+    "given": "accuracy, given",
+    "written": "accuracy, written",
+    "difference": "mean difference",
+    "lowest_difference": "lowest difference",
+}
 
 
 def chosen(about: dict[str, Any], groups: tuple[str, ...], count: int) -> list[str]:
@@ -114,12 +125,15 @@ def accuracies(folder: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
     """Return a row for the learned tasks and one for the unseen ones."""
-    names = ("tasks", "r2", "cosine", "given", "written", "difference")
-    names += ("lowest_difference",)
-    titles = ("tasks", "R²", "cosine", "accuracy, given", "accuracy, written")
-    titles += ("mean difference", "lowest difference")
-    rows = tuple((kind, *(cell(x[n]) for n in names)) for kind, x in found.items())
-    return Table("reconstruction", ("adapters", *titles), rows)
+    rows = tuple((kind, *(cell(x[n]) for n in COLUMNS)) for kind, x in found.items())
+    return Table("reconstruction", ("adapters", *COLUMNS.values()), rows)
+
+
+def to_page(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> None:
+    """Write the same rows into docs/conditions.md."""
+    about = results_page.made(steps=args.steps, count=args.count, unseen=args.unseen)
+    rows = [[kind, *(x[n] for n in COLUMNS)] for kind, x in found.items()]
+    results_page.write("reconstruct", {"made": about, "table": rows, **found})
 
 
 def run(args: argparse.Namespace) -> None:
@@ -137,6 +151,8 @@ def run(args: argparse.Namespace) -> None:
     }
     found = {kind: accuracies(folder, one) for kind, one in splits.items()}
     files.write_json(folder / "reconstruct.json", found)
+    if args.page:
+        to_page(found, args)
     text = to_markdown(table(found))
     files.write_whole(folder / "reconstruct.md", text)
     print(text)
@@ -148,8 +164,6 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=COUNT, help="adapters to learn")
     parser.add_argument("--unseen", type=int, default=UNSEEN, help="unseen adapters")
     parser.add_argument("--steps", type=int, default=STEPS, help="of each adapter")
-    known, others = parser.parse_known_args()
-    if wrong := [flag for flag in others if not flag.startswith("--config.")]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    known.overrides = others
-    sys.exit(cli.launch(__file__, lambda: run(known)))
+    parser.add_argument("--page", action="store_true", help="write it into the docs")
+    args = relabel.with_overrides(parser)
+    sys.exit(cli.launch(__file__, lambda: run(args)))

@@ -1,8 +1,9 @@
 """Writes results of experiments into docs/conditions.md.
 
-The numbers are kept in experiments/measured, and the text around them is
-experiments/results.md.in. With `--page` an experiment stores its numbers and writes the
-section anew. This command writes it from the stored numbers:
+The numbers are kept in experiments/measured, and the text around them, from the
+relabelling benchmark to the end of the page, is experiments/results.md.in. With
+`--page` an experiment stores its numbers and writes this part anew. This command writes
+it from the stored numbers:
 
     python experiments/results_page.py
 """
@@ -20,7 +21,7 @@ from hypelora_jax import files
 HERE = Path(__file__).parent
 MEASURED, TEMPLATE = HERE / "measured", HERE / "results.md.in"
 PAGE = HERE.parent / "docs" / "conditions.md"
-FIRST, AFTER = "## The relabelling benchmark\n", "## Reconstruction\n"
+FIRST = "## The relabelling benchmark\n"  # what follows is written
 
 
 def made(**about: Any) -> dict[str, Any]:
@@ -43,10 +44,8 @@ def write(name: str, found: Mapping[str, Any]) -> None:
 def page(text: str) -> str:
     """Return the text of the page with the section that the stored numbers give."""
     numbers = {file.stem: files.read_json(file) for file in MEASURED.glob("*.json")}
-    before, rest = text.split(FIRST)
-    after = rest[rest.index(AFTER) :]
-    own = filled(TEMPLATE.read_text("utf-8"), numbers)
-    return f"{before}{FIRST}{own}{after}"
+    before, _ = text.split(FIRST)
+    return f"{before}{FIRST}{filled(TEMPLATE.read_text('utf-8'), numbers)}"
 
 
 def filled(template: str, numbers: Mapping[str, Any]) -> str:
@@ -64,15 +63,17 @@ def filled(template: str, numbers: Mapping[str, Any]) -> str:
 def said(value: Any) -> str:
     """Write a number with 3 digits; one with `value`, `low`, `high` with its interval.
 
+    A fourth digit is given if three would make a number below 1 look like 1.
     A list of rows becomes the rows of a table, whose cells are written the same way.
     """
     if isinstance(value, Mapping):
         low, high = said(value["low"]), said(value["high"])
         return f"{said(value['value'])} [{low}, {high}]"
     if isinstance(value, float):
-        return (
-            f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
-        )
+        if abs(value) >= 1:
+            return f"{value:.2f}"
+        digits = 3 if abs(value) < 0.9995 else 4
+        return f"{value:.{digits}f}".replace("0.", ".", 1)
     if isinstance(value, Sequence) and not isinstance(value, str):
         rows = [f"| {' | '.join(said(x) for x in row)} |" for row in value]
         return "\n".join(rows)

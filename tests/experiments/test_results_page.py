@@ -19,6 +19,15 @@ def test_numbers_fill_the_text_by_their_names():
     assert results_page.filled(text, NUMBERS) == wanted
 
 
+def test_a_number_below_1_does_not_look_like_1():
+    assert [results_page.said(x) for x in (0.9994, 0.99952, -0.25, 1.0)] == [
+        ".999",
+        ".9995",
+        "-.250",
+        "1.00",
+    ]
+
+
 def test_a_name_without_a_number_is_an_error():
     with pytest.raises(KeyError, match="missing"):
         results_page.filled("{a.missing}", NUMBERS)
