@@ -78,7 +78,7 @@ def gain(one: dict[str, Any], control: str, metric: str) -> dict[str, float]:
     return {"value": -margin["value"], "low": -margin["high"], "high": -margin["low"]}
 
 
-def to_page(found: list[dict[str, Any]], steps: int) -> None:
+def to_page(found: list[dict[str, Any]], made: dict[str, Any]) -> None:
     """Write a row for each domain and seed, and means, into docs/conditions.md."""
     gains = (("static", "accuracy"), ("static", "nll"), ("shuffled", "nll"))
     rows = []
@@ -94,13 +94,15 @@ def to_page(found: list[dict[str, Any]], steps: int) -> None:
         )
         for control, metric in gains
     }
-    about = results_page.made(steps=steps, seeds=len({one["seed"] for one in found}))
+    about = made | {"seeds": len({one["seed"] for one in found})}
     results_page.write("domains", {"made": about, "table": rows, "mean": means})
 
 
 def run(args: argparse.Namespace) -> None:
     """Audit domain by domain, and write the table after each."""
     folder, found = epath.Path(args.workdir), []
+    of_flags = {"steps": args.steps, "overrides": args.overrides}
+    made = results_page.begun(folder, **of_flags)
     for seed in range(args.seeds):
         for domain in DOMAINS:
             own = audited(folder, domain, seed, args)
@@ -108,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
             files.write_json(folder / "domains.json", found)
             files.write_whole(folder / "domains.md", to_markdown(to_table(found)))
     if args.page:
-        to_page(found, args.steps)
+        to_page(found, made)
     print(to_markdown(to_table(found)))
     for one in found:
         print(f"{one['domain']}, seed {one['seed']}: {one['line']}")

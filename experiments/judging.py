@@ -215,20 +215,18 @@ def _distance(fitted: Fitted, worded: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics of all groups over seeds, with intervals over tasks and rows.
-
-    All rows of a task, of all seeds, are one cluster of the bootstrap.
-    """
+    """Return the metrics of all groups over seeds, with the intervals of `_draws`."""
     seeds = [npz.read(file) for file in done]
     names = list(about)
     joined = {name: np.concatenate([one[name] for one in seeds]) for name in seeds[0]}
+    joined |= _units(seeds, about)
     values, tempered = _tempered(seeds)
     task_N, label_N = joined["task"], joined["label"].astype(int)
     groups, margins = {}, {}
     for group in GROUPS:
         wanted = [k for k, name in enumerate(names) if about[name]["group"] == group]
         at = np.isin(task_N, wanted)
-        weight_RN = paired.draws(task_N[at])
+        weight_RN = _draws(joined, at)
         rows = {
             name: paired.rows(_two(joined[name][at]), label_N[at])
             for name in CONTROLS
@@ -246,6 +244,7 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
         "groups": groups,
         "margins": margins,
         "flip": _flip(joined, about),
+        "distance": _distances(seeds, about),
         "temperatures": values,
         "temperature": _temperature(joined, tempered, about),
         "raters": _of_raters(joined, tempered, about),
@@ -253,6 +252,44 @@ def judge(done: Sequence[epath.Path], about: Mapping[str, Any]) -> dict[str, Any
         "counterparts": _of_counterparts(joined, about),
         "tasks": _of_tasks(joined, about),
     }
+
+
+def _units(
+    seeds: Sequence[Mapping[str, np.ndarray]], about: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Return what the bootstrap draws: attribute, number of the sentence, and seed."""
+    attributes = [own["attribute"] for own in about.values()]
+    number_K = np.unique(attributes, return_inverse=True)[1]
+    places = []
+    for own in seeds:
+        place_N = np.zeros(len(own["task"]), int)
+        for k in np.unique(own["task"]):
+            at = np.flatnonzero(own["task"] == k)
+            place_N[at] = np.arange(len(at))
+        places.append(place_N)
+    return {
+        "attribute": np.concatenate([number_K[own["task"]] for own in seeds]),
+        "place": np.concatenate(places),
+        "seed": np.repeat(np.arange(len(seeds)), [len(x) for x in places]),
+    }
+
+
+def _draws(joined: Mapping[str, np.ndarray], at: np.ndarray) -> np.ndarray:
+    """Count how often each replica draws the rows `at`, (R, N).
+
+    A replica draws attributes, sentences of each, and seeds. Both forms of an attribute
+    have the same sentences in the same order, so they are drawn together, as are the
+    answers of all seeds to a sentence.
+    """
+    pairs = np.stack([joined["attribute"][at], joined["place"][at]])
+    unit, of_N = np.unique(pairs, axis=1, return_inverse=True)
+    weight_RU = paired.draws(unit[0])
+    seeds, seed_N = np.unique(joined["seed"][at], return_inverse=True)
+    share, rng = np.full(len(seeds), 1 / len(seeds)), np.random.default_rng(1)
+    drawn_RS = rng.multinomial(len(seeds), share, len(weight_RU))
+    out = weight_RU[:, of_N.reshape(-1)]
+    out *= drawn_RS[:, seed_N]
+    return out
 
 
 def _of_counterparts(
@@ -275,7 +312,7 @@ def _of_counterparts(
             paired.rows(_two(joined["matched"][i]), joined["label"][i].astype(int))
             for i in (at, there)
         )
-        weight_RN = paired.draws(joined["task"][at])
+        weight_RN = _draws(joined, at)
         out[group] = {
             "trained": paired.metrics(trained, weight_RN),
             "difference": paired.difference(unseen, trained, weight_RN),
@@ -307,7 +344,7 @@ def _of_oracles(joined: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     at = np.flatnonzero(~np.isnan(joined["oracle"]))
     if not len(at):
         return None
-    weight_RN = paired.draws(joined["task"][at])
+    weight_RN = _draws(joined, at)
     label_N = joined["label"][at].astype(int)
     names = ("matched", "static", "oracle")
     rows = {n: paired.rows(_two(joined[n][at]), label_N) for n in names}
@@ -344,6 +381,15 @@ def _flip(joined: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[st
             "correlation": float(np.nanmean(correlations)),
         }
     return out
+
+
+def _distances(
+    seeds: Sequence[Mapping[str, np.ndarray]], about: Mapping[str, Any]
+) -> dict[str, float]:
+    """Return the mean distance of right wordings to training descriptions by group."""
+    mean_K = np.mean([own["distance"][0] for own in seeds], axis=0)
+    groups = np.array([own["group"] for own in about.values()])
+    return {group: float(mean_K[groups == group].mean()) for group in GROUPS}
 
 
 def _logit(p_N: np.ndarray) -> np.ndarray:
@@ -394,7 +440,7 @@ def _temperature(
     """Compute the metrics of unseen combinations, with temperatures and without."""
     held = [k for k, name in enumerate(about) if about[name]["group"] == "combinations"]
     at = np.isin(joined["task"], held)
-    weight_RN = paired.draws(joined["task"][at])
+    weight_RN = _draws(joined, at)
     label_N = joined["label"][at].astype(int)
     every = {"none": joined["matched"], **tempered}
     return {
@@ -417,7 +463,7 @@ def _of_raters(
     at = np.isin(joined["task"], unseen) & ~np.isnan(joined["share"])
     if not at.any():
         return None
-    weight_RN = paired.draws(joined["task"][at])
+    weight_RN = _draws(joined, at)
     share_N1 = joined["share"][at][:, None]
     every = {"matched": joined["matched"], **tempered}
     every |= {n: joined[n] for n in ("static",) if n in joined}

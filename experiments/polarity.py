@@ -19,7 +19,7 @@ from typing import Any
 import judging
 import relabel
 from etils import epath
-from results_page import made, said, write
+from results_page import begun, said, write
 
 from hypelora_jax import cli, files
 from hypelora_jax.commands.shared.flags import PathFlag
@@ -56,7 +56,7 @@ def answered(folder: epath.Path, way: str, args: argparse.Namespace) -> dict[str
     about = relabel.known(tasks)
     done = []
     for seed in range(args.seeds):
-        own = folder / f"{list(WAYS).index(way)}_{seed}"
+        own = folder / f"{way.replace(', ', '-').replace(' ', '_')}_{seed}"
         done.append(own / "answers.npz")
         if done[-1].exists():
             continue
@@ -77,10 +77,10 @@ def rows_of(found: Mapping[str, dict[str, Any]]) -> list[list[Any]]:
     return rows
 
 
-def to_page(found: Mapping[str, dict[str, Any]], steps: int) -> None:
+def to_page(found: Mapping[str, dict[str, Any]], made: dict[str, Any]) -> None:
     """Write the rows of the ways that have run into docs/conditions.md."""
     columns = " | ".join([*COLUMNS, *FLIPS])
-    about = {"made": made(steps=steps), "columns": columns}
+    about = {"made": made, "columns": columns}
     write("polarity", {**about, "table": rows_of(found)})
 
 
@@ -96,13 +96,15 @@ def to_table(found: Mapping[str, dict[str, Any]]) -> Table:
 def run(args: argparse.Namespace) -> None:
     """Compare way by way, and write the table after each."""
     folder, found = epath.Path(args.workdir), {}
+    of_flags = {"steps": args.steps, "seeds": args.seeds, "overrides": args.overrides}
+    made = begun(folder, rows=ROWS, **of_flags)
     relabel.write_tasks(folder / "tasks")
     for way in WAYS:
         found[way] = answered(folder, way, args)
         files.write_json(folder / "polarity.json", found)
         files.write_whole(folder / "polarity.md", to_markdown(to_table(found)))
         if args.page:
-            to_page(found, args.steps)
+            to_page(found, made)
     print(to_markdown(to_table(found)))
 
 

@@ -6,8 +6,9 @@ A LoRA adapter is trained for each of some tasks of the relabelling benchmark
 (experiments/relabelling) and exported to peft, the head too. A network then learns to
 write these adapters from the descriptions of their tasks, and from nothing else. The
 table says how near the written deltas are (R^2 against the mean adapter, cosine) and
-how many test sentences they answer rightly, beside the given adapters, for tasks that
-the network has learned and for unseen ones. It is written to WORKDIR/reconstruct.md and
+how many test sentences they answer rightly with the heads of the given adapters, beside
+these, the delta of another task and no delta, for tasks that the network has learned
+and for unseen ones. It is written to WORKDIR/reconstruct.md and
 reconstruct.json. When the command is started again, it goes on with what is missing.
 `--page` writes the results into docs/conditions.md. `--config.SECTION.FIELD=VALUE`
 overrides a field of the network's run.
@@ -17,6 +18,8 @@ import argparse
 import sys
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import relabel
 import results_page
@@ -27,12 +30,16 @@ from hypelora_jax import cli, files
 from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.commands.train import train
 from hypelora_jax.config.loading import load_settings
+from hypelora_jax.evaluate import averaging, evaluation
+from hypelora_jax.evaluate.audit import auditing, controls
+from hypelora_jax.evaluate.fitted import corpus_of, tokenised
 from hypelora_jax.exchange import exports
 from hypelora_jax.report.metric_tables import Table, cell, to_markdown
 from hypelora_jax.run.paths import Run
 
 COUNT, UNSEEN, STEPS = 24, 6, 150  # adapters to learn, unseen ones, steps of each
 RANK = 4
+DRAWS = 5  # of the deltas of other tasks
 UNSEEN_GROUPS = ("thresholds_inside", "combinations", "attributes")
 # The step of the network has all adapters and one row of each, which it does not read.
 NETWORK = (
@@ -50,7 +57,9 @@ COLUMNS = {
     "r2": "R²",
     "cosine": "cosine",
     "given": "accuracy, given",
-    "written": "accuracy, written",
+    "written": "written",
+    "another": "another's delta",
+    "head_alone": "no delta",
     "difference": "mean difference",
     "lowest_difference": "lowest difference",
 }
@@ -99,13 +108,54 @@ def set_of(folder: epath.Path, args: argparse.Namespace) -> epath.Path:
     return file
 
 
-def accuracies(folder: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Return accuracy of given and written adapters on the tasks of a split."""
+def without_delta(folder: epath.Path, name: str) -> float:
+    """Return the accuracy of a given adapter's head on the bare model."""
+    fitted = evaluation.open_fitted(str(folder / "adapters" / name))
+    none = jax.tree.map(jnp.zeros_like, fitted.trainable["lora"])
+    fitted = fitted._replace(trainable={**fitted.trainable, "lora": none})
+    table = corpus_of(fitted).splits["test"]
+    logits_NY = averaging.answerer(fitted)(tokenised(fitted, table)).logits
+    return float(np.mean(logits_NY.argmax(axis=1) == table.label))
+
+
+def with_another(network: epath.Path, split: str) -> dict[str, float]:
+    """Return the accuracy of each task's head with the delta of another learned task.
+
+    It is the mean over DRAWS deltas.
+    """
+    fitted = evaluation.open_fitted(str(network))
+    table, tasks = corpus_of(fitted).splits[split], fitted.session.task_set
+    trained = np.flatnonzero(~np.asarray(tasks.held_out))
+    rng, data = np.random.default_rng(0), tokenised(fitted, table)
+    hits = []
+    for _ in range(DRAWS):
+        source = controls.other(rng, len(tasks.names), trained)
+        own = {n: x[source] for n, x in data.tasks.conditions.items()}
+        probs_NY = auditing.answered(fitted, data, own)
+        hits.append(probs_NY.argmax(axis=1) == table.label)
+    hit_N = np.mean(hits, axis=0)
+    return {
+        name: float(hit_N[table.task == k].mean())
+        for k, name in enumerate(tasks.names)
+        if (table.task == k).any()
+    }
+
+
+def accuracies(folder: epath.Path, split: str) -> dict[str, Any]:
+    """Return accuracies on the tasks of a split: of adapters, and of their heads.
+
+    Each task has the head of its given adapter, so a written delta is worth what it
+    adds to `head_alone`, the bare model, and to `another`, the delta of another task.
+    """
+    network = folder / "network"
+    found = files.read_json(Run.open(network).metrics_file(split))
+    another = with_another(network, split)
     given = {}
     for name in found["adapters"]:
         run = Run.open(folder / "adapters" / name)
         given[name] = files.read_json(run.metrics_file("test"))["accuracy"]
     made = {name: found["tasks"][name]["accuracy"] for name in given}
+    alone = {name: without_delta(folder, name) for name in given}
     gaps = np.array([made[name] - given[name] for name in given])
     return {
         "tasks": len(given),
@@ -113,11 +163,14 @@ def accuracies(folder: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
         "cosine": found["delta_cosine"],
         "given": float(np.mean([*given.values()])),
         "written": float(np.mean([*made.values()])),
+        "head_alone": float(np.mean([*alone.values()])),
+        "another": float(np.mean([another[name] for name in given])),
         "difference": float(np.mean(gaps)),
         "lowest_difference": float(np.min(gaps)),
         "each": {
             name: found["adapters"][name]
             | {"given": given[name], "written": made[name]}
+            | {"head_alone": alone[name], "another": another[name]}
             for name in given
         },
     }
@@ -129,30 +182,27 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     return Table("reconstruction", ("adapters", *COLUMNS.values()), rows)
 
 
-def to_page(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> None:
+def to_page(found: dict[str, dict[str, Any]], made: dict[str, Any]) -> None:
     """Write the same rows into docs/conditions.md."""
-    about = results_page.made(steps=args.steps, count=args.count, unseen=args.unseen)
     rows = [[kind, *(x[n] for n in COLUMNS)] for kind, x in found.items()]
-    results_page.write("reconstruct", {"made": about, "table": rows, **found})
+    results_page.write("reconstruct", {"made": made, "table": rows, **found})
 
 
 def run(args: argparse.Namespace) -> None:
     """Train the adapters and the network, and write the table."""
     folder = epath.Path(args.workdir)
+    names = ("count", "unseen", "steps", "overrides")
+    made = results_page.begun(folder, **{n: getattr(args, n) for n in names})
     relabel.write_tasks(folder / "tasks")
     file, network = set_of(folder, args), folder / "network"
     size = [f"--config.tasks.per_batch={args.count}", "--config.tasks.rows=1"]
     size += [f"--config.optim.batch_size={args.count}"]
     flags = [f"--config.tasks.file={file}", *NETWORK, *size, *args.overrides]
     train(load_settings("tasks", flags), str(network))
-    splits = {
-        kind: files.read_json(Run.open(network).metrics_file(split))
-        for kind, split in SPLITS.items()
-    }
-    found = {kind: accuracies(folder, one) for kind, one in splits.items()}
+    found = {kind: accuracies(folder, split) for kind, split in SPLITS.items()}
     files.write_json(folder / "reconstruct.json", found)
     if args.page:
-        to_page(found, args)
+        to_page(found, made)
     text = to_markdown(table(found))
     files.write_whole(folder / "reconstruct.md", text)
     print(text)

@@ -113,6 +113,8 @@ def answers_of(
 def run(args: argparse.Namespace) -> None:
     """Write the tasks, train and answer seed by seed, and write the tables."""
     folder = epath.Path(args.workdir)
+    of_flags = {"steps": args.steps, "rows": args.rows, "overrides": args.overrides}
+    made = results_page.begun(folder, **of_flags)
     write_tasks(folder / "tasks")
     about = known(folder / "tasks")
     found: dict[str, Any] = {}
@@ -120,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
         answers_of(folder, about, args, seed)
         done = [folder / f"seed_{s}" / "answers.npz" for s in range(seed + 1)]
         found = judging.judge(done, about)
-        found["made"] = results_page.made(steps=args.steps)
+        found["made"] = made
         files.write_json(folder / "relabel.json", found)
         files.write_whole(folder / "relabel.md", judging.to_markdown(found))
     if args.json:

@@ -16,7 +16,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from hypelora_jax import files
+from hypelora_jax.errors import UserError
 
 HERE = Path(__file__).parent
 MEASURED, TEMPLATE = HERE / "measured", HERE / "results.md.in"
@@ -32,6 +35,26 @@ def made(**about: Any) -> dict[str, Any]:
         "jax": importlib.metadata.version("jax"),
         **about,
     }
+
+
+def begun(folder: epath.Path, **about: Any) -> dict[str, Any]:
+    """Return what `made` said when an experiment began in a folder.
+
+    Raises:
+      UserError: it began with other flags, so what is there does not fit these.
+    """
+    file = folder / "made.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(file, made(**about))
+    kept = files.read_json(file)
+    for name, value in about.items():
+        if kept.get(name) != value:
+            raise UserError(
+                f"{folder} was begun with {name} {kept.get(name)!r}, and now it is "
+                f"{value!r}; expected the same flags, or another --workdir"
+            )
+    return kept
 
 
 def write(name: str, found: Mapping[str, Any]) -> None:

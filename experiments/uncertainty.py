@@ -1,4 +1,4 @@
-"""Compare seven kinds of uncertainty on rated film sentences, with intervals.
+"""Compare kinds of uncertainty on rated film sentences, with intervals.
 
     python experiments/uncertainty.py --workdir=runs/uncertainty
     python experiments/uncertainty.py --workdir=runs/tiny --config=smoke --samples=3

@@ -542,20 +542,26 @@ def test_other_tasks_than_those_of_training_are_not_evaluated(tmp_path, capsys):
         assert "the tasks have changed since" in line
 
 
+@pytest.mark.parametrize("command", ["train", "prepare"])
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--config.condition.source=task"], "the task denies is held out"),
         (["--config.head.kind=per_task"], "the task denies is held out"),
+        (["--config.condition.sign=1"], "tasks that are each other's negation"),
+        (["--config.loss.objective=reconstruction"], "task asks has no adapter"),
     ],
 )
-def test_held_out_tasks_have_no_learned_rows(flags, words, tmp_path, capsys):
+def test_a_set_that_cannot_be_learned_is_refused(
+    command, flags, words, tmp_path, capsys
+):
     file = flips.write(tmp_path)
     tasks = json.loads((tmp_path / "set.json").read_text())
     tasks[1]["role"] = "held_out"
     (tmp_path / "set.json").write_text(json.dumps(tasks))
-    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}", *flags]
-    assert cli.main([*argv, f"--workdir={tmp_path / 'run'}"]) == 2
+    argv = [command, *flips.FLAGS, f"--config.tasks.file={file}", *flags]
+    argv += [f"--workdir={tmp_path / 'run'}"] * (command == "train")
+    assert cli.main(argv) == 2
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -605,6 +611,50 @@ def test_labels_are_named_with_a_description(tmp_path, capsys):
     ):
         fault = model.tasks.fault(cells)
         assert words in fault if words else not fault
+
+
+def test_labels_must_be_named_if_those_of_the_tasks_differ(tmp_path, capsys):
+    import hypelora_jax
+    from hypelora_jax.exchange import described
+
+    file, run = flips.write(tmp_path), str(tmp_path / "run")
+    tasks = json.loads((tmp_path / "set.json").read_text())
+    tasks[1]["labels"] = {"calm": 0, "angry": 1}
+    (tmp_path / "set.json").write_text(json.dumps(tasks))
+    argv = ["train", *flips.FLAGS, f"--config.tasks.file={file}"]
+    argv += ["--config.head.kind=label_text", "--config.optim.num_epochs=1"]
+    assert cli.main([*argv, f"--workdir={run}"]) == 0
+    told = "task asks has no, yes, and task denies has calm, angry"
+    assert told in capsys.readouterr().err
+    wanted = "it has no labels, and the tasks of this run have different ones"
+    with pytest.raises(UserError, match=wanted):
+        described.adapt(run, str(tmp_path / "out"), "Is it sarcastic?")
+    asked = hypelora_jax.load(run).tasks
+    assert wanted in asked.fault({"description": "Is it sarcastic?"})
+    assert not asked.fault({"description": "Is it?", "labels": ["no", "yes"]})
+    assert not asked.fault({"task": "denies"})
+
+
+def test_the_static_run_keeps_the_encoder_of_labels_and_starts_anew(
+    flipped, monkeypatch
+):
+    import dataclasses
+
+    from hypelora_jax.commands import audit, train
+    from hypelora_jax.run import records
+
+    own = records.settings_of(records.open_record(str(flipped))[1])
+    condition = dataclasses.replace(own.condition, encoder="minilm")
+    ckpt = dataclasses.replace(own.ckpt, start="/some/run")
+    head = dataclasses.replace(own.head, kind="label_text")
+    own = dataclasses.replace(own, condition=condition, ckpt=ckpt, head=head)
+    begun = []
+    monkeypatch.setattr(records, "settings_of", lambda record: own)
+    monkeypatch.setattr(train, "train", lambda settings, out: begun.append(settings))
+    audit.train_without_condition(str(flipped), "out")
+    (static,) = begun
+    assert static.method == "lora" and static.condition.source == "none"
+    assert static.condition.encoder == "minilm" and static.ckpt.start == ""
 
 
 @pytest.mark.soak

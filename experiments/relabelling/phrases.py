@@ -45,6 +45,9 @@ THING = Verbs(
             "uses {one}",
             "makes use of {many}",
             "comes with {one}",
+            "shows {one}",
+            "carries {one}",
+            "displays {many}",
         ),
         no=(
             "contains no {many}",
@@ -56,6 +59,10 @@ THING = Verbs(
             "has no {many}",
             "never uses {one}",
             "leaves out {many}",
+            "shows no {many}",
+            "does not carry {one}",
+            "avoids {many}",
+            "goes without {one}",
         ),
     ),
     unseen=Forms(
@@ -78,6 +85,9 @@ TOPIC = Verbs(
             "brings up {many}",
             "speaks of {one}",
             "says something about {many}",
+            "discusses {many}",
+            "alludes to {one}",
+            "comments on {many}",
         ),
         no=(
             "does not mention {one}",
@@ -89,6 +99,10 @@ TOPIC = Verbs(
             "fails to bring up {many}",
             "leaves {many} out",
             "is without any word about {many}",
+            "does not discuss {many}",
+            "never alludes to {one}",
+            "avoids talk of {many}",
+            "passes over {many}",
         ),
     ),
     unseen=Forms(
@@ -104,7 +118,7 @@ TOPIC = Verbs(
 # One word. It has no plural, so {many} is the word as well.
 WORD = Verbs(
     seen=Forms(
-        yes=THING.seen.yes[:-1],  # a text does not come with a word
+        yes=tuple(v for v in THING.seen.yes if v != "comes with {one}"),
         no=(
             "does not contain {one}",
             "lacks {one}",
@@ -114,6 +128,10 @@ WORD = Verbs(
             "leaves out {one}",
             "is without {one}",
             "is free of {one}",
+            "does not show {one}",
+            "never carries {one}",
+            "avoids {one}",
+            "goes without {one}",
         ),
     ),
     unseen=Forms(
@@ -183,6 +201,8 @@ def length(n: int) -> Phrases:
         (f"consists of over {n} words", f"consists of at most {n} words"),
         (f"goes beyond {n} words", f"does not go beyond {n} words"),
         (f"exceeds {n} words", f"fails to exceed {n} words"),
+        (f"runs to over {n} words", f"does not run to over {n} words"),
+        (f"comprises over {n} words", f"comprises {n} words at most"),
         (f"counts more than {n} words", f"does not count more than {n} words"),
         (f"has a length above {n} words", f"has a length of {n} words or less"),
     )
@@ -200,6 +220,8 @@ def rating(t: float) -> Phrases:
             f"reaches an average score higher than {said}",
             f"fails to reach an average score higher than {said}",
         ),
+        (f"averages more than {t:g}", f"does not average more than {t:g}"),
+        (f"is given a mean above {said}", f"is given no mean above {said}"),
         (f"receives a mean rating above {t:g}", f"receives no mean rating above {t:g}"),
         (f"wins a typical mark over {said}", f"wins no typical mark over {said}"),
     )

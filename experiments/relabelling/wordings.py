@@ -261,6 +261,8 @@ def _plain(verb: str) -> str:
     """Return the infinitive of a verb in the third person."""
     if verb in ("has", "does", "goes"):
         return {"has": "have", "does": "do", "goes": "go"}[verb]
+    if verb.endswith("ies"):
+        return f"{verb[:-3]}y"
     return verb[:-2] if verb.endswith(("sses", "ches", "shes", "xes")) else verb[:-1]
 
 

@@ -603,7 +603,8 @@ def test_the_same_task_held_out_under_other_words(tmp_path):
     del held["description"]
     for told, other, wrong in (
         (["y"], {}, True),
-        (["y", "z"], {}, False),
+        (["z", " Y "], {}, True),
+        (["z"], {}, False),
         (["y"], {"labels": {"yes": "class_b", "no": "class_d"}}, False),
         (["y"], {"data": SYNTHETIC | {"num_examples": 65}}, False),
     ):
@@ -616,6 +617,37 @@ def test_the_same_task_held_out_under_other_words(tmp_path):
             assert load(saved(tmp_path, tasks)).tasks.held_out == (False, True)
     tasks = [task("a"), HELD | {"labels": same}]
     assert "task b: it is held out, but task a" in refused(saved(tmp_path, tasks))
+
+
+def test_a_held_out_task_whose_file_and_classes_are_spelled_in_another_way(tmp_path):
+    rows = ["text\tlabel", *(f"text {i}\t{i % 2}" for i in range(8))]
+    (tmp_path / "rows.tsv").write_text("\n".join(rows) + "\n")
+
+    def made(name, path, one, **fields):
+        data = {"source": "files", "train": path, "validation": path}
+        return {"name": name, "description": "x", "data": data, **fields} | {
+            "labels": {"no": "0", "yes": one}
+        }
+
+    train = made("a", "rows.tsv", "1")
+    for path, one in (("rows.tsv", "1.0"), (str(tmp_path / "rows.tsv"), "1")):
+        tasks = [train, made("b", path, one, role="held_out")]
+        assert "task b: it is held out, but task a" in refused(saved(tmp_path, tasks))
+
+
+def test_a_negation_that_is_a_description_of_its_own_task(tmp_path):
+    for fields in ({"negations": ["is it  X?"]}, {"negations": ["no", "p"]}):
+        own = task("a", description="Is it x?") | {"paraphrases": ["P"]} | fields
+        wanted = "is among its descriptions and its negations; expected negations that"
+        assert wanted in refused(saved(tmp_path, [own]))
+
+
+def test_labels_that_differ_in_case_are_refused(tmp_path):
+    spelled = {"No": "class_b", "Yes": "class_d"}
+    plain = {"no": "class_b", "yes": "class_d"}
+    tasks = [task("a", labels=plain), task("b", labels=spelled, description="z")]
+    message = refused(saved(tmp_path, tasks))
+    assert "task b: its labels are No, Yes, and those of task a are no, yes" in message
 
 
 def test_fields_of_the_run_that_do_not_go_with_sets(tmp_path):

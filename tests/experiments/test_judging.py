@@ -14,10 +14,13 @@ ROWS, FIT = 8, 20  # of a task
 SURE = 0.9
 # Two tasks of each group.
 NAMES = [f"{group}_{x}" for group in judging.GROUPS for x in "ab"]
-ABOUT: dict[str, dict] = {name: {"group": name[:-2]} for name in NAMES}
+ABOUT: dict[str, dict] = {
+    name: {"group": name[:-2], "attribute": name} for name in NAMES
+}
 for x in "ab":  # both forms of an attribute
-    ABOUT[f"combinations_{x}"]["counterpart"] = f"train_{x}"
-    ABOUT[f"validation_combinations_{x}"]["counterpart"] = f"thresholds_outside_{x}"
+    for own, other in (("", "train"), ("validation_", "thresholds_outside")):
+        form = {"counterpart": f"{other}_{x}", "attribute": f"{other}_{x}"}
+        ABOUT[f"{own}combinations_{x}"] |= form
 RATED_BY = ("matched", "static", "shares")
 RATED = [NAMES.index(f"attributes_{x}") for x in "ab"]
 COMBINATIONS = [NAMES.index(f"combinations_{x}") for x in "ab"]
@@ -101,6 +104,56 @@ def test_seeds_of_a_task_are_one_cluster(found):
     """One task right, one wrong: a replica of two is all wrong one time in four."""
     own = found["groups"]["thresholds_outside"]["matched"]["accuracy"]
     assert own == {"value": pytest.approx(0.5), "low": 0, "high": 1}
+
+
+def test_distances_are_means_over_the_tasks_of_a_group(found):
+    """Those of the matched wording, which `answers` sets for the combinations."""
+    wanted = dict.fromkeys(judging.GROUPS, 0.0) | {"combinations": 1.0}
+    assert found["distance"] == wanted
+
+
+def wrong_at(own, task, rows):
+    """Answers of which some rows of a task are wrong."""
+    at = np.flatnonzero(own["task"] == NAMES.index(task))[rows]
+    matched = own["matched"].copy()
+    matched[at] = 1 - matched[at]
+    return own | {"matched": matched}
+
+
+def intervals_of(folder, seeds, about=ABOUT):
+    done = [folder / f"own_{k}.npz" for k in range(len(seeds))]
+    for file, own in zip(done, seeds, strict=True):
+        npz.write(file, own)
+    return judging.judge(done, about)["groups"]["thresholds_inside"]["matched"]
+
+
+def test_more_seeds_with_the_same_answers_do_not_narrow_an_interval(tmp_path):
+    one = wrong_at(answers(), "thresholds_inside_a", [0, 3, 4, 5])
+    once = intervals_of(tmp_path, [one])["accuracy"]
+    assert once == intervals_of(tmp_path, [one] * 4)["accuracy"]
+    assert once["low"] < once["value"] == 0.75 < once["high"]
+
+
+def test_seeds_are_drawn(tmp_path):
+    """All rows of one of two seeds are wrong: a replica has 0, 1 or 2 of it."""
+    none = answers()
+    for x in "ab":
+        none = wrong_at(none, f"thresholds_inside_{x}", np.arange(ROWS))
+    own = intervals_of(tmp_path, [answers(), none])["accuracy"]
+    assert own == {"value": 0.5, "low": 0, "high": 1}
+
+
+def test_both_forms_of_an_attribute_are_drawn_together(tmp_path):
+    """Two forms that are right on the same sentences are no more than one of them."""
+    one = answers()
+    for x in "ab":
+        one = wrong_at(one, f"thresholds_inside_{x}", [0, 1])
+    names = {f"thresholds_inside_{x}": {"attribute": "x"} for x in "ab"}
+    about = {name: own | names.get(name, {}) for name, own in ABOUT.items()}
+    together = intervals_of(tmp_path, [one], about)["accuracy"]
+    apart = intervals_of(tmp_path, [one])["accuracy"]
+    wide = together["high"] - together["low"]
+    assert wide > 1.1 * (apart["high"] - apart["low"])
 
 
 def test_oracles_are_compared_on_their_tasks(found):

@@ -399,6 +399,7 @@ def test_rare_attributes_are_left_out(read):
         ("goes beyond 9 words", "does the sentence go beyond 9 words"),
         ("does without it", "does the sentence do without it"),
         ("does not lack it", "is it so that the sentence does not lack it"),
+        ("carries a comma", "does the sentence carry a comma"),
         ("closes with a dot", "does the sentence close with a dot"),
     ],
 )

@@ -2,6 +2,9 @@
 
 import pytest
 import results_page
+from etils import epath
+
+from hypelora_jax.errors import UserError
 
 NUMBERS = {
     "a": {
@@ -38,3 +41,12 @@ def test_the_page_is_what_the_stored_numbers_give():
     assert results_page.page(text) == text
     other = text.replace("170 yes/no tasks ask", "nobody asks")
     assert other != text and results_page.page(other) == text
+
+
+def test_a_folder_is_for_the_flags_that_it_began_with(tmp_path):
+    folder = epath.Path(tmp_path / "new")
+    first = results_page.begun(folder, steps=400, overrides=[])
+    assert first["steps"] == 400 and first["date"] and first["jax"]
+    assert results_page.begun(folder, steps=400, overrides=[]) == first
+    with pytest.raises(UserError, match="begun with steps 400, and now it is 300"):
+        results_page.begun(folder, steps=300, overrides=[])

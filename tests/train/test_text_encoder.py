@@ -42,3 +42,21 @@ def test_vectors_are_means_or_extremes_and_means_of_the_last_layers(layers):
 def test_more_layers_than_the_encoder_has_are_refused():
     with pytest.raises(UserError, match=r"condition.sign is 9, but .* 2 layers"):
         text_encoder.embed(ENCODER, TEXTS, 9)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "one", "other"),
+    [
+        ("minilm", "Is it good?", "is it GOOD?"),
+        ("minilm", "Is it \N{GRINNING FACE}?", "Is it \N{POUTING FACE}?"),
+        (ENCODER, "word " * 200 + "a", "word " * 200 + "b"),
+    ],
+)
+def test_descriptions_that_are_the_same_tokens_are_said(encoder, one, other, caplog):
+    for texts in ([(one, other), ("no",)], [(one,), (one,)]):
+        text_encoder.warn_of_equal(encoder, texts)
+        assert not caplog.text  # both are of one task, or the same text
+    text_encoder.warn_of_equal(encoder, [(one,), ("no", other)])
+    assert caplog.text.count("which two tasks have, as the same text") == 1
+    text_encoder.warn_of_equal(encoder, [(one,), ("no", "yes")])
+    assert caplog.text.count("which two tasks have") == 1

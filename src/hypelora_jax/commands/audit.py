@@ -94,7 +94,7 @@ def train_without_condition(workdir: str, output: str) -> None:
     """
     import dataclasses
 
-    from hypelora_jax import objectives
+    from hypelora_jax import families, objectives
     from hypelora_jax.commands.train import train
     from hypelora_jax.config.adapter_sections import ConditionConfig
     from hypelora_jax.config.sections import LossConfig
@@ -110,8 +110,16 @@ def train_without_condition(workdir: str, output: str) -> None:
     optim = dataclasses.replace(settings.optim, lr=rate, trunk_lr=0.0)
     if settings.optim.head_lr == 0:
         optim = dataclasses.replace(optim, head_lr=lr)
+    condition = ConditionConfig()
+    if families.names(settings.head):  # labels are embedded as they were
+        condition = ConditionConfig(encoder=settings.condition.encoder)
     static = dataclasses.replace(
-        settings, method="lora", condition=ConditionConfig(), optim=optim, loss=loss
+        settings,
+        method="lora",
+        condition=condition,
+        optim=optim,
+        loss=loss,
+        ckpt=dataclasses.replace(settings.ckpt, start=""),
     )
     if static.select_on == "margin":
         static = dataclasses.replace(static, select_on="calibration")

@@ -22,6 +22,7 @@ def run(config: Settings) -> None:
     Raises:
       UserError: a download fails, or the data is bad.
     """
+    from hypelora_jax import model as model_lib
     from hypelora_jax.commands.shared import names
     from hypelora_jax.data import sources
     from hypelora_jax.data.batches import dataset, warn_of_cuts
@@ -29,6 +30,7 @@ def run(config: Settings) -> None:
     from hypelora_jax.data.tokens import cached
     from hypelora_jax.interop import base as bases
     from hypelora_jax.train import session
+    from hypelora_jax.train.conditioning import checks
 
     names.check(config)
     base = bases.resolve(config.model.path, config.model.revision)
@@ -37,6 +39,8 @@ def run(config: Settings) -> None:
     logging.info("data %s", sources.prepare(config.data, config.tasks))
     words = cached(bases.read_tokenizer(base))
     corpus = session.load_corpus(config)
+    model = model_lib.build(config, base.config, corpus.task)
+    checks.check(config, model, corpus.tasks)
     datasets = {n: dataset(x, words, length) for n, x in corpus.splits.items()}
     for line in unions.describe(corpus):
         logging.info("%s", line)

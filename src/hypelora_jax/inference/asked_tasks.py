@@ -93,6 +93,11 @@ class TaskReader:
             return f"it has a {' and a '.join(given)}; expected one of them"
         (name,) = given
         what = self._task_fault(name, cells[name])
+        if not what and name != "task" and self._unnamed(cells):
+            return (
+                "it has no labels, and the tasks of this run have different ones; "
+                "expected labels, a list of names"
+            )
         own = () if what else self.labels_of(cells[name] if name == "task" else "")
         return what or self._labels_fault(cells.get("labels"), own)
 
@@ -113,6 +118,11 @@ class TaskReader:
             return self._run
         own = self._own[self.number[task]]
         return own if self.names_labels else (*own, *self._run[len(own) :])
+
+    def _unnamed(self, cells: Mapping[str, Any]) -> bool:
+        """Return whether a head that reads names would read class_0, class_1, ..."""
+        unlike = all(sorted(own) != sorted(self._run) for own in self._own)
+        return self.names_labels and unlike and _empty(cells.get("labels"))
 
     def _task_fault(self, name: str, cell: Any) -> str:
         if name == "task":

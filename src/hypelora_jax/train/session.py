@@ -34,6 +34,7 @@ from hypelora_jax.run import records
 from hypelora_jax.sharding.mesh import make_mesh, row_ways
 from hypelora_jax.train import ensembles, initial, scoring
 from hypelora_jax.train.conditioning import (
+    checks,
     given_vectors,
     targets,
     task_conditions,
@@ -176,6 +177,7 @@ def with_data(
     """
     settings = session.settings
     data, optim, words = settings.data, settings.optim, cached(session.tokenizer)
+    checks.check(settings, session.model, corpus.tasks)
     tasks = task_conditions.arrays(settings, session.model, corpus)
     datasets = {
         name: dataset(table, words, data.max_length, tasks)

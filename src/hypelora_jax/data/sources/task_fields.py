@@ -67,10 +67,15 @@ def entry(
     name = _name(f"{file}, {place}", node.get("name"))
     where = f"{file}, task {name}"
     paraphrases, negations = (_texts(where, n, node.get(n, [])) for n in OTHERS)
+    texts = _descriptions(where, node.get("description"), node.get("descriptions"))
+    asked = {folded(text) for text in (*texts, *paraphrases)}
+    if wrong := [text for text in negations if folded(text) in asked]:
+        what = f"{shown(wrong[0])} is among its descriptions and its negations"
+        refuse(where, what, "negations that ask the opposite")
     return TaskEntry(
         where,
         name,
-        _descriptions(where, node.get("description"), node.get("descriptions")),
+        texts,
         _data(where, file, node.get("data"), own),
         _labels(where, node.get("labels")),
         _held_out(where, node.get("role", "train")),
@@ -79,6 +84,11 @@ def entry(
         negations,
         _adapter(where, file, node.get("adapter")),
     )
+
+
+def folded(text: str) -> str:
+    """Return what descriptions share that differ in case and white space only."""
+    return " ".join(text.casefold().split())
 
 
 def _name(where: str, name: Any) -> str:

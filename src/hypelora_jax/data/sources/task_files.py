@@ -1,16 +1,19 @@
 """Reads the file of a set of tasks, and checks that its tasks fit together."""
 
 import dataclasses
+import os
 from collections import defaultdict
 from typing import Any
 
 from absl import logging
 
+from hypelora_jax.config import ranges
 from hypelora_jax.config.sections import DataConfig
+from hypelora_jax.data import labels
 from hypelora_jax.data.formats import documents
 from hypelora_jax.data.formats.cells import listed, shown
 from hypelora_jax.data.sources import task_fields
-from hypelora_jax.data.sources.task_fields import TaskEntry, refuse
+from hypelora_jax.data.sources.task_fields import TaskEntry, folded, refuse
 from hypelora_jax.errors import UserError
 
 MAX_TASKS = 10_000
@@ -118,28 +121,32 @@ def _check_names(entries: list[TaskEntry]) -> None:
 
 def _check_held_out(entries: list[TaskEntry]) -> None:
     """Refuse a held-out task that trains under another name."""
-    users = defaultdict[Any, dict[str, None]](dict)  # names in order
-    for entry in entries:
+    users, reads = dict[Any, str](), [_reads(entry) for entry in entries]
+    for entry, own in zip(entries, reads, strict=True):
         for text in () if entry.held_out else entry.descriptions:
-            users[_reads(entry), text][entry.name] = None
-    for entry in entries:
-        if not entry.held_out:
-            continue
-        told = [users.get((_reads(entry), text), {}) for text in entry.descriptions]
-        if same := [name for name in told[0] if all(name in one for one in told)]:
-            refuse(
-                entry.where,
-                f"it is held out, but task {same[0]} trains with the same data, labels "
-                "and descriptions",
-                "a task that differs, or one role for both",
-            )
+            users.setdefault((own, folded(text)), entry.name)
+    for entry, own in zip(entries, reads, strict=True):
+        for text in entry.descriptions if entry.held_out else ():
+            if same := users.get((own, folded(text))):
+                refuse(
+                    entry.where,
+                    f"it is held out, but task {same} trains with the same data, "
+                    f"labels and description {shown(text)}",
+                    "a task that differs, or one role for both",
+                )
 
 
 def _reads(entry: TaskEntry) -> Any:
-    """Return what a task reads; a label of its own class says nothing."""
-    pairs = {(name, frozenset(x)) for name, x in entry.labels.items()}
-    same = all(x == {name} for name, x in pairs)
-    return entry.data, frozenset[Any]() if same else frozenset(pairs)
+    """Return what a task reads, in one spelling.
+
+    A label of its own class says nothing, and a file may be said in two ways.
+    """
+    pairs = {(name, frozenset(map(labels.key, x))) for name, x in entry.labels.items()}
+    same = all(x == {labels.key(name)} for name, x in pairs)
+    files = {name: getattr(entry.data, name) for name in ranges.paths(DataConfig)}
+    whole = {n: os.path.abspath(x) for n, x in files.items() if x and "://" not in x}
+    data = dataclasses.replace(entry.data, **whole)
+    return data, frozenset[Any]() if same else frozenset(pairs)
 
 
 def _warn_of_repeated(file: str, entries: list[TaskEntry]) -> None:

@@ -119,13 +119,24 @@ def _check_pairs(parts: Sequence[_Part]) -> None:
 def _shared(parts: list[_Part]) -> tuple[tuple[str, ...], list[_Part]]:
     """Return the classes of the set, and the parts with labels in their order."""
     first = parts[0].names
-    if any(sorted(one.names) != sorted(first) for one in parts):
+    unlike = [one for one in parts if sorted(one.names) != sorted(first)]
+    for one in unlike:
+        if sorted(map(str.casefold, one.names)) == sorted(map(str.casefold, first)):
+            refuse(
+                one.entry.where,
+                f"its labels are {listed(one.names)}, and those of task "
+                f"{parts[0].entry.name} are {listed(first)}",
+                "labels in the same spelling",
+            )
+    if unlike:
         longest = max(len(one.names) for one in parts)
         labels = tuple(f"class_{j}" for j in range(longest))
-        logging.info(
+        logging.warning(
             "the tasks have different labels, so the classes are %s, and class_0 is "
-            "the first label of each task",
+            "the first label of each task; task %s has %s, and task %s has %s",
             listed(labels),
+            *(parts[0].entry.name, listed(first)),
+            *(unlike[0].entry.name, listed(unlike[0].names)),
         )
         return labels, parts
     out = list[_Part]()

@@ -9,6 +9,7 @@ from absl import logging
 
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.data.batches import Dataset
+from hypelora_jax.data.formats.cells import listed
 from hypelora_jax.data.layouts.task_batches import TaskArrays
 from hypelora_jax.data.tables import Corpus, Table
 from hypelora_jax.data.tables import take as take_rows
@@ -30,6 +31,7 @@ from hypelora_jax.evaluate.fitted import (
 )
 from hypelora_jax.train.conditioning import task_conditions
 
+SPLITS = ("held_out_test", "held_out_validation", "test", "validation")
 # What stands for junk in the verdict: the harder of the two to beat.
 JUNK = ("nonsense", "random_vector")
 
@@ -65,8 +67,7 @@ def audit(
     fitted = evaluation.open_fitted(workdir)
     tasks, arrays = _conditions(fitted)
     corpus = corpus_of(fitted)
-    split = split or _split(corpus)
-    table = _labelled(corpus.splits[split])
+    split, table = audited(corpus, split)
     assert table.task is not None  # the splits of a set have it
     wanted = np.unique(table.task).tolist()
     embed = partial(task_conditions.of_descriptions, fitted.session.settings.condition)
@@ -141,15 +142,30 @@ def compare(
     }
 
 
-def _split(corpus: Corpus) -> str:
-    for name in ("held_out_test", "held_out_validation", "test", "validation"):
-        if name in corpus.splits:
-            return name
-    raise UserError("the set of tasks has no split to audit; expected test or others")
+def audited(corpus: Corpus, split: str) -> tuple[str, Table]:
+    """Return a split and its rows that have labels; "" takes the first that has any.
 
-
-def _labelled(table: Table) -> Table:
-    return take_rows(table, np.flatnonzero(table.label >= 0))
+    Raises:
+      UserError: there are none.
+    """
+    names = (split,) if split else [n for n in SPLITS if n in corpus.splits]
+    for name in names:
+        every = corpus.splits[name]
+        table = take_rows(every, np.flatnonzero(every.label >= 0))
+        if not len(table.label):
+            continue
+        assert corpus.tasks is not None  # and so tables have numbers of tasks
+        assert every.task is not None and table.task is not None
+        if left := np.setdiff1d(every.task, table.task).tolist():
+            who = listed([corpus.tasks.names[k] for k in left])
+            logging.warning("not audited, without labels in %s: %s", name, who)
+        return name, table
+    raise UserError(
+        f"no example of {listed(names)} has a label; expected some in the split that "
+        "is audited"
+        if names
+        else f"the set of tasks has no split to audit; expected {listed(SPLITS)}"
+    )
 
 
 def answered(

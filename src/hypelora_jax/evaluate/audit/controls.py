@@ -7,7 +7,9 @@ of a `TaskArrays`, and the tasks are answered with it.
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
+from hypelora_jax.data.formats.cells import listed
 from hypelora_jax.data.layouts.task_batches import Entries, TaskArrays
 from hypelora_jax.data.tasks import TaskSet
 
@@ -64,10 +66,14 @@ def draws(
     ]
     if "condition" not in vectors:
         return out
-    texts = {"paraphrased": tasks.paraphrases, "negated": tasks.negations}
-    for name, some in texts.items():
-        if some and all(some[k] for k in wanted):
-            out[name] = _worded(vectors, embed(some))
+    for name, field in {"paraphrased": "paraphrases", "negated": "negations"}.items():
+        some = getattr(tasks, field)
+        if without := [tasks.names[k] for k in wanted if not (some and some[k])]:
+            if len(without) < len(wanted):
+                told = (name, field, listed(without))
+                logging.warning("no row %s: there are no %s of %s", *told)
+            continue
+        out[name] = _worded(vectors, embed(some))
     junk = embed([NONSENSE])[0]
     at = np.arange(len(tasks.names))
     out["nonsense"] = [

@@ -18,6 +18,9 @@ def pairs(tasks: TaskSet) -> list[tuple[int, int]]:
     """Return the training tasks that are each other's negation.
 
     These are tasks of which one has a description of the other as a negation.
+
+    Raises:
+      UserError: there are none.
     """
     owner = {
         text: k
@@ -31,6 +34,12 @@ def pairs(tasks: TaskSet) -> list[tuple[int, int]]:
         for text in texts
         if text in owner and owner[text] != k and not tasks.held_out[k]
     }
+    if not found:
+        raise UserError(
+            "config.condition.sign learns from tasks that are each other's negation, "
+            "but no description of a training task is among the negations of another; "
+            "expected some in config.tasks.file, or condition.sign=0"
+        )
     return sorted((a, b) for a, b in found)
 
 
@@ -48,14 +57,7 @@ def sides(tasks: TaskSet, described: Mapping[int, np.ndarray]) -> dict[int, floa
     Raises:
       UserError: no two training tasks are each other's negation.
     """
-    opposite = pairs(tasks)
-    if not opposite:
-        raise UserError(
-            "config.condition.sign learns from tasks that are each other's negation, "
-            "but no description of a training task is among the negations of another; "
-            "expected some in config.tasks.file, or condition.sign=0"
-        )
-    x = described
+    opposite, x = pairs(tasks), described
     apart_PC = np.stack([x[a].mean(axis=0) - x[b].mean(axis=0) for a, b in opposite])
     axis_C = np.linalg.svd(apart_PC, full_matrices=False)[2][0]
     side_P = np.where(apart_PC @ axis_C < 0, -1.0, 1.0)

@@ -50,7 +50,7 @@ def with_targets(
       UserError: the run cannot learn adapters, a training task has none, or an adapter
         does not fit the run; the message names task and folder.
     """
-    tasks = _check(settings, model, tasks)
+    tasks = check(settings, model, tasks)
     found = [
         given_adapters.given(name, folder, labels, model, base) if folder else None
         for name, folder, labels in zip(
@@ -65,7 +65,12 @@ def with_targets(
     return {**frozen, "head": placed, LEAF: made}
 
 
-def _check(settings: Settings, model: Model, tasks: TaskSet | None) -> TaskSet:
+def check(settings: Settings, model: Model, tasks: TaskSet | None) -> TaskSet:
+    """Return the set of tasks of a run that learns adapters.
+
+    Raises:
+      UserError: the run cannot learn adapters, or a training task has none.
+    """
     objective = f"config.loss.objective={settings.loss.objective}"
     if tasks is None:
         raise UserError(

@@ -58,23 +58,15 @@ def arrays(settings: Settings, model: Model, corpus: Corpus) -> TaskArrays | Non
       UserError: a task has too few sentences, or there is no such encoder.
     """
     tasks, parts = corpus.tasks, model.parts
-    reads = () if parts.cond is None else tuple(parts.cond.reads)
-    if settings.select_on == "margin" and (tasks is None or not reads):
-        raise UserError(
-            "config.select_on=margin compares conditions of tasks, but this run has "
-            "none; expected data.source=tasks with condition.source=text, or "
-            "select_on=calibration"
-        )
     if tasks is None:
         return None
-    # given adapters bring their heads, those of held-out tasks, too
-    own_head = () if parts.objective.targets else parts.head.reads
-    _check_rows(tasks, (*reads, *own_head))
+    reads = () if parts.cond is None else tuple(parts.cond.reads)
     conditions, choices, rows = {}, {}, {}
     encoder = settings.condition.encoder
     if "which" in reads:
         conditions["which"] = np.arange(len(tasks.names), dtype=np.int32)
     if "condition" in reads:
+        text_encoder.warn_of_equal(encoder, tasks.descriptions)
         choices["condition"] = of_descriptions(settings.condition, tasks.descriptions)
         means = [x.mean(axis=0) for x in choices["condition"]]
         conditions["condition"] = np.stack(means)
@@ -86,17 +78,6 @@ def arrays(settings: Settings, model: Model, corpus: Corpus) -> TaskArrays | Non
     if "labels" in parts.head.reads:
         rows["labels"] = label_vectors(encoder, tasks.labels)
     return TaskArrays(conditions, choices, rows, single="pooled" in reads)
-
-
-def _check_rows(tasks: TaskSet, reads: Sequence[str]) -> None:
-    """Refuse held-out tasks where each task has parameters of its own, if trained."""
-    held_out = [n for n, out in zip(tasks.names, tasks.held_out, strict=True) if out]
-    if held_out and {"which", "task"} & {*reads}:
-        raise UserError(
-            f"the task {held_out[0]} is held out, but a learned row or layer of a task "
-            "needs training; expected role train for all tasks, or "
-            "condition.source=text or set and head.kind=classes or label_text"
-        )
 
 
 def label_vectors(encoder: str, labels: Sequence[Sequence[str]]) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from hypelora_jax import families
+from hypelora_jax.data.formats.cells import shown
 from hypelora_jax.data.tables import Table
 from hypelora_jax.data.tokens import Tokenizer, cached
 from hypelora_jax.errors import UserError
@@ -110,6 +111,36 @@ def _vectors(
         mask[i, : len(text)] = True
     batch: dict[str, Any] = {"ids": ids, "mask": mask, "types": np.zeros_like(ids)}
     return np.asarray(own.pooled(layers, own.params, batch))[: len(texts)]
+
+
+def warn_of_equal(path: str, texts: Sequence[Sequence[str]]) -> None:
+    """Log one warning if different descriptions of two tasks are the same tokens.
+
+    So they are in an alphabet that the encoder does not know, differ in case only, or
+    begin alike and are cut.
+
+    Args:
+      path: the encoder, as in `embed`.
+      texts: the descriptions of each task.
+    """
+    own = _encoder(path)
+    flat = [(k, text) for k, some in enumerate(texts) for text in some]
+    first: dict[bytes, tuple[int, str]] = {}
+    none = np.full(len(flat), -1, np.int32)
+    table = Table(np.arange(len(flat)), [text for _, text in flat], None, none)
+    for (k, text), ids in zip(
+        flat, own.tokenizer.encode(table, own.limit).ids, strict=True
+    ):
+        other, said = first.setdefault(ids.tobytes(), (k, text))
+        if other != k and said != text:
+            logging.warning(
+                "the encoder %s reads %s and %s, which two tasks have, as the same "
+                "text; it knows the words of its language, not their case, and the "
+                "first %d tokens",
+                own.base.name,
+                *(shown(said), shown(text), own.limit),
+            )
+            return
 
 
 def embed(path: str, texts: Sequence[str], layers: int = 0) -> np.ndarray:
