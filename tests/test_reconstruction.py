@@ -300,7 +300,7 @@ def test_a_run_that_cannot_learn_adapters_is_one_line(two, tasks, more, words):
     some = tasks_of(two, **(tasks or {}))
     with pytest.raises(UserError, match=words):
         if tasks is None:
-            targets._check(from_dict({}), None, None)
+            targets.check(from_dict({}), None, None)
         checked(two, some, **more)
 
 
