@@ -386,7 +386,10 @@ def _flip(joined: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> dict[st
 def _distances(
     seeds: Sequence[Mapping[str, np.ndarray]], about: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Return the mean distance of right wordings to training descriptions by group."""
+    """Return by group how far the descriptions asked are from those of training.
+
+    It is the mean distance of `matched` to the nearest training description.
+    """
     mean_K = np.mean([own["distance"][0] for own in seeds], axis=0)
     groups = np.array([own["group"] for own in about.values()])
     return {group: float(mean_K[groups == group].mean()) for group in GROUPS}

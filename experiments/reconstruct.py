@@ -5,11 +5,12 @@
 A LoRA adapter is trained for each of some tasks of the relabelling benchmark
 (experiments/relabelling) and exported to peft, the head too. A network then learns to
 write these adapters from the descriptions of their tasks, and from nothing else. The
-table says how near the written deltas are (R^2 against the mean adapter, cosine) and
-how many test sentences they answer rightly with the heads of the given adapters, beside
-these, the delta of another task and no delta, for tasks that the network has learned
-and for unseen ones. It is written to WORKDIR/reconstruct.md and
-reconstruct.json. When the command is started again, it goes on with what is missing.
+table says how near the written deltas are to the given ones (R^2 against the mean
+adapter, cosine). It also has accuracies on test sentences, where each task keeps the
+head of its given adapter: with the given delta, the written one, that of another task,
+and none. It has a row for the learned tasks and one for unseen tasks, and is written to
+WORKDIR/reconstruct.md and reconstruct.json. When the command is started again, it goes
+on with what is missing.
 `--page` writes the results into docs/conditions.md. `--config.SECTION.FIELD=VALUE`
 overrides a field of the network's run.
 """

@@ -87,7 +87,7 @@ def entry(
 
 
 def folded(text: str) -> str:
-    """Return what descriptions share that differ in case and white space only."""
+    """Return a description in lower case, with single spaces, to compare it."""
     return " ".join(text.casefold().split())
 
 

@@ -137,9 +137,9 @@ def _check_held_out(entries: list[TaskEntry]) -> None:
 
 
 def _reads(entry: TaskEntry) -> Any:
-    """Return what a task reads, in one spelling.
+    """Return data and labels of a task, equal for two tasks that read the same.
 
-    A label of its own class says nothing, and a file may be said in two ways.
+    Labels that are the names of the classes count as none, and paths are absolute.
     """
     pairs = {(name, frozenset(map(labels.key, x))) for name, x in entry.labels.items()}
     same = all(x == {labels.key(name)} for name, x in pairs)

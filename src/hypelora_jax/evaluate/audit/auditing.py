@@ -146,9 +146,13 @@ def audited(corpus: Corpus, split: str) -> tuple[str, Table]:
     """Return a split and its rows that have labels; "" takes the first that has any.
 
     Raises:
-      UserError: there are none.
+      UserError: no row of the split has a label, or there is no split to audit.
     """
     names = (split,) if split else [n for n in SPLITS if n in corpus.splits]
+    if not names:
+        raise UserError(
+            f"the set of tasks has no split to audit; expected {listed(SPLITS)}"
+        )
     for name in names:
         every = corpus.splits[name]
         table = take_rows(every, np.flatnonzero(every.label >= 0))
@@ -163,8 +167,6 @@ def audited(corpus: Corpus, split: str) -> tuple[str, Table]:
     raise UserError(
         f"no example of {listed(names)} has a label; expected some in the split that "
         "is audited"
-        if names
-        else f"the set of tasks has no split to audit; expected {listed(SPLITS)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks of a set of tasks that need no encoder: what a run learns from is there."""
+"""Checks, without an encoder, that a set of tasks has what a run learns from."""
 
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data.tasks import TaskSet
@@ -11,8 +11,9 @@ def check(settings: Settings, model: Model, tasks: TaskSet | None) -> None:
     """Check the tasks of a run; None if its data are a single task.
 
     Raises:
-      UserError: there are no tasks to compare, no two of them are opposite, one that is
-        held out needs training, or one that trains has no adapter to learn.
+      UserError: the run compares tasks and there are none, or learns a sign and no two
+        tasks are opposite, or has parameters for each task and one does not train, or
+        learns adapters and a training task has none.
     """
     reads = () if model.parts.cond is None else tuple(model.parts.cond.reads)
     if settings.select_on == "margin" and (tasks is None or not reads):
@@ -32,11 +33,11 @@ def check(settings: Settings, model: Model, tasks: TaskSet | None) -> None:
 
 
 def _check_held_out(tasks: TaskSet, reads: set[str]) -> None:
-    """Refuse held-out tasks where each task has parameters of its own, if trained."""
+    """Refuse held-out tasks in a run that has parameters for each task."""
     held_out = [n for n, out in zip(tasks.names, tasks.held_out, strict=True) if out]
     if held_out and {"which", "task"} & reads:
         raise UserError(
-            f"the task {held_out[0]} is held out, but a learned row or layer of a task "
-            "needs training; expected role train for all tasks, or "
+            f"the task {held_out[0]} is held out, so a row or layer of its own would "
+            "never be trained; expected role train for all tasks, or "
             "condition.source=text or set and head.kind=classes or label_text"
         )

@@ -116,8 +116,8 @@ def _vectors(
 def warn_of_equal(path: str, texts: Sequence[Sequence[str]]) -> None:
     """Log one warning if different descriptions of two tasks are the same tokens.
 
-    So they are in an alphabet that the encoder does not know, differ in case only, or
-    begin alike and are cut.
+    This happens if the encoder does not know their alphabet, if it ignores case, or if
+    they begin with the same MAX_TOKENS tokens.
 
     Args:
       path: the encoder, as in `embed`.
@@ -135,8 +135,8 @@ def warn_of_equal(path: str, texts: Sequence[Sequence[str]]) -> None:
         if other != k and said != text:
             logging.warning(
                 "the encoder %s reads %s and %s, which two tasks have, as the same "
-                "text; it knows the words of its language, not their case, and the "
-                "first %d tokens",
+                "text, so both get the same adapter; expected other words that it "
+                "knows, among the first %d tokens",
                 own.base.name,
                 *(shown(said), shown(text), own.limit),
             )
