@@ -14,8 +14,6 @@ def test_opposite_training_tasks_are_found_once_each():
     tasks, _ = set_of(np.random.default_rng(0), held_out=(3, 8))
     wanted = [(k, k + 1) for k in range(0, 2 * ATTRIBUTES, 2) if k not in (2, 8)]
     assert opposites.pairs(tasks) == wanted
-    alone = tasks._replace(negations=(("nothing",),) * len(tasks.names))
-    assert opposites.pairs(alone) == []
 
 
 def test_the_sign_is_a_logistic_regression_with_a_penalty():
@@ -48,8 +46,11 @@ def test_a_task_weighs_the_same_however_many_descriptions_it_has():
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_without_opposite_tasks_it_is_refused():
+@pytest.mark.parametrize("negations", [(), ("nothing",)])
+def test_without_opposite_tasks_it_is_refused(negations):
     tasks, found = set_of(np.random.default_rng(0))
-    alone = tasks._replace(negations=((),) * len(tasks.names))
+    alone = tasks._replace(negations=(negations,) * len(tasks.names))
+    with pytest.raises(UserError, match="each other's negation, but no description"):
+        opposites.pairs(alone)
     with pytest.raises(UserError, match="each other's negation, but no description"):
         opposites.sides(alone, described(found))
