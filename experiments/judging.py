@@ -16,6 +16,7 @@ from hypelora_jax.evaluate.fitted import Fitted, tokenised
 from hypelora_jax.report.metric_tables import Table as Rows
 from hypelora_jax.report.metric_tables import cell
 from hypelora_jax.report.metric_tables import to_markdown as markdown
+from hypelora_jax.run import predictions
 from hypelora_jax.train.conditioning import task_conditions
 from hypelora_jax.train.conditioning.nearness import nearest_of
 from hypelora_jax.train.session import load_corpus
@@ -76,14 +77,15 @@ def answer(
     Args:
       runs: what answers.
       about: what is known of each task (relabel.known).
-      rows: most sentences of a task; 0 for all.
+      rows: most sentences of a task, as many of each class; 0 for all.
       seed: decides which wordings are asked.
       file: the `.npz` to write.
     """
     fitted = evaluation.open_fitted(runs.text)
     corpus = load_corpus(fitted.session.settings)
     table = _joined([corpus.splits[name] for name in SPLITS])
-    table = _first(table, rows)
+    at = _first(table, rows)
+    table = take(table, at)
     yes = fitted.session.task.labels.index("yes")
     worded = _worded(fitted, about, seed)
     data, out = tokenised(fitted, table), {}
@@ -91,11 +93,12 @@ def answer(
         logging.info("answering with %s", name)
         out[name] = auditing.answered(fitted, data, {"condition": conditions})[:, yes]
     if runs.static:
-        out["static"] = _alone(runs.static, table)
+        out["static"] = _evaluated(runs.static)[at]
     out["oracle"] = _by_oracles(runs.oracles, about, table)
     told = auditing.without_text(fitted, corpus.splits["train"], table)
     out["description_only"] = told["description_only"][0][:, yes]
-    held = _first(corpus.splits[FIT_SPLIT], rows)
+    held = corpus.splits[FIT_SPLIT]
+    held = take(held, _first(held, rows))
     for name in WORDINGS[1:]:
         own = auditing.answered(
             fitted, tokenised(fitted, held), {"condition": worded[name]}
@@ -114,12 +117,23 @@ def _shares(table: Table, about: Mapping[str, Any]) -> np.ndarray:
     return np.array([known[k][text] if known[k] else np.nan for k, text in pairs])
 
 
+def _evaluated(workdir: str) -> np.ndarray:
+    """Return the probability of yes of a run on SPLITS, which it has evaluated."""
+    fitted = evaluation.open_fitted(workdir)
+    some = [predictions.read(fitted.run.predictions_file(name)) for name in SPLITS]
+    return _probability(fitted, np.concatenate([one.logits for one in some]))
+
+
 def _alone(workdir: str, table: Table) -> np.ndarray:
     """Return the probability of yes of a run that has one adapter."""
     fitted = evaluation.open_fitted(workdir)
-    raw = fitted.answer(tokenised(fitted, table)).logits.astype(np.float64)
+    return _probability(fitted, fitted.answer(tokenised(fitted, table)).logits)
+
+
+def _probability(fitted: Fitted, logits_NY: np.ndarray) -> np.ndarray:
+    """Return the calibrated probability of yes (N,)."""
     yes = fitted.session.task.labels.index("yes")
-    return calibrators.apply(fitted.calibrator, raw)[:, yes]
+    return calibrators.apply(fitted.calibrator, logits_NY.astype(np.float64))[:, yes]
 
 
 def _by_oracles(
@@ -148,12 +162,18 @@ def _joined(tables: Sequence[Table]) -> Table:
     )
 
 
-def _first(table: Table, rows: int) -> Table:
-    """Return the first rows of each task, the same ones for both forms of a task."""
+def _first(table: Table, rows: int) -> np.ndarray:
+    """Return the first rows of each task, as many of each class, in their order.
+
+    They are the same sentences for both forms of an attribute.
+    """
     if not rows:
-        return table
-    at = [np.flatnonzero(table.task == k)[:rows] for k in np.unique(table.task)]
-    return take(table, np.concatenate(at))
+        return np.arange(len(table.label))
+    kinds = zip(table.task, table.label, strict=True)
+    number_N = np.unique([*kinds], axis=0, return_inverse=True)[1].reshape(-1)
+    at = [np.flatnonzero(number_N == k)[: rows // 2] for k in range(max(number_N) + 1)]
+    at_N = np.sort(np.concatenate(at))
+    return at_N[np.argsort(table.task[at_N], kind="stable")]
 
 
 def _worded(

@@ -26,7 +26,7 @@ from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.commands.train import train
 from hypelora_jax.report.metric_tables import Table, cell, to_markdown
 
-STEPS, ROWS = 400, 32
+STEPS = 400
 NONE = "condition.sign=0"
 PLAIN = "condition.whiten=False"
 WAYS: dict[str, tuple[str, ...]] = {
@@ -63,7 +63,9 @@ def answered(folder: epath.Path, way: str, args: argparse.Namespace) -> dict[str
         given = [relabel.SIGN, *(f"--config.{x}" for x in WAYS[way]), *args.overrides]
         settings = relabel.settings_of(tasks / "tasks.yaml", seed, args.steps, given)
         train(settings, str(own / "text"))
-        judging.answer(judging.Runs(str(own / "text")), about, ROWS, seed, done[-1])
+        judging.answer(
+            judging.Runs(str(own / "text")), about, relabel.ROWS, seed, done[-1]
+        )
     return judging.judge(done, about)
 
 
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     """Compare way by way, and write the table after each."""
     folder, found = epath.Path(args.workdir), {}
     of_flags = {"steps": args.steps, "seeds": args.seeds, "overrides": args.overrides}
-    made = begun(folder, rows=ROWS, **of_flags)
+    made = begun(folder, rows=relabel.ROWS, **of_flags)
     relabel.write_tasks(folder / "tasks")
     for way in WAYS:
         found[way] = answered(folder, way, args)

@@ -1,7 +1,7 @@
 """Train and judge adapters made from descriptions: the relabelling benchmark.
 
     python experiments/relabel.py --workdir=runs/relabel
-    python experiments/relabel.py --steps=400 --seeds=1 --rows=32 --json=short.json \
+    python experiments/relabel.py --steps=400 --seeds=1 --json=short.json \
         --workdir=runs/short
 
 170 yes/no tasks ask something about the same sentences (experiments/relabelling), so
@@ -11,8 +11,10 @@ seen and unseen wordings, with those of other tasks, with nonsense and with nega
 ones. With `--oracles` it first trains a LoRA adapter on each threshold that is held out
 between trained ones. It writes relabel.md and relabel.json to WORKDIR. When it is
 started again, it goes on with what is missing. `--config.SECTION.FIELD=VALUE` overrides
-a field of the network's run; `--rows` limits the test sentences of a task. `--page`
-writes the results into docs/conditions.md, as those of the benchmark or its short form.
+a field of the network's run. Each task is judged on 32 test sentences, half yes and
+half no, or on as many as `--rows` says; `--rows=0` takes all, which are 64 or 160.
+`--page` writes the results into docs/conditions.md, as those of the benchmark or its
+short form.
 """
 
 import argparse
@@ -35,7 +37,7 @@ from hypelora_jax.config.loading import load_settings
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.run.paths import Run
 
-STEPS, SEEDS = 3000, 3
+STEPS, SEEDS, ROWS = 3000, 3, 32
 STATIC_STEPS = 600  # at most; the loss of one adapter for all tasks stays at ln 2
 ORACLES, ORACLE_STEPS = "thresholds_inside", 300
 LORA = "tasks:method=lora"
@@ -148,9 +150,11 @@ if __name__ == "__main__":
     parser.add_argument("--workdir", action=PathFlag, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--rows", type=int, default=0, help="of a task; 0: all")
+    parser.add_argument("--rows", type=int, default=ROWS, help="of a task; 0: all")
     parser.add_argument("--oracles", action="store_true", help="train them")
     parser.add_argument("--json", action=PathFlag, default="")
     parser.add_argument("--page", choices=("relabel", "short"), default="")
     args = with_overrides(parser)
+    if args.rows < 0 or args.rows % 2:
+        parser.error(f"--rows is {args.rows}; expected an even number, or 0 for all")
     sys.exit(cli.launch(__file__, lambda: run(args)))

@@ -8,7 +8,7 @@ import pytest
 
 from hypelora_jax.config.settings import Settings
 from hypelora_jax.data import npz
-from hypelora_jax.data.tables import Table
+from hypelora_jax.data.tables import Table, take
 
 ROWS, FIT = 8, 20  # of a task
 SURE = 0.9
@@ -248,14 +248,18 @@ def test_the_short_form_and_the_page_have_these_groups(found):
     assert rows[0].endswith("| 1.0000 [1.0000, 1.0000] |")
 
 
-def test_first_rows_of_each_task():
-    task_N = np.array([1, 0, 1, 1, 0, 0])
-    text = [f"{k}" for k in range(6)]
-    table = Table(np.arange(6), text, None, np.zeros(6, np.int32), task=task_N)
-    assert judging._first(table, 2).text == ["1", "4", "0", "2"]
-    assert judging._first(table, 0) is table
-    both = judging._joined([table, judging._first(table, 1)])
-    assert both.text == [*text, "1", "0"] and both.task.tolist()[6:] == [0, 1]
+def test_first_rows_of_each_task_are_balanced_and_those_of_its_negation():
+    task_N = np.array([1, 0, 1, 1, 0, 0, 1, 0])
+    label_N = np.array([1, 1, 1, 0, 1, 0, 0, 0])
+    text = [f"{k}" for k in range(8)]
+    table = Table(np.arange(8), text, None, label_N, task=task_N)
+    assert judging._first(table, 2).tolist() == [1, 5, 0, 3]
+    assert judging._first(table._replace(label=1 - label_N), 2).tolist() == [1, 5, 0, 3]
+    assert judging._first(table, 0).tolist() == [*range(8)]
+    assert judging._first(table, 100).tolist() == [1, 4, 5, 7, 0, 2, 3, 6]
+    both = judging._joined([table, take(table, judging._first(table, 2))])
+    assert both.text == [*text, "1", "5", "0", "3"]
+    assert both.task.tolist()[8:] == [0, 0, 1, 1]
 
 
 def test_shuffled_is_a_trained_task_of_another_attribute():
