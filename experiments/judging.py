@@ -97,15 +97,15 @@ def answer(
     out["oracle"] = _by_oracles(runs.oracles, about, table)
     told = auditing.without_text(fitted, corpus.splits["train"], table)
     out["description_only"] = told["description_only"][0][:, yes]
-    held = corpus.splits[FIT_SPLIT]
-    held = take(held, _first(held, rows))
+    validation = corpus.splits[FIT_SPLIT]
+    validation = take(validation, _first(validation, rows))
     for name in WORDINGS[1:]:
         own = auditing.answered(
-            fitted, tokenised(fitted, held), {"condition": worded[name]}
+            fitted, tokenised(fitted, validation), {"condition": worded[name]}
         )
         out[f"fit_{name}"] = own[:, yes]
-    label = {"label": table.label == yes, "fit_label": held.label == yes}
-    task = {"task": table.task, "fit_task": held.task}
+    label = {"label": table.label == yes, "fit_label": validation.label == yes}
+    task = {"task": table.task, "fit_task": validation.task}
     own = {"share": _shares(table, about), "distance": _distance(fitted, worded)}
     npz.write(file, {**out, **label, **task, **own})
 
@@ -169,11 +169,12 @@ def _first(table: Table, rows: int) -> np.ndarray:
     """
     if not rows:
         return np.arange(len(table.label))
-    kinds = zip(table.task, table.label, strict=True)
-    number_N = np.unique([*kinds], axis=0, return_inverse=True)[1].reshape(-1)
-    at = [np.flatnonzero(number_N == k)[: rows // 2] for k in range(max(number_N) + 1)]
-    at_N = np.sort(np.concatenate(at))
-    return at_N[np.argsort(table.task[at_N], kind="stable")]
+    of_tasks = []
+    for k in np.unique(table.task):
+        own = np.flatnonzero(table.task == k)
+        labels = [own[table.label[own] == y] for y in np.unique(table.label[own])]
+        of_tasks.append(np.sort(np.concatenate([x[: rows // 2] for x in labels])))
+    return np.concatenate(of_tasks)
 
 
 def _worded(
