@@ -3,8 +3,8 @@
     python -m benchmarks.programs.torch_service --workdir=DIR
 
 HTTP, tokenizer, batching and calibration are those of `hypelora serve`. The model is
-the run's merged export, which transformers reads; a batch is padded to its longest text
-and has no padding rows.
+the run's merged export, which transformers reads. A batch has texts of similar lengths,
+is padded to its longest text and has no padding rows; only ours packs texts.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
     pool = open_pool([args.workdir], sizes)
     answer = answerer(merged(args.workdir))
     pool = {
-        name: one._replace(answerers=dict.fromkeys(one.answerers, answer))
+        name: one._replace(answerers=dict.fromkeys(one.answerers, answer), packs=0)
         for name, one in pool.items()
     }
     with bound(HOST, 0) as listener:

@@ -53,6 +53,18 @@ def test_rows_are_filled_by_hand():
         packing.layout(np.array([9]), Packing(1, 8))
 
 
+@pytest.mark.parametrize("length", [5, 12, 64])
+def test_in_inference_rows_have_a_bounded_number_of_examples(length):
+    lengths = RNG.integers(2, length + 1, 40)
+    layout, rows = packing.placed(lengths, length)
+    assert sorted(np.concatenate(rows)) == list(range(40))
+    assert max(lengths[row].sum() for row in rows) <= length
+    assert max(map(len, rows)) <= layout.most == max(length // 8, 1)
+    assert layout.shape == (len(rows), length)
+    if length == 64:
+        assert len(rows) * 64 < 1.3 * lengths.sum()
+
+
 def test_order_depends_on_seed_and_epoch_alone():
     layout = packing.layout(SHORT, SHAPE)
 

@@ -31,7 +31,7 @@ from hypelora_jax.report.series import load
 from hypelora_jax.run.metric_log import MetricLog
 from hypelora_jax.run.paths import Run
 from hypelora_jax.serve import adapter_pool, server
-from hypelora_jax.train import ensembles
+from hypelora_jax.train import ensembles, scoring
 from hypelora_jax.train.divergence import NotFinite, check_outputs
 
 __all__ = ["make_run"]
@@ -72,6 +72,20 @@ def broken(model, monkeypatch):
         return out
 
     monkeypatch.setattr(ensembles, "split_logits", split_logits)
+    of_batches = scoring.logits
+
+    def logits(run, trainable, frozen, alpha, batches, n):
+        """In packed rows the NaN of a text reaches the other texts of its row."""
+        batches = list(batches)
+        out = np.array(of_batches(run, trainable, frozen, alpha, batches, n))
+        for batch in batches:
+            for row, index in enumerate(batch["index"] if "first" in batch else ()):
+                ids, firsts = batch["ids"][row].tolist(), batch["first"][row]
+                if any(ids[i : i + len(begins)] == begins for i in firsts):
+                    out[index[index >= 0]] = np.nan
+        return out
+
+    monkeypatch.setattr(scoring, "logits", logits)
 
 
 def lines_of(tmp_path, texts):

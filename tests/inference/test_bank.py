@@ -13,7 +13,7 @@ from hypelora_jax import trees
 from hypelora_jax.calibration import calibrators
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.inference import bank, predictor
-from hypelora_jax.inference.merging import merged
+from hypelora_jax.inference.single_run import merged
 from hypelora_jax.plan.hlo import parse
 from hypelora_jax.train.divergence import NotFinite
 from hypelora_jax.types import Adapter

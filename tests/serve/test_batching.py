@@ -37,12 +37,10 @@ def asked(monkeypatch):
     return batches
 
 
-def run(window, *questions, max_waiting=99):
+def run(window, *questions, max_waiting=99, packs=0):
     """Answers or errors of questions (adapter, *texts) that all come at once."""
-    pool = {
-        name: SimpleNamespace(name=name, edges=(8, 16), answerers={1: None, 4: None})
-        for name in "ab"
-    }
+    own = {"edges": (8, 16), "answerers": {1: None, 4: None}, "packs": packs}
+    pool = {name: SimpleNamespace(name=name, **own) for name in "ab"}
 
     async def all_of_them():
         own = (pool, dict.fromkeys("ab", FLAT), Meters(), window, max_waiting)
@@ -66,6 +64,15 @@ def test_texts_gather_by_adapter_and_length_while_the_model_is_busy(asked):
     assert out == [[SLOW], ["1"], [long], ["2", "3"], ["4"]]
     assert asked[0] == ("b", 1, [SLOW])
     assert asked[1:] == [("b", 4, ["1", "4"]), ("a", 1, [long]), ("a", 4, ["2", "3"])]
+
+
+def test_texts_of_all_lengths_gather_where_they_are_packed(asked):
+    long = "of twelve   "
+    texts = ["1", "2", long, "3", "another one."]
+    out, _ = run(0.0, ("b", SLOW), ("a", *texts), packs=16)
+    assert out == [[SLOW], texts]
+    # a text counts as 8 tokens at least, and a batch has 4 rows or texts at most
+    assert asked[1:] == [("a", 4, texts[:4]), ("a", 1, texts[4:])]
 
 
 def test_an_idle_service_waits_for_more_unless_the_batch_is_full(asked):

@@ -4,10 +4,11 @@ import asyncio
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from hypelora_jax.serve import limits
-from hypelora_jax.serve.batch_sizes import best_rows
+from hypelora_jax.serve.batch_sizes import best_packed, best_rows
 from hypelora_jax.serve.limits import Limits, limited
 from hypelora_jax.serve.meters import LATEST, Meters, prometheus
 
@@ -96,6 +97,16 @@ def test_a_whole_body_reaches_the_service_and_a_large_one_does_not():
 def test_the_batch_that_costs_least_a_text(costs, waiting, rows):
     seconds = {(n, 8): s for n, s in costs.items()} | {(64, 16): 0.0}
     assert best_rows(seconds, 8, waiting) == rows
+
+
+def test_a_packed_batch_takes_the_oldest_texts_that_fit():
+    seconds = {(n, 16): float(n) for n in (1, 2, 4)}
+    lengths = np.array([16, 3, 16, 5, 9, 9])
+    assert best_packed(seconds, 16, lengths[:1]) == (1, 1)
+    assert best_packed(seconds, 16, lengths[:4]) == (2, 2)  # 4 rows would be 3 and 1
+    assert best_packed(seconds, 16, lengths) == (4, 5)
+    cheap = {(1, 16): 1.0, (2, 16): 2.0, (4, 16): 9.0}
+    assert best_packed(cheap, 16, lengths) == (2, 2)
 
 
 def test_labels_are_escaped_and_quantiles_are_of_the_latest():

@@ -55,6 +55,7 @@ class Predictor(NamedTuple):
     abstain: float = 0.0  # confidence below which no label is given
     vectors: Vectors | None = None  # reads the condition of each text, if there are any
     tasks: TaskReader | None = None  # reads the task of each text, if it has adapters
+    packs: int = 0  # texts of at most so many tokens share rows of this length T
 
     @property
     def task(self) -> Task:
@@ -128,6 +129,8 @@ class Predictor(NamedTuple):
             if self.vectors is not None:  # any vector will do
                 given = [np.zeros(self.vectors.shape, np.float32)] * rows
             for edge in self.edges:
+                if edge < self.packs and rows > min(self.answerers):
+                    continue  # only the smallest batches have shorter rows
                 tokens = np.zeros(edge, np.int32)  # any token will do
                 data = token_dataset(self, [tokens] * rows, [tokens] * rows, given)
                 _seconds(predict, data)  # compiles

@@ -2,7 +2,8 @@
 
 The adapter and the head are arguments of the compiled programs, so runs whose adapters
 have the same shapes share the programs, and a further such run compiles nothing. Such
-runs share a bank, too, and then also batches. A run that is alone has merged weights.
+runs share a bank, too, and then also batches. A run that is alone has merged weights,
+and its texts share the rows of a batch.
 """
 
 import dataclasses
@@ -17,8 +18,8 @@ import numpy as np
 from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.inference.bank import Bank, Entry, entries_of
-from hypelora_jax.inference.merging import merged
 from hypelora_jax.inference.predictor import Predictor, load
+from hypelora_jax.inference.single_run import merged, merges, packing
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import unique_names
 from hypelora_jax.types import Params
@@ -57,7 +58,9 @@ def open_pool(
         first = first or predictor
         pool[name] = _sharing(first, predictor, programs, alone=len(names) == 1)
     if len(pool) == 1 and not swaps:
-        pool = {name: merged(one) for name, one in pool.items()}
+        ((name, one),) = pool.items()
+        if merges(one):
+            return {name: packing(merged(one))}
     edges = max((one.edges for one in pool.values()), key=lambda edges: edges[-1])
     return {name: _with_edges(one, edges) for name, one in pool.items()}
 

@@ -1,5 +1,9 @@
 """The numbers of rows that are compiled, and which of them a batch gets."""
 
+import numpy as np
+
+from hypelora_jax.data.layouts.packing import placed
+
 # Two costs count as equal within this factor. They are measured at the start, when the
 # machine may be busy, and larger batches need less time per text for threads and JSON.
 TOLERANCE = 1.3
@@ -27,3 +31,19 @@ def best_rows(seconds: dict[tuple[int, int], float], edge: int, waiting: int) ->
     }
     least = min(cost.values())
     return max(rows for rows, each in cost.items() if each <= TOLERANCE * least)
+
+
+def best_packed(
+    seconds: dict[tuple[int, int], float], edge: int, lengths: np.ndarray
+) -> tuple[int, int]:
+    """Return the rows of the next packed batch, and how many of the texts it takes.
+
+    `lengths` are those of the waiting texts in tokens, at most `edge`, oldest first.
+    """
+    n = len(lengths)
+    needed = len(placed(lengths, edge)[1])
+    rows = best_rows(seconds, edge, needed)
+    while needed > rows:
+        n -= 1
+        needed = len(placed(lengths[:n], edge)[1])
+    return rows, n

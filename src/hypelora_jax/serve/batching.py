@@ -1,9 +1,10 @@
-"""Batching of questions that arrive one by one; a batch has one length T.
+"""Batching of questions that arrive one by one; a batch has one length T of its rows.
 
 Each caller awaits a future. One thread runs the model; while it is busy, questions
 collect in groups by (lane, T), and the group with the oldest question goes next. A lane
 is a bank, whose adapters share batches, or one adapter that is in no bank. An idle
-service waits a window of some milliseconds for more questions before it answers.
+service waits a window of some milliseconds for more questions before it answers. Where
+the predictor packs, short texts of all lengths wait together, and several share a row.
 Another thread embeds the descriptions of new tasks, so that others need not wait.
 """
 
@@ -28,7 +29,7 @@ from hypelora_jax.inference.predictor import (
 )
 from hypelora_jax.inference.task_adapters import TaskAdapters
 from hypelora_jax.serve.adapter_pool import AdapterPool, Entries
-from hypelora_jax.serve.batch_sizes import best_rows
+from hypelora_jax.serve.batch_sizes import best_packed, best_rows
 from hypelora_jax.serve.meters import Meters
 from hypelora_jax.train.divergence import NotFinite
 
@@ -190,8 +191,9 @@ class Batcher:
         ids: np.ndarray,
         types: np.ndarray,
     ) -> "asyncio.Future[Fields]":
-        edges = adapter.predictor.edges
-        key = (adapter.lane, edges[int(np.searchsorted(edges, len(ids)))])
+        edges, packs = adapter.predictor.edges, adapter.predictor.packs
+        edge = edges[int(np.searchsorted(edges, len(ids)))]
+        key = (adapter.lane, max(edge, packs))  # what is packed waits together
         answer = asyncio.get_running_loop().create_future()
         group = self._groups.setdefault(key, deque())
         group.append(Pending(adapter, query, ids, types, answer, time.monotonic()))
@@ -226,10 +228,19 @@ class Batcher:
         while True:
             key = await self._next()
             ready, rest = _fitting(key[0], self._groups.pop(key))
-            rows = best_rows(self._seconds[key[0]], key[1], len(ready))
-            if left := sorted([*ready[rows:], *rest], key=lambda one: one.since):
+            rows, n = self._size(key, ready)
+            if left := sorted([*ready[n:], *rest], key=lambda one: one.since):
                 self._groups[key] = deque(left)
-            await self._answer(key, rows, ready[:rows])
+            await self._answer(key, rows, ready[:n])
+
+    def _size(self, key: Key, ready: Sequence[Pending]) -> tuple[int, int]:
+        """Return the rows of the next batch, and how many texts it takes at most."""
+        lane, edge = key
+        if ready[0].adapter.predictor.packs == edge:
+            lengths = [len(one.ids) for one in ready[: self._most[lane]]]
+            return best_packed(self._seconds[lane], edge, np.array(lengths))
+        rows = best_rows(self._seconds[lane], edge, len(ready))
+        return rows, rows
 
     async def _answer(self, key: Key, rows: int, batch: list[Pending]) -> None:
         loop = asyncio.get_running_loop()

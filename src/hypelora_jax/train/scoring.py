@@ -17,6 +17,7 @@ from hypelora_jax.data.batches import Dataset, NumpyBatch, eval_batches
 from hypelora_jax.model import Model
 from hypelora_jax.sharding import compiler, rules
 from hypelora_jax.sharding.mesh import (
+    PACKED_NAMES,
     ROW_NAMES,
     fitting_batch_size,
     own_rows,
@@ -123,7 +124,7 @@ def logits(
     adapter = None if run.reads else run.adapt(params, at, {})
     out: np.ndarray | None = None
     for batch in batches:
-        rows = put_batch(batch, run.mesh, (*run.rows, *run.reads))
+        rows = put_batch(batch, run.mesh, (*run.rows, *PACKED_NAMES, *run.reads))
         if run.reads:
             own = {name: rows[name] for name in run.reads if name in rows}
             adapter = run.adapt(params, at, own)
@@ -131,8 +132,8 @@ def logits(
         got = np.asarray(run.classify(params, adapter, rows))
         if out is None:
             out = np.full((n, got.shape[1]), np.nan, got.dtype)
-        real = batch["index"] >= 0
-        out[batch["index"][real]] = got[real]
+        index = batch["index"].reshape(-1)  # (B,), or (B P,) of packed rows
+        out[index[index >= 0]] = got[index >= 0]
     if out is None:
         raise ValueError("there are no batches; expected at least one")
     return out

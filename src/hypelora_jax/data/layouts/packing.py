@@ -17,6 +17,7 @@ from hypelora_jax.errors import UserError
 # cores), because every token meets every other one of its row.
 ATTENTION = 384
 LONGEST = 2  # no row is longer than this many times the longest example
+SHORTEST = 8  # tokens that `placed` counts a shorter example as, to bound P
 
 
 class Packing(NamedTuple):
@@ -127,15 +128,35 @@ def plan(
     so that these sum to nearly the same in all batches. Some last rows may be empty.
     """
     rng = np.random.default_rng([seed, epoch])
-    mixed = rng.permutation(len(lengths))
-    example_N = np.empty_like(mixed)
-    by_size = np.argsort(layout.size_N, kind="stable")
-    example_N[by_size] = mixed[np.argsort(lengths[mixed], kind="stable")]
-    rows = np.split(example_N, layout.first[1:-1])
+    rows = _dealt(lengths, layout, rng.permutation(len(lengths)))
     size = layout.shape.rows
-    rows += [example_N[:0]] * (layout.steps * size - len(rows))
+    rows += [rows[0][:0]] * (layout.steps * size - len(rows))
     dealt = np.arange(len(rows)).reshape(size, layout.steps)
     return [[rows[i] for i in batch] for batch in rng.permuted(dealt, axis=1).T]
+
+
+def _dealt(lengths: np.ndarray, layout: Layout, order: np.ndarray) -> list[np.ndarray]:
+    """Return the examples of each row; those of one length are taken in an order."""
+    example_N = np.empty_like(order)
+    by_size = np.argsort(layout.size_N, kind="stable")
+    example_N[by_size] = order[np.argsort(lengths[order], kind="stable")]
+    return np.split(example_N, layout.first[1:-1])
+
+
+def placed(lengths: np.ndarray, length: int) -> tuple[Layout, list[np.ndarray]]:
+    """Fill rows of `length` tokens with examples, in inference; one batch has all rows.
+
+    Examples count as SHORTEST tokens at least, so that P, the most examples of a row,
+    is the same for all batches.
+
+    Raises:
+      ValueError: an example is longer than a row.
+    """
+    counted = np.maximum(lengths, min(SHORTEST, length))
+    found = layout(counted, Packing(1, length))
+    rows = _dealt(counted, found, np.arange(len(lengths)))
+    shape = Packing(len(rows), length)
+    return found._replace(shape=shape, most=max(length // SHORTEST, 1)), rows
 
 
 def describe(lengths: np.ndarray, layout: Layout) -> str:
