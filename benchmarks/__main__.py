@@ -19,9 +19,10 @@ from pathlib import Path
 from benchmarks import machine, page, rows
 from benchmarks.case import Options, chosen, flag
 from benchmarks.cases import CASES
-from hypelora_jax import cli, files
+from hypelora_jax import files
 from hypelora_jax.commands.shared.flags import PathFlag
 from hypelora_jax.errors import UserError
+from hypelora_jax.sharding import memory
 
 FOLDERS = ("--glue", "--baseline")
 
@@ -86,7 +87,7 @@ def run(argv: Sequence[str]) -> int:
     cases, left = chosen(CASES, args.only, options)
     for name, need in left.items():
         print(f"{name} is left out: it needs {flag(need)}", file=sys.stderr)
-    cli.keep_memory()  # as `hypelora train` does; the rivals' memory is kept, too
+    memory.keep()  # as `hypelora train` does; the rivals' memory is kept, too
     about = {
         "machine": machine.describe(),
         "versions": machine.versions(),

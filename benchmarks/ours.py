@@ -16,6 +16,7 @@ from hypelora_jax.data.tasks import unnamed
 from hypelora_jax.families.sizes import EncoderConfig
 from hypelora_jax.interop import base as bases
 from hypelora_jax.model import Model
+from hypelora_jax.sharding import memory
 from hypelora_jax.sharding.mesh import make_mesh, put_batch
 from hypelora_jax.train import optimizer
 from hypelora_jax.train.state import TrainState, init_state
@@ -121,9 +122,11 @@ def step(model: Ours, rows: int, tokens: int, dropout: bool, **more: Any) -> Ste
     place = mesh()
     made: Any = build_step(model.model, tx, alpha, place, deterministic=not dropout)
     batch = put_batch(batch_of(model.config, rows, tokens) | more, place)
+    memory.trim()  # before and after, as in `hypelora train`
     started = time.perf_counter()
     program = made.lower(state, frozen, batch).compile()
     seconds = time.perf_counter() - started
+    memory.trim()
 
     def run() -> dict[str, jax.Array]:
         nonlocal state  # a step donates its state, so the next one takes the new one

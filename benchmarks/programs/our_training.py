@@ -10,12 +10,14 @@ import sys
 
 from benchmarks import ours
 from benchmarks.processes import peak_mib
+from hypelora_jax.sharding import memory
 
 STEPS = 3
 
 
 def main(path: str, rows: str, tokens: str) -> None:
     """Do three steps, and print the peak memory."""
+    memory.keep()
     step = ours.step(ours.ours(path), int(rows), int(tokens), True)
     for _ in range(STEPS):
         step.run()

@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks import timing, torch_rival
 from benchmarks.cases import step
 from benchmarks.rows import Mismatch
-from hypelora_jax import cli
 from hypelora_jax.errors import UserError
+from hypelora_jax.sharding import memory
 
 Ways = dict[tuple, Callable[[], float]]
 
@@ -40,7 +40,7 @@ def answer(path: str, ways: Ways, asked: Sequence[Any]) -> dict[str, Any]:
 
 def main(path: str) -> None:
     """Answer lines until there are no more."""
-    cli.keep_memory()  # as on our side
+    memory.keep()  # as on our side
     ways: Ways = {}
     for line in sys.stdin:
         try:

@@ -6,7 +6,6 @@ and saved.
 """
 
 import argparse
-import ctypes
 import gc
 import logging
 import os
@@ -24,11 +23,9 @@ from hypelora_jax import files
 from hypelora_jax.commands import COMMANDS
 from hypelora_jax.config.loading import load_config, load_settings
 from hypelora_jax.errors import UserError, explain
+from hypelora_jax.sharding import memory
 
 __all__ = ["COMMANDS", "launch", "load_config", "log_to_stderr", "main"]
-
-# Numbers of glibc's mallopt: the parameters M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX.
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 EXAMPLES = """examples:
   hypelora train --config=demo --workdir=runs/demo
@@ -87,26 +84,9 @@ def _run(argv: Sequence[str]) -> bool | None:
         )
     log_to_stderr()
     if name != "serve":  # which runs for weeks, so its memory must not fragment
-        keep_memory()
+        memory.keep()
     with files.offline(offline):
         return COMMANDS[name].run(**args)
-
-
-def keep_memory() -> None:
-    """Keep freed memory in the process, to be called before JAX starts its threads.
-
-    A program on CPU takes the memory of all its intermediate values at once and gives
-    it back at its end. By default the system then clears each page anew in every step,
-    which takes a fifth of a step's time (MiniLM, 32 rows of 128 tokens). Only glibc has
-    these settings; elsewhere nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_ARENA_MAX, 1)  # the other arenas take large blocks from the system
-    mallopt(_MMAP_MAX, 0)
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def log_to_stderr(*launchers: str) -> None:
@@ -137,7 +117,7 @@ def launch(file: str, work: Callable[[], None]) -> int:
     An error is printed as one line.
     """
     log_to_stderr(file)
-    keep_memory()
+    memory.keep()
     files.keep_compiled()
     try:
         work()

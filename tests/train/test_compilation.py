@@ -87,6 +87,22 @@ def test_programs_are_compiled_in_order_after_the_first_call():
     assert shown == ["compiling 1 of 3", ""], "what is there already is not shown"
 
 
+def test_what_a_compiler_leaves_is_given_back(monkeypatch):
+    program = Program()
+    trim = lambda: program.said.append(("trim", None))  # noqa: E731
+    monkeypatch.setattr(programs_lib.memory, "trim", trim)
+    with Programs(lambda text: None) as programs:
+        step = programs.waits("step", program)
+        programs.announce(jobs(program, 8, 16))
+        step(of_length(8))
+        assert [what for what, _ in program.said] == ["trim", "call", "trim"]
+        programs._start()
+        settled(programs)
+        assert [what for what, _ in program.said[3:]] == ["compile", "trim"]
+        step(of_length(8))
+        assert program.said[5:] == [("call", (2, 8))], "nothing is compiled"
+
+
 def begun(programs, program):
     """The step for 8, 16 and 24 tokens: 8 was called, the thread has begun with 16."""
     step = programs.waits("step", program)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from hypelora_jax.sharding import memory
+
 Show = Callable[[str], None]  # shows a text in the progress bar; "" removes it
 
 
@@ -74,6 +76,7 @@ class Programs:
                 future.result()
                 return function(*args)
             self._show(f"compiling {self._ready()} of {len(self._jobs)}")
+            memory.trim()  # so that the compiler's memory does not come on top
             try:
                 # The thread may be busy with another program. Then this call compiles
                 # its own, which no longer has to be done ahead.
@@ -81,6 +84,7 @@ class Programs:
                     future.result()
                 return function(*args)
             finally:
+                memory.trim()
                 self._show("")
 
         return call
@@ -107,6 +111,7 @@ def _leaves(tree: Any) -> list:
 
 def _compile(job: Job) -> None:
     job.function.lower(*job.args()).compile()
+    memory.trim()
 
 
 def abstract(tree: Any) -> Any:
