@@ -1,5 +1,7 @@
 """Packed answers: the same as alone, in fewer rows, from programs that are compiled."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     run = step_zero.run_folder(folder, request.param)
     one = predictor.load(str(run), batch_sizes=SIZES)
-    return one, single_run.packing(merged(one))
+    return one, single_run.packed(merged(one))
 
 
 def drawn(one, lengths):
@@ -50,7 +52,7 @@ def test_a_row_has_several_texts_and_the_fewest_rows_are_short(both, monkeypatch
         return classify(params, adapter, rows)
 
     forward = one.fitted.forward._replace(classify=seen)
-    one = single_run.packing(one._replace(fitted=one.fitted._replace(forward=forward)))
+    one = single_run.packed(one._replace(fitted=one.fitted._replace(forward=forward)))
     assert list(one.answerers) == [8, 16, 32]
     shortest, longest = one.edges[0], one.packs
     one.answerers[8](drawn(one, [shortest] * 8))
@@ -79,7 +81,22 @@ def test_nan_of_a_text_reaches_no_other_of_its_row(both):
 
     frozen = jax.tree_util.tree_map_with_path(spoiled, one.fitted.frozen)
     fitted = one.fitted._replace(frozen=frozen)
-    one = single_run.packing(one._replace(fitted=fitted))
+    one = single_run.packed(one._replace(fitted=fitted))
     with pytest.raises(NotFinite) as error:
         one.answerers[8](data)
     assert error.value.rows.tolist() == bad
+
+
+def test_runs_that_cannot_pack_are_left_as_they_are(both, tmp_path):
+    one, _ = both
+    config = one.settings
+    fused = dataclasses.replace(config.model, attention="fused")
+    session = one.fitted.session._replace(
+        settings=dataclasses.replace(config, model=fused)
+    )
+    kernel = one._replace(fitted=one.fitted._replace(session=session))
+    assert single_run.packed(kernel) is kernel
+    drops = {"uncertainty": {"kind": "mc_dropout", "samples": 2}}
+    run = step_zero.run_folder(tmp_path / "run", **drops)
+    several = predictor.load(str(run), batch_sizes=SIZES)
+    assert single_run.packed(several) is several

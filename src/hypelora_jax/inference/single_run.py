@@ -66,11 +66,15 @@ def row_length(edges: tuple[int, ...]) -> int:
     return max((edge for edge in edges if edge <= LONGEST), default=edges[0])
 
 
-def packing(predictor: Predictor) -> Predictor:
+def packed(predictor: Predictor) -> Predictor:
     """Return a merged predictor with answerers that pack texts.
 
-    Batches have the fewest rows of before, twice as many, and so on up to the most.
+    Batches have the fewest rows of before, twice as many, and so on up to the most. A
+    run that does not merge is returned unchanged, and so is one whose attention is a
+    kernel, which takes no packed rows.
     """
+    if not merges(predictor) or predictor.settings.model.attention == "fused":
+        return predictor
     fitted, edges = predictor.fitted, predictor.edges
     sizes, most = [min(predictor.answerers)], max(predictor.answerers)
     while sizes[-1] < most:

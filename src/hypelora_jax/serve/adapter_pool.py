@@ -19,7 +19,7 @@ from hypelora_jax.errors import UserError
 from hypelora_jax.evaluate import evaluation
 from hypelora_jax.inference.bank import Bank, Entry, entries_of
 from hypelora_jax.inference.predictor import Predictor, load
-from hypelora_jax.inference.single_run import merged, merges, packing
+from hypelora_jax.inference.single_run import merged, packed
 from hypelora_jax.run import records
 from hypelora_jax.run.paths import unique_names
 from hypelora_jax.types import Params
@@ -57,12 +57,12 @@ def open_pool(
         predictor = load(workdir, batch_sizes=batch_sizes, **options)
         first = first or predictor
         pool[name] = _sharing(first, predictor, programs, alone=len(names) == 1)
-    if len(pool) == 1 and not swaps:
-        ((name, one),) = pool.items()
-        if merges(one):
-            return {name: packing(merged(one))}
+    alone = len(pool) == 1 and not swaps
+    if alone:
+        pool = {name: merged(one) for name, one in pool.items()}
     edges = max((one.edges for one in pool.values()), key=lambda edges: edges[-1])
-    return {name: _with_edges(one, edges) for name, one in pool.items()}
+    pool = {name: _with_edges(one, edges) for name, one in pool.items()}
+    return {name: packed(one) for name, one in pool.items()} if alone else pool
 
 
 def names_of(workdirs: Sequence[str]) -> dict[str, str]:
