@@ -95,7 +95,8 @@ def to_page(found: list[dict[str, Any]], made: dict[str, Any]) -> None:
     def mean(control: str, metric: str, some: list[dict[str, Any]]) -> float:
         return float(np.mean([gain(one, control, metric)["value"] for one in some]))
 
-    means = {"_".join(of): mean(*of, found) for of in gains}
+    averaged = (*gains, ("static", "ece"))
+    means = {"_".join(of): mean(*of, found) for of in averaged}
     for domain in dict.fromkeys(one["domain"] for one in found):
         own = [one for one in found if one["domain"] == domain]
         means[domain] = mean(*gains[0], own)
