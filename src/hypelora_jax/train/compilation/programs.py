@@ -76,7 +76,7 @@ class Programs:
                 future.result()
                 return function(*args)
             self._show(f"compiling {self._ready()} of {len(self._jobs)}")
-            memory.trim()  # so that the compiler's memory does not come on top
+            memory.trim()  # what loading has left, before the compiler takes its own
             try:
                 # The thread may be busy with another program. Then this call compiles
                 # its own, which no longer has to be done ahead.
