@@ -66,6 +66,14 @@ def test_freed_memory_is_kept_until_it_is_given_back():
 
 
 def test_where_there_is_no_glibc_nothing_happens(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    asked = []
+
+    class Library:
+        def __getattr__(self, name):
+            asked.append(name)
+            raise AttributeError(name)
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: Library())
     memory.keep()
     memory.trim()
+    assert asked == ["mallopt", "malloc_trim"], "each is looked for once"

@@ -4,7 +4,7 @@ The adapter is added to the backbone's kernels, W + A B, once. Short texts share
 rows of a batch, so that hardly any token is padding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -75,48 +75,45 @@ def packed(predictor: Predictor) -> Predictor:
     """
     if not merges(predictor) or predictor.settings.model.attention == "fused":
         return predictor
-    fitted, edges = predictor.fitted, predictor.edges
+    fitted, edges, longest = (
+        predictor.fitted,
+        predictor.edges,
+        row_length(predictor.edges),
+    )
     sizes, most = [min(predictor.answerers)], max(predictor.answerers)
     while sizes[-1] < most:
         sizes.append(min(2 * sizes[-1], most))
-    answerers = {
-        rows: answerer(fitted, edges, rows, rows == sizes[0]) for rows in sizes
-    }
-    return predictor._replace(answerers=answerers, packs=row_length(edges))
+    # only the smallest batches have shorter rows, so that few programs are compiled
+    lengths = dict.fromkeys(sizes, [longest])
+    lengths[sizes[0]] = [edge for edge in edges if edge <= longest]
+    answerers = {rows: _answerer(fitted, edges, rows, lengths[rows]) for rows in sizes}
+    return predictor._replace(answerers=answerers, packs=longest)
 
 
-def answerer(
-    fitted: Fitted, edges: tuple[int, ...], rows: int, fewest: bool
+def _answerer(
+    fitted: Fitted, edges: tuple[int, ...], rows: int, lengths: Sequence[int]
 ) -> Answerer:
     """Return the function that predicts in batches of `rows` packed rows.
 
-    Longer texts than `row_length` get rows of their own. The run must answer with one
-    adapter in one pass, and its forward pass makes that adapter anew for each call.
-
-    Args:
-      fitted: the run.
-      edges: lengths T that may be compiled, ascending.
-      rows: rows of a batch.
-      fewest: whether no batch has fewer rows; its rows are then as short as its texts
-        allow.
+    The rows of a batch have the first of `lengths`, ascending, that its texts fit in.
+    If a text is longer than all of them, each text has a row of its own, whose length
+    is one of `edges`.
     """
-    longest = row_length(edges)
-    tried = [edge for edge in edges if edge <= longest] if fewest else [longest]
     alone = evaluation.answerer(fitted, edges, rows)
 
     def batches(data: Dataset) -> Iterator[NumpyBatch]:
-        fitting = [edge for edge in tried if edge >= data.lengths.max()]
-        every = (placed(data.lengths, edge) for edge in fitting)
-        for layout, filled in every:
-            if len(filled) <= rows or layout.shape.length == longest:
-                break
+        for length in lengths:
+            if length >= data.lengths.max():
+                layout, filled = placed(data.lengths, length)
+                if len(filled) <= rows:
+                    break
         for i in range(0, len(filled), rows):
             own = filled[i : i + rows]
             own += [filled[0][:0]] * (rows - len(own))
             yield collate(data, own, layout)
 
     def answer(data: Dataset) -> Answer:
-        if data.lengths.max() > longest:
+        if data.lengths.max() > lengths[-1]:
             return alone(data)
         own = fitted.trainable, fitted.frozen, fitted.alpha, batches(data)
         logits_NY = scoring.logits(fitted.forward, *own, len(data.ids))

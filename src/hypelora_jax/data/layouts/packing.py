@@ -144,7 +144,7 @@ def _dealt(lengths: np.ndarray, layout: Layout, order: np.ndarray) -> list[np.nd
 
 
 def placed(lengths: np.ndarray, length: int) -> tuple[Layout, list[np.ndarray]]:
-    """Fill rows of `length` tokens with examples, in inference; one batch has all rows.
+    """Fill rows of `length` tokens with all examples, for inference.
 
     Examples count as SHORTEST tokens at least, so that P, the most examples of a row,
     is the same for all batches.

@@ -11,9 +11,9 @@ def check(settings: Settings, model: Model, tasks: TaskSet | None) -> None:
     """Check the tasks of a run; None if its data are a single task.
 
     Raises:
-      UserError: `select_on=margin` has no tasks to compare; `condition.sign` has no
-        two training tasks that are each other's negation; a held-out task would need
-        parameters of its own; or a task whose adapter is to be learned has none.
+      UserError: `select_on=margin` has no tasks to compare; `condition.sign` finds no
+        two training tasks that negate each other; the model trains parameters for
+        each task, and there are held-out tasks; or a task has no adapter to learn.
     """
     reads = () if model.parts.cond is None else tuple(model.parts.cond.reads)
     if settings.select_on == "margin" and (tasks is None or not reads):
